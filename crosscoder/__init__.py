@@ -1,0 +1,1 @@
+"""Crosscoders between language models: from models and text to model-specific latents."""

@@ -1,0 +1,1 @@
+"""From explanations to categories, and from categories to change statistics."""
