@@ -1,0 +1,377 @@
+"""Reading stored activations: shard by shard in order, or as shuffled batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from crosscoder.corpus import TokenRole
+from crosscoder.errors import InputError
+from crosscoder.files import sha256_file
+from crosscoder.manifest import (
+    MASK_NAME,
+    DocumentTable,
+    HarvestManifest,
+    HarvestSource,
+    SubjectRecord,
+    read_documents,
+    read_manifest,
+    write_documents,
+    write_manifest,
+)
+from crosscoder.ring import ShuffleBuffer
+from crosscoder.shards import (
+    STORAGE_DTYPES,
+    Shard,
+    ShardTokens,
+    read_columns,
+    read_mask,
+    read_rows,
+    read_shard,
+    write_masks,
+    write_shard,
+)
+
+DocumentChoice = Literal["train", "held_out", "all"]
+
+BUFFER_BYTES = 1 << 30
+"""Default size of the shuffle buffer of `ActivationStore.batches`."""
+
+
+@dataclass(frozen=True)
+class ActivationStore:
+    """The residual stream of M models at the same tokens, on disk.
+
+    Documents lie in corpus order, each wholly in one shard, its tokens in order.
+    """
+
+    directory: Path
+    manifest: HarvestManifest
+    documents: DocumentTable
+    """Identifier, token count and unmasked token count by document index."""
+    held_out: torch.Tensor | None = None
+    """(n_documents,) bool, true where a document is kept from training; None before `split`."""
+
+    @classmethod
+    def open(cls, directory: Path) -> ActivationStore:
+        """Open a complete store; InputError where it is missing, unfinished or damaged."""
+        manifest = read_manifest(directory)
+        if manifest is None:
+            raise InputError(f"{directory}: holds no activations; harvest first")
+        if not manifest.complete:
+            raise InputError(f"{directory}: the harvest is unfinished; run it again to go on")
+        for record in manifest.shards:
+            path = directory / record.file
+            if not path.is_file() or path.stat().st_size != record.n_bytes:
+                raise InputError(f"{path}: missing or damaged; harvest again")
+        return cls(directory, manifest, read_documents(directory))
+
+    @property
+    def n_models(self) -> int:
+        """M, the number of models."""
+        return len(self.manifest.source.subjects)
+
+    @property
+    def d_model(self) -> int:
+        """Width d of the residual stream."""
+        return self.manifest.d_model
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Names of the models, in the order of the model axis."""
+        return self.manifest.model_names
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens stored, masked ones included."""
+        return self.manifest.n_tokens
+
+    @property
+    def n_unmasked(self) -> int:
+        """Tokens that take part in training, scaling and evidence."""
+        return sum(self.documents.n_unmasked)
+
+    @property
+    def n_documents(self) -> int:
+        """Documents stored."""
+        return len(self.documents.ids)
+
+    @property
+    def n_shards(self) -> int:
+        """Shard files."""
+        return len(self.manifest.shards)
+
+    @property
+    def document_ids(self) -> tuple[str, ...]:
+        """Identifier of each document by document index."""
+        return self.documents.ids
+
+    def verify(self) -> None:
+        """Hash every shard and the mask; InputError names the first file that has changed."""
+        recorded = {record.file: record.sha256 for record in self.manifest.shards}
+        if self.manifest.mask is not None:
+            recorded[MASK_NAME] = self.manifest.mask.sha256
+        for name, expected in recorded.items():
+            if sha256_file(self.directory / name) != expected:
+                raise InputError(f"{self.directory / name}: has changed; harvest again")
+
+    def shards(self) -> Iterator[Shard]:
+        """Read the shards in order, one in memory at a time."""
+        for index, record in enumerate(self.manifest.shards):
+            yield read_shard(self.directory, index, record)
+
+    def split(self, held_out: float, seed: int) -> ActivationStore:
+        """The same store with a random share of its documents held out from training.
+
+        Only documents with unmasked tokens are drawn, at least one for each side.
+        InputError where there are fewer than two such documents.
+        """
+        usable = torch.tensor(self.documents.n_unmasked).nonzero().flatten()
+        if len(usable) < 2:
+            raise InputError(
+                "corpus: fewer than two documents have tokens to train on; give more text"
+            )
+        n_held_out = min(max(1, round(held_out * len(usable))), len(usable) - 1)
+        order = torch.randperm(len(usable), generator=torch.Generator().manual_seed(seed))
+        chosen = torch.zeros(self.n_documents, dtype=torch.bool)
+        chosen[usable[order[:n_held_out]]] = True
+        return replace(self, held_out=chosen)
+
+    def chosen_documents(self, documents: DocumentChoice = "all") -> torch.Tensor:
+        """(n_documents,) bool of one side of the split; ValueError without a split."""
+        if documents == "all":
+            return torch.ones(self.n_documents, dtype=torch.bool)
+        if self.held_out is None:
+            raise ValueError(f'documents="{documents}" needs a store from split()')
+        return self.held_out if documents == "held_out" else ~self.held_out
+
+    def n_unmasked_of(self, documents: DocumentChoice = "all") -> int:
+        """Unmasked tokens in one side of the split."""
+        counts = torch.tensor(self.documents.n_unmasked, dtype=torch.int64)
+        return int(counts[self.chosen_documents(documents)].sum())
+
+    def n_batches(
+        self,
+        batch_size: int,
+        documents: DocumentChoice = "all",
+        epochs: float = 1.0,
+        drop_last: bool = False,
+    ) -> int:
+        """How many batches `batches` yields with the same arguments."""
+        per_epoch = self.n_unmasked_of(documents) / batch_size
+        whole = math.floor(per_epoch) if drop_last else math.ceil(per_epoch)
+        return round(epochs * whole)
+
+    def batches(
+        self,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        documents: DocumentChoice = "all",
+        epochs: float = 1.0,
+        drop_last: bool = False,
+        start: int = 0,
+        buffer_bytes: int = BUFFER_BYTES,
+    ) -> Iterator[torch.Tensor]:
+        """Yield float32 (B, M, d) batches of unmasked tokens, each token once an epoch.
+
+        With a generator the order is shuffled through a buffer of at most `buffer_bytes`
+        (uniformly where the tokens fit into it); without one, tokens come in corpus order.
+        The last batch of an epoch may be smaller unless `drop_last`. `start` skips that many
+        batches: with a generator in the same state, the rest is the same as without skipping.
+        """
+        total = self.n_batches(batch_size, documents, epochs, drop_last)
+        per_epoch = self.n_batches(batch_size, documents, 1.0, drop_last)
+        if total == 0:
+            return
+        seed = _draw_seed(generator)
+        source = _RowSource(self, self.chosen_documents(documents), buffer_bytes, batch_size)
+        first_epoch, skipped = divmod(start, per_epoch)
+        done = start
+        for epoch in range(first_epoch, math.ceil(total / per_epoch)):
+            for index, batch in enumerate(source.epoch(batch_size, seed, epoch)):
+                if index < skipped:
+                    continue
+                if done >= total or (drop_last and len(batch) < batch_size):
+                    break
+                yield batch
+                done += 1
+            skipped = 0
+
+
+class _RowSource:
+    """The unmasked rows of some documents, served in batches epoch by epoch."""
+
+    def __init__(
+        self,
+        store: ActivationStore,
+        chosen: torch.Tensor,
+        buffer_bytes: int,
+        batch_size: int,
+    ) -> None:
+        self._store = store
+        self._chosen = chosen
+        row_bytes = 4 * store.n_models * store.d_model
+        self._capacity = max(2 * batch_size, buffer_bytes // row_bytes)
+        counts = torch.tensor(store.documents.n_unmasked, dtype=torch.int64)
+        self._n_rows = int(counts[chosen].sum())
+        self._resident: torch.Tensor | None = None
+
+    def epoch(self, batch_size: int, seed: int | None, epoch: int) -> Iterator[torch.Tensor]:
+        """Batches of one pass; the last one may be smaller."""
+        if seed is None:
+            yield from self._in_order(batch_size)
+            return
+        generator = torch.Generator().manual_seed((seed + epoch) % (1 << 63))
+        if self._n_rows <= self._capacity:
+            yield from self._from_memory(batch_size, generator)
+        else:
+            yield from self._through_buffer(batch_size, generator)
+
+    def _chunks(self, order: Sequence[int]) -> Iterator[torch.Tensor]:
+        """Chosen rows of each shard, float32."""
+        for index in order:
+            record = self._store.manifest.shards[index]
+            mask = read_mask(self._store.directory, record)
+            (document,) = read_columns(self._store.directory, record, ["document"])
+            rows = (mask & self._chosen[document.long()]).nonzero().flatten()
+            if len(rows):
+                yield read_rows(self._store.directory, record, rows)
+
+    def _in_order(self, batch_size: int) -> Iterator[torch.Tensor]:
+        pending = torch.empty(0, self._store.n_models, self._store.d_model)
+        for chunk in self._chunks(range(self._store.n_shards)):
+            pending = torch.cat([pending, chunk])
+            n_whole = len(pending) // batch_size * batch_size
+            yield from pending[:n_whole].split(batch_size) if n_whole else ()
+            pending = pending[n_whole:]
+        if len(pending):
+            yield pending
+
+    def _from_memory(self, batch_size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+        if self._resident is None:
+            self._resident = self._load()
+        for rows in torch.randperm(self._n_rows, generator=generator).split(batch_size):
+            yield self._resident[rows]
+
+    def _load(self) -> torch.Tensor:
+        rows = torch.empty(self._n_rows, self._store.n_models, self._store.d_model)
+        start = 0
+        for chunk in self._chunks(range(self._store.n_shards)):
+            rows[start : start + len(chunk)] = chunk
+            start += len(chunk)
+        return rows
+
+    def _through_buffer(
+        self, batch_size: int, generator: torch.Generator
+    ) -> Iterator[torch.Tensor]:
+        shape = (self._store.n_models, self._store.d_model)
+        buffer = ShuffleBuffer(self._capacity, shape, generator)
+        order = torch.randperm(self._store.n_shards, generator=generator).tolist()
+        for chunk in self._chunks(order):
+            while len(chunk):
+                taken = min(buffer.n_free, len(chunk))
+                buffer.put(chunk[:taken])
+                chunk = chunk[taken:]
+                if buffer.n_free == 0:
+                    yield from buffer.draw(batch_size, keep=self._capacity // 2)
+        yield from buffer.rest().split(batch_size)
+
+
+def _draw_seed(generator: torch.Generator | None) -> int | None:
+    if generator is None:
+        return None
+    return int(torch.randint(0, 1 << 62, (), generator=generator))
+
+
+def write_store(
+    directory: Path,
+    activations: torch.Tensor,
+    *,
+    document: torch.Tensor | None = None,
+    position: torch.Tensor | None = None,
+    token_ids: torch.Tensor | None = None,
+    roles: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    model_names: Sequence[str] | None = None,
+    document_ids: Sequence[str] | None = None,
+    shard_tokens: int = 16384,
+    storage_dtype: str = "float32",
+    layer: int = 0,
+) -> ActivationStore:
+    """Store activations (n, M, d) made elsewhere and open them.
+
+    `document` (n,) must ascend; without it every 16 tokens are a document. Positions count up
+    within a document, token ids are 0, roles PLAIN and every token takes part, unless given.
+    """
+    n, n_models, d_model = activations.shape
+    if document is None:
+        document = torch.arange(n) // 16
+    document = document.to(torch.int32)
+    if bool((document.diff() < 0).any()):
+        raise ValueError("document must ascend")
+    n_documents = int(document[-1]) + 1
+    if position is None:
+        first = torch.searchsorted(document, document)
+        position = torch.arange(n) - first
+    if mask is None:
+        mask = torch.ones(n, dtype=torch.bool)
+    if roles is None:
+        roles = torch.full((n,), int(TokenRole.PLAIN))
+    tokens = ShardTokens(
+        activations=activations.to(STORAGE_DTYPES[storage_dtype]),
+        norms=activations.float().norm(dim=-1),
+        token_ids=(torch.zeros(n) if token_ids is None else token_ids).to(torch.int32),
+        roles=roles.to(torch.uint8),
+        document=document,
+        position=position.to(torch.int32),
+    )
+    names = tuple(model_names or (f"model-{index}" for index in range(n_models)))
+    source = HarvestSource(
+        subjects=tuple(SubjectRecord(name=name, fingerprint="") for name in names),
+        layer=layer,
+        tokenizer_sha256="",
+        template_sha256="",
+        corpus_sha256="",
+        config={},
+    )
+    pieces = _whole_document_slices(document, shard_tokens)
+    records = []
+    for index, piece in enumerate(pieces):
+        part = ShardTokens(**{name: column[piece] for name, column in vars(tokens).items()})
+        records.append(write_shard(directory, index, part))
+    masks = [mask[piece] for piece in pieces]
+    medians = tokens.norms[mask].median(dim=0).values.tolist()
+    table = DocumentTable(
+        ids=tuple(document_ids or (f"document-{index}" for index in range(n_documents))),
+        n_tokens=tuple(torch.bincount(document, minlength=n_documents).tolist()),
+        n_unmasked=tuple(torch.bincount(document[mask], minlength=n_documents).tolist()),
+    )
+    write_documents(directory, table)
+    manifest = HarvestManifest(
+        source=source,
+        d_model=d_model,
+        n_documents=n_documents,
+        shards=tuple(records),
+        mask=write_masks(directory, records, masks, medians),
+    )
+    write_manifest(directory, manifest)
+    return ActivationStore.open(directory)
+
+
+def _whole_document_slices(document: torch.Tensor, shard_tokens: int) -> list[slice]:
+    """Cut tokens into runs of about `shard_tokens` that end where a document ends."""
+    ends = torch.cat(
+        [(document.diff() != 0).nonzero().flatten() + 1, torch.tensor([len(document)])]
+    )
+    slices: list[slice] = []
+    start = 0
+    for end in ends.tolist():
+        if end - start >= shard_tokens or end == len(document):
+            slices.append(slice(start, end))
+            start = end
+    return slices
