@@ -1,0 +1,1 @@
+"""The database: tables, views, triggers, migrations, and the functions that write to it."""

@@ -1,0 +1,1 @@
+"""The tables, a module per concern; `labeler.store.schema` re-exports them all."""

@@ -1,0 +1,174 @@
+"""Prompts, judges, their calls, and the explanations and labels they gave."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from labeler.store.tables.base import Base, FreeText, UtcDateTime, one_of, utc_now
+
+ENDPOINT_KINDS = ("evidence", "openai", "scripted", "import")
+CALL_STAGES = ("explain", "categorize", "detect", "fuzz", "name", "merge")
+CALL_STATUSES = ("ok", "parse_error", "refused", "truncated", "transport_error")
+LABEL_OUTCOMES = ("assigned", "none", "uninterpretable", "error")
+SCORE_METHODS = ("detection", "fuzzing")
+
+
+class Prompt(Base):
+    """The text of a prompt, stored by hash."""
+
+    __tablename__ = "prompt"
+    __table_args__ = (UniqueConstraint("sha256"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64))
+    name: Mapped[str] = mapped_column(String(200))
+    text: Mapped[str] = mapped_column(FreeText)
+
+
+class Judge(Base):
+    """Who judges: name, model, kind of endpoint, and parameters."""
+
+    __tablename__ = "judge"
+    __table_args__ = (
+        one_of("endpoint_kind", ENDPOINT_KINDS),
+        UniqueConstraint("name", "model", "endpoint_kind", "params_sha256"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    model: Mapped[str] = mapped_column(String(300))
+    endpoint_kind: Mapped[str] = mapped_column(String(32))
+    params: Mapped[dict[str, Any]] = mapped_column(JSON)
+    params_sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class JudgeCall(Base):
+    """One call that ended, with the judge's raw words."""
+
+    __tablename__ = "judge_call"
+    __table_args__ = (
+        one_of("stage", CALL_STAGES),
+        one_of("status", CALL_STATUSES),
+        UniqueConstraint("judge_id", "request_sha256", "sample", "attempt"),
+        Index(None, "latent_id"),
+        Index(None, "run_id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    judge_id: Mapped[int] = mapped_column(ForeignKey("judge.id"))
+    request_sha256: Mapped[str] = mapped_column(String(64))
+    sample: Mapped[int]
+    attempt: Mapped[int]
+    stage: Mapped[str] = mapped_column(String(16))
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
+    latent_id: Mapped[int | None] = mapped_column(ForeignKey("latent.id"))
+    prompt_id: Mapped[int | None] = mapped_column(ForeignKey("prompt.id"))
+    status: Mapped[str] = mapped_column(String(32))
+    raw: Mapped[str | None] = mapped_column(FreeText)
+    parsed: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    error: Mapped[str | None] = mapped_column(FreeText)
+    latency_s: Mapped[float | None]
+    prompt_tokens: Mapped[int | None]
+    completion_tokens: Mapped[int | None]
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class WorkItem(Base):
+    """A claim of a worker on a piece of work: the one table that is mutable by nature."""
+
+    __tablename__ = "work_item"
+    __table_args__ = (
+        one_of("status", ("open", "claimed", "done", "failed")),
+        UniqueConstraint("run_id", "stage", "item_key"),
+        Index(None, "run_id", "status"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
+    stage: Mapped[str] = mapped_column(String(16))
+    item_key: Mapped[str] = mapped_column(String(200))
+    latent_id: Mapped[int | None] = mapped_column(ForeignKey("latent.id"))
+    status: Mapped[str] = mapped_column(String(16), default="open")
+    claimed_by: Mapped[str | None] = mapped_column(String(200))
+    claimed_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class Explanation(Base):
+    """What a judge (or an imported file) says a latent stands for; never changed."""
+
+    __tablename__ = "explanation"
+    __table_args__ = (Index(None, "latent_id", "judge_id"), Index(None, "run_id"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
+    latent_id: Mapped[int] = mapped_column(ForeignKey("latent.id"))
+    judge_id: Mapped[int] = mapped_column(ForeignKey("judge.id"))
+    judge_call_id: Mapped[int | None] = mapped_column(ForeignKey("judge_call.id"))
+    text: Mapped[str] = mapped_column(FreeText)
+    interpretable: Mapped[bool] = mapped_column(default=True)
+    confidence: Mapped[float | None]
+    is_control: Mapped[bool] = mapped_column(default=False)
+    """The explanation of another latent, shuffled in to measure the judge."""
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class ExplanationScore(Base):
+    """How well an explanation predicts evidence that it never saw."""
+
+    __tablename__ = "explanation_score"
+    __table_args__ = (one_of("method", SCORE_METHODS), Index(None, "explanation_id"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
+    explanation_id: Mapped[int] = mapped_column(ForeignKey("explanation.id"))
+    judge_id: Mapped[int] = mapped_column(ForeignKey("judge.id"))
+    method: Mapped[str] = mapped_column(String(16))
+    balanced_accuracy: Mapped[float | None]
+    ci_low: Mapped[float | None]
+    ci_high: Mapped[float | None]
+    n_asked: Mapped[int]
+    n_parsed: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class JudgeLabel(Base):
+    """A judge's outcome for one latent under one taxonomy version; never changed."""
+
+    __tablename__ = "judge_label"
+    __table_args__ = (
+        one_of("outcome", LABEL_OUTCOMES),
+        Index(None, "latent_id", "taxonomy_version_id", "judge_id"),
+        Index(None, "run_id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
+    latent_id: Mapped[int] = mapped_column(ForeignKey("latent.id"))
+    judge_id: Mapped[int] = mapped_column(ForeignKey("judge.id"))
+    taxonomy_version_id: Mapped[int] = mapped_column(ForeignKey("taxonomy_version.id"))
+    explanation_id: Mapped[int | None] = mapped_column(ForeignKey("explanation.id"))
+    judge_call_id: Mapped[int | None] = mapped_column(ForeignKey("judge_call.id"))
+    carried_from_id: Mapped[int | None] = mapped_column(ForeignKey("judge_label.id"))
+    """The same label under an earlier taxonomy version."""
+    outcome: Mapped[str] = mapped_column(String(16))
+    confidence: Mapped[float | None]
+    is_control: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class JudgeLabelCategory(Base):
+    """A category of a judge label; rank 1 is the primary one."""
+
+    __tablename__ = "judge_label_category"
+    __table_args__ = (UniqueConstraint("judge_label_id", "category_id"),)
+
+    judge_label_id: Mapped[int] = mapped_column(ForeignKey("judge_label.id"), primary_key=True)
+    rank: Mapped[int] = mapped_column(primary_key=True)
+    category_id: Mapped[int] = mapped_column(ForeignKey("category.id"))
+    confidence: Mapped[float | None]
+    quote: Mapped[str | None] = mapped_column(FreeText)

@@ -1,0 +1,209 @@
+"""Crosscoders, their latents, scaling, latent sets, comparisons, and evidence."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    String,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from labeler.store.tables.base import Base, FreeText, UtcDateTime, one_of, utc_now
+
+RULES = ("strict", "significant", "ranked", "imported")
+SIDES = ("target", "reference")
+EVIDENCE_KINDS = ("top", "quantile", "negative", "other_model")
+SPLITS = ("explain", "score")
+
+
+class Crosscoder(Base):
+    """One dictionary of latents; `sha256` is the hash of its weights, NULL where imported."""
+
+    __tablename__ = "crosscoder"
+    __table_args__ = (UniqueConstraint("name"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(300))
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    run_id: Mapped[int | None] = mapped_column(ForeignKey("run.id"))
+    corpus_id: Mapped[int | None] = mapped_column(ForeignKey("corpus.id"))
+    path: Mapped[str | None] = mapped_column(FreeText)
+    n_latents: Mapped[int | None]
+    config: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class CrosscoderModel(Base):
+    """Which subject models a crosscoder decodes to, in the order of its weights."""
+
+    __tablename__ = "crosscoder_model"
+    __table_args__ = (UniqueConstraint("crosscoder_id", "subject_model_id"),)
+
+    crosscoder_id: Mapped[int] = mapped_column(ForeignKey("crosscoder.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    subject_model_id: Mapped[int] = mapped_column(ForeignKey("subject_model.id"))
+
+
+class Latent(Base):
+    """One latent of a crosscoder; facts are NULL where it was imported."""
+
+    __tablename__ = "latent"
+    __table_args__ = (UniqueConstraint("crosscoder_id", "latent_index"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    crosscoder_id: Mapped[int] = mapped_column(ForeignKey("crosscoder.id"))
+    latent_index: Mapped[int]
+    density: Mapped[float | None]
+    """Share of unmasked tokens on which it is active."""
+    n_documents: Mapped[int | None]
+    max_activation: Mapped[float | None]
+    mean_activation: Mapped[float | None]
+
+
+class LatentScaling(Base):
+    """Latent scaling of one latent for one ordered pair of models; NULL where undefined."""
+
+    __tablename__ = "latent_scaling"
+    __table_args__ = (
+        UniqueConstraint(
+            "latent_id", "target_model_id", "reference_model_id", name="uq_latent_scaling_pair"
+        ),
+        CheckConstraint("target_model_id <> reference_model_id", name="two_models"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    latent_id: Mapped[int] = mapped_column(ForeignKey("latent.id"))
+    target_model_id: Mapped[int] = mapped_column(ForeignKey("subject_model.id"))
+    reference_model_id: Mapped[int] = mapped_column(ForeignKey("subject_model.id"))
+    delta_norm: Mapped[float | None]
+    nu_error: Mapped[float | None]
+    nu_error_low: Mapped[float | None]
+    nu_error_high: Mapped[float | None]
+    nu_reconstruction: Mapped[float | None]
+    nu_reconstruction_low: Mapped[float | None]
+    nu_reconstruction_high: Mapped[float | None]
+    n_active: Mapped[int | None]
+    n_documents: Mapped[int | None]
+    is_flagged: Mapped[bool] = mapped_column(default=False)
+    """A numerator lies below -0.1."""
+
+
+class LatentSet(Base):
+    """The latents specific to one model against another, under a named rule."""
+
+    __tablename__ = "latent_set"
+    __table_args__ = (one_of("rule", RULES), Index(None, "name"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(300))
+    crosscoder_id: Mapped[int | None] = mapped_column(ForeignKey("crosscoder.id"))
+    """NULL where imported: one imported set may hold latents of several crosscoders."""
+    target_model_id: Mapped[int | None] = mapped_column(ForeignKey("subject_model.id"))
+    against_model_id: Mapped[int | None] = mapped_column(ForeignKey("subject_model.id"))
+    rule: Mapped[str] = mapped_column(String(32))
+    rule_params: Mapped[dict[str, Any]] = mapped_column(JSON)
+    message: Mapped[str | None] = mapped_column(FreeText)
+    """What the rule saw, in words."""
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class LatentSetMember(Base):
+    """One latent of a set, with the score that put it there (rank 1 is the most specific)."""
+
+    __tablename__ = "latent_set_member"
+    __table_args__ = (Index(None, "latent_id"),)
+
+    latent_set_id: Mapped[int] = mapped_column(ForeignKey("latent_set.id"), primary_key=True)
+    latent_id: Mapped[int] = mapped_column(ForeignKey("latent.id"), primary_key=True)
+    rank: Mapped[int | None]
+    score: Mapped[float | None]
+
+
+class Comparison(Base):
+    """A target set against a reference set; a later isolation points it to newer sets."""
+
+    __tablename__ = "comparison"
+    __table_args__ = (
+        UniqueConstraint("name"),
+        CheckConstraint("target_set_id <> reference_set_id", name="two_sets"),
+        Index(None, "target_set_id"),
+        Index(None, "reference_set_id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    target_set_id: Mapped[int] = mapped_column(ForeignKey("latent_set.id"))
+    reference_set_id: Mapped[int] = mapped_column(ForeignKey("latent_set.id"))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    labels_changed_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    """When an effective label or the membership last changed: later than a report = stale."""
+
+
+class ComparisonSetting(Base):
+    """Taxonomy version and judge of a comparison; the newest row is in force."""
+
+    __tablename__ = "comparison_setting"
+    __table_args__ = (Index(None, "comparison_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"))
+    taxonomy_version_id: Mapped[int] = mapped_column(ForeignKey("taxonomy_version.id"))
+    judge_id: Mapped[int] = mapped_column(ForeignKey("judge.id"))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class EvidenceDocument(Base):
+    """The half (explain or score) to which a document belongs for one latent: one half only."""
+
+    __tablename__ = "evidence_document"
+    __table_args__ = (
+        one_of("split", SPLITS),
+        UniqueConstraint("latent_id", "document_id", "split"),
+    )
+
+    latent_id: Mapped[int] = mapped_column(ForeignKey("latent.id"), primary_key=True)
+    document_id: Mapped[str] = mapped_column(String(300), primary_key=True)
+    split: Mapped[str] = mapped_column(String(16))
+
+
+class Evidence(Base):
+    """A window of text for one latent; its half is the one of its document."""
+
+    __tablename__ = "evidence"
+    __table_args__ = (
+        one_of("kind", EVIDENCE_KINDS),
+        ForeignKeyConstraint(
+            ["latent_id", "document_id", "split"],
+            [
+                "evidence_document.latent_id",
+                "evidence_document.document_id",
+                "evidence_document.split",
+            ],
+            name="fk_evidence_split",
+        ),
+        Index(None, "latent_id", "run_id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
+    latent_id: Mapped[int] = mapped_column(ForeignKey("latent.id"))
+    document_id: Mapped[str] = mapped_column(String(300))
+    split: Mapped[str] = mapped_column(String(16))
+    kind: Mapped[str] = mapped_column(String(16))
+    quantile: Mapped[int | None]
+    start: Mapped[int]
+    """Position of the first token within the document."""
+    tokens: Mapped[list[str]] = mapped_column(JSON)
+    token_ids: Mapped[list[int]] = mapped_column(JSON)
+    roles: Mapped[list[str]] = mapped_column(JSON)
+    activations: Mapped[list[float]] = mapped_column(JSON)
+    max_activation: Mapped[float]

@@ -1,0 +1,178 @@
+"""Decisions of reviewers, the effective labels they lead to, and the statistics of a report."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    String,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from labeler.store.tables.base import Base, FreeText, UtcDateTime, one_of, utc_now
+from labeler.store.tables.latents import SIDES
+
+REVIEW_ACTIONS = ("accept", "set", "none", "uninterpretable", "skip", "undo")
+SELECTIONS = ("random", "uncertain", "manual")
+EFFECTIVE_OUTCOMES = ("assigned", "none", "uninterpretable", "error", "unlabelled")
+SOURCES = ("human", "judge", "import")
+VERDICTS = ("up", "down", "too few to say", "no evidence")
+
+
+class ReviewEvent(Base):
+    """One decision in a reviewer's stream for a latent and a taxonomy version; never changed."""
+
+    __tablename__ = "review_event"
+    __table_args__ = (
+        one_of("action", REVIEW_ACTIONS),
+        one_of("selection", SELECTIONS),
+        UniqueConstraint(
+            "latent_id",
+            "taxonomy_version_id",
+            "reviewer",
+            "revision",
+            name="uq_review_event_stream_revision",
+        ),
+        CheckConstraint("revision >= 1", name="revision_positive"),
+        CheckConstraint("restores_event_id IS NULL OR action = 'undo'", name="restores_by_undo"),
+        CheckConstraint(
+            "action <> 'accept' OR based_on_judge_label_id IS NOT NULL", name="accept_names_label"
+        ),
+        CheckConstraint(
+            "inclusion_prob IS NULL OR (inclusion_prob > 0 AND inclusion_prob <= 1)",
+            name="inclusion_prob",
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    latent_id: Mapped[int] = mapped_column(ForeignKey("latent.id"))
+    taxonomy_version_id: Mapped[int] = mapped_column(ForeignKey("taxonomy_version.id"))
+    reviewer: Mapped[str] = mapped_column(String(200))
+    revision: Mapped[int]
+    action: Mapped[str] = mapped_column(String(16))
+    explanation_text: Mapped[str | None] = mapped_column(FreeText)
+    based_on_judge_label_id: Mapped[int | None] = mapped_column(ForeignKey("judge_label.id"))
+    restores_event_id: Mapped[int | None] = mapped_column(ForeignKey("review_event.id"))
+    """`undo`: the decision that stands again; NULL = none of this reviewer's."""
+    carried_from_id: Mapped[int | None] = mapped_column(ForeignKey("review_event.id"))
+    """The same decision under an earlier taxonomy version."""
+    reason: Mapped[str | None] = mapped_column(String(64))
+    note: Mapped[str | None] = mapped_column(FreeText)
+    was_blind: Mapped[bool] = mapped_column(default=False)
+    selection: Mapped[str] = mapped_column(String(16), default="manual")
+    inclusion_prob: Mapped[float | None]
+    elapsed_ms: Mapped[int | None]
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class ReviewEventCategory(Base):
+    """A category of a decision; rank 1 is the primary one."""
+
+    __tablename__ = "review_event_category"
+    __table_args__ = (UniqueConstraint("review_event_id", "category_id"),)
+
+    review_event_id: Mapped[int] = mapped_column(ForeignKey("review_event.id"), primary_key=True)
+    rank: Mapped[int] = mapped_column(primary_key=True)
+    category_id: Mapped[int] = mapped_column(ForeignKey("category.id"))
+
+
+class EffectiveLabel(Base):
+    """The label in force of a latent in a comparison, derived and kept current."""
+
+    __tablename__ = "effective_label"
+    __table_args__ = (
+        one_of("side", SIDES),
+        one_of("outcome", EFFECTIVE_OUTCOMES),
+        one_of("source", SOURCES),
+        Index(None, "latent_id"),
+    )
+
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"), primary_key=True)
+    latent_id: Mapped[int] = mapped_column(ForeignKey("latent.id"), primary_key=True)
+    side: Mapped[str] = mapped_column(String(16))
+    outcome: Mapped[str] = mapped_column(String(16))
+    source: Mapped[str | None] = mapped_column(String(16))
+    """NULL where nobody has labelled the latent."""
+    taxonomy_version_id: Mapped[int | None] = mapped_column(ForeignKey("taxonomy_version.id"))
+    judge_label_id: Mapped[int | None] = mapped_column(ForeignKey("judge_label.id"))
+    review_event_id: Mapped[int | None] = mapped_column(ForeignKey("review_event.id"))
+    explanation_id: Mapped[int | None] = mapped_column(ForeignKey("explanation.id"))
+
+
+class EffectiveLabelCategory(Base):
+    """A category of an effective label; rank 1 is the primary one."""
+
+    __tablename__ = "effective_label_category"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["comparison_id", "latent_id"],
+            ["effective_label.comparison_id", "effective_label.latent_id"],
+            name="fk_effective_label_category_label",
+        ),
+        Index(None, "category_id"),
+    )
+
+    comparison_id: Mapped[int] = mapped_column(primary_key=True)
+    latent_id: Mapped[int] = mapped_column(primary_key=True)
+    rank: Mapped[int] = mapped_column(primary_key=True)
+    category_id: Mapped[int] = mapped_column(ForeignKey("category.id"))
+    confidence: Mapped[float | None]
+
+
+class CategoryChangeStatistic(Base):
+    """One category's change as a report computed it; ci_* in percent, an infinite bound NULL."""
+
+    __tablename__ = "category_change_statistic"
+    __table_args__ = (
+        one_of("verdict", VERDICTS),
+        one_of("counting", ("primary", "any")),
+        one_of("denominator", ("labelled", "assigned", "isolated")),
+        UniqueConstraint(
+            "report_run_id",
+            "comparison_id",
+            "category",
+            "counting",
+            "weighting",
+            "denominator",
+            name="uq_category_change_statistic_row",
+        ),
+        Index(None, "comparison_id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    report_run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
+    computed_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    """When the counts were read."""
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"))
+    taxonomy_version_id: Mapped[int] = mapped_column(ForeignKey("taxonomy_version.id"))
+    category: Mapped[str] = mapped_column(String(200))
+    parent: Mapped[str | None] = mapped_column(String(200))
+    level: Mapped[int]
+    counting: Mapped[str] = mapped_column(String(16), default="primary")
+    weighting: Mapped[str] = mapped_column(String(32), default="none")
+    denominator: Mapped[str] = mapped_column(String(16), default="labelled")
+    target_count: Mapped[int]
+    target_total: Mapped[int]
+    reference_count: Mapped[int]
+    reference_total: Mapped[int]
+    target_share: Mapped[float | None]
+    target_share_low: Mapped[float | None]
+    target_share_high: Mapped[float | None]
+    reference_share: Mapped[float | None]
+    reference_share_low: Mapped[float | None]
+    reference_share_high: Mapped[float | None]
+    percent_change: Mapped[float | None]
+    ci_low: Mapped[float | None]
+    ci_high: Mapped[float | None]
+    difference_points: Mapped[float | None]
+    difference_points_low: Mapped[float | None]
+    difference_points_high: Mapped[float | None]
+    p_value: Mapped[float | None]
+    q_value: Mapped[float | None]
+    verdict: Mapped[str] = mapped_column(String(32))
+    printed_change: Mapped[str] = mapped_column(String(32))
