@@ -141,6 +141,11 @@ class CategoryChangeStatistic(Base):
             "denominator",
             name="uq_category_change_statistic_row",
         ),
+        ForeignKeyConstraint(
+            ["taxonomy_version_id"],
+            ["taxonomy_version.id"],
+            name="fk_category_change_statistic_version",
+        ),
         Index(None, "comparison_id"),
     )
 
@@ -149,7 +154,7 @@ class CategoryChangeStatistic(Base):
     computed_at: Mapped[datetime] = mapped_column(UtcDateTime)
     """When the counts were read."""
     comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"))
-    taxonomy_version_id: Mapped[int] = mapped_column(ForeignKey("taxonomy_version.id"))
+    taxonomy_version_id: Mapped[int]
     category: Mapped[str] = mapped_column(String(200))
     parent: Mapped[str | None] = mapped_column(String(200))
     level: Mapped[int]

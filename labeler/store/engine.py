@@ -1,0 +1,126 @@
+"""Engines and sessions for SQLite and PostgreSQL, with the same transactions on both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.orm import Session
+
+from labeler.errors import UsageError
+from labeler.study import expand_environment
+
+BUSY_TIMEOUT_MS = 30_000
+READ_ONLY_OPTION = "difflens_read_only"
+
+
+def parse_url(url: str | URL) -> URL:
+    """The URL with `${NAME}` expanded and the driver named; UsageError for an unknown database."""
+    if isinstance(url, str):
+        try:
+            url = make_url(expand_environment(url, "database.url"))
+        except ArgumentError:
+            raise UsageError(
+                "database.url: not a database URL; write sqlite:///FILE or postgresql://HOST/NAME"
+            ) from None
+    backend = url.get_backend_name()
+    if backend == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    if backend != "sqlite":
+        raise UsageError(f"database.url: {backend!r} is not supported; use sqlite or postgresql")
+    return url
+
+
+def shown_url(url: str | URL) -> str:
+    """The URL as it may be printed: without its password."""
+    return parse_url(url).render_as_string(hide_password=True)
+
+
+def sqlite_file(url: str | URL) -> Path | None:
+    """The file of a SQLite URL; None for a database in memory or on a server."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
+        return None
+    return Path(str(parsed.database))
+
+
+def require_existing(url: str | URL) -> None:
+    """Raise UsageError when a SQLite file is not there; nothing is created."""
+    path = sqlite_file(url)
+    if path is not None and not path.is_file():
+        raise UsageError(
+            f"database.url: no database at {path}; `difflens db upgrade sqlite:///{path}` makes one"
+        )
+
+
+def open_engine(url: str | URL, create: bool = False) -> Engine:
+    """An engine; a SQLite file that is missing is a UsageError unless `create`."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "postgresql":
+        return _open_postgresql(parsed)
+    path = sqlite_file(parsed)
+    if path is None:
+        engine = create_engine(parsed)
+    else:
+        if create:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            require_existing(parsed)
+        engine = create_engine(_file_url(path, "rwc" if create else "rw"))
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _open_postgresql(url: URL) -> Engine:
+    try:
+        return create_engine(url, pool_pre_ping=True)
+    except ModuleNotFoundError:
+        raise UsageError(
+            "database.url: PostgreSQL needs psycopg 3; `pip install 'difflens[postgres]'`"
+        ) from None
+
+
+def _file_url(path: Path, mode: str) -> URL:
+    """A URI that states whether SQLite may create the file."""
+    database = f"file:{quote(str(path.absolute()))}"
+    return URL.create("sqlite", database=database, query={"mode": mode, "uri": "true"})
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    """Set the PRAGMAs; the driver's own transactions are off, as they do not cover DDL."""
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Take the write lock at once, so that two writers queue instead of failing half-way."""
+    read_only = connection.get_execution_options().get(READ_ONLY_OPTION, False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def write_session(engine: Engine) -> Iterator[Session]:
+    """One transaction: committed at the end, rolled back by any exception."""
+    with Session(engine, expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+@contextmanager
+def read_session(engine: Engine) -> Iterator[Session]:
+    """A session that reads one snapshot and takes no write lock."""
+    with Session(
+        engine.execution_options(**{READ_ONLY_OPTION: True}), expire_on_commit=False
+    ) as session:
+        yield session
