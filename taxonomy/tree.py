@@ -236,7 +236,7 @@ def parse_taxonomy(text: str, source: str) -> Taxonomy:
     try:
         content = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
-        raise InputError(f"{source}: is no YAML: {_one_line(str(error))}") from error
+        raise InputError(f"{source}: is no YAML: {_yaml_problem(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{source}: must hold the keys name, version and categories")
     try:
@@ -308,6 +308,13 @@ def _reason(problem: ErrorDetails) -> str:
     if problem["type"] == "missing":
         return "is missing; add it"
     return _one_line(problem["msg"].removeprefix("Value error, "))
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """Say what the YAML parser stumbled over, and in which line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {_one_line(str(error.problem))}"
+    return _one_line(str(error))
 
 
 def _one_line(text: str) -> str:
