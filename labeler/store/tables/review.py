@@ -93,8 +93,9 @@ class EffectiveLabel(Base):
     )
 
     comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"), primary_key=True)
+    side: Mapped[str] = mapped_column(String(16), primary_key=True)
+    """Part of the key: with `overlap = "keep"` a latent may lie on both sides."""
     latent_id: Mapped[int] = mapped_column(ForeignKey("latent.id"), primary_key=True)
-    side: Mapped[str] = mapped_column(String(16))
     outcome: Mapped[str] = mapped_column(String(16))
     source: Mapped[str | None] = mapped_column(String(16))
     """NULL where nobody has labelled the latent."""
@@ -110,14 +111,19 @@ class EffectiveLabelCategory(Base):
     __tablename__ = "effective_label_category"
     __table_args__ = (
         ForeignKeyConstraint(
-            ["comparison_id", "latent_id"],
-            ["effective_label.comparison_id", "effective_label.latent_id"],
+            ["comparison_id", "side", "latent_id"],
+            [
+                "effective_label.comparison_id",
+                "effective_label.side",
+                "effective_label.latent_id",
+            ],
             name="fk_effective_label_category_label",
         ),
         Index(None, "category_id"),
     )
 
     comparison_id: Mapped[int] = mapped_column(primary_key=True)
+    side: Mapped[str] = mapped_column(String(16), primary_key=True)
     latent_id: Mapped[int] = mapped_column(primary_key=True)
     rank: Mapped[int] = mapped_column(primary_key=True)
     category_id: Mapped[int] = mapped_column(ForeignKey("category.id"))

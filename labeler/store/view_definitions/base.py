@@ -1,0 +1,99 @@
+"""What a view is, and the common table expressions that several of them share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class View:
+    """One view: what it answers, what its columns mean, and its SELECT."""
+
+    name: str
+    description: str
+    columns: dict[str, str]
+    """Column name -> meaning, in the order of the SELECT."""
+    select: str
+
+
+ADJUDICATED = "adjudicated"
+"""The reviewer whose stream settles conflicts between reviewers."""
+
+SETTING = """
+setting AS (
+  SELECT comparison_id, taxonomy_version_id, judge_id
+  FROM (
+    SELECT comparison_id, taxonomy_version_id, judge_id,
+           row_number() OVER (PARTITION BY comparison_id ORDER BY id DESC) AS n
+    FROM comparison_setting
+  ) AS ranked_setting
+  WHERE n = 1
+)"""
+"""The taxonomy version and the judge in force of each comparison."""
+
+MEMBER = """
+member AS (
+  SELECT c.id AS comparison_id, 'target' AS side, m.latent_id
+  FROM comparison AS c JOIN latent_set_member AS m ON m.latent_set_id = c.target_set_id
+  UNION ALL
+  SELECT c.id AS comparison_id, 'reference' AS side, m.latent_id
+  FROM comparison AS c JOIN latent_set_member AS m ON m.latent_set_id = c.reference_set_id
+)"""
+"""The latents of each side of each comparison."""
+
+STANDING = """
+standing AS (
+  SELECT d.id, d.latent_id, d.taxonomy_version_id, d.reviewer, d.revision, d.action,
+         d.explanation_text, d.based_on_judge_label_id, d.was_blind,
+         CASE d.action WHEN 'set' THEN 'assigned' WHEN 'accept' THEN b.outcome
+                       ELSE d.action END AS outcome,
+         b.explanation_id
+  FROM (
+    SELECT id, action, restores_event_id,
+           row_number() OVER (
+             PARTITION BY latent_id, taxonomy_version_id, reviewer ORDER BY revision DESC
+           ) AS n
+    FROM review_event
+    WHERE action <> 'skip'
+  ) AS head
+  JOIN review_event AS d
+    ON d.id = CASE WHEN head.action = 'undo' THEN head.restores_event_id ELSE head.id END
+  LEFT JOIN judge_label AS b ON b.id = d.based_on_judge_label_id
+  WHERE head.n = 1
+)"""
+"""The one decision of each reviewer's stream that is neither skipped nor undone."""
+
+DECISION = f"""
+decision AS (
+  SELECT *
+  FROM (
+    SELECT standing.*,
+           row_number() OVER (
+             PARTITION BY latent_id, taxonomy_version_id
+             ORDER BY CASE WHEN reviewer = '{ADJUDICATED}' THEN 0 ELSE 1 END, id DESC
+           ) AS n
+    FROM standing
+  ) AS ranked_decision
+  WHERE n = 1
+)"""
+"""The decision in force: the adjudicated one, else the latest."""
+
+VERDICT = """
+verdict AS (
+  SELECT id, latent_id, taxonomy_version_id, judge_id, explanation_id, outcome, confidence
+  FROM (
+    SELECT id, latent_id, taxonomy_version_id, judge_id, explanation_id, outcome, confidence,
+           row_number() OVER (
+             PARTITION BY latent_id, taxonomy_version_id, judge_id ORDER BY id DESC
+           ) AS n
+    FROM judge_label
+    WHERE NOT is_control AND outcome <> 'error'
+  ) AS ranked_label
+  WHERE n = 1
+)"""
+"""The newest label, other than an error, of each judge for each latent and version."""
+
+
+def with_tables(*tables: str) -> str:
+    """A WITH clause of the given common table expressions."""
+    return "WITH" + ",".join(tables) + "\n"

@@ -1,0 +1,196 @@
+"""Views of the result: percentage change per category, a report's statistics, coverage, runs."""
+
+from __future__ import annotations
+
+from labeler.store.view_definitions.base import SETTING, View, with_tables
+
+_TOTAL = """
+total AS (
+  SELECT comparison_id,
+         sum(CASE WHEN side = 'target' THEN 1 ELSE 0 END) AS target,
+         sum(CASE WHEN side = 'reference' THEN 1 ELSE 0 END) AS reference
+  FROM effective_label
+  WHERE outcome IN ('assigned', 'none')
+  GROUP BY comparison_id
+)"""
+
+_HIT = """
+hit AS (
+  SELECT comparison_id, side, category_id FROM effective_label_category WHERE rank = 1
+  UNION ALL
+  SELECT ec.comparison_id, ec.side, k.parent_id
+  FROM effective_label_category AS ec JOIN category AS k ON k.id = ec.category_id
+  WHERE ec.rank = 1 AND k.parent_id IS NOT NULL
+)"""
+"""A latent has one primary category, so each lies once under it and once under its parent."""
+
+_COUNTED = """
+counted AS (
+  SELECT comparison_id, category_id,
+         sum(CASE WHEN side = 'target' THEN 1 ELSE 0 END) AS target,
+         sum(CASE WHEN side = 'reference' THEN 1 ELSE 0 END) AS reference
+  FROM hit
+  GROUP BY comparison_id, category_id
+)"""
+
+_ROWS = """
+counts AS (
+  SELECT c.name AS comparison, k.slug AS category, p.slug AS parent, k.level,
+         coalesce(n.target, 0) AS target_count, coalesce(t.target, 0) AS target_total,
+         coalesce(n.reference, 0) AS reference_count, coalesce(t.reference, 0) AS reference_total
+  FROM setting AS s
+  JOIN comparison AS c ON c.id = s.comparison_id
+  JOIN category AS k ON k.taxonomy_version_id = s.taxonomy_version_id
+  LEFT JOIN category AS p ON p.id = k.parent_id
+  LEFT JOIN counted AS n ON n.comparison_id = s.comparison_id AND n.category_id = k.id
+  LEFT JOIN total AS t ON t.comparison_id = s.comparison_id
+),
+shares AS (
+  SELECT counts.*,
+         CAST(target_count AS DOUBLE PRECISION) / NULLIF(target_total, 0) AS target_share,
+         CAST(reference_count AS DOUBLE PRECISION) / NULLIF(reference_total, 0)
+           AS reference_share
+  FROM counts
+)"""
+
+_CHANGE = (
+    with_tables(SETTING, _TOTAL, _HIT, _COUNTED, _ROWS)
+    + """
+SELECT comparison, category, parent, level, target_count, target_total, reference_count,
+       reference_total, target_share, reference_share,
+       CASE WHEN reference_count > 0 THEN 100 * (target_share / reference_share - 1) END
+         AS percent_change
+FROM shares
+"""
+)
+
+_STATISTIC_COLUMNS = {
+    "category": "slug of the category",
+    "parent": "slug of its parent; NULL for a parent itself",
+    "level": "1 = parent, 2 = leaf",
+    "counting": "primary = primary categories only, any = every category of a latent",
+    "weighting": "what a latent counts; none = 1",
+    "denominator": "labelled, assigned or isolated",
+    "target_count": "latents of the target side in the category",
+    "target_total": "latents of the target side in the denominator",
+    "reference_count": "latents of the reference side in the category",
+    "reference_total": "latents of the reference side in the denominator",
+    "target_share": "target_count / target_total",
+    "target_share_low": "lower end of its 95 % interval",
+    "target_share_high": "upper end of its 95 % interval",
+    "reference_share": "reference_count / reference_total",
+    "reference_share_low": "lower end of its 95 % interval",
+    "reference_share_high": "upper end of its 95 % interval",
+    "percent_change": "100 * (target_share / reference_share - 1); NULL without a reference",
+    "ci_low": "lower end of its 95 % interval, percent",
+    "ci_high": "upper end, percent; NULL = infinite",
+    "difference_points": "difference of the shares in percentage points",
+    "difference_points_low": "lower end of its 95 % interval",
+    "difference_points_high": "upper end of its 95 % interval",
+    "p_value": "Fisher's exact test",
+    "q_value": "Benjamini-Hochberg over the categories of the same level",
+    "verdict": "up, down, too few to say, or no evidence",
+    "printed_change": "the change as the report prints it",
+}
+
+_STATISTIC = f"""
+SELECT c.name AS comparison, {", ".join(f"s.{name}" for name in _STATISTIC_COLUMNS)},
+       t.name || ' ' || t.version AS taxonomy_version, s.report_run_id, s.computed_at,
+       c.labels_changed_at > s.computed_at AS is_stale
+FROM category_change_statistic AS s
+JOIN (
+  SELECT comparison_id, max(report_run_id) AS report_run_id
+  FROM category_change_statistic
+  GROUP BY comparison_id
+) AS newest ON newest.comparison_id = s.comparison_id AND newest.report_run_id = s.report_run_id
+JOIN comparison AS c ON c.id = s.comparison_id
+JOIN taxonomy_version AS t ON t.id = s.taxonomy_version_id
+"""
+
+_COVERAGE = """
+WITH place AS (
+  SELECT c.id AS comparison_id, c.name AS comparison, sides.side
+  FROM comparison AS c
+  CROSS JOIN (SELECT 'target' AS side UNION ALL SELECT 'reference' AS side) AS sides
+)
+SELECT p.comparison, p.side,
+       count(e.latent_id) AS isolated,
+       count(CASE WHEN e.outcome IN ('assigned', 'none') THEN 1 END) AS labelled,
+       count(CASE WHEN e.outcome = 'assigned' THEN 1 END) AS assigned,
+       count(CASE WHEN e.outcome = 'none' THEN 1 END) AS "none",
+       count(CASE WHEN e.outcome = 'uninterpretable' THEN 1 END) AS uninterpretable,
+       count(CASE WHEN e.outcome = 'error' THEN 1 END) AS error,
+       count(CASE WHEN e.outcome = 'unlabelled' THEN 1 END) AS unlabelled,
+       count(e.review_event_id) AS reviewed
+FROM place AS p
+LEFT JOIN effective_label AS e ON e.comparison_id = p.comparison_id AND e.side = p.side
+GROUP BY p.comparison, p.side
+"""
+
+_RUN = """
+SELECT id AS run_id, kind, status, started_at, finished_at, config_sha256, code_version FROM run
+"""
+
+CATEGORY_CHANGE = View(
+    name="v_category_change",
+    description="Counts, shares and percentage change of every category of the version in force.",
+    columns={
+        "comparison": "name of the comparison",
+        "category": "slug of the category",
+        "parent": "slug of its parent; NULL for a parent itself",
+        "level": "1 = parent (counts its children's latents too), 2 = leaf",
+        "target_count": "latents of the target side whose primary category it is",
+        "target_total": "latents of the target side with outcome assigned or none",
+        "reference_count": "latents of the reference side whose primary category it is",
+        "reference_total": "latents of the reference side with outcome assigned or none",
+        "target_share": "target_count / target_total; NULL without labelled latents",
+        "reference_share": "reference_count / reference_total; NULL without labelled latents",
+        "percent_change": "100 * (target_share / reference_share - 1); NULL without a reference",
+    },
+    select=_CHANGE,
+)
+CATEGORY_CHANGE_STATISTIC = View(
+    name="v_category_change_statistic",
+    description="The newest report's statistics of each comparison.",
+    columns={
+        "comparison": "name of the comparison",
+        **_STATISTIC_COLUMNS,
+        "taxonomy_version": "name and version of the taxonomy the report used",
+        "report_run_id": "run of the report",
+        "computed_at": "when its counts were read, UTC",
+        "is_stale": "an effective label changed after that",
+    },
+    select=_STATISTIC,
+)
+COVERAGE = View(
+    name="v_coverage",
+    description="How many latents of each side are labelled, and how.",
+    columns={
+        "comparison": "name of the comparison",
+        "side": "target or reference",
+        "isolated": "latents of the side's set",
+        "labelled": "assigned or none: the denominator of the shares",
+        "assigned": "latents with a category",
+        "none": "latents that fit no category",
+        "uninterpretable": "latents without a discernible meaning",
+        "error": "latents whose judge gave no usable answer",
+        "unlabelled": "latents without a label",
+        "reviewed": "latents whose label is a reviewer's decision",
+    },
+    select=_COVERAGE,
+)
+RUN = View(
+    name="v_run",
+    description="Every run of a stage.",
+    columns={
+        "run_id": "key of the run",
+        "kind": "stage",
+        "status": "running, done, failed or interrupted",
+        "started_at": "UTC",
+        "finished_at": "UTC; NULL while it runs",
+        "config_sha256": "hash of the config it ran with",
+        "code_version": "version of difflens",
+    },
+    select=_RUN,
+)
+VIEWS = (CATEGORY_CHANGE, CATEGORY_CHANGE_STATISTIC, COVERAGE, RUN)

@@ -1,0 +1,185 @@
+"""Views of labels: the effective one, the same computed afresh, and every judge's."""
+
+from __future__ import annotations
+
+from labeler.store.view_definitions.base import (
+    DECISION,
+    MEMBER,
+    SETTING,
+    STANDING,
+    VERDICT,
+    View,
+    with_tables,
+)
+
+_EFFECTIVE_COLUMNS = {
+    "comparison": "name of the comparison",
+    "side": "target or reference",
+    "crosscoder": "name of the crosscoder",
+    "latent_index": "index of the latent within its crosscoder",
+    "latent_id": "key of the latent",
+    "explanation": "the explanation in force; NULL where there is none",
+    "category": "slug of the category; NULL unless the outcome is assigned",
+    "parent": "slug of the category's parent; NULL for a parent itself",
+    "rank": "1 = primary category; 1 too on the one row of a latent without category",
+    "outcome": "assigned, none, uninterpretable, error or unlabelled",
+    "confidence": "the judge's confidence, 0 to 1; NULL for a reviewer's decision",
+    "source": "human, judge or import; NULL where unlabelled",
+    "judge": "name of the judge whose label is in force; NULL for a reviewer's decision",
+    "reviewer": "who decided; NULL for a judge's label",
+    "revision": "revision of the decision in its reviewer's stream",
+    "taxonomy_version": "name and version of the taxonomy in force",
+}
+
+_TABLE = """
+SELECT c.name AS comparison, e.side, x.name AS crosscoder, l.latent_index, e.latent_id,
+       coalesce(d.explanation_text, w.text) AS explanation,
+       k.slug AS category, p.slug AS parent, coalesce(ec.rank, 1) AS rank, e.outcome,
+       CASE WHEN e.review_event_id IS NULL THEN coalesce(ec.confidence, j.confidence) END
+         AS confidence,
+       e.source,
+       CASE WHEN e.review_event_id IS NULL THEN g.name END AS judge,
+       d.reviewer, d.revision, t.name || ' ' || t.version AS taxonomy_version
+FROM effective_label AS e
+JOIN comparison AS c ON c.id = e.comparison_id
+JOIN latent AS l ON l.id = e.latent_id
+JOIN crosscoder AS x ON x.id = l.crosscoder_id
+LEFT JOIN effective_label_category AS ec
+  ON ec.comparison_id = e.comparison_id AND ec.side = e.side AND ec.latent_id = e.latent_id
+LEFT JOIN category AS k ON k.id = ec.category_id
+LEFT JOIN category AS p ON p.id = k.parent_id
+LEFT JOIN review_event AS d ON d.id = e.review_event_id
+LEFT JOIN judge_label AS j ON j.id = e.judge_label_id
+LEFT JOIN judge AS g ON g.id = j.judge_id
+LEFT JOIN explanation AS w ON w.id = e.explanation_id
+LEFT JOIN taxonomy_version AS t ON t.id = e.taxonomy_version_id
+"""
+
+_WORDING = """
+wording AS (
+  SELECT id, latent_id, judge_id
+  FROM (
+    SELECT id, latent_id, judge_id,
+           row_number() OVER (PARTITION BY latent_id, judge_id ORDER BY id DESC) AS n
+    FROM explanation
+    WHERE NOT is_control
+  ) AS ranked_explanation
+  WHERE n = 1
+)"""
+
+_FAILED = """
+failed AS (
+  SELECT latent_id, taxonomy_version_id, judge_id, max(id) AS id
+  FROM judge_label
+  WHERE NOT is_control AND outcome = 'error'
+  GROUP BY latent_id, taxonomy_version_id, judge_id
+)"""
+
+_CHOICE = """
+choice AS (
+  SELECT m.comparison_id, m.side, m.latent_id, s.taxonomy_version_id,
+         d.id AS event_id, d.reviewer, d.revision, d.explanation_text,
+         CASE WHEN d.id IS NULL THEN coalesce(v.id, f.id) END AS label_id,
+         coalesce(d.outcome, v.outcome, CASE WHEN f.id IS NULL THEN 'unlabelled' ELSE 'error' END)
+           AS outcome,
+         CASE WHEN d.id IS NOT NULL THEN 'human'
+              WHEN v.id IS NULL AND f.id IS NULL THEN NULL
+              WHEN g.endpoint_kind = 'import' THEN 'import'
+              ELSE 'judge' END AS source,
+         CASE WHEN d.id IS NULL AND (v.id IS NOT NULL OR f.id IS NOT NULL) THEN g.name END
+           AS judge,
+         v.confidence,
+         coalesce(d.explanation_id, v.explanation_id, w.id) AS explanation_id
+  FROM member AS m
+  LEFT JOIN setting AS s ON s.comparison_id = m.comparison_id
+  LEFT JOIN judge AS g ON g.id = s.judge_id
+  LEFT JOIN decision AS d
+    ON d.latent_id = m.latent_id AND d.taxonomy_version_id = s.taxonomy_version_id
+  LEFT JOIN verdict AS v
+    ON v.latent_id = m.latent_id AND v.taxonomy_version_id = s.taxonomy_version_id
+    AND v.judge_id = s.judge_id
+  LEFT JOIN failed AS f
+    ON f.latent_id = m.latent_id AND f.taxonomy_version_id = s.taxonomy_version_id
+    AND f.judge_id = s.judge_id
+  LEFT JOIN wording AS w ON w.latent_id = m.latent_id AND w.judge_id = s.judge_id
+)"""
+
+_CHOSEN = """
+chosen AS (
+  SELECT h.comparison_id, h.side, h.latent_id, rc.category_id, rc.rank, NULL AS confidence
+  FROM choice AS h JOIN review_event_category AS rc ON rc.review_event_id = h.event_id
+  UNION ALL
+  SELECT h.comparison_id, h.side, h.latent_id, lc.category_id, lc.rank, lc.confidence
+  FROM choice AS h JOIN judge_label_category AS lc ON lc.judge_label_id = h.label_id
+)"""
+
+_COMPUTED = (
+    with_tables(SETTING, MEMBER, STANDING, DECISION, VERDICT, _FAILED, _WORDING, _CHOICE, _CHOSEN)
+    + """
+SELECT c.name AS comparison, h.side, x.name AS crosscoder, l.latent_index, h.latent_id,
+       coalesce(h.explanation_text, w.text) AS explanation,
+       k.slug AS category, p.slug AS parent, coalesce(n.rank, 1) AS rank, h.outcome,
+       CASE WHEN h.event_id IS NULL THEN coalesce(n.confidence, h.confidence) END AS confidence,
+       h.source, h.judge, h.reviewer, h.revision,
+       t.name || ' ' || t.version AS taxonomy_version
+FROM choice AS h
+JOIN comparison AS c ON c.id = h.comparison_id
+JOIN latent AS l ON l.id = h.latent_id
+JOIN crosscoder AS x ON x.id = l.crosscoder_id
+LEFT JOIN chosen AS n
+  ON n.comparison_id = h.comparison_id AND n.side = h.side AND n.latent_id = h.latent_id
+LEFT JOIN category AS k ON k.id = n.category_id
+LEFT JOIN category AS p ON p.id = k.parent_id
+LEFT JOIN explanation AS w ON w.id = h.explanation_id
+LEFT JOIN taxonomy_version AS t ON t.id = h.taxonomy_version_id
+"""
+)
+
+_JUDGE_LABEL = (
+    with_tables(SETTING, MEMBER)
+    + """
+SELECT c.name AS comparison, m.side, j.latent_id, g.name AS judge, j.run_id AS run, j.outcome,
+       k.slug AS category, coalesce(jc.rank, 1) AS rank,
+       coalesce(jc.confidence, j.confidence) AS confidence, j.created_at
+FROM member AS m
+JOIN comparison AS c ON c.id = m.comparison_id
+JOIN setting AS s ON s.comparison_id = m.comparison_id
+JOIN judge_label AS j
+  ON j.latent_id = m.latent_id AND j.taxonomy_version_id = s.taxonomy_version_id
+JOIN judge AS g ON g.id = j.judge_id
+LEFT JOIN judge_label_category AS jc ON jc.judge_label_id = j.id
+LEFT JOIN category AS k ON k.id = jc.category_id
+WHERE NOT j.is_control
+"""
+)
+
+EFFECTIVE_LABEL = View(
+    name="v_effective_label",
+    description="The label in force of every latent: one row per latent and category.",
+    columns=_EFFECTIVE_COLUMNS,
+    select=_TABLE,
+)
+EFFECTIVE_LABEL_COMPUTED = View(
+    name="v_effective_label_computed",
+    description="v_effective_label computed afresh from labels and decisions: equal, but slower.",
+    columns=_EFFECTIVE_COLUMNS,
+    select=_COMPUTED,
+)
+JUDGE_LABEL = View(
+    name="v_judge_label",
+    description="Every label of every judge under the taxonomy version in force.",
+    columns={
+        "comparison": "name of the comparison",
+        "side": "target or reference",
+        "latent_id": "key of the latent",
+        "judge": "name of the judge",
+        "run": "run that wrote the label",
+        "outcome": "assigned, none, uninterpretable or error",
+        "category": "slug of the category; NULL unless the outcome is assigned",
+        "rank": "1 = primary category",
+        "confidence": "the judge's confidence, 0 to 1",
+        "created_at": "when the label was written, UTC",
+    },
+    select=_JUDGE_LABEL,
+)
+VIEWS = (EFFECTIVE_LABEL, EFFECTIVE_LABEL_COMPUTED, JUDGE_LABEL)

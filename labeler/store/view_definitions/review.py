@@ -1,0 +1,140 @@
+"""Views for reviewers: what to look at next, and how judge and people agree."""
+
+from __future__ import annotations
+
+from labeler.store.view_definitions.base import (
+    ADJUDICATED,
+    DECISION,
+    SETTING,
+    STANDING,
+    VERDICT,
+    View,
+    with_tables,
+)
+
+_JUDGED = """
+judged AS (
+  SELECT v.latent_id, v.taxonomy_version_id, v.judge_id,
+         coalesce(k.slug, v.outcome) AS answer, coalesce(jc.confidence, v.confidence) AS confidence
+  FROM verdict AS v
+  LEFT JOIN judge_label_category AS jc ON jc.judge_label_id = v.id AND jc.rank = 1
+  LEFT JOIN category AS k ON k.id = jc.category_id
+)"""
+
+_DECIDED = """
+decided AS (
+  SELECT d.latent_id, d.taxonomy_version_id, d.was_blind, coalesce(k.slug, d.outcome) AS answer
+  FROM decision AS d
+  LEFT JOIN review_event_category AS rc ON rc.review_event_id = d.id AND rc.rank = 1
+  LEFT JOIN category AS k ON k.id = rc.category_id
+)"""
+
+_SPLIT = """
+tally AS (
+  SELECT latent_id, taxonomy_version_id, answer, count(*) AS n
+  FROM judged
+  GROUP BY latent_id, taxonomy_version_id, answer
+),
+split AS (
+  SELECT latent_id, taxonomy_version_id,
+         1 - CAST(max(n) AS DOUBLE PRECISION) / sum(n) AS disagreement
+  FROM tally
+  GROUP BY latent_id, taxonomy_version_id
+)"""
+
+_CONFLICT = f"""
+voice AS (
+  SELECT s.latent_id, s.taxonomy_version_id, s.reviewer, coalesce(k.slug, s.outcome) AS answer
+  FROM standing AS s
+  LEFT JOIN review_event_category AS rc ON rc.review_event_id = s.id AND rc.rank = 1
+  LEFT JOIN category AS k ON k.id = rc.category_id
+),
+conflict AS (
+  SELECT latent_id, taxonomy_version_id
+  FROM voice
+  GROUP BY latent_id, taxonomy_version_id
+  HAVING count(DISTINCT answer) > 1
+     AND count(CASE WHEN reviewer = '{ADJUDICATED}' THEN 1 END) = 0
+)"""
+
+_OPEN = """
+open_item AS (
+  SELECT c.name AS comparison, e.side, e.latent_id,
+         CASE WHEN f.latent_id IS NOT NULL THEN 'reviewers disagree'
+              WHEN e.outcome IN ('error', 'unlabelled') THEN e.outcome
+              WHEN s.disagreement > 0 THEN 'judges disagree'
+              ELSE 'not reviewed' END AS reason,
+         coalesce(s.disagreement, 0) AS disagreement, j.confidence
+  FROM effective_label AS e
+  JOIN comparison AS c ON c.id = e.comparison_id
+  LEFT JOIN setting AS g ON g.comparison_id = e.comparison_id
+  LEFT JOIN judged AS j
+    ON j.latent_id = e.latent_id AND j.taxonomy_version_id = e.taxonomy_version_id
+    AND j.judge_id = g.judge_id
+  LEFT JOIN split AS s
+    ON s.latent_id = e.latent_id AND s.taxonomy_version_id = e.taxonomy_version_id
+  LEFT JOIN conflict AS f
+    ON f.latent_id = e.latent_id AND f.taxonomy_version_id = e.taxonomy_version_id
+  WHERE e.review_event_id IS NULL OR f.latent_id IS NOT NULL
+)"""
+
+_QUEUE = (
+    with_tables(SETTING, STANDING, VERDICT, _JUDGED, _SPLIT, _CONFLICT, _OPEN)
+    + """
+SELECT comparison, side, latent_id, reason,
+       CASE WHEN reason IN ('reviewers disagree', 'error', 'unlabelled') THEN 1
+            WHEN disagreement > 1 - coalesce(confidence, 0.5) THEN disagreement
+            ELSE 1 - coalesce(confidence, 0.5) END AS priority,
+       disagreement, confidence, 'uncertain' AS selection,
+       CAST(NULL AS DOUBLE PRECISION) AS inclusion_prob
+FROM open_item
+"""
+)
+
+_AGREEMENT = (
+    with_tables(SETTING, STANDING, DECISION, VERDICT, _JUDGED, _DECIDED)
+    + """
+SELECT c.name AS comparison, e.side, j.answer AS judge_category, d.answer AS human_category,
+       count(*) AS n, count(CASE WHEN d.was_blind THEN 1 END) AS n_blind
+FROM effective_label AS e
+JOIN comparison AS c ON c.id = e.comparison_id
+JOIN setting AS s ON s.comparison_id = e.comparison_id
+JOIN decided AS d
+  ON d.latent_id = e.latent_id AND d.taxonomy_version_id = s.taxonomy_version_id
+JOIN judged AS j
+  ON j.latent_id = e.latent_id AND j.taxonomy_version_id = s.taxonomy_version_id
+  AND j.judge_id = s.judge_id
+GROUP BY c.name, e.side, j.answer, d.answer
+"""
+)
+
+REVIEW_QUEUE = View(
+    name="v_review_queue",
+    description="Latents without a reviewer's decision, or on which reviewers disagree.",
+    columns={
+        "comparison": "name of the comparison",
+        "side": "target or reference",
+        "latent_id": "key of the latent",
+        "reason": "reviewers disagree, error, unlabelled, judges disagree or not reviewed",
+        "priority": "0 to 1, the highest first",
+        "disagreement": "share of judges whose primary category is not the most common one",
+        "confidence": "confidence of the judge in force in its primary category",
+        "selection": "how the latent was drawn: random, uncertain or manual",
+        "inclusion_prob": "probability with which a random draw includes it; NULL otherwise",
+    },
+    select=_QUEUE,
+)
+JUDGE_VS_HUMAN = View(
+    name="v_judge_vs_human",
+    description="Primary category of the judge in force against the reviewers' decision.",
+    columns={
+        "comparison": "name of the comparison",
+        "side": "target or reference",
+        "judge_category": "slug, none or uninterpretable",
+        "human_category": "slug, none or uninterpretable",
+        "n": "latents",
+        "n_blind": "of these, decided without seeing the judge's label",
+    },
+    select=_AGREEMENT,
+)
+VIEWS = (REVIEW_QUEUE, JUDGE_VS_HUMAN)
