@@ -1,8 +1,20 @@
-"""The text that all subject models read, and what each of its tokens is."""
+"""The text that all subject models read: documents of a JSONL file."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crosscoder.errors import InputError
+from crosscoder.files import canonical_json, sha256_text
+
+MESSAGE_ROLES = ("system", "user", "assistant")
 
 
 class TokenRole(IntEnum):
@@ -24,3 +36,148 @@ class TokenRole(IntEnum):
 
 CONTENT_ROLES = (TokenRole.USER, TokenRole.ASSISTANT, TokenRole.PLAIN)
 """Roles whose tokens may take part in training, scaling and evidence."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a chat."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    content: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text that the models read: a chat or plain text, never both."""
+
+    id: str
+    messages: tuple[Message, ...] | None = None
+    text: str | None = None
+    language: str | None = None
+
+
+@dataclass(frozen=True)
+class TokenizedDocument:
+    """The tokens of one document, cut to the longest length."""
+
+    document_index: int
+    document_id: str
+    token_ids: NDArray[np.int32]
+    """(T,)"""
+    roles: NDArray[np.uint8]
+    """(T,) TokenRole."""
+
+
+def read_corpus(path: Path) -> list[Document]:
+    """Read `{"id", "messages": [{"role", "content"}]}` or `{"id", "text"}` lines.
+
+    Blank lines are skipped; a document without `id` is called `line-N`.
+    InputError names the file and the line of the first fault.
+    """
+    documents: list[Document] = []
+    lines_by_id: dict[str, int] = {}
+    for number, line in _numbered_lines(path):
+        document = _parse_line(line, number, f"{path}:{number}")
+        if document.id in lines_by_id:
+            raise InputError(
+                f"{path}:{number}: id {document.id!r} is already used in line "
+                f"{lines_by_id[document.id]}; give each document its own"
+            )
+        lines_by_id[document.id] = number
+        documents.append(document)
+    if not documents:
+        raise InputError(f"{path}: the corpus is empty; put one JSON document on each line")
+    return documents
+
+
+def corpus_sha256(documents: list[Document]) -> str:
+    """SHA-256 over identifiers, roles and text of the documents, in order."""
+    rows = [
+        [
+            document.id,
+            document.text,
+            [[m.role, m.content] for m in document.messages or ()],
+        ]
+        for document in documents
+    ]
+    return sha256_text(canonical_json(rows))
+
+
+def _numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """Lines that are not blank, with their numbers counted from 1."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; name the corpus in corpus.path") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    lines: list[tuple[int, str]] = []
+    # Split on newlines only: JSON strings may hold other line separators such as U+2028.
+    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            lines.append((number, line.decode("utf-8")))
+        except UnicodeDecodeError:
+            raise InputError(f"{path}:{number}: no valid UTF-8; save the file as UTF-8") from None
+    return lines
+
+
+def _parse_line(line: str, number: int, where: str) -> Document:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{where}: no valid JSON ({error.msg}, column {error.colno}); put one object on a line"
+        ) from None
+    except RecursionError:
+        raise InputError(f"{where}: JSON nested too deeply; put one document on a line") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: not a JSON object; write {{'id': ..., 'text': ...}}")
+    identifier = row.get("id", f"line-{number}")
+    if not isinstance(identifier, str) or not identifier:
+        raise InputError(f"{where}: id must be a text that is not empty")
+    language = row.get("language")
+    if language is not None and not isinstance(language, str):
+        raise InputError(f"{where}: language must be a text such as 'en'")
+    if ("text" in row) == ("messages" in row):
+        raise InputError(f"{where}: give either text or messages")
+    if "text" in row:
+        document = Document(identifier, text=_text(row["text"], "text", where), language=language)
+        contents = [document.text or ""]
+    else:
+        messages = _messages(row["messages"], where)
+        document = Document(identifier, messages=messages, language=language)
+        contents = [message.content for message in messages]
+    if not any(content.strip() for content in contents):
+        raise InputError(f"{where}: the document has no text; remove the line")
+    return document
+
+
+def _messages(value: Any, where: str) -> tuple[Message, ...]:
+    if not isinstance(value, list) or not value:
+        raise InputError(f"{where}: messages must be a list of {{'role', 'content'}} objects")
+    messages = []
+    for position, item in enumerate(value):
+        key = f"messages[{position}]"
+        if not isinstance(item, dict):
+            raise InputError(f"{where}: {key} must be an object with role and content")
+        role = item.get("role")
+        if role not in MESSAGE_ROLES:
+            raise InputError(f"{where}: {key}.role is {role!r}; use {', '.join(MESSAGE_ROLES)}")
+        content = _text(item.get("content"), f"{key}.content", where)
+        messages.append(Message(role, content))
+    return tuple(messages)
+
+
+def _text(value: Any, key: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{where}: {key} must be a text")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{where}: {key} holds half of a surrogate pair (\\ud800-\\udfff); remove it"
+        ) from None
+    return value
