@@ -1,0 +1,1 @@
+"""Judges: who explains a latent and puts it into a category."""

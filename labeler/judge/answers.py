@@ -1,0 +1,214 @@
+"""The answers every judge gives: their JSON schemas, and how text becomes one of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from labeler.judge.base import JudgeRequest
+
+MAX_CATEGORIES = 3
+"""Most categories of one label."""
+_THINKING = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+_OPEN_THINKING = re.compile(r"^.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+_REFUSAL = re.compile(
+    r"^\W*(?:i(?:'|\u2019)m sorry|i am sorry|sorry\b|i can(?:'|\u2019)?t\b|i cannot\b|"
+    r"i am unable|i(?:'|\u2019)m unable|i won(?:'|\u2019)t)",
+    re.IGNORECASE,
+)
+
+
+class AnswerError(ValueError):
+    """The text is no answer to the request; the message says why."""
+
+
+class Answer(BaseModel):
+    """An answer; what it says beyond the asked keys is dropped."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ExplainAnswer(Answer):
+    """What a latent stands for."""
+
+    explanation: str
+    interpretable: bool
+    confidence: float = Field(ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _interpretable_says_something(self) -> ExplainAnswer:
+        if self.interpretable and not self.explanation.strip():
+            raise ValueError("explanation is empty")
+        return self
+
+
+class ChosenCategory(Answer):
+    """One category, with the words of the evidence that speak for it."""
+
+    category: str
+    confidence: float = Field(ge=0, le=1)
+    quote: str = ""
+
+
+class CategorizeAnswer(Answer):
+    """The categories of a latent, the primary one first."""
+
+    outcome: Literal["assigned", "none", "uninterpretable"]
+    categories: tuple[ChosenCategory, ...] = Field((), max_length=MAX_CATEGORIES)
+
+    @model_validator(mode="after")
+    def _outcome_agrees_with_categories(self) -> CategorizeAnswer:
+        if (self.outcome == "assigned") != bool(self.categories):
+            raise ValueError(f"outcome {self.outcome} with {len(self.categories)} categories")
+        slugs = [chosen.category for chosen in self.categories]
+        if len(set(slugs)) != len(slugs):
+            raise ValueError("a category is named twice")
+        return self
+
+
+class DetectedItem(Answer):
+    """Whether the latent fires on one of the shown texts."""
+
+    id: str
+    fires: bool
+
+
+class DetectAnswer(Answer):
+    """An answer for each shown text, by its id; a missing one counts as not parsed."""
+
+    answers: tuple[DetectedItem, ...]
+
+    @model_validator(mode="after")
+    def _each_once(self) -> DetectAnswer:
+        ids = [item.id for item in self.answers]
+        if len(set(ids)) != len(ids):
+            raise ValueError("an id is answered twice")
+        return self
+
+
+def explain_schema() -> dict[str, Any]:
+    """JSON schema of an explanation."""
+    return _object(
+        {
+            "explanation": {"type": "string"},
+            "interpretable": {"type": "boolean"},
+            "confidence": _share(),
+        }
+    )
+
+
+def categorize_schema(slugs: Sequence[str]) -> dict[str, Any]:
+    """JSON schema of a categorisation among `slugs`."""
+    chosen = _object(
+        {
+            "category": {"type": "string", "enum": list(slugs)},
+            "confidence": _share(),
+            "quote": {"type": "string"},
+        }
+    )
+    outcomes = ["assigned", "none", "uninterpretable"]
+    return _object(
+        {
+            "outcome": {"type": "string", "enum": outcomes},
+            "categories": {"type": "array", "items": chosen, "maxItems": MAX_CATEGORIES},
+        }
+    )
+
+
+def detect_schema(item_ids: Sequence[str]) -> dict[str, Any]:
+    """JSON schema of a yes or no for each of `item_ids`."""
+    item = _object(
+        {"id": {"type": "string", "enum": list(item_ids)}, "fires": {"type": "boolean"}}
+    )
+    return _object({"answers": {"type": "array", "items": item, "maxItems": len(item_ids)}})
+
+
+def parse_answer(request: JudgeRequest, text: str) -> dict[str, Any]:
+    """Find and check the answer in a judge's words; AnswerError says what is wrong with them.
+
+    Thinking, fences and prose around the JSON object are passed over; of several objects the
+    last one that is a valid answer counts.
+    """
+    found = list(_json_objects(_without_thinking(text)))
+    if not found:
+        raise AnswerError("no JSON object in the answer")
+    problem = AnswerError("no JSON object in the answer")
+    for candidate in reversed(found):
+        try:
+            return check_answer(request, candidate)
+        except AnswerError as error:
+            problem = error
+    raise problem
+
+
+def check_answer(request: JudgeRequest, value: dict[str, Any]) -> dict[str, Any]:
+    """Check an answer that is already JSON against the request; AnswerError where it is none."""
+    kind = {"explain": ExplainAnswer, "categorize": CategorizeAnswer, "detect": DetectAnswer}
+    try:
+        answer = kind[request.stage].model_validate(value)
+    except ValidationError as error:
+        raise AnswerError(_first_problem(error)) from None
+    if isinstance(answer, CategorizeAnswer):
+        _require_known([chosen.category for chosen in answer.categories], _slugs(request))
+    if isinstance(answer, DetectAnswer):
+        _require_known([item.id for item in answer.answers], request.item_ids)
+    return answer.model_dump(mode="json")
+
+
+def is_refusal(text: str) -> bool:
+    """Tell whether a text without an answer is a model declining to give one."""
+    return _REFUSAL.match(_without_thinking(text)) is not None
+
+
+def _slugs(request: JudgeRequest) -> tuple[str, ...]:
+    return tuple(option.slug for option in request.options)
+
+
+def _require_known(names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise AnswerError(f"{name!r} is none of the choices")
+
+
+def _without_thinking(text: str) -> str:
+    """Drop thinking, also where its opening tag was part of the prompt."""
+    return _OPEN_THINKING.sub("", _THINKING.sub("", text)).strip()
+
+
+def _json_objects(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the outermost JSON objects in a text, in order."""
+    decoder = json.JSONDecoder()
+    at = text.find("{")
+    while at >= 0:
+        try:
+            value, end = decoder.raw_decode(text, at)
+        except (json.JSONDecodeError, RecursionError):
+            end = at + 1
+        else:
+            if isinstance(value, dict):
+                yield value
+        at = text.find("{", end)
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _share() -> dict[str, Any]:
+    return {"type": "number", "minimum": 0, "maximum": 1}

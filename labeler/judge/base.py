@@ -1,0 +1,206 @@
+"""What travels between the labeling stages and a judge, whoever the judge is."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from labeler.study import canonical_json, sha256_text
+
+Stage = Literal["explain", "categorize", "detect"]
+EndpointKind = Literal["evidence", "openai", "scripted", "import"]
+ReplyStatus = Literal["ok", "parse_error", "refused", "truncated", "transport_error"]
+CONTENT_ROLES = frozenset({"user", "assistant", "plain"})
+"""Roles whose tokens are text that somebody wrote; the others belong to the chat template."""
+
+
+@dataclass(frozen=True)
+class JudgeIdentity:
+    """Who judges; two judges with equal identity give rows that may stand for each other."""
+
+    name: str
+    """Name shown in reports, e.g. `evidence-minilm`."""
+    model: str
+    """Model behind the judge."""
+    endpoint_kind: EndpointKind
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """Everything that can change an answer; no address, key, timeout or concurrency."""
+
+    @property
+    def params_sha256(self) -> str:
+        """Hash of the parameters."""
+        return sha256_text(canonical_json(dict(self.params)))
+
+
+@dataclass(frozen=True)
+class EvidenceWindow:
+    """A stretch of one document, token by token; the four sequences have equal length."""
+
+    kind: str
+    """`top`, `quantile`, `negative` or `other_model`."""
+    split: str
+    """`explain` or `score`."""
+    tokens: tuple[str, ...]
+    roles: tuple[str, ...]
+    """Lower-case role of each token: template, bos, system, user, assistant, plain."""
+    activations: tuple[float, ...]
+    """Activation of the latent, 0 where it is not active."""
+    quantile: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse sequences of different length."""
+        if not len(self.tokens) == len(self.roles) == len(self.activations):
+            raise ValueError("tokens, roles and activations of a window differ in length")
+
+    @property
+    def peak(self) -> float:
+        """Largest activation in the window."""
+        return max(self.activations, default=0.0)
+
+
+@dataclass(frozen=True)
+class LatentFacts:
+    """What the crosscoder says about a latent; None where it is unknown or undefined."""
+
+    target_model: str | None = None
+    reference_model: str | None = None
+    delta_norm: float | None = None
+    """1 = only the target model has a decoder vector, 0 = only the reference model."""
+    nu_error: float | None = None
+    nu_reconstruction: float | None = None
+    density: float | None = None
+    """Share of tokens on which the latent is active."""
+    n_documents: int | None = None
+
+
+@dataclass(frozen=True)
+class LatentSubject:
+    """One latent with the evidence that a judge may see."""
+
+    latent_id: int
+    crosscoder: str
+    latent_index: int
+    windows: tuple[EvidenceWindow, ...]
+    facts: LatentFacts = LatentFacts()
+
+    def of_kind(self, *kinds: str) -> tuple[EvidenceWindow, ...]:
+        """Windows of the given kinds, in order."""
+        return tuple(window for window in self.windows if window.kind in kinds)
+
+
+@dataclass(frozen=True)
+class CategoryOption:
+    """A category that a judge may choose."""
+
+    slug: str
+    name: str
+    parent: str | None
+    definition: str
+    include_when: str = ""
+    exclude_when: str = ""
+    prototypes: tuple[str, ...] = ()
+
+    @property
+    def description(self) -> str:
+        """Name and definition in one sentence."""
+        return f"{self.name}: {self.definition}" if self.definition else self.name
+
+
+@dataclass(frozen=True)
+class ChatMessage:
+    """One message of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class JudgeRequest:
+    """One question, as a chat for judges that read and as data for judges that compute."""
+
+    stage: Stage
+    prompt_name: str
+    prompt_sha256: str
+    """Hash of the prompt file's text."""
+    messages: tuple[ChatMessage, ...]
+    schema: Mapping[str, Any]
+    """JSON schema of the answer."""
+    sample: int = 0
+    """Which of several answers to the same question."""
+    subject: LatentSubject | None = None
+    options: tuple[CategoryOption, ...] = ()
+    explanation: str | None = None
+    item_ids: tuple[str, ...] = ()
+    """`detect`: the texts that are asked about."""
+
+    def sha256(self, identity: JudgeIdentity) -> str:
+        """Hash of who is asked what; nothing of the run or of the latent's number is in it."""
+        asked: dict[str, Any] = {
+            "judge": [identity.name, identity.model, identity.endpoint_kind],
+            "params": dict(identity.params),
+            "stage": self.stage,
+            "messages": [[message.role, message.content] for message in self.messages],
+            "schema": dict(self.schema),
+            "sample": self.sample,
+        }
+        if identity.endpoint_kind == "evidence" and self.subject is not None:
+            asked["windows"] = [_window_content(window) for window in self.subject.windows]
+            asked["prototypes"] = [list(option.prototypes) for option in self.options]
+        return sha256_text(canonical_json(asked).encode("utf-8", "backslashreplace").decode())
+
+
+@dataclass(frozen=True)
+class JudgeReply:
+    """How one call ended; `parsed` is there exactly where `status` is ok."""
+
+    status: ReplyStatus
+    raw: str | None = None
+    """The judge's words, untouched."""
+    parsed: dict[str, Any] | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    latency_s: float | None = None
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an answer without its status, and the reverse."""
+        if (self.status == "ok") != (self.parsed is not None):
+            raise ValueError("a reply has a parsed answer exactly where its status is ok")
+
+
+OnAttempt = Callable[[JudgeReply], Awaitable[None]]
+"""Told of every ended attempt, the last one included, in order."""
+
+
+async def ignore_attempt(_: JudgeReply) -> None:
+    """Keep no record of an attempt."""
+
+
+class Judge(Protocol):
+    """Explains latents and puts them into categories."""
+
+    @property
+    def identity(self) -> JudgeIdentity:
+        """Who this is."""
+        ...
+
+    @property
+    def concurrency(self) -> int:
+        """How many requests it takes at a time."""
+        ...
+
+    async def ask(
+        self, request: JudgeRequest, on_attempt: OnAttempt = ignore_attempt
+    ) -> JudgeReply:
+        """Answer one request; WorkError when no request can succeed any more."""
+        ...
+
+    async def aclose(self) -> None:
+        """Give back connections."""
+        ...
+
+
+def _window_content(window: EvidenceWindow) -> list[Any]:
+    activations = [float(f"{value:.6g}") for value in window.activations]
+    return [window.kind, window.quantile, list(window.tokens), list(window.roles), activations]
