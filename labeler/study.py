@@ -18,7 +18,7 @@ from labeler.errors import UsageError
 class Section(BaseModel):
     """A table of study.toml: immutable, and unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class StudySection(Section):
@@ -250,7 +250,6 @@ class StudyConfig(Section):
             if row.target == row.reference:
                 raise ValueError(f"comparison {row.name}: target and reference are the same model")
         return self
-
 
 
 def expand_environment(text: str, key: str) -> str:

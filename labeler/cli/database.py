@@ -1,0 +1,55 @@
+"""Commands on databases: upgrade, downgrade, current, check."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+DatabaseUrl = Annotated[
+    str, typer.Argument(metavar="URL", help="sqlite:///FILE or postgresql://HOST/NAME.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group `db` to the application."""
+    group = typer.Typer(help="Database migrations.", no_args_is_help=True)
+    for command in (upgrade, downgrade, current, check):
+        group.command()(command)
+    app.add_typer(group, name="db")
+
+
+def upgrade(url: DatabaseUrl) -> None:
+    """Bring the database to this version's revision; a SQLite file is backed up first."""
+    from labeler.store import migrate
+
+    backup = migrate.upgrade(url)
+    if backup is not None:
+        typer.echo(f"backup: {backup}", err=True)
+    typer.echo(f"at revision {migrate.current(url)}", err=True)
+
+
+def downgrade(
+    url: DatabaseUrl,
+    revision: Annotated[str, typer.Argument(help="A revision, -1 for one back, or base.")],
+) -> None:
+    """Take the database back to an older revision."""
+    from labeler.store import migrate
+
+    migrate.downgrade(url, revision)
+    typer.echo(f"at revision {migrate.current(url) or 'base'}", err=True)
+
+
+def current(url: DatabaseUrl) -> None:
+    """Print the database's revision."""
+    from labeler.store import migrate
+
+    typer.echo(migrate.current(url) or "base")
+
+
+def check(url: DatabaseUrl) -> None:
+    """Exit 1 when the database's schema differs from this version's."""
+    from labeler.store import migrate
+
+    migrate.check(url)
+    typer.echo("the schema is this version's", err=True)

@@ -1,0 +1,79 @@
+"""Entry point of `difflens`: assembles the commands and turns errors into one line and a status."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from crosscoder.errors import InputError as CrosscoderInputError
+from crosscoder.errors import WorkError as CrosscoderWorkError
+from labeler import __version__
+from labeler.cli import analysis, database, demo, labels, machine, stages
+from labeler.errors import UsageError, WorkError
+from taxonomy.errors import InputError as TaxonomyInputError
+
+USAGE_ERRORS = (UsageError, CrosscoderInputError, TaxonomyInputError)
+WORK_ERRORS = (WorkError, CrosscoderWorkError)
+EXIT_WORK_FAILED = 1
+EXIT_WRONG_CALL = 2
+EXIT_INTERRUPTED = 130
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"difflens {__version__}")
+        raise typer.Exit()
+
+
+def build_app() -> typer.Typer:
+    """The command-line application with all its commands."""
+    app = typer.Typer(
+        name="difflens",
+        help="What did the fine-tune change, concept by concept, and how sure are we?",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    @app.callback()
+    def difflens(
+        version: bool = typer.Option(
+            False, "--version", callback=_show_version, is_eager=True, help="Print the version."
+        ),
+    ) -> None:
+        """What did the fine-tune change, concept by concept, and how sure are we?"""
+
+    for room in (demo, stages, analysis, labels, database, machine):
+        room.register(app)
+    return app
+
+
+def run(arguments: list[str]) -> int:
+    """Run one call and return its exit status: 0 done, 1 work failed, 2 wrong call or config."""
+    try:
+        result = build_app()(args=arguments or ["--help"], standalone_mode=False)
+    except USAGE_ERRORS as error:
+        return _end(error, EXIT_WRONG_CALL)
+    except WORK_ERRORS as error:
+        return _end(error, EXIT_WORK_FAILED)
+    except typer.TyperException as error:
+        return _end(ValueError(error.format_message()), EXIT_WRONG_CALL)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("difflens: interrupted; the same command goes on from here\n")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_WORK_FAILED
+    return result if isinstance(result, int) else 0
+
+
+def _end(error: Exception, status: int) -> int:
+    sys.stderr.write(f"difflens: {error}\n")
+    return status
+
+
+def main() -> None:
+    """Console script."""
+    sys.exit(run(sys.argv[1:]))

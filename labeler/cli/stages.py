@@ -1,0 +1,97 @@
+"""Commands that run the main job: init, run, one command a stage, and status."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from labeler.cli.options import StudyPath
+
+if TYPE_CHECKING:
+    from labeler.study import StudyFile
+
+STAGE_HELP = {
+    "harvest": "Let the models read the text and store their activations.",
+    "train": "Train the crosscoder.",
+    "isolate": "Find the latents that only one model has.",
+    "collect": "Collect the evidence of each isolated latent.",
+    "label": "Let the judge explain each latent.",
+    "categorize": "Cluster the explanations and map them to the taxonomy.",
+    "report": "Compute the change statistics and write the report.",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command()(init)
+    app.command()(run)
+    for name, text in STAGE_HELP.items():
+        app.command(name, help=text)(_stage_command(name))
+    app.command()(status)
+
+
+def init(
+    study: Annotated[Path, typer.Argument(metavar="study.toml", help="File to write.")],
+) -> None:
+    """Write a commented config to start from."""
+    from labeler.study_template import write_template
+
+    write_template(study)
+    typer.echo(f"wrote {study}", err=True)
+
+
+def run(
+    study: StudyPath,
+    first: Annotated[
+        str | None, typer.Option("--from", help="Redo this stage and those after it.")
+    ] = None,
+    last: Annotated[str | None, typer.Option("--until", help="Stop after this stage.")] = None,
+) -> None:
+    """Run every stage, skipping what is already done with the same inputs."""
+    from labeler.study import StudyFile
+
+    run_and_print(StudyFile.read(study), first, last)
+
+
+def run_and_print(study: StudyFile, first: str | None, last: str | None) -> None:
+    """Run stages, say on stderr what each did, and print the change table at the end."""
+    from labeler.pipeline import run_study
+    from labeler.progress import progress_for
+
+    reports = []
+    for report in run_study(study, progress_for(), first, last):
+        reports.append(report)
+        took = "" if report.was_done else f" ({report.seconds:.1f} s)"
+        typer.echo(f"{report.stage}: {report.message}{took}", err=True)
+    if all(report.was_done for report in reports):
+        typer.echo("nothing to do: every stage is done with the same inputs", err=True)
+    if reports and reports[-1].stage == "report":
+        print_report(study)
+
+
+def print_report(study: StudyFile) -> None:
+    """Print the newest change table of each comparison and the report's path."""
+    from labeler.report.terminal import print_change_tables
+
+    print_change_tables(study)
+
+
+def _stage_command(name: str) -> Callable[[Path], None]:
+    def command(study: StudyPath) -> None:
+        from labeler.study import StudyFile
+
+        run_and_print(StudyFile.read(study), None, name)
+
+    command.__name__ = name
+    return command
+
+
+def status(study: StudyPath) -> None:
+    """Show the stages that are done, stale or open, the coverage, and what review is left."""
+    from labeler.status import print_status
+    from labeler.study import StudyFile
+
+    print_status(StudyFile.read(study))

@@ -1,0 +1,120 @@
+"""Runs the stages in order, skips what is done with the same inputs, and records every run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Engine
+
+from crosscoder.progress import Progress
+from labeler import __version__
+from labeler.errors import UsageError
+from labeler.stages import load_stage
+from labeler.stages.base import STAGE_NAMES, StageContext
+from labeler.store import migrate
+from labeler.store.engine import open_engine, read_session, write_session
+from labeler.store.records import begin_run, finish_run, latest_done_run
+from labeler.study import StudyFile, canonical_json, sha256_text
+from labeler.study_lock import study_lock
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What happened to one stage in one call."""
+
+    stage: str
+    was_done: bool
+    message: str
+    seconds: float
+
+
+def stage_range(first: str | None, last: str | None) -> tuple[str, ...]:
+    """Stage names up to `last`; UsageError for an unknown name or an empty range."""
+    for option, name in (("--from", first), ("--until", last)):
+        if name is not None and name not in STAGE_NAMES:
+            raise UsageError(f"{option}: no stage {name!r}; choose from {', '.join(STAGE_NAMES)}")
+    until = STAGE_NAMES.index(last) if last else len(STAGE_NAMES) - 1
+    if first and STAGE_NAMES.index(first) > until:
+        raise UsageError(f"--from {first} comes after --until {last}")
+    return STAGE_NAMES[: until + 1]
+
+
+def run_study(
+    study: StudyFile,
+    progress: Progress,
+    first: str | None = None,
+    last: str | None = None,
+) -> Iterator[StageReport]:
+    """Run the stages until `last`, yielding a report after each.
+
+    A stage whose key has a finished run and a whole product is skipped, unless it is `first` or
+    comes after it.
+    """
+    names = stage_range(first, last)
+    forced = STAGE_NAMES.index(first) if first else len(STAGE_NAMES)
+    with opened(study, create=True) as engine, study_lock(study):
+        context = StageContext(study, engine, progress)
+        for name in names:
+            context = with_key(context, name)
+            is_forced = STAGE_NAMES.index(name) >= forced
+            yield _run_stage(context, name, is_forced)
+
+
+@contextmanager
+def opened(study: StudyFile, create: bool = False) -> Iterator[Engine]:
+    """The study's database: migrated first if `create`, else required to be current."""
+    if create:
+        migrate.upgrade(study.database_url)
+    engine = open_engine(study.database_url)
+    try:
+        migrate.require_current(engine)
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def with_key(context: StageContext, name: str) -> StageContext:
+    """The context that also knows the key of stage `name`; stages before it are keyed already."""
+    index = STAGE_NAMES.index(name)
+    previous = context.keys[STAGE_NAMES[index - 1]] if index else None
+    content = {
+        "stage": name,
+        "inputs": load_stage(name).inputs(context),
+        "previous": previous,
+        "seed": context.study.config.study.seed,
+    }
+    return replace(context, keys=context.keys | {name: sha256_text(canonical_json(content))})
+
+
+def is_done(context: StageContext, name: str) -> bool:
+    """Whether the stage has a finished run under its key and its product is whole."""
+    with read_session(context.engine) as session:
+        run = latest_done_run(session, name, context.keys[name])
+    return run is not None and load_stage(name).is_whole(context)
+
+
+def _run_stage(context: StageContext, name: str, forced: bool) -> StageReport:
+    started = time.monotonic()
+    if not forced and is_done(context, name):
+        return StageReport(name, True, "already done with the same inputs", 0.0)
+    with write_session(context.engine) as session:
+        run_id = begin_run(
+            session,
+            name,
+            config=context.study.config.model_dump(mode="json"),
+            stage_key=context.keys[name],
+            code_version=__version__,
+        )
+    try:
+        outcome = load_stage(name).run(context, run_id)
+    except BaseException as error:
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        with write_session(context.engine) as session:
+            finish_run(session, run_id, status, {"error": str(error)[:2000]})
+        raise
+    with write_session(context.engine) as session:
+        finish_run(session, run_id, "done", {"message": outcome.message, **outcome.result})
+    return StageReport(name, False, outcome.message, time.monotonic() - started)

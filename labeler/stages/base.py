@@ -1,0 +1,69 @@
+"""What a stage is: it names its inputs, makes its product, and can tell whether that is whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from sqlalchemy import Engine
+
+from crosscoder.progress import Progress
+from labeler.errors import UsageError
+from labeler.study import StudyFile
+
+STAGE_NAMES = ("harvest", "train", "isolate", "collect", "label", "categorize", "report")
+"""In the order in which data flows."""
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What every stage works with."""
+
+    study: StudyFile
+    engine: Engine
+    progress: Progress
+    keys: dict[str, str] = field(default_factory=dict)
+    """Stage key by stage name, for this stage and those before it."""
+
+    def folder(self, stage: str) -> Path:
+        """Folder of the artifacts of `stage`, addressed by the hash of what they are made from."""
+        return self.study.artifacts / stage / self.keys[stage][:16]
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """What a stage says of its work."""
+
+    message: str
+    """One line for people."""
+    result: dict[str, Any] = field(default_factory=dict)
+    """Facts that the run's row keeps."""
+
+
+class Stage(Protocol):
+    """One stage of the main job."""
+
+    name: str
+
+    def inputs(self, context: StageContext) -> dict[str, Any]:
+        """Everything besides the stage before that decides the product, as JSON values.
+
+        Raises UsageError when the config lacks what the stage needs.
+        """
+        ...
+
+    def run(self, context: StageContext, run_id: int) -> StageOutcome:
+        """Make the product, going on from what an interrupted run left whole."""
+        ...
+
+    def is_whole(self, context: StageContext) -> bool:
+        """Whether the product's files, if it has any, are all there."""
+        ...
+
+
+def required(value: Any, stage: str, key: str, what: str) -> Any:
+    """The value, or UsageError naming the missing table of study.toml and why it is needed."""
+    if value is None or value == ():
+        raise UsageError(f"{key}: missing in study.toml; `{stage}` needs {what}")
+    return value

@@ -1,0 +1,40 @@
+"""One process at a time works on a study's artifacts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from labeler.errors import WorkError
+from labeler.study import StudyFile
+
+
+@contextmanager
+def study_lock(study: StudyFile) -> Iterator[None]:
+    """Hold the study's lock file; the system releases it however the process ends.
+
+    Raises WorkError when another process holds it. Where the platform has no `flock`, nothing
+    is locked.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    study.artifacts.mkdir(parents=True, exist_ok=True)
+    path = study.artifacts / "lock"
+    with path.open("a+", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            holder = handle.read().strip() or "unknown"
+            raise WorkError(
+                f"{study.path}: process {holder} is working on this study; wait for it or stop it"
+            ) from None
+        handle.seek(0)
+        handle.truncate()
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
