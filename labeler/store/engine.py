@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
@@ -39,7 +39,11 @@ def parse_url(url: str | URL) -> URL:
 
 def shown_url(url: str | URL) -> str:
     """The URL as it may be printed: without its password."""
-    return parse_url(url).render_as_string(hide_password=True)
+    path = sqlite_file(url)
+    if path is not None:
+        return f"sqlite:///{path}"
+    parsed = parse_url(url)
+    return parsed.set(drivername=parsed.get_backend_name()).render_as_string(hide_password=True)
 
 
 def sqlite_file(url: str | URL) -> Path | None:
@@ -47,7 +51,8 @@ def sqlite_file(url: str | URL) -> Path | None:
     parsed = parse_url(url)
     if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
         return None
-    return Path(str(parsed.database))
+    database = str(parsed.database)
+    return Path(unquote(database.removeprefix("file:")) if "uri" in parsed.query else database)
 
 
 def require_existing(url: str | URL) -> None:

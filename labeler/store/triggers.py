@@ -45,9 +45,20 @@ _PREFIX = "tr_difflens_"
 
 def create_triggers(connection: Connection) -> None:
     """Create every trigger."""
-    statements = _sqlite() if connection.dialect.name == "sqlite" else _postgresql()
-    for statement in statements:
+    for statement in definitions(connection.dialect.name):
         connection.execute(text(statement.replace(":", r"\:")))
+
+
+def definitions(dialect: str) -> list[str]:
+    """The statements that make every trigger of a dialect."""
+    return _sqlite() if dialect == "sqlite" else _postgresql()
+
+
+def trigger_names(dialect: str) -> set[str]:
+    """The names of the triggers, as the database stores them."""
+    words = (statement.split() for statement in definitions(dialect))
+    names = {part[2] for part in words if part[1] == "TRIGGER"}
+    return names if dialect == "sqlite" else {name.lower() for name in names}
 
 
 def drop_triggers(connection: Connection) -> None:

@@ -1,0 +1,203 @@
+"""Upgrade, downgrade and check a database."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.util import CommandError
+from sqlalchemy import CheckConstraint, Connection, Engine, inspect, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from labeler.errors import UsageError, WorkError
+from labeler.store.engine import (
+    READ_ONLY_OPTION,
+    open_engine,
+    require_existing,
+    shown_url,
+    sqlite_file,
+)
+from labeler.store.migration_scripts import alembic_config, head_revision, is_known
+from labeler.store.schema import metadata
+from labeler.store.triggers import trigger_names
+from labeler.store.views import VIEWS, definitions_sha256, installed_definitions_sha256
+
+
+@dataclass(frozen=True)
+class DatabaseState:
+    """What a database is, as far as migrations are concerned."""
+
+    revision: str | None
+    """Its revision; None where it has none."""
+    is_empty: bool
+    """No table at all."""
+    definitions_sha256: str | None
+    """Hash of the views and triggers it has; None where they are missing."""
+
+
+def current(url: str | URL | Engine) -> str | None:
+    """The database's revision; None for an empty one. UsageError when it is not there."""
+    return _state(url).revision
+
+
+def upgrade(url: str | URL, backup: bool = True) -> Path | None:
+    """Bring a database to the newest revision, making a SQLite file that is missing.
+
+    Returns the backup written beside a SQLite file that held data and had steps to go, else
+    None. UsageError for a revision this version does not know; the database is not touched.
+    """
+    path = sqlite_file(url)
+    if path is not None and not path.exists():
+        _run_upgrade(url)
+        return None
+    state = _state(url)
+    _refuse_strangers(url, state)
+    if state.revision == head_revision() and state.definitions_sha256 == definitions_sha256():
+        return None
+    must_copy = backup and state.revision not in (None, head_revision())
+    copy = _back_up(path, state.revision) if must_copy and path is not None else None
+    _run_upgrade(url)
+    return copy
+
+
+def downgrade(url: str | URL, revision: str, backup: bool = True) -> Path | None:
+    """Take a database back to `revision` (`base` = no tables); returns the backup's path."""
+    require_existing(url)
+    state = _state(url)
+    _refuse_strangers(url, state)
+    path = sqlite_file(url)
+    copy = _back_up(path, state.revision) if backup and path and state.revision else None
+    try:
+        command.downgrade(alembic_config(url), revision)
+    except CommandError as error:
+        raise UsageError(f"db downgrade: {error}") from None
+    return copy
+
+
+def require_current(url: str | URL | Engine) -> None:
+    """Raise UsageError, with the command to run, unless the database is at the newest revision."""
+    state = _state(url)
+    _refuse_strangers(url, state)
+    head = head_revision()
+    if state.revision == head and state.definitions_sha256 == definitions_sha256():
+        return
+    shown = _shown(url)
+    if state.revision is None:
+        found = "has no tables yet"
+    elif state.revision == head:
+        found = "has the views of another version of difflens"
+    else:
+        found = f"is at revision {state.revision}, this version of difflens needs {head}"
+    raise UsageError(f"database.url: {shown} {found}; run `difflens db upgrade {shown}`")
+
+
+def check(url: str | URL) -> list[str]:
+    """How the database differs from what this version declares; an empty list is clean."""
+    require_existing(url)
+    engine = open_engine(url)
+    try:
+        with engine.execution_options(**{READ_ONLY_OPTION: True}).connect() as connection:
+            return _differences(connection)
+    finally:
+        engine.dispose()
+
+
+def _run_upgrade(url: str | URL) -> None:
+    try:
+        command.upgrade(alembic_config(url), "head")
+    except OperationalError as error:
+        raise WorkError(f"db upgrade: {shown_url(url)}: {error.orig}") from error
+
+
+def _back_up(path: Path, revision: str | None) -> Path:
+    """Copy a SQLite file with VACUUM INTO, which sees only committed pages."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+    target = path.with_name(f"{path.name}.backup-{revision}-{stamp}")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("VACUUM INTO ?", (str(target),))
+    return target
+
+
+def _state(url: str | URL | Engine) -> DatabaseState:
+    if isinstance(url, Engine):
+        return _read_state(url)
+    require_existing(url)
+    engine = open_engine(url)
+    try:
+        return _read_state(engine)
+    finally:
+        engine.dispose()
+
+
+def _read_state(engine: Engine) -> DatabaseState:
+    try:
+        with engine.execution_options(**{READ_ONLY_OPTION: True}).connect() as connection:
+            return DatabaseState(
+                revision=MigrationContext.configure(connection).get_current_revision(),
+                is_empty=not inspect(connection).get_table_names(),
+                definitions_sha256=installed_definitions_sha256(connection),
+            )
+    except DatabaseError as error:
+        raise UsageError(
+            f"database.url: {_shown(engine)} cannot be read as a database: {error.orig}"
+        ) from None
+
+
+def _refuse_strangers(url: str | URL | Engine, state: DatabaseState) -> None:
+    shown = _shown(url)
+    if state.revision is None and not state.is_empty:
+        raise UsageError(
+            f"database.url: {shown} holds tables of something else; name another file or schema"
+        )
+    if state.revision is not None and not is_known(state.revision):
+        raise UsageError(
+            f"database.url: {shown} is at revision {state.revision}, which this version of"
+            f" difflens does not know (its newest is {head_revision()}); upgrade difflens"
+        )
+
+
+def _shown(url: str | URL | Engine) -> str:
+    return shown_url(url.url if isinstance(url, Engine) else url)
+
+
+def _differences(connection: Connection) -> list[str]:
+    context = MigrationContext.configure(
+        connection, opts={"compare_type": True, "compare_server_default": True}
+    )
+    found = [str(difference) for difference in compare_metadata(context, metadata)]
+    inspector = inspect(connection)
+    tables = set(inspector.get_table_names())
+    for table in metadata.sorted_tables:
+        if table.name not in tables:
+            continue
+        declared = {
+            str(item.name) for item in table.constraints if isinstance(item, CheckConstraint)
+        }
+        present = {str(row["name"]) for row in inspector.get_check_constraints(table.name)}
+        found += [f"missing CHECK {name} on {table.name}" for name in declared - present]
+        found += [f"unknown CHECK {name} on {table.name}" for name in present - declared]
+    views = set(inspector.get_view_names())
+    found += [f"missing view {view.name}" for view in VIEWS if view.name not in views]
+    if installed_definitions_sha256(connection) != definitions_sha256():
+        found.append("the views or triggers are of another version; run `difflens db upgrade`")
+    missing = trigger_names(connection.dialect.name) - _present_triggers(connection)
+    found += [f"missing trigger {name}" for name in sorted(missing)]
+    return found
+
+
+def _present_triggers(connection: Connection) -> set[str]:
+    if connection.dialect.name == "sqlite":
+        query = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+    else:
+        query = (
+            "SELECT t.tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid"
+            " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = current_schema()"
+        )
+    return set(connection.execute(text(query)).scalars())
