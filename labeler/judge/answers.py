@@ -58,7 +58,7 @@ class CategorizeAnswer(Answer):
     """The categories of a latent, the primary one first."""
 
     outcome: Literal["assigned", "none", "uninterpretable"]
-    categories: tuple[ChosenCategory, ...] = Field((), max_length=MAX_CATEGORIES)
+    categories: tuple[ChosenCategory, ...] = Field(default=(), max_length=MAX_CATEGORIES)
 
     @model_validator(mode="after")
     def _outcome_agrees_with_categories(self) -> CategorizeAnswer:
@@ -88,6 +88,13 @@ class DetectAnswer(Answer):
         if len(set(ids)) != len(ids):
             raise ValueError("an id is answered twice")
         return self
+
+
+_ANSWERS: dict[str, type[Answer]] = {
+    "explain": ExplainAnswer,
+    "categorize": CategorizeAnswer,
+    "detect": DetectAnswer,
+}
 
 
 def explain_schema() -> dict[str, Any]:
@@ -121,9 +128,7 @@ def categorize_schema(slugs: Sequence[str]) -> dict[str, Any]:
 
 def detect_schema(item_ids: Sequence[str]) -> dict[str, Any]:
     """JSON schema of a yes or no for each of `item_ids`."""
-    item = _object(
-        {"id": {"type": "string", "enum": list(item_ids)}, "fires": {"type": "boolean"}}
-    )
+    item = _object({"id": {"type": "string", "enum": list(item_ids)}, "fires": {"type": "boolean"}})
     return _object({"answers": {"type": "array", "items": item, "maxItems": len(item_ids)}})
 
 
@@ -147,9 +152,8 @@ def parse_answer(request: JudgeRequest, text: str) -> dict[str, Any]:
 
 def check_answer(request: JudgeRequest, value: dict[str, Any]) -> dict[str, Any]:
     """Check an answer that is already JSON against the request; AnswerError where it is none."""
-    kind = {"explain": ExplainAnswer, "categorize": CategorizeAnswer, "detect": DetectAnswer}
     try:
-        answer = kind[request.stage].model_validate(value)
+        answer = _ANSWERS[request.stage].model_validate(value)
     except ValidationError as error:
         raise AnswerError(_first_problem(error)) from None
     if isinstance(answer, CategorizeAnswer):
