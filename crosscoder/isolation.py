@@ -1,0 +1,202 @@
+"""Which latents are specific to one model: the rules, and what they saw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.stats import rankdata
+
+from crosscoder.jackknife import BoolArray, FloatArray
+from crosscoder.scaling import PairScaling, ScalingFlag
+
+RuleKind = Literal["strict", "significant", "ranked"]
+Overlap = Literal["exclude", "keep"]
+IndexArray = NDArray[np.int64]
+
+
+class IsolationRule(BaseModel):
+    """When a latent counts as specific to the target model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: RuleKind = "strict"
+    """`strict`: both nu under their thresholds; `significant`: the upper bounds of both
+    intervals are; `ranked`: the `top` latents by the sum of their two ranks."""
+    nu_error_max: float = Field(0.2, gt=0)
+    """Threshold on nu_error (arXiv 2504.02922)."""
+    nu_reconstruction_max: float = Field(0.5, gt=0)
+    """Threshold on nu_reconstruction (arXiv 2504.02922)."""
+    min_documents: int = Field(8, ge=1)
+    """Documents in which a latent must be active."""
+    top: int = Field(40, ge=1)
+    """`ranked`: latents taken."""
+    max_density: float = Field(0.2, gt=0, le=1)
+    """`ranked`: share of tokens above which a latent is too dense to be taken."""
+
+    @property
+    def text(self) -> str:
+        """The rule in words."""
+        documents = f"active in at least {self.min_documents} documents"
+        limits = f"nu_error < {self.nu_error_max:g}, nu_reconstruction < "
+        limits += f"{self.nu_reconstruction_max:g}"
+        if self.kind == "strict":
+            return f"strict ({limits}, {documents})"
+        if self.kind == "significant":
+            return f"significant (interval under {limits}, {documents})"
+        return (
+            f"ranked (the {self.top} lowest by rank of nu_error plus rank of nu_reconstruction, "
+            f"{documents}, density at most {self.max_density:g})"
+        )
+
+
+@dataclass(frozen=True)
+class LatentSelection:
+    """The latents that a rule chose for one ordered pair of models, most specific first."""
+
+    target: str
+    reference: str
+    rule: IsolationRule
+    latent_indices: IndexArray
+    """(n,) ascending by score, ties by index."""
+    scores: FloatArray
+    """(n,) rank of nu_error plus rank of nu_reconstruction among the eligible; 2 is lowest."""
+    n_eligible: int
+    """Latents active in enough documents, with both nu defined, and not too dense for the rule."""
+    n_strict: int
+    """Eligible latents under both thresholds of the rule, whatever its kind."""
+    message: str
+    """One line: how many were chosen, how many pass the thresholds, and what was seen."""
+
+
+@dataclass(frozen=True)
+class ComparisonSelection:
+    """The two sides of a comparison."""
+
+    target: LatentSelection
+    reference: LatentSelection
+    n_overlap: int
+    """Latents that the rule chose on both sides; each was dropped from both if excluded."""
+    message: str
+    """One line for the user."""
+
+
+def eligible_latents(pair: PairScaling, rule: IsolationRule) -> BoolArray:
+    """(F,) latents that the rule may choose from."""
+    eligible = (pair.n_documents >= rule.min_documents) & pair.defined
+    if rule.kind == "ranked":
+        eligible &= pair.density <= rule.max_density
+    return eligible
+
+
+def select_latents(pair: PairScaling, rule: IsolationRule) -> LatentSelection:
+    """Choose the latents specific to `pair.target`; no threshold is ever loosened."""
+    eligible = eligible_latents(pair, rule)
+    score = _rank_sum(pair, eligible)
+    strict = eligible & _under(rule, pair.nu_error, pair.nu_reconstruction)
+    chosen = {
+        "strict": strict,
+        "significant": eligible & _under(rule, pair.nu_error_high, pair.nu_reconstruction_high),
+        "ranked": eligible,
+    }[rule.kind]
+    order = np.flatnonzero(chosen)
+    order = order[np.argsort(score[order], kind="stable")]
+    if rule.kind == "ranked":
+        order = order[: rule.top]
+    return LatentSelection(
+        target=pair.target,
+        reference=pair.reference,
+        rule=rule,
+        latent_indices=order.astype(np.int64),
+        scores=score[order],
+        n_eligible=int(eligible.sum()),
+        n_strict=int(strict.sum()),
+        message=_describe(pair, rule, eligible, int(strict.sum()), order),
+    )
+
+
+def isolate_comparison(
+    target: PairScaling,
+    reference: PairScaling,
+    rule: IsolationRule,
+    overlap: Overlap = "exclude",
+    shared_dictionary: bool = True,
+) -> ComparisonSelection:
+    """Choose the latents of both sides of a comparison.
+
+    `target` and `reference` are the pairs of the two sides, e.g. (simpo, base) and (it, base),
+    or (simpo, it) and (it, simpo). With `overlap="exclude"` a latent chosen on both sides is
+    dropped from both and not replaced. Where the sides come from two crosscoders, their indices
+    name different latents: give `shared_dictionary=False`.
+    """
+    sides = select_latents(target, rule), select_latents(reference, rule)
+    both = np.empty(0, dtype=np.int64)
+    if shared_dictionary:
+        both = np.intersect1d(sides[0].latent_indices, sides[1].latent_indices)
+    if overlap == "exclude":
+        sides = _without(sides[0], both), _without(sides[1], both)
+    done = "dropped from both" if overlap == "exclude" else "kept in both"
+    message = f"{sides[0].message}; {sides[1].message}; "
+    message += f"{len(both)} chosen on both sides and {done}" if len(both) else "no overlap"
+    return ComparisonSelection(sides[0], sides[1], len(both), message)
+
+
+def _without(selection: LatentSelection, dropped: IndexArray) -> LatentSelection:
+    kept = ~np.isin(selection.latent_indices, dropped)
+    return LatentSelection(
+        target=selection.target,
+        reference=selection.reference,
+        rule=selection.rule,
+        latent_indices=selection.latent_indices[kept],
+        scores=selection.scores[kept],
+        n_eligible=selection.n_eligible,
+        n_strict=selection.n_strict,
+        message=selection.message,
+    )
+
+
+def _under(rule: IsolationRule, error: FloatArray, reconstruction: FloatArray) -> BoolArray:
+    return (error < rule.nu_error_max) & (reconstruction < rule.nu_reconstruction_max)
+
+
+def _rank_sum(pair: PairScaling, eligible: BoolArray) -> FloatArray:
+    """rank(nu_reconstruction) + rank(nu_error) among the eligible (arXiv 2504.02922); else NaN."""
+    score = np.full(len(eligible), np.nan)
+    if eligible.any():
+        score[eligible] = rankdata(pair.nu_reconstruction[eligible]) + rankdata(
+            pair.nu_error[eligible]
+        )
+    return score
+
+
+def _describe(
+    pair: PairScaling,
+    rule: IsolationRule,
+    eligible: BoolArray,
+    n_strict: int,
+    chosen: IndexArray,
+) -> str:
+    limits = f"nu_error < {rule.nu_error_max:g} and nu_reconstruction < "
+    limits += f"{rule.nu_reconstruction_max:g}"
+    parts = [f"{pair.target} against {pair.reference}: {len(chosen)} latents by {rule.text}"]
+    if not eligible.any():
+        return f"{parts[0]}; none of {len(eligible)} latents is eligible"
+    passing = "no latent passes" if n_strict == 0 else f"{n_strict} pass"
+    parts.append(f"of {int(eligible.sum())} eligible {passing} {limits}")
+    for name in ("nu_error", "nu_reconstruction", "delta_norm"):
+        parts.append(_spread(name, getattr(pair, name)[eligible]))
+    negative = ScalingFlag.ERROR_NEGATIVE | ScalingFlag.RECONSTRUCTION_NEGATIVE
+    n_negative = int(((pair.flags[chosen] & negative) != 0).sum())
+    if n_negative:
+        parts.append(f"{n_negative} of the chosen have a numerator below -0.1")
+    return "; ".join(parts)
+
+
+def _spread(name: str, values: FloatArray) -> str:
+    low, middle, high = np.nanquantile(values, [0.05, 0.5, 0.95])
+    extreme = "largest" if name == "delta_norm" else "smallest"
+    bound = np.nanmax(values) if name == "delta_norm" else np.nanmin(values)
+    return f"{extreme} {name} {bound:.2f}, 5/50/95% quantiles {low:.2f}/{middle:.2f}/{high:.2f}"
