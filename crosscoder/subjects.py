@@ -1,0 +1,232 @@
+"""Subject models: where they lie, what they are, and loading them for reading only."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crosscoder.errors import InputError
+from crosscoder.files import canonical_json, sha256_text
+from crosscoder.subject_files import (
+    DTYPES,
+    LOADING_ERRORS,
+    SubjectSpec,
+    check_location,
+    first_line,
+    from_pretrained,
+    gguf_path,
+    is_local,
+    local_folder,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+
+
+@dataclass(frozen=True)
+class SubjectFacts:
+    """What is known of a subject model before its weights are read."""
+
+    name: str
+    tokenizer: PreTrainedTokenizerFast
+    n_layers: int
+    d_model: int
+    vocabulary_sha256: str
+    """SHA-256 over the tokens with their ids and the merges."""
+    template_sha256: str
+    """SHA-256 of the chat template; empty where there is none."""
+
+
+@dataclass(frozen=True)
+class SubjectModel:
+    """A subject model in memory: evaluation mode, no gradients."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    n_layers: int
+    """Decoder blocks."""
+    d_model: int
+    """Width of the residual stream."""
+
+
+def load_tokenizer(spec: SubjectSpec) -> PreTrainedTokenizerFast:
+    """The tokenizer of a subject model; InputError where there is none or it cannot be read."""
+    from transformers import AutoTokenizer
+
+    if is_local(spec):
+        folder = local_folder(spec)
+        has_files = any((folder / name).is_file() for name in _TOKENIZER_FILES)
+        if not has_files and gguf_path(spec) is None:
+            raise InputError(
+                f"model {spec.name!r}: {folder} holds no tokenizer; "
+                "copy the base model's tokenizer.json and tokenizer_config.json into it"
+            )
+    return from_pretrained(AutoTokenizer, spec)
+
+
+def inspect_subject(spec: SubjectSpec) -> SubjectFacts:
+    """Read a subject model's config and tokenizer, not its weights."""
+    from transformers import AutoConfig
+
+    check_location(spec)
+    config = _text_config(from_pretrained(AutoConfig, spec))
+    tokenizer = load_tokenizer(spec)
+    template = tokenizer.chat_template or ""
+    return SubjectFacts(
+        name=spec.name,
+        tokenizer=tokenizer,
+        n_layers=int(config.num_hidden_layers),
+        d_model=int(config.hidden_size),
+        vocabulary_sha256=vocabulary_sha256(tokenizer),
+        template_sha256=sha256_text(canonical_json(template)) if template else "",
+    )
+
+
+def load_subject(spec: SubjectSpec, device: str = "cpu") -> SubjectModel:
+    """Load a subject model for reading: adapter merged, evaluation mode, no gradients.
+
+    InputError where the folder, the Hub name or the adapter cannot be loaded.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    check_location(spec)
+    tokenizer = load_tokenizer(spec)
+    config = from_pretrained(AutoConfig, spec)
+    options: dict[str, Any] = {}
+    if getattr(_text_config(config), "attn_logit_softcapping", None) is not None:
+        # Fused attention kernels leave the soft cap out and give other activations.
+        options["attn_implementation"] = "eager"
+    # A small adapter drowns in the rounding of 16-bit weights, so it is merged in float32.
+    dtype = DTYPES["float32"] if spec.adapter else DTYPES[spec.dtype]
+    model, info = from_pretrained(
+        AutoModelForCausalLM, spec, dtype=dtype, output_loading_info=True, **options
+    )
+    if info["missing_keys"]:
+        # The library would fill them with random numbers and go on.
+        raise InputError(
+            f"model {spec.name!r}: {spec.path} lacks the weights "
+            f"{', '.join(sorted(info['missing_keys'])[:3])}; fetch the whole model"
+        )
+    if spec.adapter is not None:
+        model = _merge_adapter(model, spec)
+    model = model.to(device=device, dtype=DTYPES[spec.dtype]).eval().requires_grad_(False)
+    text_config = _text_config(model.config)
+    return SubjectModel(
+        name=spec.name,
+        model=model,
+        tokenizer=tokenizer,
+        n_layers=int(text_config.num_hidden_layers),
+        d_model=int(text_config.hidden_size),
+    )
+
+
+def require_compatible(
+    subjects: Sequence[SubjectFacts], layer: int, template_model: str | None = None
+) -> None:
+    """Check that one crosscoder can read all models at one layer.
+
+    A model without a chat template (a base model) reads the text of the others' template.
+    InputError names the two models that differ in vocabulary, width or template, a layer that
+    a model does not have, or an unknown `template_model`.
+    """
+    if len(subjects) < 2:
+        raise InputError("models: a comparison needs at least two subject models; name another")
+    first = subjects[0]
+    for other in subjects[1:]:
+        if other.vocabulary_sha256 != first.vocabulary_sha256:
+            raise InputError(
+                f"models {first.name!r} and {other.name!r} have different tokenizers "
+                f"({len(first.tokenizer)} and {len(other.tokenizer)} tokens); "
+                "compare models of one family"
+            )
+        if other.d_model != first.d_model:
+            raise InputError(
+                f"models {first.name!r} and {other.name!r} have different widths "
+                f"({first.d_model} and {other.d_model}); compare models of one size"
+            )
+    for subject in subjects:
+        if not 0 <= layer < subject.n_layers:
+            raise InputError(
+                f"harvest.layer: {layer} is out of range, model {subject.name!r} has the layers "
+                f"0 to {subject.n_layers - 1}"
+            )
+    template_subject(subjects, template_model)
+
+
+def template_subject(
+    subjects: Sequence[SubjectFacts], template_model: str | None = None
+) -> SubjectFacts:
+    """The model whose tokenizer renders and tokenises the corpus for all.
+
+    InputError where chat templates differ and `template_model` does not settle it.
+    """
+    if template_model is not None:
+        named = [subject for subject in subjects if subject.name == template_model]
+        if not named:
+            raise InputError(
+                f"harvest.template_model: no model is named {template_model!r} "
+                f"(models: {', '.join(subject.name for subject in subjects)})"
+            )
+        return named[0]
+    with_template = [subject for subject in subjects if subject.template_sha256]
+    for other in with_template[1:]:
+        if other.template_sha256 != with_template[0].template_sha256:
+            raise InputError(
+                f"models {with_template[0].name!r} and {other.name!r} have different chat "
+                "templates; name the model whose template is used in harvest.template_model"
+            )
+    return with_template[0] if with_template else subjects[0]
+
+
+def vocabulary_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
+    """SHA-256 over the tokens with their ids and, where the tokenizer has them, the merges."""
+    merges: list[Any] = []
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        rows = json.loads(backend.to_str())["model"].get("merges") or []
+        # Older files write a merge as "a b", newer ones as ["a", "b"].
+        merges = [row if isinstance(row, str) else " ".join(row) for row in rows]
+    return sha256_text(canonical_json([tokenizer.get_vocab(), merges]))
+
+
+def _text_config(config: Any) -> Any:
+    """The part of a config that describes the language model."""
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _merge_adapter(model: PreTrainedModel, spec: SubjectSpec) -> PreTrainedModel:
+    """Add a PEFT adapter's change to the weights themselves."""
+    from peft import PeftModel
+
+    adapter = str(spec.adapter)
+    folder = Path(adapter).expanduser()
+    if folder.exists():
+        adapter = str(folder)
+        if not (folder / "adapter_config.json").is_file():
+            raise InputError(
+                f"model {spec.name!r}: adapter {folder} holds no adapter_config.json; "
+                "give the folder of a PEFT adapter"
+            )
+    try:
+        with warnings.catch_warnings():
+            # PEFT only warns of weights it did not find, and would merge nothing.
+            warnings.filterwarnings("error", message=".*missing adapter keys.*")
+            merged: PreTrainedModel = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    except (*LOADING_ERRORS, UserWarning) as error:
+        raise InputError(
+            f"model {spec.name!r}: adapter {adapter} does not fit {spec.path}: {first_line(error)}"
+        ) from error
+    return merged
