@@ -125,11 +125,10 @@ def test_interval_equals_explicit_recomputation_without_each_block(
 ) -> None:
     pair = scaled.pair("simpo", "pt")
     blocks = document_blocks(planted.document, 20)
-    checked = 0
-    for latent in range(planted.dense.shape[1]):
+    defined = np.flatnonzero(pair.defined)[:2]
+    assert len(defined) == 2
+    for latent in defined:
         nu = getattr(pair, f"nu_{kind}")[latent]
-        if not np.isfinite(nu):
-            continue
         left_out = []
         for block in range(20):
             keep = blocks != block
@@ -141,8 +140,6 @@ def test_interval_equals_explicit_recomputation_without_each_block(
         half = stats.t.ppf(0.975, 19) * np.sqrt(19 / 20 * (deviations**2).sum())
         assert getattr(pair, f"nu_{kind}_low")[latent] == pytest.approx(nu - half, rel=1e-8)
         assert getattr(pair, f"nu_{kind}_high")[latent] == pytest.approx(nu + half, rel=1e-8)
-        checked += 1
-    assert checked >= 3
 
 
 def test_adding_in_pieces_that_cut_documents_changes_nothing(planted: Planted) -> None:

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pydantic import ValidationError
+
+from crosscoder.isolation import IsolationRule, isolate_comparison, select_latents
+from crosscoder.scaling import PairScaling, ScalingFlag
+
+NAN = float("nan")
+
+
+def make_pair(
+    nu_error: Any,
+    nu_reconstruction: Any,
+    *,
+    half: float = 0.05,
+    density: float | list[float] = 0.01,
+    n_documents: float | list[float] = 20,
+    target: str = "simpo",
+    reference: str = "it",
+) -> PairScaling:
+    error, reconstruction = np.array(nu_error, float), np.array(nu_reconstruction, float)
+    n = len(error)
+    return PairScaling(
+        target=target,
+        reference=reference,
+        delta_norm=np.linspace(0.5, 0.9, n),
+        nu_error=error,
+        nu_error_low=error - half,
+        nu_error_high=error + half,
+        nu_reconstruction=reconstruction,
+        nu_reconstruction_low=reconstruction - half,
+        nu_reconstruction_high=reconstruction + half,
+        beta_error_target=np.ones(n),
+        beta_error_reference=error,
+        beta_reconstruction_target=np.ones(n),
+        beta_reconstruction_reference=reconstruction,
+        flags=np.where(error < -0.1, int(ScalingFlag.ERROR_NEGATIVE), 0).astype(np.uint8),
+        density=np.broadcast_to(np.array(density, float), (n,)),
+        n_documents=np.broadcast_to(np.array(n_documents, float), (n,)),
+    )
+
+
+def chosen(pair: PairScaling, **rule: Any) -> list[int]:
+    return select_latents(pair, IsolationRule(**rule)).latent_indices.tolist()
+
+
+def test_strict_needs_both_nu_under_their_thresholds() -> None:
+    pair = make_pair([0.1, 0.1, 0.3, 0.2], [0.1, 0.6, 0.1, 0.1])
+    assert chosen(pair, kind="strict") == [0]
+
+
+def test_strict_needs_enough_documents() -> None:
+    pair = make_pair([0.1, 0.1], [0.1, 0.1], n_documents=[8, 7])
+    assert chosen(pair, kind="strict") == [0]
+
+
+def test_undefined_nu_is_never_chosen() -> None:
+    pair = make_pair([NAN, 0.1, 0.1], [0.1, NAN, 0.1])
+    for kind in ("strict", "significant", "ranked"):
+        assert chosen(pair, kind=kind) == [2]
+
+
+def test_significant_needs_the_upper_bounds_under_the_thresholds() -> None:
+    pair = make_pair([0.1, 0.16, 0.1], [0.1, 0.1, 0.46], half=0.05)
+    assert chosen(pair, kind="strict") == [0, 1, 2]
+    assert chosen(pair, kind="significant") == [0]
+
+
+def test_ranked_takes_the_lowest_rank_sums_and_breaks_ties_by_index() -> None:
+    # Rank sums: 2+4, 4+2, 1+1, 3+3.
+    pair = make_pair([0.8, 1.0, 0.7, 0.9], [1.0, 0.8, 0.7, 0.9])
+    selection = select_latents(pair, IsolationRule(kind="ranked", top=3))
+    assert selection.latent_indices.tolist() == [2, 0, 1]
+    assert selection.scores.tolist() == [2, 6, 6]
+
+
+def test_ranked_leaves_out_dense_latents_and_strict_does_not() -> None:
+    pair = make_pair([0.1, 0.15], [0.1, 0.15], density=[0.5, 0.01])
+    assert chosen(pair, kind="ranked", max_density=0.2) == [1]
+    assert chosen(pair, kind="strict", max_density=0.2) == [0, 1]
+
+
+def test_strict_with_nothing_to_choose_stays_empty_and_says_what_it_saw() -> None:
+    pair = make_pair([0.83, 0.95, 1.0], [0.91, 0.97, 1.1])
+    selection = select_latents(pair, IsolationRule(kind="strict"))
+    assert len(selection.latent_indices) == 0
+    assert (selection.n_eligible, selection.n_strict) == (3, 0)
+    assert "no latent passes nu_error < 0.2 and nu_reconstruction < 0.5" in selection.message
+    assert "smallest nu_error 0.83" in selection.message
+    assert "smallest nu_reconstruction 0.91" in selection.message
+    assert "largest delta_norm 0.90" in selection.message
+    assert "\n" not in selection.message
+
+
+def test_ranked_counts_how_many_pass_the_thresholds() -> None:
+    pair = make_pair([0.1, 0.9, 1.0], [0.1, 0.9, 1.0])
+    selection = select_latents(pair, IsolationRule(kind="ranked", top=2))
+    assert selection.n_strict == 1
+    assert len(selection.latent_indices) == 2
+
+
+def test_negative_numerators_among_the_chosen_are_counted() -> None:
+    pair = make_pair([-0.3, 0.1], [0.1, 0.1])
+    message = select_latents(pair, IsolationRule(kind="strict")).message
+    assert "1 of the chosen have a numerator below -0.1" in message
+
+
+def test_no_eligible_latent_is_said() -> None:
+    selection = select_latents(make_pair([NAN], [NAN]), IsolationRule(kind="ranked"))
+    assert selection.n_eligible == 0
+    assert "none of 1 latents is eligible" in selection.message
+
+
+def test_latent_on_both_sides_is_dropped_from_both_and_not_replaced() -> None:
+    target = make_pair([0.1, 0.2, 0.3, 0.9], [0.1, 0.2, 0.3, 0.9], target="simpo", reference="pt")
+    reference = make_pair([0.9, 0.1, 0.3, 0.2], [0.9, 0.1, 0.3, 0.2], target="it", reference="pt")
+    rule = IsolationRule(kind="ranked", top=2)
+    both = isolate_comparison(target, reference, rule)
+    assert both.target.latent_indices.tolist() == [0]
+    assert both.target.scores.tolist() == [2]
+    assert both.reference.latent_indices.tolist() == [3]
+    assert both.n_overlap == 1
+    assert "1 chosen on both sides and dropped from both" in both.message
+    kept = isolate_comparison(target, reference, rule, overlap="keep")
+    assert kept.target.latent_indices.tolist() == [0, 1]
+    assert kept.reference.latent_indices.tolist() == [1, 3]
+    assert (kept.n_overlap, "kept in both" in kept.message) == (1, True)
+
+
+def test_indices_of_two_crosscoders_do_not_overlap() -> None:
+    pair = make_pair([0.1, 0.2], [0.1, 0.2])
+    rule = IsolationRule(kind="ranked", top=2)
+    result = isolate_comparison(pair, pair, rule, shared_dictionary=False)
+    assert result.n_overlap == 0
+    assert result.target.latent_indices.tolist() == [0, 1]
+
+
+@given(
+    arrays(float, 12, elements=st.floats(-0.5, 2)),
+    arrays(float, 12, elements=st.floats(-0.5, 2)),
+    st.integers(1, 12),
+)
+@settings(max_examples=50, deadline=None)
+def test_every_rule_keeps_its_word(error: Any, reconstruction: Any, top: int) -> None:
+    pair = make_pair(error, reconstruction)
+    strict = set(chosen(pair, kind="strict"))
+    assert strict == set(np.flatnonzero((error < 0.2) & (reconstruction < 0.5)).tolist())
+    assert set(chosen(pair, kind="significant")) <= strict
+    ranked = select_latents(pair, IsolationRule(kind="ranked", top=top))
+    assert len(ranked.latent_indices) == top
+    assert (np.diff(ranked.scores) >= 0).all()
+
+
+def test_unknown_key_of_a_rule_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        IsolationRule(kind="strict", threshold=0.3)
