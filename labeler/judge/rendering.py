@@ -1,0 +1,157 @@
+"""Text of the corpus inside a prompt: visible, on lines of its own, in a frame it cannot close."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from labeler.judge.base import CategoryOption, EvidenceWindow, LatentFacts, LatentSubject
+from labeler.judge.windows import (
+    Turn,
+    in_order,
+    joined,
+    marked_runs,
+    scale_of,
+    strength,
+    turns,
+)
+from labeler.study import sha256_text
+
+OPEN_MARK, CLOSE_MARK = "<<", ">>"
+STRONGEST_TOKENS = 8
+"""Tokens whose strength is listed below a text."""
+_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_JOINERS = frozenset({"\u200c", "\u200d"})
+"""Needed to write Persian, Indic scripts and emoji; they move nothing on the page."""
+_MARK_LIKE = re.compile(r"<{2,}|>{2,}|^[<>]|[<>]$")
+"""Also one bracket at an edge: next to a mark it would read as part of it."""
+_LETTERS = {"top": "t", "quantile": "q", "negative": "n", "other_model": "o"}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A block of data between two lines that carry a token which the data does not hold."""
+
+    token: str
+    text: str
+
+
+def visible(text: str) -> str:
+    r"""Text on one line: control, format and unassigned characters, surrogates and line breaks
+    become escapes such as `\n` and `\u{202e}`, and the marks `<<` and `>>` lose their meaning.
+    """
+    shown = "".join(_visible_character(character) for character in text)
+    return _MARK_LIKE.sub(lambda found: _escape(found.group()), shown)
+
+
+def frame(body: str) -> Frame:
+    """Enclose `body` in lines with a token derived from it and not contained in it."""
+    counter = 0
+    while True:
+        token = sha256_text(f"{counter}\n{body}")[:16]
+        if token not in body:
+            return Frame(token, f"==== {token} begins ====\n{body}\n==== {token} ends ====")
+        counter += 1
+
+
+def render_evidence(subject: LatentSubject) -> str:
+    """All windows of a latent with marks and strengths, relative to its strongest token."""
+    scale = scale_of(subject.windows)
+    counts: dict[str, int] = {}
+    blocks = []
+    for window in in_order(subject.windows):
+        letter = _LETTERS[window.kind]
+        counts[letter] = counts.get(letter, 0) + 1
+        blocks.append(_marked_window(f"{letter}{counts[letter]}", window, scale))
+    return "\n".join(blocks)
+
+
+def render_plain_window(label: str, window: EvidenceWindow) -> str:
+    """One window without marks, so that it does not tell where the latent fires."""
+    lines = [f"[{label}]"]
+    lines += [
+        f"  {turn.role}: {visible(joined(window, turn.positions).strip())}"
+        for turn in turns(window)
+    ]
+    return "\n".join(lines)
+
+
+def render_facts(facts: LatentFacts) -> str:
+    """What the crosscoder says, blind to the models' names and to the side of the comparison."""
+    known = [
+        ("decoder norm difference (1 = only the model at hand has it, 0 = only the other model)",
+         facts.delta_norm),
+        ("nu error (0 = the other model lacks it, 1 = both have it)", facts.nu_error),
+        ("nu reconstruction (0 = the other model lacks it, 1 = both have it)",
+         facts.nu_reconstruction),
+        ("share of tokens on which it fires", facts.density),
+        ("texts in which it fires", facts.n_documents),
+    ]  # fmt: skip
+    lines = [f"- {name}: {value:.3g}" for name, value in known if value is not None]
+    return "\n".join(["What the dictionary says of the latent:", *lines]) if lines else ""
+
+
+def render_options(options: Iterable[CategoryOption]) -> str:
+    """The categories, one block each, in the given order."""
+    return "\n".join(_option(option) for option in options)
+
+
+def _option(option: CategoryOption) -> str:
+    under = f" (under {option.parent})" if option.parent else ""
+    lines = [f"- {option.slug}{under}: {visible(option.description)}"]
+    if option.include_when:
+        lines.append(f"  include: {visible(option.include_when)}")
+    if option.exclude_when:
+        lines.append(f"  exclude: {visible(option.exclude_when)}")
+    return "\n".join(lines)
+
+
+def _marked_window(label: str, window: EvidenceWindow, scale: float) -> str:
+    lines = [f"[{label}]"]
+    lines += [f"  {turn.role}: {_marked_turn(window, turn)}" for turn in turns(window)]
+    fires = _strongest(window, scale)
+    if fires:
+        lines.append(f"  fires: {fires}")
+    return "\n".join(lines)
+
+
+def _marked_turn(window: EvidenceWindow, turn: Turn) -> str:
+    parts = []
+    for marked, positions in marked_runs(window, turn):
+        text = visible(joined(window, positions))
+        inside = text.lstrip(" ")
+        space = text[: len(text) - len(inside)]
+        parts.append(f"{space}{OPEN_MARK}{inside}{CLOSE_MARK}" if marked else text)
+    return "".join(parts).strip()
+
+
+def _strongest(window: EvidenceWindow, scale: float) -> str:
+    content = [position for turn in turns(window) for position in turn.positions]
+    firing = [position for position in content if window.activations[position] > 0]
+    firing.sort(key=lambda position: (-window.activations[position], position))
+    return ", ".join(
+        f'"{visible(window.tokens[position].strip(" "))}" '
+        f"{strength(window.activations[position], scale)}"
+        for position in firing[:STRONGEST_TOKENS]
+    )
+
+
+def _visible_character(character: str) -> str:
+    if character in _ESCAPES:
+        return _ESCAPES[character]
+    if character in _JOINERS or unicodedata.category(character) not in _INVISIBLE:
+        return character
+    return _escape(character)
+
+
+def _escape(characters: str) -> str:
+    return "".join(f"\\u{{{ord(character):x}}}" for character in characters)
+
+
+def render_detection(explanation: str, items: Sequence[tuple[str, EvidenceWindow]]) -> str:
+    """An explanation and the texts it is tested on."""
+    blocks = [render_plain_window(label, window) for label, window in items]
+    return "\n".join([f"explanation: {visible(explanation)}", *blocks])

@@ -1,0 +1,123 @@
+"""Prompt files, and the requests that are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from string import Template
+
+from labeler.judge.answers import categorize_schema, detect_schema, explain_schema
+from labeler.judge.base import (
+    CategoryOption,
+    ChatMessage,
+    EvidenceWindow,
+    JudgeRequest,
+    LatentSubject,
+)
+from labeler.judge.rendering import (
+    frame,
+    render_detection,
+    render_evidence,
+    render_facts,
+    render_options,
+    visible,
+)
+from labeler.study import sha256_text
+
+_SYSTEM, _USER = "### system\n", "### user\n"
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """The text of a prompt as it lies in the package."""
+
+    name: str
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the text."""
+        return sha256_text(self.text)
+
+    def messages(self, values: Mapping[str, str]) -> tuple[ChatMessage, ...]:
+        """Fill in both parts; a `$` inside a value stays what it is."""
+        system, user = self.text.removeprefix(_SYSTEM).split(_USER)
+        return (
+            ChatMessage("system", Template(system).substitute(values).strip()),
+            ChatMessage("user", Template(user).substitute(values).strip()),
+        )
+
+
+@cache
+def prompt_file(name: str) -> PromptFile:
+    """Read a prompt of the package."""
+    source = resources.files("labeler.judge").joinpath("prompts", f"{name}.txt")
+    return PromptFile(name, source.read_text(encoding="utf-8"))
+
+
+def explain_request(subject: LatentSubject, sample: int = 0) -> JudgeRequest:
+    """Ask what a latent stands for."""
+    prompt = prompt_file("explain")
+    framed = frame(render_evidence(subject))
+    values = {
+        "facts": render_facts(subject.facts),
+        "token": framed.token,
+        "frame": framed.text,
+    }
+    return JudgeRequest(
+        stage="explain",
+        prompt_name=prompt.name,
+        prompt_sha256=prompt.sha256,
+        messages=prompt.messages(values),
+        schema=explain_schema(),
+        sample=sample,
+        subject=subject,
+    )
+
+
+def categorize_request(
+    subject: LatentSubject,
+    explanation: str,
+    options: Sequence[CategoryOption],
+    sample: int = 0,
+) -> JudgeRequest:
+    """Ask for the categories of a latent; the options keep their order."""
+    prompt = prompt_file("categorize")
+    framed = frame(f"explanation: {visible(explanation)}\n{render_evidence(subject)}")
+    values = {
+        "options": render_options(options),
+        "token": framed.token,
+        "frame": framed.text,
+    }
+    return JudgeRequest(
+        stage="categorize",
+        prompt_name=prompt.name,
+        prompt_sha256=prompt.sha256,
+        messages=prompt.messages(values),
+        schema=categorize_schema([option.slug for option in options]),
+        sample=sample,
+        subject=subject,
+        options=tuple(options),
+        explanation=explanation,
+    )
+
+
+def detect_request(
+    explanation: str, items: Sequence[tuple[str, EvidenceWindow]], sample: int = 0
+) -> JudgeRequest:
+    """Ask on which of some texts a latent with this explanation fires; items are (id, window)."""
+    prompt = prompt_file("detect")
+    framed = frame(render_detection(explanation, items))
+    item_ids = tuple(item_id for item_id, _ in items)
+    return JudgeRequest(
+        stage="detect",
+        prompt_name=prompt.name,
+        prompt_sha256=prompt.sha256,
+        messages=prompt.messages({"token": framed.token, "frame": framed.text}),
+        schema=detect_schema(item_ids),
+        sample=sample,
+        explanation=explanation,
+        item_ids=item_ids,
+    )
