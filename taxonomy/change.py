@@ -1,0 +1,209 @@
+"""From counts to statements: by how much a category's share changed, and how sure that is.
+
+Everything here is a pure function of counts. A share is latents of the category / latents of the
+side; the change is 100 * (target share / reference share - 1) percent. The intervals describe
+redraws of latents from the same two crosscoders: neither the seeds of the crosscoders, nor the
+isolation thresholds, nor the errors of the judge are in them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from taxonomy.errors import InputError
+from taxonomy.exact import benjamini_hochberg, fisher_p, least_attainable_p
+from taxonomy.intervals import (
+    Interval,
+    Side,
+    newcombe_interval,
+    ratio_interval,
+    wilson_interval,
+)
+
+Verdict = Literal["up", "down", "too few to say", "no evidence"]
+"""What the numbers allow to say about one category."""
+
+
+@dataclass(frozen=True)
+class CategoryCounts:
+    """How many latents of each side a category has; a total is the side's denominator."""
+
+    category: str
+    level: int
+    parent: str | None
+    target_count: int
+    target_total: int
+    reference_count: int
+    reference_total: int
+
+    @property
+    def target(self) -> Side:
+        """The target side; InputError where its count is no part of its total."""
+        return Side(self.target_count, self.target_total)
+
+    @property
+    def reference(self) -> Side:
+        """The reference side; InputError where its count is no part of its total."""
+        return Side(self.reference_count, self.reference_total)
+
+
+@dataclass(frozen=True)
+class CategoryChange(CategoryCounts):
+    """Counts and everything that follows from them.
+
+    Shares and their Wilson bounds lie in [0, 1] and are None where the total is 0. The percentage
+    change is None where the reference count is 0, its upper bound None where it is infinite.
+    `difference_points` is target minus reference share in percentage points.
+    """
+
+    target_share: float | None
+    target_share_low: float | None
+    target_share_high: float | None
+    reference_share: float | None
+    reference_share_low: float | None
+    reference_share_high: float | None
+    percent_change: float | None
+    ci_low: float | None
+    ci_high: float | None
+    difference_points: float | None
+    difference_points_low: float | None
+    difference_points_high: float | None
+    p_value: float
+    least_attainable_p: float
+    q_value: float
+    verdict: Verdict
+    printed_change: str
+
+
+def change_statistics(
+    counts: Iterable[CategoryCounts], alpha: float = 0.05
+) -> list[CategoryChange]:
+    """Return the statistics of every category, in the order given.
+
+    A family of the Benjamini-Hochberg adjustment is one level; categories that no latent of either
+    side has are no test and stay outside (their p and q are 1). Raises InputError for a count that
+    exceeds its total and for a category that occurs twice.
+    """
+    rows = list(counts)
+    _refuse_duplicates(rows)
+    p_values = [fisher_p(row.target, row.reference) for row in rows]
+    q_values = _adjust_by_level(rows, p_values)
+    return [
+        _statistics_of(row, p_value, q_value, alpha)
+        for row, p_value, q_value in zip(rows, p_values, q_values, strict=True)
+    ]
+
+
+def percent_change(target: Side, reference: Side) -> float | None:
+    """Return 100 * (target share / reference share - 1); None where that is undefined."""
+    if target.total == 0 or reference.count == 0:
+        return None
+    ratio = (target.count * reference.total) / (target.total * reference.count)
+    return 100.0 * (ratio - 1.0)
+
+
+def print_change(target: Side, reference: Side) -> str:
+    """Return the change as people read it: `+32.8%`, `new`, or nothing where nothing can be said.
+
+    `new` means that only the target side has such latents.
+    """
+    change = percent_change(target, reference)
+    if change is not None:
+        return f"{round(change, 1) + 0.0:+.1f}%"
+    return "new" if target.count > 0 and reference.total > 0 else ""
+
+
+def _statistics_of(
+    row: CategoryCounts, p_value: float, q_value: float, alpha: float
+) -> CategoryChange:
+    target, reference = row.target, row.reference
+    target_interval = wilson_interval(target, alpha)
+    reference_interval = wilson_interval(reference, alpha)
+    ratio = _in_percent_change(ratio_interval(target, reference, alpha))
+    difference = newcombe_interval(target, reference, alpha)
+    least_p = least_attainable_p(target, reference)
+    return CategoryChange(
+        category=row.category,
+        level=row.level,
+        parent=row.parent,
+        target_count=row.target_count,
+        target_total=row.target_total,
+        reference_count=row.reference_count,
+        reference_total=row.reference_total,
+        target_share=_share(target),
+        target_share_low=_low(target_interval),
+        target_share_high=_high(target_interval),
+        reference_share=_share(reference),
+        reference_share_low=_low(reference_interval),
+        reference_share_high=_high(reference_interval),
+        percent_change=percent_change(target, reference),
+        ci_low=_low(ratio),
+        ci_high=_high(ratio),
+        difference_points=(
+            None if difference is None else 100.0 * (target.share - reference.share)
+        ),
+        difference_points_low=_low(_scaled(difference, 100.0)),
+        difference_points_high=_high(_scaled(difference, 100.0)),
+        p_value=p_value,
+        least_attainable_p=least_p,
+        q_value=q_value,
+        verdict=_verdict(target, reference, q_value, least_p, alpha),
+        printed_change=print_change(target, reference),
+    )
+
+
+def _verdict(
+    target: Side, reference: Side, q_value: float, least_p: float, alpha: float
+) -> Verdict:
+    if least_p >= alpha:
+        return "too few to say"
+    if q_value >= alpha:
+        return "no evidence"
+    return "up" if target.share > reference.share else "down"
+
+
+def _adjust_by_level(rows: Sequence[CategoryCounts], p_values: Sequence[float]) -> list[float]:
+    families: dict[int, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        if row.target_count + row.reference_count > 0:
+            families[row.level].append(index)
+    q_values = [1.0] * len(rows)
+    for members in families.values():
+        adjusted = benjamini_hochberg([p_values[index] for index in members])
+        for index, q_value in zip(members, adjusted, strict=True):
+            q_values[index] = q_value
+    return q_values
+
+
+def _refuse_duplicates(rows: Sequence[CategoryCounts]) -> None:
+    seen: set[str] = set()
+    for row in rows:
+        if row.category in seen:
+            raise InputError(f"category {row.category!r} is counted twice; keep one row")
+        seen.add(row.category)
+
+
+def _share(side: Side) -> float | None:
+    return side.share if side.total else None
+
+
+def _scaled(interval: Interval | None, factor: float) -> Interval | None:
+    return None if interval is None else Interval(interval.low * factor, interval.high * factor)
+
+
+def _in_percent_change(ratio: Interval | None) -> Interval | None:
+    if ratio is None:
+        return None
+    return Interval(100.0 * (ratio.low - 1.0), 100.0 * (ratio.high - 1.0))
+
+
+def _low(interval: Interval | None) -> float | None:
+    return None if interval is None else interval.low
+
+
+def _high(interval: Interval | None) -> float | None:
+    return None if interval is None or math.isinf(interval.high) else interval.high

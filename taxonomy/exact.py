@@ -1,0 +1,76 @@
+"""Exact tests of a two-by-two table: what they say, and what they could ever say at this size."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from scipy.stats import false_discovery_control, fisher_exact
+
+from taxonomy.intervals import Side
+
+_SAWTOOTH = 8
+"""Counts over which the two-sided p of a discrete test may rise again before it falls for good."""
+
+
+def fisher_p(target: Side, reference: Side) -> float:
+    """Two-sided p-value of Fisher's exact test that both sides have the same share.
+
+    1.0 where a total is 0 or no latent is counted: such a table can not speak against anything.
+    """
+    table = [
+        [target.count, target.total - target.count],
+        [reference.count, reference.total - reference.count],
+    ]
+    return float(fisher_exact(table).pvalue)
+
+
+def least_attainable_p(target: Side, reference: Side) -> float:
+    """Smallest two-sided Fisher p of any table with the margins of this one.
+
+    The least likely table lies at an end of the hypergeometric support, so that the two ends
+    decide (Tarone 1990).
+    """
+    pooled = target.count + reference.count
+    ends = {max(0, pooled - reference.total), min(pooled, target.total)}
+    return min(
+        fisher_p(Side(end, target.total), Side(pooled - end, reference.total)) for end in ends
+    )
+
+
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """Benjamini-Hochberg (1995) adjusted p-values of one family, in the order given."""
+    if not p_values:
+        return []
+    adjusted = false_discovery_control(np.asarray(p_values, dtype=np.float64), method="bh")
+    return [float(value) for value in adjusted]
+
+
+def minimum_detectable_count(
+    reference: Side,
+    target_total: int,
+    *,
+    alpha: float = 0.05,
+    direction: Literal["up", "down"] = "up",
+) -> int | None:
+    """Target count nearest to the reference share from which Fisher's p falls below `alpha`.
+
+    For `up` the smallest such count above the reference share, for `down` the largest below it;
+    None where no count gets there.
+    """
+    if target_total == 0 or reference.total == 0:
+        return None
+    even = reference.share * target_total
+    if direction == "up":
+        counts: Sequence[int] = range(int(np.ceil(even)), target_total + 1)
+    else:
+        counts = range(int(np.floor(even)), -1, -1)
+
+    def is_detected(count: int) -> bool:
+        return fisher_p(Side(count, target_total), reference) < alpha
+
+    near = bisect_left(counts, True, key=is_detected)
+    around = counts[max(0, near - _SAWTOOTH) : near + 1]
+    return next((count for count in around if is_detected(count)), None)
