@@ -1,0 +1,122 @@
+"""A crosscoder on disk: `crosscoder.safetensors` beside `config.json`; never a pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from crosscoder.errors import InputError
+from crosscoder.files import sha256_file, write_tensors, write_text
+from crosscoder.model import Crosscoder, CrosscoderConfig
+
+WEIGHTS_NAME = "crosscoder.safetensors"
+CONFIG_NAME = "config.json"
+SCHEMA_VERSION = 1
+
+
+class CrosscoderFile(BaseModel):
+    """The content of `config.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int
+    weights_sha256: str
+    """Hash of the weights file that belongs to this config."""
+    theta: float | None
+    """Selection threshold on v = a * n; null while not calibrated. The weights hold it too."""
+    crosscoder: CrosscoderConfig
+    provenance: dict[str, Any]
+    """What the crosscoder was made from, as the caller recorded it."""
+
+
+def save_crosscoder(
+    crosscoder: Crosscoder, directory: Path, provenance: Mapping[str, Any]
+) -> CrosscoderFile:
+    """Write both files, each whole, the config last; WorkError where the disk is full.
+
+    `provenance` must be JSON.
+    """
+    weights = directory / WEIGHTS_NAME
+    write_tensors(weights, crosscoder_tensors(crosscoder))
+    header = CrosscoderFile(
+        schema_version=SCHEMA_VERSION,
+        weights_sha256=sha256_file(weights),
+        theta=float(crosscoder.theta) if crosscoder.calibrated else None,
+        crosscoder=crosscoder.config,
+        provenance=dict(provenance),
+    )
+    text = json.dumps(header.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    write_text(directory / CONFIG_NAME, text + "\n")
+    return header
+
+
+def load_crosscoder(directory: Path) -> Crosscoder:
+    """Read a crosscoder; InputError names a file that is missing, damaged or does not fit."""
+    header = read_crosscoder_file(directory)
+    path = directory / WEIGHTS_NAME
+    if not path.is_file():
+        raise InputError(f"{path}: missing; train again or copy it beside {CONFIG_NAME}")
+    if sha256_file(path) != header.weights_sha256:
+        raise InputError(f"{path}: does not belong to {CONFIG_NAME} beside it; train again")
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: no readable safetensors file ({error})") from None
+    crosscoder = Crosscoder(header.crosscoder)
+    fill_crosscoder(crosscoder, tensors, path)
+    return crosscoder
+
+
+def read_crosscoder_file(directory: Path) -> CrosscoderFile:
+    """Read and check `config.json` alone; InputError where it is missing or damaged."""
+    path = directory / CONFIG_NAME
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise InputError(f"{path}: holds no crosscoder; train one first") from None
+    except ValueError:
+        raise InputError(f"{path}: no valid JSON; train again") from None
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION:
+        raise InputError(f"{path}: schema_version {version!r}; this version reads {SCHEMA_VERSION}")
+    try:
+        return CrosscoderFile.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {where}: {first['msg']}") from None
+
+
+def crosscoder_tensors(crosscoder: Crosscoder) -> dict[str, torch.Tensor]:
+    """W_enc (M,d,F), W_dec (F,M,d), b_enc (F,), b_dec (M,d), theta (), act_mean, act_scale."""
+    return {name: tensor.detach() for name, tensor in crosscoder.state_dict().items()}
+
+
+@torch.no_grad()
+def fill_crosscoder(
+    crosscoder: Crosscoder, tensors: Mapping[str, torch.Tensor], path: Path
+) -> None:
+    """Copy stored tensors into a crosscoder; InputError names one that is missing or misshapen."""
+    own = crosscoder.state_dict()
+    unknown = sorted(set(tensors) - set(own))
+    if unknown:
+        raise InputError(f"{path}: unknown tensor {unknown[0]}; not a crosscoder of this version")
+    for name, target in own.items():
+        stored = tensors.get(name)
+        if stored is None:
+            raise InputError(f"{path}: tensor {name} is missing; train again")
+        if stored.shape != target.shape:
+            raise InputError(
+                f"{path}: {name} has shape {tuple(stored.shape)}, "
+                f"{CONFIG_NAME} asks for {tuple(target.shape)}"
+            )
+        if stored.dtype != target.dtype:
+            raise InputError(f"{path}: {name} is {stored.dtype}, not {target.dtype}")
+        target.copy_(stored)

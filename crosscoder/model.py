@@ -1,0 +1,200 @@
+"""The crosscoder: one dictionary of latents, one encoder and one decoder per subject model."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
+
+from crosscoder.errors import InputError
+from crosscoder.normalisation import Normaliser
+from crosscoder.sparse import (
+    EncodedBatch,
+    SparseCodes,
+    SparseDecode,
+    batch_topk,
+    latent_rows,
+    sparse_encode,
+    threshold_codes,
+)
+
+
+class CrosscoderConfig(BaseModel):
+    """What a crosscoder is, apart from its weights; immutable, unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_models: int = Field(ge=1)
+    """M, the number of subject models."""
+    d_model: int = Field(ge=1)
+    """Width d of the residual stream, the same in every model."""
+    n_latents: int = Field(ge=1)
+    """F, the size of the dictionary."""
+    k: int = Field(ge=1)
+    """Average number of active latents per token that training and theta aim at."""
+    model_names: tuple[str, ...]
+    """Names of the subject models in the order of the model axis."""
+    activation: Literal["batch_topk", "l1"] = "batch_topk"
+    """`batch_topk` keeps the k*B largest weighted activations of a batch, `l1` all positive."""
+    code_norm: Literal["sum_of_norms"] = "sum_of_norms"
+    """Weight of a latent in the selection: n_j = sum_m ||d_j^m|| (arXiv 2504.02922)."""
+    normalisation: Literal["affine", "none"] = "affine"
+    """`affine` centres each model and scales it to mean ||z||^2 = d; `none` leaves it raw."""
+    same_init: bool = True
+    """One random matrix for all models, so that every latent starts shared."""
+    init_norm: float = Field(1.0, gt=0)
+    """Norm of every decoder row and encoder column of one model at the start."""
+    layer: int | None = None
+    """Decoder block, counted from 0, whose output is read."""
+    tokenizer_sha256: str | None = None
+    """Hash of the tokenizer that all subject models share."""
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> CrosscoderConfig:
+        if len(self.model_names) != self.n_models:
+            raise ValueError(
+                f"model_names: {len(self.model_names)} names for n_models = {self.n_models}"
+            )
+        if len(set(self.model_names)) != self.n_models:
+            raise ValueError("model_names: a name occurs twice; rename one")
+        if self.k > self.n_latents:
+            raise ValueError(f"k: {self.k} exceeds n_latents = {self.n_latents}; lower k")
+        return self
+
+    def model_index(self, name: str) -> int:
+        """Position of a model on the model axis; InputError where the name is unknown."""
+        if name not in self.model_names:
+            raise InputError(f"model {name!r}: this crosscoder has {', '.join(self.model_names)}")
+        return self.model_names.index(name)
+
+
+class Crosscoder(nn.Module):
+    """A crosscoder over M models.
+
+    pre = sum_m z^m W_enc^m + b_enc;  a = relu(pre);  zhat^m = f W_dec^m + b_dec^m, where f keeps
+    some of the a, chosen by v = a * n with n_j = sum_m ||d_j^m||, and leaves them unscaled.
+    Every method works in normalised space: call `normalise` on raw activations first.
+    """
+
+    theta: torch.Tensor
+    act_mean: torch.Tensor
+    act_scale: torch.Tensor
+
+    def __init__(
+        self,
+        config: CrosscoderConfig,
+        generator: torch.Generator | None = None,
+        normaliser: Normaliser | None = None,
+    ) -> None:
+        """Weights are drawn from `generator`; without one they are zero, to be filled."""
+        super().__init__()
+        self.config = config
+        n_models, d_model, n_latents = config.n_models, config.d_model, config.n_latents
+        # In memory latent by latent, like W_dec: a latent's weights lie together, so that
+        # gradients of the selected latents need no transposition.
+        w_enc = torch.zeros(n_latents, n_models, d_model).permute(1, 2, 0)
+        self.W_enc = nn.Parameter(w_enc)
+        """(M, d, F)"""
+        self.W_dec = nn.Parameter(torch.zeros(n_latents, n_models, d_model))
+        """(F, M, d)"""
+        self.b_enc = nn.Parameter(torch.zeros(n_latents))
+        """(F,)"""
+        self.b_dec = nn.Parameter(torch.zeros(n_models, d_model))
+        """(M, d)"""
+        normaliser = normaliser or Normaliser.identity(n_models, d_model)
+        self.register_buffer("theta", torch.tensor(-1.0, dtype=torch.float64))
+        self.register_buffer("act_mean", normaliser.mean.clone())
+        self.register_buffer("act_scale", normaliser.scale.clone())
+        if generator is not None:
+            self._initialise(generator)
+
+    @torch.no_grad()
+    def _initialise(self, generator: torch.Generator) -> None:
+        """Kaiming-uniform columns of norm `init_norm`; the decoder is the encoder transposed."""
+        config = self.config
+        n_drawn = 1 if config.same_init else config.n_models
+        drawn = torch.empty(config.n_latents, n_drawn, config.d_model)
+        bound = math.sqrt(6 / config.d_model)
+        drawn.uniform_(-bound, bound, generator=generator)
+        drawn *= config.init_norm / drawn.norm(dim=-1, keepdim=True)
+        self.W_dec.copy_(drawn.expand_as(self.W_dec))
+        self.W_enc.copy_(self.W_dec.permute(1, 2, 0))
+
+    @property
+    def normaliser(self) -> Normaliser:
+        """The affine map between raw activations and the space of all other methods."""
+        return Normaliser(self.act_mean, self.act_scale)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether theta is set."""
+        return float(self.theta) >= 0
+
+    def normalise(self, x: torch.Tensor) -> torch.Tensor:
+        """Raw activations (B, M, d) to normalised ones."""
+        return self.normaliser.normalise(x)
+
+    def denormalise(self, z: torch.Tensor) -> torch.Tensor:
+        """Normalised activations (B, M, d) to raw ones."""
+        return self.normaliser.denormalise(z)
+
+    def decoder_norms(self) -> torch.Tensor:
+        """||d_j^m||: (F, M)."""
+        return self.W_dec.norm(dim=-1)
+
+    def code_norms(self) -> torch.Tensor:
+        """n_j = sum_m ||d_j^m||: (F,)."""
+        return self.decoder_norms().sum(-1)
+
+    def pre_activations(self, z: torch.Tensor) -> torch.Tensor:
+        """sum_m z^m W_enc^m + b_enc of normalised (B, M, d), by one product: (B, F)."""
+        return torch.addmm(self.b_enc, z.flatten(1), latent_rows(self.W_enc).T)
+
+    def encode(self, z: torch.Tensor) -> torch.Tensor:
+        """All activations a = relu(pre) of normalised (B, M, d), before selection: (B, F)."""
+        return self.pre_activations(z).relu()
+
+    def select(self, a: torch.Tensor, k_total: int) -> SparseCodes:
+        """The `k_total` largest a * n of (B, F) as unscaled activations."""
+        kept = batch_topk(a * self.code_norms(), k_total)
+        return SparseCodes(kept.token, kept.latent, a[kept.token, kept.latent])
+
+    def encode_topk(
+        self, z: torch.Tensor, k_total: int, dead: torch.Tensor | None = None
+    ) -> EncodedBatch:
+        """Encode and select in one go, without keeping the (B, F) tensor; differentiable.
+
+        `dead` (n_dead,) names latents whose pre-activations are wanted beside.
+        """
+        norms = self.code_norms().detach()
+        return sparse_encode(z, self.W_enc, self.b_enc, norms, k_total, dead)
+
+    @torch.no_grad()
+    def encode_thresholded(self, z: torch.Tensor) -> SparseCodes:
+        """f = a where a * n > theta, unscaled, of normalised (B, M, d).
+
+        Raises InputError while theta is not calibrated.
+        """
+        if not self.calibrated:
+            raise InputError(
+                "crosscoder: theta is not calibrated; finish training, or calibrate_theta first"
+            )
+        return threshold_codes(self.pre_activations(z), self.code_norms(), float(self.theta))
+
+    def decode(self, codes: SparseCodes, n_tokens: int) -> torch.Tensor:
+        """Reconstruction of all models from sparse codes, normalised: (n_tokens, M, d)."""
+        return self.decode_pairs(codes.value, codes.token, codes.latent, n_tokens)
+
+    def decode_pairs(
+        self, value: torch.Tensor, token: torch.Tensor, latent: torch.Tensor, n_tokens: int
+    ) -> torch.Tensor:
+        """As `decode`, from the three columns (n,) of the codes; differentiable in `value`."""
+        out: torch.Tensor = SparseDecode.apply(value, self.W_dec, token, latent, n_tokens)
+        return out + self.b_dec
+
+    def decode_dense(self, f: torch.Tensor) -> torch.Tensor:
+        """Reconstruction from dense codes (B, F): (B, M, d)."""
+        return (f @ self.W_dec.flatten(1)).view(-1, *self.b_dec.shape) + self.b_dec

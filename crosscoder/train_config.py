@@ -1,0 +1,74 @@
+"""How a crosscoder is trained: every choice by name."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from crosscoder.losses import ReconstructionLoss
+
+
+class TrainConfig(BaseModel):
+    """The optimiser, the objective and the schedule; immutable, unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = 0
+    """Seed of the weights, of the order of the data, and of the split where the store has none."""
+    held_out: float = Field(0.1, gt=0, lt=0.9)
+    """Share of documents kept from training, where the store is not split already."""
+    epochs: float = Field(8.0, gt=0)
+    """Passes over the training tokens; an incomplete batch at the end of a pass is left out."""
+    batch_size: int = Field(2048, ge=2)
+    """B, unmasked tokens per step; all training tokens where there are fewer."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Peak learning rate of Adam (betas 0.9 and 0.999)."""
+    warmup_steps: int = Field(20, ge=0)
+    """Steps of linear warm-up."""
+    decay_fraction: float = Field(0.3, ge=0, le=1)
+    """Share of the last steps over which the rate falls linearly to zero."""
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    """The gradient of all weights together is scaled down to this L2 norm."""
+    reconstruction: ReconstructionLoss = "squared"
+    """`squared` or `unsquared`, see `LossSettings`; coefficients are not portable across them."""
+    aux_coefficient: float = Field(1 / 32, ge=0)
+    """Weight of AuxK on dead latents (`batch_topk`)."""
+    l1_coefficient: float = Field(1.0, ge=0)
+    """Weight of the sum-of-norms penalty (`l1`)."""
+    dead_after_tokens: int | None = Field(None, ge=1)
+    """Tokens without firing after which a latent is dead; the smaller of 10 M and an epoch."""
+    k_initial: int | None = Field(None, ge=1)
+    """k of the first step, where `k_annealing_steps` > 0."""
+    k_annealing_steps: int = Field(0, ge=0)
+    """Steps over which k falls from `k_initial`; 0 trains with the target k throughout."""
+    b_dec_init: Literal["zero", "mean", "geometric_median"] = "mean"
+    """Decoder bias at the start: of the first batch, per model."""
+    theta: Literal["calibrated", "ema_min"] = "calibrated"
+    """`calibrated`: mean L0 over held-out tokens equals k. `ema_min`: running mean of the
+    smallest selected v of each batch, as published; its L0 drifts above k."""
+    theta_start_step: int = Field(1000, ge=0)
+    """Step from which `ema_min` follows the batches."""
+    checkpoint_every: int = Field(50, ge=1)
+    """Steps between resumable checkpoints."""
+    device: str = "cpu"
+    """Torch device of the weights and of the step."""
+
+    @classmethod
+    def minder2025(cls, **changes: Any) -> TrainConfig:
+        """The optimiser of arXiv 2504.02922, to go with `CrosscoderConfig(normalisation="none")`.
+
+        Published: unsquared loss, Adam 1e-4, 1000 steps of warm-up and no decay, clipping at 1,
+        AuxK 1/32 after 10 M tokens, geometric median, running threshold, k = 100 fixed.
+        """
+        published: dict[str, Any] = {
+            "learning_rate": 1e-4,
+            "warmup_steps": 1000,
+            "decay_fraction": 0.0,
+            "reconstruction": "unsquared",
+            "aux_coefficient": 1 / 32,
+            "dead_after_tokens": 10_000_000,
+            "b_dec_init": "geometric_median",
+            "theta": "ema_min",
+        }
+        return cls(**{**published, **changes})

@@ -1,0 +1,168 @@
+"""One training step after another: the state of a run and how a step changes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from crosscoder.errors import WorkError
+from crosscoder.losses import Losses, LossSettings, crosscoder_loss
+from crosscoder.model import Crosscoder
+from crosscoder.optimiser import Adam
+from crosscoder.schedule import annealed_k, learning_rate
+from crosscoder.train_config import TrainConfig
+
+THETA_DECAY = 0.999
+"""Decay of the running threshold of `theta = "ema_min"` (arXiv 2504.02922)."""
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """One line of metrics.jsonl."""
+
+    step: int
+    """Steps done, this one included."""
+    n_tokens: int
+    """Training tokens seen, this step included."""
+    loss: float
+    reconstruction: float
+    auxiliary: float
+    sparsity: float
+    fve: dict[str, float]
+    """By model name, on this batch and about its own mean, before the step."""
+    l0: float
+    k: float
+    n_dead: int
+    """Dead latents, before the step."""
+    threshold: float | None
+    """Smallest v that was decoded."""
+    learning_rate: float
+    gradient_norm: float
+    """L2 norm over all weights before clipping."""
+
+
+class Trainer:
+    """The weights, the optimiser and the counters of one run.
+
+    Counters of dead latents advance in `step` alone: measuring or logging changes nothing.
+    """
+
+    def __init__(
+        self, crosscoder: Crosscoder, config: TrainConfig, n_steps: int, dead_after_tokens: int
+    ) -> None:
+        self.crosscoder = crosscoder
+        self.n_steps = n_steps
+        self.n_done = 0
+        self.n_tokens = 0
+        self.last_loss = math.nan
+        self._config = config
+        self._dead_after = dead_after_tokens
+        self._adam = Adam(crosscoder)
+        n_latents = crosscoder.config.n_latents
+        self._tokens_since_fired = torch.zeros(n_latents, dtype=torch.int64)
+
+    @property
+    def dead(self) -> torch.Tensor:
+        """(n_dead,) latents that have not fired for `dead_after_tokens` training tokens."""
+        return (self._tokens_since_fired >= self._dead_after).nonzero().squeeze(1)
+
+    def step(self, batch: torch.Tensor) -> StepMetrics:
+        """One step on raw activations (B, M, d); WorkError where the loss is not finite."""
+        device = self.crosscoder.W_dec.device
+        z = self.crosscoder.normalise(batch.to(device))
+        dead = self.dead
+        settings = self._settings()
+        losses = crosscoder_loss(self.crosscoder, z, settings, dead.to(device))
+        loss = float(losses.total.detach())
+        if not math.isfinite(loss):
+            raise WorkError(
+                f"training step {self.n_done + 1}: the loss is not finite; lower "
+                "train.learning_rate, or harvest with storage_dtype = float32"
+            )
+        torch.autograd.backward(losses.total)
+        limit = self._config.max_grad_norm or math.inf
+        gradient_norm = float(nn.utils.clip_grad_norm_(self.crosscoder.parameters(), limit))
+        rate = self._learning_rate()
+        self._adam.step(rate)
+        self._count(losses, z.shape[0])
+        self._follow_threshold(losses)
+        self.last_loss = loss
+        return StepMetrics(
+            step=self.n_done,
+            n_tokens=self.n_tokens,
+            loss=loss,
+            reconstruction=float(losses.reconstruction),
+            auxiliary=float(losses.auxiliary),
+            sparsity=float(losses.sparsity),
+            fve=self._batch_fve(losses, z),
+            l0=losses.codes.n_active / z.shape[0],
+            k=settings.k,
+            n_dead=dead.numel(),
+            threshold=None if losses.threshold.isnan() else float(losses.threshold),
+            learning_rate=rate,
+            gradient_norm=gradient_norm,
+        )
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The optimiser's state and the counters, for a checkpoint."""
+        state = {f"adam.{name}": tensor for name, tensor in self._adam.state().items()}
+        state["tokens_since_fired"] = self._tokens_since_fired
+        state["progress"] = torch.tensor([self.n_done, self.n_tokens])
+        state["last_loss"] = torch.tensor(self.last_loss, dtype=torch.float64)
+        return state
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take over what `state` returned; KeyError where a tensor is missing."""
+        prefix = "adam."
+        self._adam.load_state(
+            {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+        )
+        self._tokens_since_fired = state["tokens_since_fired"]
+        self.n_done, self.n_tokens = state["progress"].tolist()
+        self.last_loss = float(state["last_loss"])
+
+    def _settings(self) -> LossSettings:
+        config, target = self._config, self.crosscoder.config.k
+        k = annealed_k(self.n_done, target, config.k_initial or target, config.k_annealing_steps)
+        return LossSettings(
+            reconstruction=config.reconstruction,
+            k=k,
+            aux_coefficient=config.aux_coefficient,
+            l1_coefficient=config.l1_coefficient,
+        )
+
+    def _learning_rate(self) -> float:
+        config = self._config
+        return learning_rate(
+            self.n_done,
+            self.n_steps,
+            config.learning_rate,
+            config.warmup_steps,
+            config.decay_fraction,
+        )
+
+    def _count(self, losses: Losses, n_tokens: int) -> None:
+        self._tokens_since_fired += n_tokens
+        self._tokens_since_fired[losses.codes.latent.cpu()] = 0
+        self.n_done += 1
+        self.n_tokens += n_tokens
+
+    def _follow_threshold(self, losses: Losses) -> None:
+        config = self._config
+        if config.theta != "ema_min" or self.n_done <= config.theta_start_step:
+            return
+        if losses.threshold.isnan():
+            return
+        theta, smallest = self.crosscoder.theta, losses.threshold.double()
+        if self.crosscoder.calibrated:
+            smallest = THETA_DECAY * theta + (1 - THETA_DECAY) * smallest
+        theta.copy_(smallest)
+
+    def _batch_fve(self, losses: Losses, z: torch.Tensor) -> dict[str, float]:
+        spread = (z - z.mean(0)).square().sum((0, 2))
+        fve = (1 - losses.squared_errors / spread).tolist()
+        return dict(zip(self.crosscoder.config.model_names, fve, strict=True))

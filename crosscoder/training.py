@@ -1,0 +1,285 @@
+"""Training a crosscoder from stored activations: to the end, or on from where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from crosscoder.activations import ActivationStore, DocumentChoice
+from crosscoder.checkpoints import crosscoder_tensors, fill_crosscoder, save_crosscoder
+from crosscoder.errors import InputError, WorkError
+from crosscoder.files import canonical_json, sha256_text, write_text
+from crosscoder.initialisation import initial_decoder_bias
+from crosscoder.model import Crosscoder, CrosscoderConfig
+from crosscoder.normalisation import fit_normaliser
+from crosscoder.progress import Progress, SilentProgress
+from crosscoder.quality import Quality, calibrate_theta, measure_quality
+from crosscoder.resume import MetricsLog, TrainingCheckpoints
+from crosscoder.train_config import TrainConfig
+from crosscoder.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+METRICS_NAME = "metrics.jsonl"
+RESULT_NAME = "result.json"
+CHECKPOINTS_NAME = "checkpoints"
+MAX_DEAD_AFTER_TOKENS = 10_000_000
+"""Tokens after which a silent latent is dead, where an epoch is not shorter."""
+_DATA_STATE = "data_generator"
+_WEIGHTS = "crosscoder."
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training run; also the content of result.json."""
+
+    run_key: str
+    """Hash of the configuration and the data; a folder with the same key is not trained again."""
+    directory: Path
+    """Folder of crosscoder.safetensors and config.json."""
+    n_steps: int
+    n_tokens: int
+    """Training tokens seen, all epochs together."""
+    loss: float
+    """Objective of the last batch."""
+    theta: float
+    """Selection threshold on v = a * n."""
+    n_dead: int
+    """Latents that have not fired for `dead_after_tokens` training tokens."""
+    dead_share: float
+    """n_dead / n_latents."""
+    quality: Quality
+    """On the unmasked tokens of the held-out documents."""
+
+
+def train(
+    store: ActivationStore,
+    crosscoder_config: CrosscoderConfig,
+    train_config: TrainConfig,
+    out_dir: Path,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train a crosscoder on a store and write it to `out_dir`, with its metrics and its quality.
+
+    A run that was stopped goes on from its newest whole checkpoint and ends, on the same CPU,
+    with the same weights bit by bit; a finished one is returned as it is. Raises InputError where
+    config and store do not fit, WorkError where the loss is not finite or the disk is full.
+    """
+    if store.held_out is None:
+        store = store.split(train_config.held_out, train_config.seed)
+    config = _completed(crosscoder_config, store)
+    run_key = _run_key(store, config, train_config)
+    finished = _read_result(out_dir, run_key)
+    if finished is not None:
+        return finished
+    run = _Run(store, config, train_config, out_dir, run_key)
+    run.restore_or_start()
+    run.train(progress or SilentProgress())
+    return run.finish()
+
+
+class _Run:
+    """One training run in one folder."""
+
+    def __init__(
+        self,
+        store: ActivationStore,
+        config: CrosscoderConfig,
+        train_config: TrainConfig,
+        out_dir: Path,
+        run_key: str,
+    ) -> None:
+        self._store = store
+        self._config = config
+        self._train_config = train_config
+        self._out_dir = out_dir
+        self._run_key = run_key
+        self._checkpoints = TrainingCheckpoints(out_dir / CHECKPOINTS_NAME, run_key)
+        n_train = store.n_unmasked_of("train")
+        self._batch_size = min(train_config.batch_size, n_train)
+        self._n_steps = store.n_batches(
+            self._batch_size, "train", train_config.epochs, drop_last=True
+        )
+        if self._n_steps == 0:
+            raise InputError(
+                f"train.epochs: {train_config.epochs:g} epochs of {n_train} tokens are no whole "
+                f"step of {self._batch_size}; raise train.epochs or lower train.batch_size"
+            )
+        self._dead_after = train_config.dead_after_tokens or min(MAX_DEAD_AFTER_TOKENS, n_train)
+        # One seed, two independent streams: the weights' and the data order's.
+        root = torch.Generator().manual_seed(train_config.seed)
+        seeds = torch.randint(0, 1 << 62, (2,), generator=root).tolist()
+        self._init_generator, self._data_generator = (
+            torch.Generator().manual_seed(seed) for seed in seeds
+        )
+        # The order depends on this state alone and on how many batches were taken.
+        self._data_state = self._data_generator.get_state()
+
+    def restore_or_start(self) -> None:
+        """Take over the newest checkpoint, or draw the weights."""
+        state = self._checkpoints.newest()
+        if state is None:
+            self._trainer = self._new_trainer(self._start())
+            return
+        crosscoder = Crosscoder(self._config)
+        weights = {
+            name.removeprefix(_WEIGHTS): tensor
+            for name, tensor in state.items()
+            if name.startswith(_WEIGHTS)
+        }
+        fill_crosscoder(crosscoder, weights, self._out_dir / CHECKPOINTS_NAME)
+        self._data_state = state[_DATA_STATE]
+        self._trainer = self._new_trainer(crosscoder)
+        self._trainer.load_state(state)
+        logger.info("training goes on after step %d", self._trainer.n_done)
+
+    def _start(self) -> Crosscoder:
+        normaliser = None
+        if self._config.normalisation == "affine":
+            normaliser = fit_normaliser(self._in_order("train"))
+        crosscoder = Crosscoder(self._config, self._init_generator, normaliser)
+        first = next(iter(self._shuffled(0)))
+        bias = initial_decoder_bias(crosscoder.normalise(first), self._train_config.b_dec_init)
+        with torch.no_grad():
+            crosscoder.b_dec.copy_(bias)
+        return crosscoder
+
+    def _new_trainer(self, crosscoder: Crosscoder) -> Trainer:
+        crosscoder.to(self._train_config.device)
+        return Trainer(crosscoder, self._train_config, self._n_steps, self._dead_after)
+
+    def train(self, progress: Progress) -> None:
+        """Do the steps that are left."""
+        trainer, every = self._trainer, self._train_config.checkpoint_every
+        with (
+            progress.task("train", self._n_steps, "steps") as advance,
+            MetricsLog(self._out_dir / METRICS_NAME, trainer.n_done) as log,
+        ):
+            advance(trainer.n_done)
+            started = time.perf_counter()
+            for batch in self._shuffled(trainer.n_done):
+                metrics = trainer.step(batch)
+                now = time.perf_counter()
+                log.write(metrics, now - started)
+                started = now
+                advance(1)
+                if trainer.n_done % every == 0 or trainer.n_done == self._n_steps:
+                    self._write_checkpoint()
+
+    def finish(self) -> TrainResult:
+        """Set theta, measure, write the crosscoder and the result, drop the checkpoints."""
+        crosscoder, trainer = self._trainer.crosscoder, self._trainer
+        self._set_theta(crosscoder)
+        quality = measure_quality(crosscoder, partial(self._in_order, "held_out"))
+        crosscoder.cpu()
+        save_crosscoder(crosscoder, self._out_dir, self._provenance())
+        n_dead = trainer.dead.numel()
+        result = TrainResult(
+            run_key=self._run_key,
+            directory=self._out_dir,
+            n_steps=trainer.n_done,
+            n_tokens=trainer.n_tokens,
+            loss=trainer.last_loss,
+            theta=float(crosscoder.theta),
+            n_dead=n_dead,
+            dead_share=n_dead / self._config.n_latents,
+            quality=quality,
+        )
+        text = TypeAdapter(TrainResult).dump_json(result, indent=2).decode()
+        write_text(self._out_dir / RESULT_NAME, text + "\n")
+        self._checkpoints.clear()
+        return result
+
+    def _set_theta(self, crosscoder: Crosscoder) -> None:
+        if self._config.activation == "l1":
+            theta = 0.0
+        elif self._train_config.theta == "calibrated":
+            theta = calibrate_theta(crosscoder, partial(self._in_order, "held_out"), self._config.k)
+        elif crosscoder.calibrated:
+            return
+        else:
+            raise WorkError(
+                f'train.theta: "ema_min" starts after step {self._train_config.theta_start_step} '
+                f"and this run has {self._n_steps} steps; lower train.theta_start_step, "
+                'or set train.theta = "calibrated"'
+            )
+        crosscoder.theta.fill_(theta)
+
+    def _write_checkpoint(self) -> None:
+        tensors = self._trainer.state()
+        for name, tensor in crosscoder_tensors(self._trainer.crosscoder).items():
+            tensors[_WEIGHTS + name] = tensor
+        tensors[_DATA_STATE] = self._data_state
+        self._checkpoints.write(self._trainer.n_done, tensors)
+
+    def _shuffled(self, start: int) -> Iterator[torch.Tensor]:
+        self._data_generator.set_state(self._data_state)
+        return self._store.batches(
+            self._batch_size,
+            self._data_generator,
+            "train",
+            self._train_config.epochs,
+            drop_last=True,
+            start=start,
+        )
+
+    def _in_order(self, documents: DocumentChoice) -> Iterable[torch.Tensor]:
+        return self._store.batches(self._batch_size, documents=documents)
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            "run_key": self._run_key,
+            "train": self._train_config.model_dump(mode="json"),
+            "n_steps": self._n_steps,
+            "activations": self._store.manifest.key,
+            "source": self._store.manifest.source.model_dump(mode="json"),
+        }
+
+
+def _completed(config: CrosscoderConfig, store: ActivationStore) -> CrosscoderConfig:
+    """The config with what the store knows filled in; InputError where the two disagree."""
+    for key in ("n_models", "d_model", "model_names"):
+        asked, stored = getattr(config, key), getattr(store, key)
+        if asked != stored:
+            raise InputError(f"crosscoder.{key}: {asked!r}, but the activations have {stored!r}")
+    source = store.manifest.source
+    known = {"layer": source.layer, "tokenizer_sha256": source.tokenizer_sha256 or None}
+    missing = {key: value for key, value in known.items() if getattr(config, key) is None}
+    return config.model_copy(update=missing)
+
+
+def _run_key(store: ActivationStore, config: CrosscoderConfig, train_config: TrainConfig) -> str:
+    """Hash of everything that decides the weights; how often to checkpoint does not."""
+    held_out = store.chosen_documents("held_out").to(torch.uint8).numpy().tobytes()
+    return sha256_text(
+        canonical_json(
+            {
+                "crosscoder": config.model_dump(mode="json"),
+                "train": train_config.model_dump(mode="json", exclude={"checkpoint_every"}),
+                "activations": store.manifest.key,
+                "shards": [shard.sha256 for shard in store.manifest.shards],
+                "mask": store.manifest.mask.sha256 if store.manifest.mask else None,
+                "held_out": hashlib.sha256(held_out).hexdigest(),
+            }
+        )
+    )
+
+
+def _read_result(out_dir: Path, run_key: str) -> TrainResult | None:
+    path = out_dir / RESULT_NAME
+    if not path.is_file():
+        return None
+    try:
+        result = TypeAdapter(TrainResult).validate_json(path.read_bytes())
+    except ValidationError:
+        return None
+    return replace(result, directory=out_dir) if result.run_key == run_key else None
