@@ -141,7 +141,7 @@ def _read_state(engine: Engine) -> DatabaseState:
         with engine.execution_options(**{READ_ONLY_OPTION: True}).connect() as connection:
             return DatabaseState(
                 revision=MigrationContext.configure(connection).get_current_revision(),
-                is_empty=not inspect(connection).get_table_names(),
+                is_empty=set(inspect(connection).get_table_names()) <= {"alembic_version"},
                 definitions_sha256=installed_definitions_sha256(connection),
             )
     except DatabaseError as error:

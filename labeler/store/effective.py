@@ -1,0 +1,209 @@
+"""Keeps the table of effective labels current, in the transaction of whatever changed them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import delete, func, insert, or_, select, tuple_
+from sqlalchemy.orm import Session
+
+from labeler.store.effective_rule import CategoryChoice, Choice, Setting, choose
+from labeler.store.helpers import chunks
+from labeler.store.schema import (
+    Comparison,
+    ComparisonSetting,
+    EffectiveLabel,
+    EffectiveLabelCategory,
+    Judge,
+    LatentSetMember,
+    utc_now,
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A latent on a side of a comparison."""
+
+    comparison_id: int
+    side: str
+    latent_id: int
+
+
+def refresh_effective(
+    session: Session,
+    *,
+    comparison_ids: Collection[int] = (),
+    latent_ids: Collection[int] = (),
+) -> int:
+    """Recompute the labels of whole comparisons or of single latents; returns how many changed.
+
+    Call it after the writes, in their transaction. Comparisons that change are stamped, which
+    makes their reports stale.
+    """
+    session.flush()
+    whole = set(comparison_ids)
+    touched = whole | _comparisons_of(session, latent_ids)
+    if not touched:
+        return 0
+    _lock(session, touched)
+    settings = _settings(session, touched)
+    changed = 0
+    for comparison_id in sorted(touched):
+        latents = None if comparison_id in whole else set(latent_ids)
+        n = _refresh_one(session, comparison_id, settings.get(comparison_id), latents)
+        if n:
+            session.get_one(Comparison, comparison_id).labels_changed_at = utc_now()
+        changed += n
+    session.flush()
+    return changed
+
+
+def _comparisons_of(session: Session, latent_ids: Collection[int]) -> set[int]:
+    found: set[int] = set()
+    for part in chunks(set(latent_ids)):
+        sets = select(LatentSetMember.latent_set_id).where(LatentSetMember.latent_id.in_(part))
+        query = select(Comparison.id).where(
+            or_(Comparison.target_set_id.in_(sets), Comparison.reference_set_id.in_(sets))
+        )
+        found |= set(session.execute(query).scalars())
+    return found
+
+
+def _lock(session: Session, comparison_ids: Iterable[int]) -> None:
+    """Let refreshes of one comparison follow each other (SQLite has one writer anyway).
+
+    Without it two transactions could each compute a label without seeing the other's write.
+    """
+    session.execute(
+        select(Comparison.id)
+        .where(Comparison.id.in_(sorted(comparison_ids)))
+        .order_by(Comparison.id)
+        .with_for_update(key_share=True)
+    ).all()
+
+
+def _settings(session: Session, comparison_ids: Collection[int]) -> dict[int, Setting]:
+    newest = (
+        select(func.max(ComparisonSetting.id))
+        .where(ComparisonSetting.comparison_id.in_(comparison_ids))
+        .group_by(ComparisonSetting.comparison_id)
+    )
+    rows = session.execute(
+        select(
+            ComparisonSetting.comparison_id,
+            ComparisonSetting.taxonomy_version_id,
+            ComparisonSetting.judge_id,
+            Judge.endpoint_kind,
+        )
+        .join(Judge, Judge.id == ComparisonSetting.judge_id)
+        .where(ComparisonSetting.id.in_(newest))
+    )
+    return {
+        row.comparison_id: Setting(
+            row.taxonomy_version_id, row.judge_id, row.endpoint_kind == "import"
+        )
+        for row in rows
+    }
+
+
+def _refresh_one(
+    session: Session, comparison_id: int, setting: Setting | None, latents: set[int] | None
+) -> int:
+    members = _members(session, comparison_id, latents)
+    present = _present(session, comparison_id, latents)
+    choices = choose(session, setting, sorted({place.latent_id for place in members}))
+    wanted = {place: choices[place.latent_id] for place in members}
+    gone = [place for place in present if place not in wanted]
+    changed = [place for place, choice in wanted.items() if present.get(place) != choice]
+    _remove(session, [*gone, *(place for place in changed if place in present)])
+    _insert(session, {place: wanted[place] for place in changed})
+    return len(gone) + len(changed)
+
+
+def _parts(latents: set[int] | None) -> Iterator[list[int] | None]:
+    return iter([None]) if latents is None else chunks(latents)
+
+
+def _members(session: Session, comparison_id: int, latents: set[int] | None) -> list[Place]:
+    comparison = session.get_one(Comparison, comparison_id)
+    sides = {"target": comparison.target_set_id, "reference": comparison.reference_set_id}
+    places: list[Place] = []
+    for side, latent_set_id in sides.items():
+        for part in _parts(latents):
+            query = select(LatentSetMember.latent_id).where(
+                LatentSetMember.latent_set_id == latent_set_id
+            )
+            if part is not None:
+                query = query.where(LatentSetMember.latent_id.in_(part))
+            found = session.execute(query).scalars()
+            places += [Place(comparison_id, side, latent_id) for latent_id in found]
+    return places
+
+
+def _present(session: Session, comparison_id: int, latents: set[int] | None) -> dict[Place, Choice]:
+    categories: dict[Place, list[CategoryChoice]] = defaultdict(list)
+    present: dict[Place, Choice] = {}
+    head, tail = EffectiveLabel, EffectiveLabelCategory
+    for part in _parts(latents):
+        tails = select(tail.side, tail.latent_id, tail.rank, tail.category_id, tail.confidence)
+        heads = select(
+            head.side,
+            head.latent_id,
+            head.outcome,
+            head.source,
+            head.taxonomy_version_id,
+            head.judge_label_id,
+            head.review_event_id,
+            head.explanation_id,
+        ).where(head.comparison_id == comparison_id)
+        tails = tails.where(tail.comparison_id == comparison_id).order_by(tail.rank)
+        if part is not None:
+            heads = heads.where(head.latent_id.in_(part))
+            tails = tails.where(tail.latent_id.in_(part))
+        for row in session.execute(tails):
+            place = Place(comparison_id, row.side, row.latent_id)
+            categories[place].append(CategoryChoice(row.rank, row.category_id, row.confidence))
+        for row in session.execute(heads):
+            place = Place(comparison_id, row.side, row.latent_id)
+            present[place] = Choice(*row[2:], categories=tuple(categories.get(place, ())))
+    return present
+
+
+def _remove(session: Session, places: Sequence[Place]) -> None:
+    for table in (EffectiveLabelCategory, EffectiveLabel):
+        for part in chunks(places):
+            keys = [(place.comparison_id, place.side, place.latent_id) for place in part]
+            session.execute(
+                delete(table)
+                .where(tuple_(table.comparison_id, table.side, table.latent_id).in_(keys))
+                .execution_options(synchronize_session=False)
+            )
+
+
+def _insert(session: Session, choices: Mapping[Place, Choice]) -> None:
+    if not choices:
+        return
+    session.execute(
+        insert(EffectiveLabel),
+        [
+            place.__dict__
+            | {
+                "outcome": choice.outcome,
+                "source": choice.source,
+                "taxonomy_version_id": choice.taxonomy_version_id,
+                "judge_label_id": choice.judge_label_id,
+                "review_event_id": choice.review_event_id,
+                "explanation_id": choice.explanation_id,
+            }
+            for place, choice in choices.items()
+        ],
+    )
+    categories = [
+        place.__dict__ | category.__dict__
+        for place, choice in choices.items()
+        for category in choice.categories
+    ]
+    if categories:
+        session.execute(insert(EffectiveLabelCategory), categories)

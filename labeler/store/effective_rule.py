@@ -1,0 +1,289 @@
+"""The rule of the effective label, applied to a list of latents.
+
+In order: the adjudicated decision; else the latest decision that is neither skipped nor undone;
+else the newest label, other than an error, of the judge in force, under the taxonomy version in
+force. `v_effective_label_computed` states the same rule in SQL, and tests compare the two.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, func, select
+from sqlalchemy.orm import Session
+
+from labeler.store.helpers import chunks
+from labeler.store.schema import (
+    Explanation,
+    JudgeLabel,
+    JudgeLabelCategory,
+    ReviewEvent,
+    ReviewEventCategory,
+)
+from labeler.store.view_definitions.base import ADJUDICATED
+
+HUMAN_OUTCOMES = {"set": "assigned", "none": "none", "uninterpretable": "uninterpretable"}
+"""What a decision says; `accept` takes the outcome of the label it is based on."""
+
+
+@dataclass(frozen=True)
+class CategoryChoice:
+    """A category of an effective label."""
+
+    rank: int
+    category_id: int
+    confidence: float | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What an effective label says; equal choices need no write."""
+
+    outcome: str
+    source: str | None = None
+    taxonomy_version_id: int | None = None
+    judge_label_id: int | None = None
+    review_event_id: int | None = None
+    explanation_id: int | None = None
+    categories: tuple[CategoryChoice, ...] = ()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The taxonomy version and the judge in force."""
+
+    taxonomy_version_id: int
+    judge_id: int
+    is_import: bool
+
+
+@dataclass(frozen=True)
+class _Label:
+    id: int
+    outcome: str
+    explanation_id: int | None
+
+
+@dataclass(frozen=True)
+class _Decision:
+    id: int
+    action: str
+    based_on_id: int | None
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """Everything the rule looks at, by latent."""
+
+    decisions: dict[int, _Decision]
+    labels: dict[int, _Label]
+    errors: dict[int, _Label]
+    explanations: dict[int, int]
+    based_on: dict[int, _Label]
+    """By label id."""
+    event_categories: dict[int, tuple[CategoryChoice, ...]]
+    """By event id."""
+    label_categories: dict[int, tuple[CategoryChoice, ...]]
+    """By label id."""
+
+
+def choose(
+    session: Session, setting: Setting | None, latent_ids: Collection[int]
+) -> dict[int, Choice]:
+    """The effective label of each latent under a setting; unlabelled without one."""
+    if setting is None:
+        return {latent_id: Choice("unlabelled") for latent_id in latent_ids}
+    choices: dict[int, Choice] = {}
+    for part in chunks(latent_ids):
+        facts = _load(session, setting, part)
+        choices |= {latent_id: _choose_one(setting, facts, latent_id) for latent_id in part}
+    return choices
+
+
+def standing_events(events: Iterable[Row[Any]]) -> dict[str, Row[Any]]:
+    """The decision that stands in each reviewer's stream of one latent.
+
+    `events` are rows of `review_event` in the order of their revision. Skips count for nothing,
+    and an undo stands for the decision it restores, or for none.
+    """
+    by_id: dict[int, Row[Any]] = {}
+    heads: dict[str, Row[Any]] = {}
+    for event in events:
+        by_id[event.id] = event
+        if event.action != "skip":
+            heads[event.reviewer] = event
+    standing: dict[str, Row[Any]] = {}
+    for reviewer, head in heads.items():
+        decision = by_id.get(head.restores_event_id) if head.action == "undo" else head
+        if decision is not None:
+            standing[reviewer] = decision
+    return standing
+
+
+def event_in_force(events: Iterable[Row[Any]]) -> Row[Any] | None:
+    """The decision in force among one latent's events: the adjudicated one, else the latest."""
+    standing = standing_events(events)
+    if ADJUDICATED in standing:
+        return standing[ADJUDICATED]
+    return max(standing.values(), key=lambda event: event.id, default=None)
+
+
+def _choose_one(setting: Setting, facts: _Facts, latent_id: int) -> Choice:
+    decision = facts.decisions.get(latent_id)
+    label = facts.labels.get(latent_id)
+    spoken = label.explanation_id if label else None
+    explanation_id = spoken or facts.explanations.get(latent_id)
+    version = setting.taxonomy_version_id
+    if decision is not None:
+        base = facts.based_on.get(decision.based_on_id) if decision.based_on_id else None
+        return Choice(
+            outcome=base.outcome
+            if base and decision.action == "accept"
+            else HUMAN_OUTCOMES[decision.action],
+            source="human",
+            taxonomy_version_id=version,
+            review_event_id=decision.id,
+            explanation_id=(base.explanation_id if base else None) or explanation_id,
+            categories=facts.event_categories.get(decision.id, ()),
+        )
+    found = label or facts.errors.get(latent_id)
+    if found is None:
+        return Choice("unlabelled", taxonomy_version_id=version, explanation_id=explanation_id)
+    return Choice(
+        outcome=found.outcome,
+        source="import" if setting.is_import else "judge",
+        taxonomy_version_id=version,
+        judge_label_id=found.id,
+        explanation_id=explanation_id,
+        categories=facts.label_categories.get(found.id, ()),
+    )
+
+
+def _load(session: Session, setting: Setting, latent_ids: Sequence[int]) -> _Facts:
+    decisions = _decisions(session, setting, latent_ids)
+    labels, errors = _labels(session, setting, latent_ids)
+    based_on_ids = [row.based_on_id for row in decisions.values() if row.based_on_id is not None]
+    return _Facts(
+        decisions=decisions,
+        labels=labels,
+        errors=errors,
+        explanations=_explanations(session, setting, latent_ids),
+        based_on=_labels_by_id(session, based_on_ids),
+        event_categories=_event_categories(session, [row.id for row in decisions.values()]),
+        label_categories=_label_categories(session, [row.id for row in labels.values()]),
+    )
+
+
+def _decisions(
+    session: Session, setting: Setting, latent_ids: Sequence[int]
+) -> dict[int, _Decision]:
+    rows = session.execute(
+        select(
+            ReviewEvent.latent_id,
+            ReviewEvent.id,
+            ReviewEvent.reviewer,
+            ReviewEvent.action,
+            ReviewEvent.restores_event_id,
+            ReviewEvent.based_on_judge_label_id,
+        )
+        .where(
+            ReviewEvent.latent_id.in_(latent_ids),
+            ReviewEvent.taxonomy_version_id == setting.taxonomy_version_id,
+        )
+        .order_by(ReviewEvent.revision)
+    )
+    streams: dict[int, list[Row[Any]]] = defaultdict(list)
+    for row in rows:
+        streams[row.latent_id].append(row)
+    in_force = {latent_id: event_in_force(events) for latent_id, events in streams.items()}
+    return {
+        latent_id: _Decision(event.id, event.action, event.based_on_judge_label_id)
+        for latent_id, event in in_force.items()
+        if event is not None
+    }
+
+
+def _labels(
+    session: Session, setting: Setting, latent_ids: Sequence[int]
+) -> tuple[dict[int, _Label], dict[int, _Label]]:
+    """The newest usable label and the newest error of the judge in force, by latent."""
+    rows = session.execute(
+        select(JudgeLabel.latent_id, JudgeLabel.id, JudgeLabel.outcome, JudgeLabel.explanation_id)
+        .where(
+            JudgeLabel.latent_id.in_(latent_ids),
+            JudgeLabel.taxonomy_version_id == setting.taxonomy_version_id,
+            JudgeLabel.judge_id == setting.judge_id,
+            JudgeLabel.is_control.is_(False),
+        )
+        .order_by(JudgeLabel.id)
+    )
+    labels: dict[int, _Label] = {}
+    errors: dict[int, _Label] = {}
+    for row in rows:
+        kept = errors if row.outcome == "error" else labels
+        kept[row.latent_id] = _Label(row.id, row.outcome, row.explanation_id)
+    return labels, errors
+
+
+def _labels_by_id(session: Session, ids: Sequence[int]) -> dict[int, _Label]:
+    rows = _by_ids(
+        session,
+        (JudgeLabel.id, JudgeLabel.outcome, JudgeLabel.explanation_id),
+        JudgeLabel.id,
+        ids,
+    )
+    return {row.id: _Label(row.id, row.outcome, row.explanation_id) for row in rows}
+
+
+def _explanations(session: Session, setting: Setting, latent_ids: Sequence[int]) -> dict[int, int]:
+    rows = session.execute(
+        select(Explanation.latent_id, func.max(Explanation.id))
+        .where(
+            Explanation.latent_id.in_(latent_ids),
+            Explanation.judge_id == setting.judge_id,
+            Explanation.is_control.is_(False),
+        )
+        .group_by(Explanation.latent_id)
+    )
+    return {latent_id: explanation_id for latent_id, explanation_id in rows}
+
+
+def _event_categories(
+    session: Session, ids: Sequence[int]
+) -> dict[int, tuple[CategoryChoice, ...]]:
+    table = ReviewEventCategory
+    rows = _by_ids(
+        session, (table.review_event_id, table.rank, table.category_id), table.review_event_id, ids
+    )
+    found: dict[int, list[CategoryChoice]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.rank):
+        found[row.review_event_id].append(CategoryChoice(row.rank, row.category_id, None))
+    return {key: tuple(values) for key, values in found.items()}
+
+
+def _label_categories(
+    session: Session, ids: Sequence[int]
+) -> dict[int, tuple[CategoryChoice, ...]]:
+    table = JudgeLabelCategory
+    rows = _by_ids(
+        session,
+        (table.judge_label_id, table.rank, table.category_id, table.confidence),
+        table.judge_label_id,
+        ids,
+    )
+    found: dict[int, list[CategoryChoice]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.rank):
+        found[row.judge_label_id].append(CategoryChoice(row.rank, row.category_id, row.confidence))
+    return {key: tuple(values) for key, values in found.items()}
+
+
+def _by_ids(
+    session: Session, columns: Sequence[Any], key: ColumnElement[int] | Any, ids: Sequence[int]
+) -> list[Row[Any]]:
+    rows: list[Row[Any]] = []
+    for part in chunks(ids):
+        rows += session.execute(select(*columns).where(key.in_(part))).all()
+    return rows

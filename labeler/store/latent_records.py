@@ -1,0 +1,289 @@
+"""Writing subject models, corpora, crosscoders, latents, scaling, sets and comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from labeler.errors import UsageError
+from labeler.store.effective import refresh_effective
+from labeler.store.helpers import chunks, get_or_create, number
+from labeler.store.schema import (
+    Comparison,
+    ComparisonSetting,
+    Corpus,
+    Crosscoder,
+    CrosscoderModel,
+    Latent,
+    LatentScaling,
+    LatentSet,
+    LatentSetMember,
+    SubjectModel,
+    TaxonomyVersion,
+    utc_now,
+)
+
+
+@dataclass(frozen=True)
+class LatentRow:
+    """Facts of one latent; None = unknown."""
+
+    latent_index: int
+    density: float | None = None
+    n_documents: int | None = None
+    max_activation: float | None = None
+    mean_activation: float | None = None
+
+
+@dataclass(frozen=True)
+class ScalingRow:
+    """Latent scaling of one latent for one ordered pair; NaN and None = undefined."""
+
+    latent_id: int
+    delta_norm: float | None
+    nu_error: float | None
+    nu_error_low: float | None
+    nu_error_high: float | None
+    nu_reconstruction: float | None
+    nu_reconstruction_low: float | None
+    nu_reconstruction_high: float | None
+    n_active: int | None = None
+    n_documents: int | None = None
+    is_flagged: bool = False
+
+
+@dataclass(frozen=True)
+class MemberRow:
+    """One latent of a set."""
+
+    latent_id: int
+    rank: int | None = None
+    score: float | None = None
+
+
+def get_or_create_subject_model(
+    session: Session, name: str, fingerprint: str, **facts: Any
+) -> SubjectModel:
+    """The subject model of that name and content; facts: path, adapter, n_layers, d_model, ..."""
+    return get_or_create(session, SubjectModel, {"name": name, "fingerprint": fingerprint}, **facts)
+
+
+def get_or_create_corpus(
+    session: Session, name: str, sha256: str, n_documents: int, **facts: Any
+) -> Corpus:
+    """The corpus of that content; facts: path, n_tokens."""
+    return get_or_create(
+        session, Corpus, {"sha256": sha256}, name=name, n_documents=n_documents, **facts
+    )
+
+
+def get_or_create_crosscoder(
+    session: Session,
+    name: str,
+    sha256: str | None = None,
+    models: Sequence[SubjectModel] = (),
+    **facts: Any,
+) -> Crosscoder:
+    """The crosscoder with these weights; a name taken by other weights gets their hash's start.
+
+    facts: run_id, corpus_id, path, n_latents, config. Use the returned row's name.
+    """
+    if sha256 is not None:
+        same = session.execute(
+            select(Crosscoder).where(
+                Crosscoder.sha256 == sha256,
+                Crosscoder.name.in_([name, f"{name}@{sha256[:8]}"]),
+            )
+        ).scalar_one_or_none()
+        if same is not None:
+            return same
+    taken = session.execute(select(Crosscoder).where(Crosscoder.name == name)).scalar_one_or_none()
+    if taken is not None and sha256 is None:
+        return taken
+    unique_name = name if taken is None else f"{name}@{str(sha256)[:8]}"
+    row = get_or_create(session, Crosscoder, {"name": unique_name}, sha256=sha256, **facts)
+    for position, model in enumerate(models):
+        get_or_create(
+            session,
+            CrosscoderModel,
+            {"crosscoder_id": row.id, "position": position},
+            subject_model_id=model.id,
+        )
+    return row
+
+
+def add_latents(
+    session: Session, crosscoder_id: int, latents: Iterable[LatentRow]
+) -> dict[int, int]:
+    """Add the latents that are missing; returns latent_index -> latent_id of all given ones."""
+    rows = {row.latent_index: row for row in latents}
+    ids: dict[int, int] = {}
+    for part in chunks(rows):
+        ids |= _latent_ids(session, crosscoder_id, part)
+    missing = [rows[index] for index in rows if index not in ids]
+    if missing:
+        session.execute(
+            insert(Latent), [asdict(row) | {"crosscoder_id": crosscoder_id} for row in missing]
+        )
+        for part in chunks([row.latent_index for row in missing]):
+            ids |= _latent_ids(session, crosscoder_id, part)
+    return ids
+
+
+def _latent_ids(session: Session, crosscoder_id: int, indices: Sequence[int]) -> dict[int, int]:
+    query = select(Latent.latent_index, Latent.id).where(
+        Latent.crosscoder_id == crosscoder_id, Latent.latent_index.in_(indices)
+    )
+    return {index: key for index, key in session.execute(query)}
+
+
+def add_scaling(
+    session: Session, target_model_id: int, reference_model_id: int, rows: Iterable[ScalingRow]
+) -> int:
+    """Add the scaling of one ordered pair; latents that have theirs keep it. Returns how many."""
+    known = set(
+        session.execute(
+            select(LatentScaling.latent_id).where(
+                LatentScaling.target_model_id == target_model_id,
+                LatentScaling.reference_model_id == reference_model_id,
+            )
+        ).scalars()
+    )
+    pair = {"target_model_id": target_model_id, "reference_model_id": reference_model_id}
+    fresh = [_finite(row) | pair for row in rows if row.latent_id not in known]
+    if fresh:
+        session.execute(insert(LatentScaling), fresh)
+    return len(fresh)
+
+
+def _finite(row: ScalingRow) -> dict[str, Any]:
+    values = asdict(row)
+    return {
+        name: number(value) if isinstance(value, float) else value for name, value in values.items()
+    }
+
+
+def create_latent_set(
+    session: Session,
+    name: str,
+    rule: str,
+    run_id: int,
+    members: Iterable[MemberRow] = (),
+    rule_params: Mapping[str, Any] | None = None,
+    **facts: Any,
+) -> LatentSet:
+    """A new latent set; facts: crosscoder_id, target_model_id, against_model_id, message."""
+    row = LatentSet(
+        name=name, rule=rule, rule_params=dict(rule_params or {}), run_id=run_id, **facts
+    )
+    session.add(row)
+    session.flush()
+    add_members(session, row.id, members)
+    return row
+
+
+def add_members(session: Session, latent_set_id: int, members: Iterable[MemberRow]) -> int:
+    """Add the latents that are missing in a set, removing none; returns how many."""
+    known = set(
+        session.execute(
+            select(LatentSetMember.latent_id).where(LatentSetMember.latent_set_id == latent_set_id)
+        ).scalars()
+    )
+    fresh = {row.latent_id: row for row in members if row.latent_id not in known}
+    if fresh:
+        session.execute(
+            insert(LatentSetMember),
+            [
+                {
+                    "latent_set_id": latent_set_id,
+                    "latent_id": row.latent_id,
+                    "rank": row.rank,
+                    "score": number(row.score),
+                }
+                for row in fresh.values()
+            ],
+        )
+    return len(fresh)
+
+
+def find_comparison(session: Session, name: str) -> Comparison | None:
+    """The comparison of that name."""
+    return session.execute(select(Comparison).where(Comparison.name == name)).scalar_one_or_none()
+
+
+def ensure_comparison(
+    session: Session, name: str, target_set_id: int, reference_set_id: int
+) -> Comparison:
+    """The comparison of that name, pointing to these sets; its effective labels are refreshed."""
+    row = find_comparison(session, name)
+    if row is None:
+        row = Comparison(name=name, target_set_id=target_set_id, reference_set_id=reference_set_id)
+        session.add(row)
+    elif (row.target_set_id, row.reference_set_id) != (target_set_id, reference_set_id):
+        row.target_set_id = target_set_id
+        row.reference_set_id = reference_set_id
+        row.labels_changed_at = utc_now()
+    session.flush()
+    refresh_effective(session, comparison_ids=[row.id])
+    return row
+
+
+def current_setting(session: Session, comparison_id: int) -> ComparisonSetting | None:
+    """The setting in force of a comparison."""
+    return session.execute(
+        select(ComparisonSetting)
+        .where(ComparisonSetting.comparison_id == comparison_id)
+        .order_by(ComparisonSetting.id.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+
+
+def ensure_comparison_setting(
+    session: Session, comparison_id: int, taxonomy_version_id: int, judge_id: int
+) -> ComparisonSetting:
+    """Put a taxonomy version and a judge in force, unless they are; the version is frozen."""
+    now = current_setting(session, comparison_id)
+    if now is not None and (now.taxonomy_version_id, now.judge_id) == (
+        taxonomy_version_id,
+        judge_id,
+    ):
+        return now
+    freeze_version(session, taxonomy_version_id)
+    row = ComparisonSetting(
+        comparison_id=comparison_id, taxonomy_version_id=taxonomy_version_id, judge_id=judge_id
+    )
+    session.add(row)
+    session.get_one(Comparison, comparison_id).labels_changed_at = utc_now()
+    session.flush()
+    refresh_effective(session, comparison_ids=[comparison_id])
+    return row
+
+
+def freeze_version(session: Session, taxonomy_version_id: int) -> None:
+    """Freeze a taxonomy version: from now on its categories never change."""
+    version = session.get_one(TaxonomyVersion, taxonomy_version_id)
+    if not version.frozen:
+        version.frozen = True
+        session.flush()
+
+
+def find_latent(session: Session, name: str) -> Latent:
+    """The latent named `crosscoder:latent_index` or by its id; UsageError when there is none."""
+    crosscoder, separator, index = name.rpartition(":")
+    if not index.isdigit():
+        raise UsageError(f"latent {name!r}: write crosscoder:latent_index or a latent_id")
+    query = select(Latent)
+    if separator:
+        query = query.join(Crosscoder, Crosscoder.id == Latent.crosscoder_id).where(
+            Crosscoder.name == crosscoder, Latent.latent_index == int(index)
+        )
+    else:
+        query = query.where(Latent.id == int(index))
+    found = session.execute(query).scalar_one_or_none()
+    if found is None:
+        raise UsageError(f"latent {name!r}: not in the database; see v_effective_label for names")
+    return found

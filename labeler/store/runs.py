@@ -1,0 +1,67 @@
+"""Runs: begin, finish, find one that is done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from labeler import __version__
+from labeler.store.helpers import json_sha256
+from labeler.store.schema import Run, utc_now
+
+
+def begin_run(
+    session: Session,
+    kind: str,
+    config: dict[str, Any],
+    stage_key: str | None = None,
+    code_version: str = __version__,
+    parent_run_id: int | None = None,
+) -> int:
+    """The id of a running run: an unfinished one of the same key goes on, else a new one."""
+    if stage_key is not None:
+        unfinished = session.execute(
+            select(Run)
+            .where(Run.kind == kind, Run.stage_key == stage_key, Run.status != "done")
+            .where(Run.config_sha256 == json_sha256(config), Run.code_version == code_version)
+            .order_by(Run.id.desc())
+            .limit(1)
+        ).scalar_one_or_none()
+        if unfinished is not None:
+            unfinished.status = "running"
+            unfinished.finished_at = None
+            session.flush()
+            return unfinished.id
+    run = Run(
+        kind=kind,
+        status="running",
+        config=config,
+        config_sha256=json_sha256(config),
+        stage_key=stage_key,
+        code_version=code_version,
+        parent_run_id=parent_run_id,
+    )
+    session.add(run)
+    session.flush()
+    return run.id
+
+
+def finish_run(
+    session: Session, run_id: int, status: str = "done", result: dict[str, Any] | None = None
+) -> None:
+    """Record how a run ended: `done`, `failed` or `interrupted`."""
+    run = session.get_one(Run, run_id)
+    run.status = status
+    run.finished_at = utc_now()
+    run.result = result
+    session.flush()
+
+
+def latest_done_run(session: Session, kind: str, stage_key: str | None = None) -> Run | None:
+    """The newest finished run of a kind, with that stage key where one is given."""
+    query = select(Run).where(Run.kind == kind, Run.status == "done")
+    if stage_key is not None:
+        query = query.where(Run.stage_key == stage_key)
+    return session.execute(query.order_by(Run.id.desc()).limit(1)).scalar_one_or_none()
