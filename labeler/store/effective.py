@@ -162,12 +162,11 @@ def _present(session: Session, comparison_id: int, latents: set[int] | None) -> 
         if part is not None:
             heads = heads.where(head.latent_id.in_(part))
             tails = tails.where(tail.latent_id.in_(part))
-        for row in session.execute(tails):
-            place = Place(comparison_id, row.side, row.latent_id)
-            categories[place].append(CategoryChoice(row.rank, row.category_id, row.confidence))
-        for row in session.execute(heads):
-            place = Place(comparison_id, row.side, row.latent_id)
-            present[place] = Choice(*row[2:], categories=tuple(categories.get(place, ())))
+        for side, latent_id, *category in session.execute(tails):
+            categories[Place(comparison_id, side, latent_id)].append(CategoryChoice(*category))
+        for side, latent_id, *label in session.execute(heads):
+            place = Place(comparison_id, side, latent_id)
+            present[place] = Choice(*label, categories=tuple(categories.get(place, ())))
     return present
 
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from labeler.store.helpers import chunks
@@ -103,27 +103,28 @@ def choose(
     return choices
 
 
-def standing_events(events: Iterable[Row[Any]]) -> dict[str, Row[Any]]:
+def standing_events(events: Iterable[ReviewEvent]) -> dict[str, ReviewEvent]:
     """The decision that stands in each reviewer's stream of one latent.
 
-    `events` are rows of `review_event` in the order of their revision. Skips count for nothing,
+    `events` come in the order of their revision. Skips count for nothing,
     and an undo stands for the decision it restores, or for none.
     """
-    by_id: dict[int, Row[Any]] = {}
-    heads: dict[str, Row[Any]] = {}
+    by_id: dict[int, ReviewEvent] = {}
+    heads: dict[str, ReviewEvent] = {}
     for event in events:
         by_id[event.id] = event
         if event.action != "skip":
             heads[event.reviewer] = event
-    standing: dict[str, Row[Any]] = {}
+    standing: dict[str, ReviewEvent] = {}
     for reviewer, head in heads.items():
-        decision = by_id.get(head.restores_event_id) if head.action == "undo" else head
+        is_undo = head.action == "undo"
+        decision = by_id.get(head.restores_event_id or 0) if is_undo else head
         if decision is not None:
             standing[reviewer] = decision
     return standing
 
 
-def event_in_force(events: Iterable[Row[Any]]) -> Row[Any] | None:
+def event_in_force(events: Iterable[ReviewEvent]) -> ReviewEvent | None:
     """The decision in force among one latent's events: the adjudicated one, else the latest."""
     standing = standing_events(events)
     if ADJUDICATED in standing:
@@ -181,21 +182,14 @@ def _decisions(
     session: Session, setting: Setting, latent_ids: Sequence[int]
 ) -> dict[int, _Decision]:
     rows = session.execute(
-        select(
-            ReviewEvent.latent_id,
-            ReviewEvent.id,
-            ReviewEvent.reviewer,
-            ReviewEvent.action,
-            ReviewEvent.restores_event_id,
-            ReviewEvent.based_on_judge_label_id,
-        )
+        select(ReviewEvent)
         .where(
             ReviewEvent.latent_id.in_(latent_ids),
             ReviewEvent.taxonomy_version_id == setting.taxonomy_version_id,
         )
         .order_by(ReviewEvent.revision)
-    )
-    streams: dict[int, list[Row[Any]]] = defaultdict(list)
+    ).scalars()
+    streams: dict[int, list[ReviewEvent]] = defaultdict(list)
     for row in rows:
         streams[row.latent_id].append(row)
     in_force = {latent_id: event_in_force(events) for latent_id, events in streams.items()}
@@ -248,7 +242,7 @@ def _explanations(session: Session, setting: Setting, latent_ids: Sequence[int])
         )
         .group_by(Explanation.latent_id)
     )
-    return {latent_id: explanation_id for latent_id, explanation_id in rows}
+    return dict(rows.tuples().all())
 
 
 def _event_categories(
@@ -280,10 +274,8 @@ def _label_categories(
     return {key: tuple(values) for key, values in found.items()}
 
 
-def _by_ids(
-    session: Session, columns: Sequence[Any], key: ColumnElement[int] | Any, ids: Sequence[int]
-) -> list[Row[Any]]:
-    rows: list[Row[Any]] = []
+def _by_ids(session: Session, columns: Sequence[Any], key: Any, ids: Sequence[int]) -> list[Any]:
+    rows: list[Any] = []
     for part in chunks(ids):
         rows += session.execute(select(*columns).where(key.in_(part))).all()
     return rows

@@ -138,7 +138,7 @@ def _latent_ids(session: Session, crosscoder_id: int, indices: Sequence[int]) ->
     query = select(Latent.latent_index, Latent.id).where(
         Latent.crosscoder_id == crosscoder_id, Latent.latent_index.in_(indices)
     )
-    return {index: key for index, key in session.execute(query)}
+    return dict(session.execute(query).tuples().all())
 
 
 def add_scaling(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
-from sqlalchemy import Row, insert, select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from labeler.store.effective_rule import standing_events
@@ -87,7 +86,7 @@ def category_ids(session: Session, taxonomy_version_id: int) -> dict[str, int]:
     query = select(Category.slug, Category.id).where(
         Category.taxonomy_version_id == taxonomy_version_id
     )
-    return {slug: key for slug, key in session.execute(query)}
+    return dict(session.execute(query).tuples().all())
 
 
 def map_same_categories(session: Session, old_version_id: int, new_version_id: int) -> int:
@@ -211,13 +210,13 @@ def _carry_decisions(
         if latent_id in taken:
             continue
         events = session.execute(
-            select(*ReviewEvent.__table__.columns)
+            select(ReviewEvent)
             .where(
                 ReviewEvent.latent_id == latent_id,
                 ReviewEvent.taxonomy_version_id == old_version_id,
             )
             .order_by(ReviewEvent.revision)
-        ).all()
+        ).scalars()
         standing = sorted(standing_events(events).values(), key=lambda event: event.id)
         carried += sum(
             _carry_event(session, event, new_version_id, targets, labels) for event in standing
@@ -227,7 +226,7 @@ def _carry_decisions(
 
 def _carry_event(
     session: Session,
-    event: Row[Any],
+    event: ReviewEvent,
     new_version_id: int,
     targets: dict[int, int],
     labels: dict[int, int],
@@ -236,7 +235,7 @@ def _carry_event(
         select(ReviewEventCategory).where(ReviewEventCategory.review_event_id == event.id)
     ).scalars()
     pairs = [(row.rank, row.category_id) for row in categories]
-    base = labels.get(event.based_on_judge_label_id)
+    base = labels.get(event.based_on_judge_label_id or 0)
     lost = any(category_id not in targets for _, category_id in pairs)
     if lost or (event.action == "accept" and base is None):
         return False
