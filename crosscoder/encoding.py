@@ -63,7 +63,7 @@ def restrict(crosscoder: Crosscoder, latents: Sequence[int]) -> Crosscoder:
     changes = {"n_latents": len(index), "k": min(crosscoder.config.k, len(index))}
     part = Crosscoder(
         crosscoder.config.model_copy(update=changes), normaliser=crosscoder.normaliser
-    ).to(crosscoder.W_dec)
+    ).to(crosscoder.W_dec.device)
     part.W_enc.copy_(crosscoder.W_enc[:, :, index])
     part.W_dec.copy_(crosscoder.W_dec[index])
     part.b_enc.copy_(crosscoder.b_enc[index])

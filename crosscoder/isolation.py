@@ -26,15 +26,15 @@ class IsolationRule(BaseModel):
     kind: RuleKind = "strict"
     """`strict`: both nu under their thresholds; `significant`: the upper bounds of both
     intervals are; `ranked`: the `top` latents by the sum of their two ranks."""
-    nu_error_max: float = Field(0.2, gt=0)
+    nu_error_max: float = Field(default=0.2, gt=0)
     """Threshold on nu_error (arXiv 2504.02922)."""
-    nu_reconstruction_max: float = Field(0.5, gt=0)
+    nu_reconstruction_max: float = Field(default=0.5, gt=0)
     """Threshold on nu_reconstruction (arXiv 2504.02922)."""
-    min_documents: int = Field(8, ge=1)
+    min_documents: int = Field(default=8, ge=1)
     """Documents in which a latent must be active."""
-    top: int = Field(40, ge=1)
+    top: int = Field(default=40, ge=1)
     """`ranked`: latents taken."""
-    max_density: float = Field(0.2, gt=0, le=1)
+    max_density: float = Field(default=0.2, gt=0, le=1)
     """`ranked`: share of tokens above which a latent is too dense to be taken."""
 
     @property
