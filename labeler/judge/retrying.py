@@ -1,0 +1,95 @@
+"""When a request is made again, and after how long."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Literal
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_exponential, wait_random
+
+from labeler.judge.base import JudgeReply
+
+FIRST_WAIT_S, LONGEST_WAIT_S, LONGEST_RETRY_AFTER_S = 0.5, 30.0, 600.0
+Again = Literal["no", "transport", "answer"]
+"""Why a request would be made again."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An attempt that ended."""
+
+    reply: JudgeReply
+    again: Again
+    wait_s: float | None = None
+    """Seconds that the server asked to wait."""
+    stops_the_batch: bool = False
+
+
+def again(reply: JudgeReply) -> Again:
+    """Unusable answers are asked for again; a refusal is an answer."""
+    return "answer" if reply.status in ("parse_error", "truncated") else "no"
+
+
+def is_worth_retrying(status_code: int) -> bool:
+    """Whether a server that answers with this HTTP status may answer differently later."""
+    return status_code in (408, 429) or status_code >= 500
+
+
+def retry_after_s(header: str | None, now: datetime | None = None) -> float | None:
+    """Seconds of a Retry-After header, given in seconds or as an HTTP date; None without one."""
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(header)
+        except ValueError:
+            return None
+        moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+        seconds = (moment - (now or datetime.now(UTC))).total_seconds()
+    if seconds != seconds:
+        return None
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_S)
+
+
+def retry_policy(
+    max_attempts: int, max_answers: int, sleep: Callable[[float], Awaitable[None]]
+) -> AsyncRetrying:
+    """Retry the awaiting coroutine by its result; the last result is returned, never raised.
+
+    The two kinds of failure have a limit each: `max_attempts` for transport, `max_answers` for
+    answers that are unusable.
+    """
+    limits = {"transport": max_attempts, "answer": max_answers}
+    failures = {"transport": 0, "answer": 0}
+    backoff = wait_exponential(FIRST_WAIT_S, LONGEST_WAIT_S) + wait_random(0, FIRST_WAIT_S)
+
+    def is_over(state: RetryCallState) -> bool:
+        reason = _ended(state).again
+        failures[reason] += 1
+        return failures[reason] >= limits[reason]
+
+    def wait(state: RetryCallState) -> float:
+        ended = _ended(state)
+        if ended.wait_s is not None:
+            return ended.wait_s
+        return 0.0 if ended.again == "answer" else float(backoff(state))
+
+    return AsyncRetrying(
+        retry=retry_if_result(lambda ended: ended.again != "no"),
+        stop=is_over,
+        wait=wait,
+        sleep=sleep,
+        retry_error_callback=_ended,
+    )
+
+
+def _ended(state: RetryCallState) -> Ended:
+    if state.outcome is None:
+        raise RuntimeError("an attempt is judged before it ended")
+    ended: Ended = state.outcome.result()
+    return ended

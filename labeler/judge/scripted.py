@@ -1,0 +1,134 @@
+"""A judge that reads its answers from a script: for tests, and to replay a recorded batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from labeler.errors import UsageError
+from labeler.judge.answers import AnswerError, parse_answer
+from labeler.judge.base import (
+    JudgeIdentity,
+    JudgeReply,
+    JudgeRequest,
+    OnAttempt,
+    ignore_attempt,
+)
+from labeler.study import sha256_text
+
+Script = Callable[[JudgeRequest], str | dict[str, Any] | JudgeReply]
+"""Gives the answer to a request: its text, its JSON, or a whole reply."""
+
+
+class ScriptLine(BaseModel):
+    """One line of a script; it answers a request that agrees with every key it names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    answer: dict[str, Any] | str
+    latent_index: int | None = None
+    crosscoder: str | None = None
+    contains: str | None = None
+    """Text that occurs in the request's messages."""
+
+    def fits(self, request: JudgeRequest) -> bool:
+        """Whether this line answers the request."""
+        subject = request.subject
+        if self.stage != request.stage:
+            return False
+        if self.latent_index is not None and (
+            subject is None or subject.latent_index != self.latent_index
+        ):
+            return False
+        if self.crosscoder is not None and (
+            subject is None or subject.crosscoder != self.crosscoder
+        ):
+            return False
+        return self.contains is None or any(
+            self.contains in message.content for message in request.messages
+        )
+
+
+class ScriptedJudge:
+    """Answers by a function; `asked` keeps what it was asked."""
+
+    def __init__(self, script: Script, name: str = "scripted", concurrency: int = 4) -> None:
+        self._script = script
+        self._concurrency = concurrency
+        self._identity = JudgeIdentity(name=name, model="script", endpoint_kind="scripted")
+        self.asked: list[JudgeRequest] = []
+
+    @classmethod
+    def from_file(cls, path: Path) -> ScriptedJudge:
+        """Answers of a JSONL file, the first line that fits counts; UsageError names a bad line."""
+        lines = _read_lines(path)
+        judge = cls(lambda request: _first_fitting(lines, request))
+        content = "\n".join(line.model_dump_json() for line in lines)
+        judge._identity = JudgeIdentity(
+            "scripted", "script", "scripted", {"script_sha256": sha256_text(content)}
+        )
+        return judge
+
+    @property
+    def identity(self) -> JudgeIdentity:
+        """Name and, for a file, its hash."""
+        return self._identity
+
+    @property
+    def concurrency(self) -> int:
+        """Requests in flight."""
+        return self._concurrency
+
+    async def ask(
+        self, request: JudgeRequest, on_attempt: OnAttempt = ignore_attempt
+    ) -> JudgeReply:
+        """Look the answer up and check it as a server's answer is checked."""
+        self.asked.append(request)
+        reply = _as_reply(request, self._script(request))
+        await on_attempt(reply)
+        return reply
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+def _as_reply(request: JudgeRequest, answer: str | dict[str, Any] | JudgeReply) -> JudgeReply:
+    if isinstance(answer, JudgeReply):
+        return answer
+    raw = answer if isinstance(answer, str) else json.dumps(answer, sort_keys=True)
+    try:
+        parsed = parse_answer(request, raw)
+    except AnswerError as error:
+        return JudgeReply("parse_error", raw=raw, error=str(error))
+    return JudgeReply("ok", raw=raw, parsed=parsed)
+
+
+def _first_fitting(
+    lines: Sequence[ScriptLine], request: JudgeRequest
+) -> str | dict[str, Any] | JudgeReply:
+    for line in lines:
+        if line.fits(request):
+            return line.answer
+    return JudgeReply("parse_error", error="no line of the script fits this request")
+
+
+def _read_lines(path: Path) -> list[ScriptLine]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"judge.script: {path}: {error.strerror}") from None
+    lines = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            lines.append(ScriptLine.model_validate_json(line))
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise UsageError(f"judge.script: {path}, line {number}: {reason}") from None
+    return lines
