@@ -108,6 +108,6 @@ def _sentence_model() -> str:
 
 
 def _cache() -> str:
-    from labeler.demo.fetch import cache_folder
+    from labeler.cache import cache_folder
 
     return str(cache_folder())

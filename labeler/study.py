@@ -78,6 +78,8 @@ class HarvestSection(Section):
     """Content tokens masked at the start of a document (their norms are outliers)."""
     max_norm_ratio: float = Field(4.0, gt=1)
     """A token whose norm exceeds this multiple of the model's median norm is masked."""
+    template_model: str | None = None
+    """Model whose chat template is used where the models' templates differ."""
     held_out: float = Field(0.1, gt=0, lt=0.9)
     """Share of documents kept from training, for theta and reconstruction quality."""
 

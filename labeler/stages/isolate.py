@@ -1,0 +1,208 @@
+"""Isolate: latent scaling of every latent, and the latent sets of every comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from labeler.stages.base import Stage, StageContext, StageOutcome, required
+from labeler.stages.train import opened_store
+from labeler.store.engine import write_session
+from labeler.store.latent_records import (
+    LatentRow,
+    MemberRow,
+    ScalingRow,
+    add_latents,
+    add_scaling,
+    create_latent_set,
+    ensure_comparison,
+)
+from labeler.store.schema import Crosscoder, CrosscoderModel, LatentSet, SubjectModel
+from labeler.study import ComparisonSection
+
+if TYPE_CHECKING:
+    from crosscoder.isolation import IsolationRule, LatentSelection
+    from crosscoder.scaling import LatentScaling, PairScaling
+
+SCALING_NAME = "scaling.safetensors"
+
+
+class IsolateStage:
+    """scaling.safetensors under artifacts/isolate; latents, scaling and sets in the database."""
+
+    name = "isolate"
+
+    def inputs(self, context: StageContext) -> dict[str, Any]:
+        """The rule and the comparisons."""
+        return {
+            "isolate": context.study.config.isolate.model_dump(),
+            "comparisons": [row.model_dump() for row in comparisons(context)],
+        }
+
+    def run(self, context: StageContext, run_id: int) -> StageOutcome:
+        """Scale all latents in one pass, choose by the rule, write everything at once."""
+        from crosscoder.checkpoints import load_crosscoder, read_crosscoder_file
+        from crosscoder.scaling import latent_scaling
+        from crosscoder.scaling_file import load_scaling, save_scaling
+
+        path = context.folder(self.name) / SCALING_NAME
+        if not path.is_file():
+            crosscoder = load_crosscoder(context.folder("train"))
+            n_blocks = context.study.config.isolate.n_blocks
+            scaling = latent_scaling(crosscoder, opened_store(context), n_blocks, context.progress)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_scaling(scaling, path)
+        scaling = load_scaling(path)
+        weights_sha256 = read_crosscoder_file(context.folder("train")).weights_sha256
+        messages = []
+        with write_session(context.engine) as session:
+            stored = _store_latents(session, weights_sha256, scaling)
+            for comparison in comparisons(context):
+                messages.append(_store_comparison(context, session, run_id, stored, comparison))
+        return StageOutcome(" | ".join(messages), {"messages": messages})
+
+    def is_whole(self, context: StageContext) -> bool:
+        """Whether the scaling is on disk."""
+        return (context.folder(self.name) / SCALING_NAME).is_file()
+
+
+def comparisons(context: StageContext) -> tuple[ComparisonSection, ...]:
+    """The study's comparisons, or UsageError."""
+    rows: tuple[ComparisonSection, ...] = required(
+        context.study.config.comparison, "isolate", "comparison", "a [[comparison]]"
+    )
+    return rows
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What the database calls the crosscoder's latents and models."""
+
+    crosscoder_id: int
+    scaling: LatentScaling
+    latent_ids: dict[int, int]
+    """latent_id by latent_index."""
+    model_ids: dict[str, int]
+    """subject_model id by name."""
+
+
+def _store_latents(session: Session, weights_sha256: str, scaling: LatentScaling) -> _Stored:
+    crosscoder = (
+        session.execute(
+            select(Crosscoder).where(Crosscoder.sha256 == weights_sha256).order_by(Crosscoder.id)
+        )
+        .scalars()
+        .first()
+    )
+    if crosscoder is None:
+        raise LookupError("the crosscoder has no row")
+    query = (
+        select(SubjectModel.name, SubjectModel.id)
+        .join(CrosscoderModel, CrosscoderModel.subject_model_id == SubjectModel.id)
+        .where(CrosscoderModel.crosscoder_id == crosscoder.id)
+    )
+    model_ids = dict(session.execute(query).tuples().all())
+    latent_ids = add_latents(session, crosscoder.id, _latent_rows(scaling))
+    for (target, reference), pair in scaling.pairs.items():
+        rows = _scaling_rows(pair, scaling, latent_ids)
+        add_scaling(session, model_ids[target], model_ids[reference], rows)
+    return _Stored(crosscoder.id, scaling, latent_ids, model_ids)
+
+
+def _latent_rows(scaling: LatentScaling) -> Iterator[LatentRow]:
+    for index in range(scaling.n_latents):
+        mean = float(scaling.mean_activation[index])
+        yield LatentRow(
+            latent_index=index,
+            density=float(scaling.density[index]),
+            n_documents=int(scaling.n_documents[index]),
+            max_activation=float(scaling.max_activation[index]),
+            mean_activation=None if mean != mean else mean,
+        )
+
+
+def _scaling_rows(
+    pair: PairScaling, scaling: LatentScaling, latent_ids: dict[int, int]
+) -> Iterator[ScalingRow]:
+    from crosscoder.scaling import ScalingFlag
+
+    negative = int(ScalingFlag.ERROR_NEGATIVE | ScalingFlag.RECONSTRUCTION_NEGATIVE)
+    for index, latent_id in latent_ids.items():
+        yield ScalingRow(
+            latent_id=latent_id,
+            delta_norm=float(pair.delta_norm[index]),
+            nu_error=float(pair.nu_error[index]),
+            nu_error_low=float(pair.nu_error_low[index]),
+            nu_error_high=float(pair.nu_error_high[index]),
+            nu_reconstruction=float(pair.nu_reconstruction[index]),
+            nu_reconstruction_low=float(pair.nu_reconstruction_low[index]),
+            nu_reconstruction_high=float(pair.nu_reconstruction_high[index]),
+            n_active=int(scaling.n_active[index]),
+            n_documents=int(scaling.n_documents[index]),
+            is_flagged=bool(int(pair.flags[index]) & negative),
+        )
+
+
+def _store_comparison(
+    context: StageContext,
+    session: Session,
+    run_id: int,
+    stored: _Stored,
+    comparison: ComparisonSection,
+) -> str:
+    from crosscoder.isolation import isolate_comparison
+
+    section = context.study.config.isolate
+    target = stored.scaling.pair(comparison.target, comparison.against or comparison.reference)
+    reference = stored.scaling.pair(comparison.reference, comparison.against or comparison.target)
+    chosen = isolate_comparison(target, reference, _rule(context), section.overlap)
+    sets = [
+        _store_set(session, run_id, stored, f"{comparison.name}/{side}", selection)
+        for side, selection in (("target", chosen.target), ("reference", chosen.reference))
+    ]
+    ensure_comparison(session, comparison.name, sets[0].id, sets[1].id)
+    return f"{comparison.name}: {chosen.message}"
+
+
+def _rule(context: StageContext) -> IsolationRule:
+    from crosscoder.isolation import IsolationRule
+
+    section = context.study.config.isolate
+    return IsolationRule(
+        kind=section.rule,
+        nu_error_max=section.nu_error_max,
+        nu_reconstruction_max=section.nu_reconstruction_max,
+        min_documents=section.min_documents,
+        top=section.top,
+        max_density=section.max_density,
+    )
+
+
+def _store_set(
+    session: Session, run_id: int, stored: _Stored, name: str, selection: LatentSelection
+) -> LatentSet:
+    members = [
+        MemberRow(stored.latent_ids[int(index)], rank, float(score))
+        for rank, (index, score) in enumerate(
+            zip(selection.latent_indices, selection.scores, strict=True), start=1
+        )
+    ]
+    return create_latent_set(
+        session,
+        name,
+        selection.rule.kind,
+        run_id,
+        members,
+        selection.rule.model_dump(mode="json"),
+        crosscoder_id=stored.crosscoder_id,
+        target_model_id=stored.model_ids[selection.target],
+        against_model_id=stored.model_ids[selection.reference],
+        message=selection.message,
+    )
+
+
+STAGE: Stage = IsolateStage()

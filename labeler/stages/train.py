@@ -1,0 +1,129 @@
+"""Train: one crosscoder over all subject models of the study."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from labeler.stages.base import Stage, StageContext, StageOutcome
+from labeler.stages.harvest import harvest_section
+from labeler.store.engine import write_session
+from labeler.store.latent_records import get_or_create_crosscoder, get_or_create_subject_model
+from labeler.store.schema import Corpus
+from labeler.study import TrainSection
+
+if TYPE_CHECKING:
+    from crosscoder.activations import ActivationStore
+    from crosscoder.model import CrosscoderConfig
+    from crosscoder.train_config import TrainConfig
+    from crosscoder.training import TrainResult
+
+
+class TrainStage:
+    """The crosscoder under artifacts/train, its row in the database."""
+
+    name = "train"
+
+    def inputs(self, context: StageContext) -> dict[str, Any]:
+        """What decides the weights."""
+        return {
+            "train": context.study.config.train.model_dump(exclude={"checkpoint_every"}),
+            "held_out": harvest_section(context.study).held_out,
+        }
+
+    def run(self, context: StageContext, run_id: int) -> StageOutcome:
+        """Train to the end, going on from the newest checkpoint."""
+        from crosscoder.training import train
+
+        store = opened_store(context)
+        crosscoder_config, train_config = configs(context, store)
+        result = train(
+            store, crosscoder_config, train_config, context.folder(self.name), context.progress
+        )
+        _register(context, run_id, store, result)
+        quality = result.quality
+        shown = ", ".join(f"FVE {row.fve:.3f} {row.model}" for row in quality.fve)
+        return StageOutcome(
+            f"{crosscoder_config.n_latents:,} latents, {result.n_steps:,} steps; "
+            f"held out: {shown}, L0 {quality.l0:.1f}, {100 * result.dead_share:.1f}% dead",
+            {
+                "fve": {row.model: row.fve for row in quality.fve},
+                "l0": quality.l0,
+                "dead_share": result.dead_share,
+                "theta": result.theta,
+                "n_steps": result.n_steps,
+            },
+        )
+
+    def is_whole(self, context: StageContext) -> bool:
+        """Whether the weights and their config are there."""
+        folder = context.folder(self.name)
+        return (folder / "crosscoder.safetensors").is_file() and (folder / "config.json").is_file()
+
+
+def opened_store(context: StageContext) -> ActivationStore:
+    """The harvest's activations, with the study's documents held out."""
+    from crosscoder.activations import ActivationStore
+
+    store = ActivationStore.open(context.folder("harvest"))
+    return store.split(harvest_section(context.study).held_out, context.study.config.study.seed)
+
+
+def configs(context: StageContext, store: ActivationStore) -> tuple[CrosscoderConfig, TrainConfig]:
+    """The two configs of the crosscoder package, from `[train]`."""
+    from crosscoder.model import CrosscoderConfig
+    from crosscoder.train_config import TrainConfig
+
+    section = context.study.config.train
+    published = section.preset == "minder2025"
+    crosscoder_config = CrosscoderConfig(
+        n_models=store.n_models,
+        d_model=store.d_model,
+        n_latents=section.n_latents,
+        k=section.k,
+        model_names=store.model_names,
+        normalisation="none" if published else "affine",
+        layer=store.manifest.source.layer,
+        tokenizer_sha256=store.manifest.source.tokenizer_sha256,
+    )
+    own = {"seed": context.study.config.study.seed, **_own_settings(section)}
+    if published:
+        stated = {name: own[name] for name in own if name in section.model_fields_set}
+        return crosscoder_config, TrainConfig.minder2025(**{"seed": own["seed"], **stated})
+    return crosscoder_config, TrainConfig(**own)
+
+
+def _own_settings(section: TrainSection) -> dict[str, Any]:
+    return section.model_dump(exclude={"preset", "n_latents", "k"})
+
+
+def _register(
+    context: StageContext, run_id: int, store: ActivationStore, result: TrainResult
+) -> None:
+    from crosscoder.checkpoints import read_crosscoder_file
+
+    header = read_crosscoder_file(result.directory)
+    source = store.manifest.source
+    with write_session(context.engine) as session:
+        models = [
+            get_or_create_subject_model(session, subject.name, subject.fingerprint)
+            for subject in source.subjects
+        ]
+        corpus = session.execute(
+            select(Corpus).where(Corpus.sha256 == source.corpus_sha256)
+        ).scalar_one_or_none()
+        get_or_create_crosscoder(
+            session,
+            context.study.config.study.name,
+            header.weights_sha256,
+            models,
+            run_id=run_id,
+            corpus_id=corpus.id if corpus else None,
+            path=str(result.directory.relative_to(context.study.folder)),
+            n_latents=header.crosscoder.n_latents,
+            config=header.crosscoder.model_dump(mode="json"),
+        )
+
+
+STAGE: Stage = TrainStage()
