@@ -143,31 +143,39 @@ def _members(session: Session, comparison_id: int, latents: set[int] | None) -> 
 
 
 def _present(session: Session, comparison_id: int, latents: set[int] | None) -> dict[Place, Choice]:
-    categories: dict[Place, list[CategoryChoice]] = defaultdict(list)
+    categories = _present_categories(session, comparison_id, latents)
     present: dict[Place, Choice] = {}
-    head, tail = EffectiveLabel, EffectiveLabelCategory
     for part in _parts(latents):
-        tails = select(tail.side, tail.latent_id, tail.rank, tail.category_id, tail.confidence)
-        heads = select(
-            head.side,
-            head.latent_id,
-            head.outcome,
-            head.source,
-            head.taxonomy_version_id,
-            head.judge_label_id,
-            head.review_event_id,
-            head.explanation_id,
-        ).where(head.comparison_id == comparison_id)
-        tails = tails.where(tail.comparison_id == comparison_id).order_by(tail.rank)
+        query = select(EffectiveLabel).where(EffectiveLabel.comparison_id == comparison_id)
         if part is not None:
-            heads = heads.where(head.latent_id.in_(part))
-            tails = tails.where(tail.latent_id.in_(part))
-        for side, latent_id, *category in session.execute(tails):
-            categories[Place(comparison_id, side, latent_id)].append(CategoryChoice(*category))
-        for side, latent_id, *label in session.execute(heads):
-            place = Place(comparison_id, side, latent_id)
-            present[place] = Choice(*label, categories=tuple(categories.get(place, ())))
+            query = query.where(EffectiveLabel.latent_id.in_(part))
+        for row in session.connection().execute(query):
+            place = Place(comparison_id, row.side, row.latent_id)
+            present[place] = Choice(
+                outcome=row.outcome,
+                source=row.source,
+                taxonomy_version_id=row.taxonomy_version_id,
+                judge_label_id=row.judge_label_id,
+                review_event_id=row.review_event_id,
+                explanation_id=row.explanation_id,
+                categories=tuple(categories.get(place, ())),
+            )
     return present
+
+
+def _present_categories(
+    session: Session, comparison_id: int, latents: set[int] | None
+) -> dict[Place, list[CategoryChoice]]:
+    table = EffectiveLabelCategory
+    categories: dict[Place, list[CategoryChoice]] = defaultdict(list)
+    for part in _parts(latents):
+        query = select(table).where(table.comparison_id == comparison_id).order_by(table.rank)
+        if part is not None:
+            query = query.where(table.latent_id.in_(part))
+        for row in session.connection().execute(query):
+            place = Place(comparison_id, row.side, row.latent_id)
+            categories[place].append(CategoryChoice(row.rank, row.category_id, row.confidence))
+    return categories
 
 
 def _remove(session: Session, places: Sequence[Place]) -> None:
