@@ -183,7 +183,7 @@ def _describe(
     limits += f"{rule.nu_reconstruction_max:g}"
     parts = [f"{pair.target} against {pair.reference}: {len(chosen)} latents by {rule.text}"]
     if not eligible.any():
-        return f"{parts[0]}; none of {len(eligible)} latents is eligible"
+        return f"{parts[0]}; {_why_none(pair, rule)}"
     passing = "no latent passes" if n_strict == 0 else f"{n_strict} pass"
     parts.append(f"of {int(eligible.sum())} eligible {passing} {limits}")
     for name in ("nu_error", "nu_reconstruction", "delta_norm"):
@@ -193,6 +193,16 @@ def _describe(
     if n_negative:
         parts.append(f"{n_negative} of the chosen have a numerator below -0.1")
     return "; ".join(parts)
+
+
+def _why_none(pair: PairScaling, rule: IsolationRule) -> str:
+    open_denominator = ScalingFlag.ERROR_DENOMINATOR | ScalingFlag.RECONSTRUCTION_DENOMINATOR
+    few = (pair.n_documents < rule.min_documents) | ((pair.flags & ScalingFlag.TOO_FEW) != 0)
+    unclear = (pair.flags & open_denominator) != 0
+    return (
+        f"none of {len(few)} latents is eligible: {int(few.sum())} are active in too few "
+        f"documents or blocks, {int(unclear.sum())} have a denominator that may be 0"
+    )
 
 
 def _spread(name: str, values: FloatArray) -> str:

@@ -115,7 +115,7 @@ def test_negative_numerators_among_the_chosen_are_counted() -> None:
 def test_no_eligible_latent_is_said() -> None:
     selection = select_latents(make_pair([NAN], [NAN]), IsolationRule(kind="ranked"))
     assert selection.n_eligible == 0
-    assert "none of 1 latents is eligible" in selection.message
+    assert "none of 1 latents is eligible: 0 are active in too few" in selection.message
 
 
 def test_latent_on_both_sides_is_dropped_from_both_and_not_replaced() -> None:
