@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -91,7 +92,7 @@ def read_corpus(path: Path) -> list[Document]:
     return documents
 
 
-def corpus_sha256(documents: list[Document]) -> str:
+def corpus_sha256(documents: Sequence[Document]) -> str:
     """SHA-256 over identifiers, roles and text of the documents, in order."""
     rows = [
         [

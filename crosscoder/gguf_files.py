@@ -8,7 +8,7 @@ from pathlib import Path
 
 from crosscoder.errors import InputError, WorkError
 from crosscoder.fingerprints import FileHashes
-from crosscoder.subject_files import SubjectSpec, check_location, gguf_path
+from crosscoder.subject_files import SubjectSpec, check_location, gguf_path, without_bars
 from crosscoder.subjects import load_subject
 
 
@@ -40,7 +40,8 @@ def _convert(spec: SubjectSpec, folder: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        model.save_pretrained(temporary)
+        with without_bars():
+            model.save_pretrained(temporary)
         subject.tokenizer.save_pretrained(temporary)
         temporary.replace(folder)
     except InputError:

@@ -28,6 +28,8 @@ class SubjectRecord(Record):
     name: str
     fingerprint: str
     """SHA-256 over weights, adapter, tokenizer and template; empty where it is not known."""
+    dtype: str = "float32"
+    """Weights' type while the model read."""
 
 
 class HarvestSource(Record):

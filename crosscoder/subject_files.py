@@ -102,7 +102,7 @@ def from_pretrained(factory: Any, spec: SubjectSpec, **options: Any) -> Any:
     source = str(local_folder(spec)) if is_local(spec) else spec.path
     if is_local(spec):
         try:
-            with _without_bars():
+            with without_bars():
                 return factory.from_pretrained(source, **options)
         except LOADING_ERRORS as error:
             raise InputError(
@@ -115,7 +115,7 @@ def _from_hub(factory: Any, spec: SubjectSpec, options: dict[str, Any]) -> Any:
     """Load from the Hub's cache on this machine, else over the network."""
     options = {**options, "revision": spec.revision}
     try:
-        with _without_bars():
+        with without_bars():
             return factory.from_pretrained(spec.path, local_files_only=True, **options)
     except LOADING_ERRORS:
         pass
@@ -129,7 +129,7 @@ def _from_hub(factory: Any, spec: SubjectSpec, options: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """Keep the library's own progress bars off the terminal."""
     from transformers.utils import logging as library_logging
 

@@ -112,7 +112,7 @@ def load_subject(spec: SubjectSpec, device: str = "cpu") -> SubjectModel:
     # A small adapter drowns in the rounding of 16-bit weights, so it is merged in float32.
     dtype = DTYPES["float32"] if spec.adapter else DTYPES[spec.dtype]
     model, info = from_pretrained(
-        AutoModelForCausalLM, spec, dtype=dtype, output_loading_info=True, **options
+        AutoModelForCausalLM, spec, config=config, dtype=dtype, output_loading_info=True, **options
     )
     if info["missing_keys"]:
         # The library would fill them with random numbers and go on.

@@ -1,0 +1,307 @@
+"""Harvest: all subject models read the same tokens, their residual stream goes to disk."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from crosscoder.corpus import Document, TokenizedDocument, corpus_sha256
+from crosscoder.errors import InputError
+from crosscoder.fingerprints import FileHashes, fingerprint
+from crosscoder.gguf_files import with_converted_weights
+from crosscoder.manifest import (
+    MANIFEST_NAME,
+    DocumentTable,
+    HarvestManifest,
+    HarvestSource,
+    SubjectRecord,
+    read_manifest,
+    write_documents,
+    write_manifest,
+)
+from crosscoder.masking import median_norms, token_mask
+from crosscoder.progress import Advance, Progress, SilentProgress
+from crosscoder.residual import ResidualReader, pad
+from crosscoder.shards import STORAGE_DTYPES, ShardTokens, read_columns, write_masks, write_shard
+from crosscoder.subject_files import SubjectSpec
+from crosscoder.subjects import (
+    SubjectFacts,
+    inspect_subject,
+    load_subject,
+    require_compatible,
+    template_subject,
+)
+from crosscoder.tokens import tokenize_corpus
+
+_log = logging.getLogger(__name__)
+
+
+class HarvestConfig(BaseModel):
+    """Which activations are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: int = Field(ge=0)
+    """Decoder block, counted from 0, whose output (residual stream) is read."""
+    batch_tokens: int = Field(2048, ge=1)
+    """Padded tokens in one forward pass; a longer document is a pass of its own."""
+    shard_tokens: int = Field(16384, ge=1)
+    """Tokens after which a shard is closed at the end of a document."""
+    max_length: int = Field(512, ge=1)
+    """Tokens after which a document is cut."""
+    storage_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the stored activations."""
+    skip_first: int = Field(4, ge=0)
+    """Content tokens masked at the start of a document."""
+    max_norm_ratio: float = Field(4.0, gt=1)
+    """A token whose norm exceeds this multiple of a model's median norm is masked."""
+    template_model: str | None = None
+    """Model whose chat template is used where the models' templates differ."""
+    device: str = "auto"
+    """Torch device of the models; `auto` takes a GPU where there is one."""
+
+    def deciding(self) -> dict[str, object]:
+        """The settings that decide what is stored; the others change only the speed."""
+        return self.model_dump(exclude={"batch_tokens", "device"})
+
+
+def harvest(
+    specs: Sequence[SubjectSpec],
+    documents: Sequence[Document],
+    config: HarvestConfig,
+    out_dir: Path,
+    progress: Progress | None = None,
+    cache_dir: Path | None = None,
+) -> HarvestManifest:
+    """Store the residual stream of every model at every token of the documents.
+
+    A harvest that was stopped goes on after its last whole shard; a complete one is returned at
+    once. `cache_dir` keeps file hashes and dequantised GGUF models between runs.
+
+    Raises InputError where models do not fit each other or the text, or where `out_dir` holds
+    activations of another source; WorkError where the disk is full (whole shards are kept).
+    """
+    progress = progress or SilentProgress()
+    hashes = FileHashes(cache_dir / "file-hashes.json" if cache_dir else None)
+    prints = [fingerprint(spec, hashes) for spec in specs]
+    if cache_dir is not None:
+        specs = [with_converted_weights(spec, cache_dir, hashes) for spec in specs]
+    facts = [inspect_subject(spec) for spec in specs]
+    require_compatible(facts, config.layer, config.template_model)
+    speaker = template_subject(facts, config.template_model)
+    source = _source(specs, prints, speaker, documents, config)
+    manifest = _begin(out_dir, source, facts[0].d_model, len(documents))
+    if manifest.complete:
+        return manifest
+    tokenized = tokenize_corpus(documents, speaker.tokenizer, config.max_length)
+    plan = plan_shards(tokenized, config.shard_tokens)
+    manifest = _harvest_shards(specs, tokenized, plan, config, out_dir, manifest, progress)
+    return _finish(tokenized, config, out_dir, manifest)
+
+
+def plan_shards(tokenized: Sequence[TokenizedDocument], shard_tokens: int) -> list[range]:
+    """Runs of whole documents of about `shard_tokens` tokens; the last one may be smaller."""
+    plan: list[range] = []
+    first = n_tokens = 0
+    for index, document in enumerate(tokenized):
+        n_tokens += len(document.token_ids)
+        if n_tokens >= shard_tokens or (index == len(tokenized) - 1 and n_tokens):
+            plan.append(range(first, index + 1))
+            first, n_tokens = index + 1, 0
+    return plan
+
+
+def plan_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Group documents of like length so that a padded batch has at most `batch_tokens` tokens.
+
+    Yields indices into `lengths`; a longer document is a batch of its own, an empty one is none.
+    """
+    order = sorted((i for i, length in enumerate(lengths) if length), key=lengths.__getitem__)
+    batch: list[int] = []
+    for index in order:
+        if batch and (len(batch) + 1) * lengths[index] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _source(
+    specs: Sequence[SubjectSpec],
+    prints: Sequence[str],
+    speaker: SubjectFacts,
+    documents: Sequence[Document],
+    config: HarvestConfig,
+) -> HarvestSource:
+    return HarvestSource(
+        subjects=tuple(
+            SubjectRecord(name=spec.name, fingerprint=value, dtype=spec.dtype)
+            for spec, value in zip(specs, prints, strict=True)
+        ),
+        layer=config.layer,
+        tokenizer_sha256=speaker.vocabulary_sha256,
+        template_sha256=speaker.template_sha256,
+        corpus_sha256=corpus_sha256(documents),
+        config=config.deciding(),
+    )
+
+
+def _begin(out_dir: Path, source: HarvestSource, d_model: int, n_documents: int) -> HarvestManifest:
+    """The manifest to go on from: that of the folder, or a new one without shards."""
+    manifest = read_manifest(out_dir)
+    if manifest is None:
+        manifest = HarvestManifest(source=source, d_model=d_model, n_documents=n_documents)
+        write_manifest(out_dir, manifest)
+        return manifest
+    if manifest.key != source.key:
+        raise InputError(
+            f"{out_dir / MANIFEST_NAME}: activations of other models, text or settings; "
+            f"harvest into another folder, or remove {out_dir}"
+        )
+    if not manifest.complete:
+        for leftover in out_dir.glob(".*.partial"):
+            leftover.unlink(missing_ok=True)
+    whole = itertools.takewhile(
+        lambda record: _has_size(out_dir / record.file, record.n_bytes), manifest.shards
+    )
+    shards = tuple(whole)
+    if len(shards) < len(manifest.shards):
+        _log.warning(
+            "%s: going on after shard %d of %d", out_dir, len(shards), len(manifest.shards)
+        )
+        return manifest.model_copy(update={"shards": shards, "mask": None})
+    return manifest
+
+
+def _has_size(path: Path, n_bytes: int) -> bool:
+    return path.is_file() and path.stat().st_size == n_bytes
+
+
+def _harvest_shards(
+    specs: Sequence[SubjectSpec],
+    tokenized: Sequence[TokenizedDocument],
+    plan: Sequence[range],
+    config: HarvestConfig,
+    out_dir: Path,
+    manifest: HarvestManifest,
+    progress: Progress,
+) -> HarvestManifest:
+    todo = list(enumerate(plan))[len(manifest.shards) :]
+    if not todo:
+        return manifest
+    readers = _open_readers(specs, tokenized, config)
+    total = sum(len(document.token_ids) for document in tokenized)
+    with progress.task("harvest", total, "tokens") as advance:
+        advance(manifest.n_tokens)
+        for index, members in todo:
+            part = [tokenized[i] for i in members]
+            shard = _read_shard(readers, part, manifest.d_model, config, advance)
+            record = write_shard(out_dir, index, shard)
+            manifest = manifest.model_copy(update={"shards": (*manifest.shards, record)})
+            write_manifest(out_dir, manifest)
+    return manifest
+
+
+def _open_readers(
+    specs: Sequence[SubjectSpec],
+    tokenized: Sequence[TokenizedDocument],
+    config: HarvestConfig,
+) -> list[ResidualReader]:
+    """Load every model and check that it can read these tokens."""
+    highest = max(int(document.token_ids.max(initial=0)) for document in tokenized)
+    longest = max(len(document.token_ids) for document in tokenized)
+    device = _device(config.device)
+    readers = []
+    for spec in specs:
+        reader = ResidualReader(load_subject(spec, device), config.layer)
+        reader.require_reach(highest, longest)
+        readers.append(reader)
+    return readers
+
+
+def _read_shard(
+    readers: Sequence[ResidualReader],
+    documents: Sequence[TokenizedDocument],
+    d_model: int,
+    config: HarvestConfig,
+    advance: Advance,
+) -> ShardTokens:
+    """Have every model read some whole documents, in padded batches of like length."""
+    lengths = [len(document.token_ids) for document in documents]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    shard = _unread_shard(documents, len(readers), d_model, config.storage_dtype)
+    for members in plan_batches(lengths, config.batch_tokens):
+        batch = pad([documents[i].token_ids for i in members])
+        rows = torch.from_numpy(np.concatenate([np.arange(*starts[i : i + 2]) for i in members]))
+        for m, reader in enumerate(readers):
+            hidden = reader.read(batch)
+            shard.norms[rows, m] = hidden.float().norm(dim=-1).cpu()
+            shard.activations[rows, m] = reader.stored(hidden, config.storage_dtype)
+        advance(len(rows))
+    return shard
+
+
+def _unread_shard(
+    documents: Sequence[TokenizedDocument], n_models: int, d_model: int, storage_dtype: str
+) -> ShardTokens:
+    """A shard with the tokens of its documents and room for what the models will say."""
+    lengths = [len(document.token_ids) for document in documents]
+    indices = [document.document_index for document in documents]
+    n = sum(lengths)
+    return ShardTokens(
+        activations=torch.empty(n, n_models, d_model, dtype=STORAGE_DTYPES[storage_dtype]),
+        norms=torch.empty(n, n_models),
+        token_ids=torch.from_numpy(np.concatenate([d.token_ids for d in documents])),
+        roles=torch.from_numpy(np.concatenate([d.roles for d in documents])),
+        document=torch.from_numpy(np.repeat(indices, lengths).astype(np.int32)),
+        position=torch.from_numpy(np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])),
+    )
+
+
+def _finish(
+    tokenized: Sequence[TokenizedDocument],
+    config: HarvestConfig,
+    out_dir: Path,
+    manifest: HarvestManifest,
+) -> HarvestManifest:
+    """Mask the tokens, now that every norm is known, and declare the harvest complete."""
+    names = ["norms", "roles", "document"]
+    columns = [read_columns(out_dir, record, names) for record in manifest.shards]
+    medians = median_norms([norms for norms, _, _ in columns], [roles for _, roles, _ in columns])
+    masks: list[torch.Tensor] = []
+    unmasked = np.zeros(len(tokenized), dtype=np.int64)
+    for norms, roles, document in columns:
+        mask = token_mask(norms, roles, document, medians, config.skip_first, config.max_norm_ratio)
+        unmasked += np.bincount(document[mask].numpy(), minlength=len(tokenized))
+        masks.append(mask)
+    if not unmasked.any():
+        raise InputError(
+            f"corpus: no document has more than harvest.skip_first = {config.skip_first} tokens of "
+            "content; give longer texts"
+        )
+    write_documents(
+        out_dir,
+        DocumentTable(
+            ids=tuple(document.document_id for document in tokenized),
+            n_tokens=tuple(len(document.token_ids) for document in tokenized),
+            n_unmasked=tuple(unmasked.tolist()),
+        ),
+    )
+    record = write_masks(out_dir, manifest.shards, masks, medians.tolist())
+    manifest = manifest.model_copy(update={"mask": record})
+    write_manifest(out_dir, manifest)
+    return manifest
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
