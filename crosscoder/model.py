@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -122,6 +123,13 @@ class Crosscoder(nn.Module):
         drawn *= config.init_norm / drawn.norm(dim=-1, keepdim=True)
         self.W_dec.copy_(drawn.expand_as(self.W_dec))
         self.W_enc.copy_(self.W_dec.permute(1, 2, 0))
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        # Whatever the type of the weights becomes, theta stays exact (float64).
+        theta = self.theta
+        super()._apply(fn, recurse)
+        self.theta = theta.to(self.b_enc.device)
+        return self
 
     @property
     def normaliser(self) -> Normaliser:

@@ -49,7 +49,7 @@ class Adam:
 
 
 def _memory_order(parameter: torch.Tensor) -> list[int]:
-    return sorted(range(parameter.dim()), key=lambda axis: -parameter.stride(axis))
+    return sorted(range(parameter.dim()), key=parameter.stride, reverse=True)
 
 
 def _dense(parameter: torch.Tensor) -> torch.Tensor:

@@ -89,7 +89,7 @@ class SparseEncode(torch.autograd.Function):
     """Encoder product and selection; keeps the selected pairs, not the (B, F) pre-activations."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         z: torch.Tensor,
         w_enc: torch.Tensor,
@@ -109,7 +109,7 @@ class SparseEncode(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: Any, _token: None, _latent: None, grad_value: torch.Tensor, grad_dead: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
         """Gradients of z, w_enc and b_enc from the pairs."""
@@ -139,7 +139,7 @@ class SparseDecode(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         value: torch.Tensor,
         w_dec: torch.Tensor,
@@ -154,9 +154,7 @@ class SparseDecode(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # type: ignore[override]
-        ctx: Any, grad: torch.Tensor
-    ) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of value and w_dec."""
         value, w_dec, token, latent = ctx.saved_tensors
         n_latents = w_dec.shape[0]
