@@ -1,0 +1,268 @@
+"""Which category a text is nearest to, from sentence vectors that the caller made.
+
+The similarity of one text to one leaf is
+
+    raw = w * cos(text, definition) + (1 - w) * mean of the k highest cos(text, prototype)
+
+and differs in level from leaf to leaf: some leaves are near to everything. It is therefore
+standardised by what the leaf scores on texts that are not its own, the prototypes of all other
+leaves: score = (raw - their mean) / their standard deviation. A score of 2 means the same for every
+leaf and every embedding: two standard deviations above foreign text. A latent is given as several
+snippets; its score is the mean over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from taxonomy.errors import InputError
+
+Vectors = npt.NDArray[np.float64]
+"""Float64 array; shapes are given where it is used."""
+
+DEFINITION_WEIGHT = 0.25
+"""w above; of 0, 0.25 and 0.5 the best on leave-one-out prototypes and separate probes together."""
+
+TOP_PROTOTYPES = 2
+"""k above: one hit may be chance, and three are more than a leaf has for each of its facets."""
+
+DEFAULT_NONE_THRESHOLD = 1.5
+"""Score below which a text belongs nowhere, where no calibration was possible."""
+
+TEMPERATURE = 0.5
+"""Score difference that changes the odds of two leaves by a factor e."""
+
+_SPREAD_FLOOR = 0.5
+"""Least spread of a leaf as a share of the median one, so that a rare hit is not blown up."""
+
+
+@dataclass(frozen=True)
+class LeafVectors:
+    """A leaf as vectors: its definition (e,) and its prototypes (p, e), p may be 0."""
+
+    slug: str
+    definition: npt.ArrayLike
+    prototypes: npt.ArrayLike
+
+
+@dataclass(frozen=True)
+class CategoryIndex:
+    """All leaves, ready to be compared with texts; made by `build_index`."""
+
+    slugs: tuple[str, ...]
+    definitions: Vectors
+    """(C, e), rows of length 1."""
+    prototypes: Vectors
+    """(P, e), rows of length 1."""
+    owners: npt.NDArray[np.int64]
+    """(P,) leaf of each prototype."""
+    level: Vectors
+    """(C,) mean raw similarity to foreign text."""
+    spread: Vectors
+    """(C,) standard deviation of the raw similarity to foreign text."""
+    definition_weight: float
+    top_prototypes: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A leaf with its score and its share of the softmax over all leaves and `none`."""
+
+    slug: str
+    score: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """Where a latent belongs: `categories` in order of score, empty where `outcome` is none.
+
+    `confidence` is that of the outcome; `candidates` are the best leaves whatever the outcome.
+    """
+
+    outcome: Literal["assigned", "none"]
+    confidence: float
+    categories: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def slug(self) -> str | None:
+        """Primary category, None where there is none."""
+        return self.categories[0].slug if self.categories else None
+
+    @property
+    def runner_up(self) -> Candidate | None:
+        """Leaf that would have been next."""
+        return self.candidates[1] if len(self.candidates) > 1 else None
+
+    @property
+    def margin(self) -> float:
+        """Score of the best leaf above that of the next; infinite where there is only one."""
+        runner_up = self.runner_up
+        return self.candidates[0].score - runner_up.score if runner_up else float("inf")
+
+
+def build_index(
+    leaves: Sequence[LeafVectors],
+    *,
+    definition_weight: float = DEFINITION_WEIGHT,
+    top_prototypes: int = TOP_PROTOTYPES,
+) -> CategoryIndex:
+    """Make the index of at least one leaf; leaves without prototypes count by definition alone.
+
+    Raises InputError where there is no leaf or the vectors differ in width.
+    """
+    if not leaves:
+        raise InputError("a taxonomy without leaves has nothing to map to; add a category")
+    definitions = normalise_rows(np.stack([np.asarray(leaf.definition) for leaf in leaves]))
+    groups = [_prototypes_of(leaf, definitions.shape[1]) for leaf in leaves]
+    owners = np.repeat(np.arange(len(leaves)), [len(group) for group in groups])
+    bare = CategoryIndex(
+        slugs=tuple(leaf.slug for leaf in leaves),
+        definitions=definitions,
+        prototypes=np.concatenate(groups),
+        owners=owners,
+        level=np.zeros(len(leaves)),
+        spread=np.ones(len(leaves)),
+        definition_weight=definition_weight,
+        top_prototypes=top_prototypes,
+    )
+    level, spread = _foreign_level_and_spread(bare)
+    return CategoryIndex(**(vars(bare) | {"level": level, "spread": spread}))
+
+
+def raw_similarities(texts: npt.ArrayLike, index: CategoryIndex) -> Vectors:
+    """Compare texts (n, e) with every leaf; returns (n, C), in units of cosine."""
+    rows = normalise_rows(texts)
+    if rows.shape[1] != index.definitions.shape[1]:
+        raise InputError(
+            f"texts have vectors of width {rows.shape[1]}, the categories of width "
+            f"{index.definitions.shape[1]}; embed both with the same model"
+        )
+    to_definitions = rows @ index.definitions.T
+    to_prototypes = rows @ index.prototypes.T
+    columns = [
+        blend(to_definitions[:, leaf], to_prototypes[:, index.owners == leaf], index)
+        for leaf in range(len(index.slugs))
+    ]
+    return np.stack(columns, axis=1)
+
+
+def blend(to_definition: Vectors, to_prototypes: Vectors, index: CategoryIndex) -> Vectors:
+    """Similarities (n,) to a definition and (n, p) to its prototypes as one raw similarity (n,)."""
+    if to_prototypes.shape[1] == 0:
+        return to_definition
+    best = -np.sort(-to_prototypes, axis=1)[:, : index.top_prototypes]
+    weight = index.definition_weight
+    result: Vectors = weight * to_definition + (1 - weight) * best.mean(axis=1)
+    return result
+
+
+def standardise(raw: Vectors, index: CategoryIndex) -> Vectors:
+    """Raw similarities (..., C) in standard deviations above the leaf's level on foreign text."""
+    result: Vectors = (raw - index.level) / index.spread
+    return result
+
+
+def score_latent(snippets: npt.ArrayLike, index: CategoryIndex) -> Vectors:
+    """Scores (C,) of a latent whose evidence has the vectors `snippets` (s, e), s at least 1."""
+    vectors = np.atleast_2d(np.asarray(snippets, dtype=np.float64))
+    if len(vectors) == 0:
+        raise InputError("a latent without a snippet can not be mapped; collect its evidence first")
+    result: Vectors = standardise(raw_similarities(vectors, index), index).mean(axis=0)
+    return result
+
+
+def assign(
+    latents: Sequence[npt.ArrayLike],
+    index: CategoryIndex,
+    *,
+    none_threshold: float = DEFAULT_NONE_THRESHOLD,
+    secondary_margin: float = 0.5,
+    max_categories: int = 3,
+    n_candidates: int = 5,
+) -> list[Mapping]:
+    """Map each latent, given as snippets (s, e), to its nearest leaves, or to none.
+
+    The outcome is none where the best score is below `none_threshold`. Besides the best leaf, those
+    within `secondary_margin` of it and above the threshold are categories too, in order.
+    """
+    mappings = []
+    for snippets in latents:
+        scores = score_latent(snippets, index)
+        candidates, none_confidence = _rank(scores, index.slugs, none_threshold)
+        floor = max(none_threshold, candidates[0].score - secondary_margin)
+        categories = tuple(
+            candidate for candidate in candidates[:max_categories] if candidate.score >= floor
+        )
+        mappings.append(
+            Mapping(
+                outcome="assigned" if categories else "none",
+                confidence=categories[0].confidence if categories else none_confidence,
+                categories=categories,
+                candidates=candidates[:n_candidates],
+            )
+        )
+    return mappings
+
+
+def normalise_rows(vectors: npt.ArrayLike) -> Vectors:
+    """Scale the rows of (n, e) to length 1; a row of zeros stays as it is."""
+    rows = np.asarray(vectors, dtype=np.float64)
+    if rows.ndim != 2:
+        raise InputError(f"vectors must have the shape (n, e), not {rows.shape}")
+    if not np.isfinite(rows).all():
+        raise InputError("a sentence vector has a value that is no number; embed the texts again")
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    result: Vectors = rows / np.where(lengths > 0, lengths, 1.0)
+    return result
+
+
+def _prototypes_of(leaf: LeafVectors, width: int) -> Vectors:
+    rows = np.asarray(leaf.prototypes, dtype=np.float64)
+    if rows.size == 0:
+        return np.zeros((0, width))
+    rows = normalise_rows(rows)
+    if rows.shape[1] != width:
+        raise InputError(
+            f"{leaf.slug}: prototypes of width {rows.shape[1]}, definition of width {width}"
+        )
+    return rows
+
+
+def _foreign_level_and_spread(index: CategoryIndex) -> tuple[Vectors, Vectors]:
+    """Mean and spread (C,) of each leaf's raw similarity to the other leaves' texts.
+
+    These are their prototypes, or their definitions where a taxonomy has hardly any prototypes.
+    """
+    n_leaves = len(index.slugs)
+    use_prototypes = len(index.prototypes) >= 2 * n_leaves
+    texts = index.prototypes if use_prototypes else index.definitions
+    owners = index.owners if use_prototypes else np.arange(n_leaves)
+    raw = raw_similarities(texts, index)
+    level, spread = np.zeros(n_leaves), np.ones(n_leaves)
+    for leaf in range(n_leaves):
+        foreign = raw[owners != leaf, leaf]
+        if len(foreign) >= 2:
+            level[leaf], spread[leaf] = foreign.mean(), foreign.std()
+    floor = _SPREAD_FLOOR * float(np.median(spread))
+    return level, np.maximum(spread, floor if floor > 0 else 1.0)
+
+
+def _rank(
+    scores: Vectors, slugs: tuple[str, ...], none_threshold: float
+) -> tuple[tuple[Candidate, ...], float]:
+    """All leaves by falling score (ties in taxonomy order), and the confidence of `none`."""
+    order = np.argsort(-scores, kind="stable")
+    logits = np.append(scores, none_threshold) / TEMPERATURE
+    weights = np.exp(logits - logits.max())
+    shares = weights / weights.sum()
+    candidates = tuple(
+        Candidate(slugs[leaf], float(scores[leaf]), float(shares[leaf])) for leaf in order
+    )
+    return candidates, float(shares[-1])
