@@ -1,0 +1,97 @@
+"""The answer of a comparison in a sentence, with its uncertainty."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from labeler.report.model import CategoryRow, ChangeTable
+from labeler.report.text import interval_text, listed, one_line, plural, probability_text
+
+ALPHA = 0.05
+"""A change is distinguishable from zero when its q-value lies under this."""
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the comparison says."""
+
+    sentence: str
+    """The answer."""
+    detail: str
+    """What it rests on."""
+
+
+def answer_of(table: ChangeTable) -> Answer:
+    """Which changes are distinguishable from zero, or that none is, and what that rests on."""
+    tested = [row for row in table.rows if not row.is_empty]
+    if not tested:
+        return Answer(
+            "No latent of this comparison has a category yet, so no change can be stated.",
+            coverage_sentence(table),
+        )
+    significant = [row for row in tested if row.is_significant]
+    sentence = _some(significant, len(tested)) if significant else _none(len(tested))
+    return Answer(sentence, f"{_strength(tested, significant)} {coverage_sentence(table)}")
+
+
+def _none(n_tested: int) -> str:
+    if n_tested == 1:
+        return "The one change is not distinguishable from zero."
+    return f"None of the {n_tested} changes is distinguishable from zero."
+
+
+def _some(significant: list[CategoryRow], n_tested: int) -> str:
+    named = [
+        f"{one_line(row.name)} ({row.verdict}, {row.printed_change}, "
+        f"95% interval {interval_text(row.ci_low, row.ci_high)})"
+        for row in sorted(significant, key=lambda row: (row.q_value or 0.0, row.category))
+    ]
+    if len(named) > _MOST_NAMED:
+        named = [*named[:_MOST_NAMED], f"{len(named) - _MOST_NAMED} more"]
+    verb = "is" if len(significant) == 1 else "are"
+    return (
+        f"{len(significant)} of the {plural(n_tested, 'change')} {verb} distinguishable from "
+        f"zero: {listed(named)}."
+    )
+
+
+def _strength(tested: list[CategoryRow], significant: list[CategoryRow]) -> str:
+    lowest = min((row.q_value for row in tested if row.q_value is not None), default=None)
+    few = sum(row.verdict == "too few to say" for row in tested)
+    parts = []
+    if lowest is not None and not significant:
+        parts.append(
+            f"The smallest q-value is {probability_text(lowest)}; a change counts below {ALPHA}."
+        )
+    if few:
+        parts.append(
+            f"For {few} of them there are too few latents: no outcome with such counts could "
+            "have reached significance."
+        )
+    return " ".join(parts)
+
+
+def coverage_sentence(table: ChangeTable) -> str:
+    """How many latents of each side are behind the shares."""
+    sides = [
+        f"{side.labelled:,} of {side.isolated:,} {label} latents"
+        for side, label in zip(table.coverage, (table.target, table.reference), strict=True)
+    ]
+    return f"{' and '.join(one_line(side) for side in sides)} are labelled."
+
+
+def planted_sentence(table: ChangeTable) -> str | None:
+    """How many planted directions the point estimates have; None where none was planted."""
+    if not table.planted:
+        return None
+    hits = sum(check.has_sign for check in table.planted)
+    checks = ", ".join(
+        f"{check.row.category} {check.direction} "
+        f"({check.row.printed_change or 'no latents'}: {'yes' if check.has_sign else 'no'})"
+        for check in table.planted
+    )
+    return (
+        f"Planted directions: {hits} of {len(table.planted)} point estimates have the planted "
+        f"sign: {one_line(checks)}."
+    )

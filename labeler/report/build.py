@@ -1,0 +1,172 @@
+"""Builds a report: statistics into the database, page, figures and tables into a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from labeler.report.answer import ALPHA
+from labeler.report.files import write_whole
+from labeler.report.latents import read_latents, read_set
+from labeler.report.model import ChangeTable, Direction, ReportData
+from labeler.report.provenance import read_crosscoders, read_fingerprints, read_judge, read_runs
+from labeler.report.statistics import category_names, compute_rows, write_rows
+from labeler.report.stored import ComparisonFacts, change_table, read_comparisons
+from labeler.report.tables import to_csv, to_json, to_markdown
+from labeler.report.text import one_line
+from labeler.store.engine import READ_ONLY_OPTION, write_session
+from labeler.store.schema import utc_now
+from labeler.study import StudyConfig
+
+PAGE = "index.html"
+CSV = "category_change.csv"
+JSON = "category_change.json"
+MARKDOWN = "category_change.md"
+FIGURES = "figures"
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What study.toml says of the report."""
+
+    study: str = "study"
+    title: str | None = None
+    denominator: str = "labelled"
+    planted: Mapping[str, Direction] = field(default_factory=dict)
+    embedder: str | None = None
+    """Name of the embedder that categorised."""
+    alpha: float = ALPHA
+
+    @classmethod
+    def from_config(cls, config: StudyConfig, embedder: str | None = None) -> ReportOptions:
+        """The options of a study file."""
+        return cls(
+            study=config.study.name,
+            title=config.study.title,
+            denominator=config.report.denominator,
+            planted=config.report.planted,
+            embedder=embedder,
+        )
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """Where a report was written, and what it says."""
+
+    folder: Path
+    html: Path
+    csv: Path
+    json: Path
+    markdown: Path
+    figures: tuple[Path, ...]
+    tables: tuple[ChangeTable, ...]
+
+
+@dataclass(frozen=True)
+class _Read:
+    facts: ComparisonFacts
+    data: ReportData
+
+
+def build_report(
+    engine: Engine, options: ReportOptions, out_dir: Path, report_run_id: int
+) -> ReportFiles:
+    """Compute, store and write the report of every labelled comparison.
+
+    Everything is read from one snapshot. Raises UsageError when nothing is labelled or a planted
+    category does not exist, WorkError when a file cannot be written.
+    """
+    from labeler.report.html import page_comparisons, render_page
+
+    computed_at = utc_now()
+    with _snapshot(engine) as session:
+        found = [
+            _Read(facts, _read(session, facts, options, report_run_id, computed_at))
+            for facts in read_comparisons(session)
+        ]
+    reports = [entry.data for entry in found]
+    tables = tuple(report.table for report in reports)
+    comparisons = page_comparisons(reports)
+    page = render_page(
+        comparisons,
+        study=options.study,
+        title=options.title or default_title(tables[0]),
+        embedder=options.embedder,
+    )
+    _store(engine, found, report_run_id, computed_at)
+    figures = tuple(
+        _written(out_dir / FIGURES / figure.file_name, figure.document)
+        for comparison in comparisons
+        for figure in comparison.figures.all
+    )
+    return ReportFiles(
+        folder=out_dir,
+        csv=_written(out_dir / CSV, to_csv(tables)),
+        json=_written(out_dir / JSON, to_json(tables)),
+        markdown=_written(out_dir / MARKDOWN, to_markdown(tables)),
+        html=_written(out_dir / PAGE, page),
+        figures=figures,
+        tables=tables,
+    )
+
+
+def default_title(table: ChangeTable) -> str:
+    """The headline of a study that gives none."""
+    return f"What changed from {one_line(table.reference)} to {one_line(table.target)}"
+
+
+@contextmanager
+def _snapshot(engine: Engine) -> Iterator[Session]:
+    """A session whose reads all see one state of the database, and that takes no write lock."""
+    options: dict[str, object] = {READ_ONLY_OPTION: True}
+    if engine.dialect.name == "postgresql":
+        options["isolation_level"] = "REPEATABLE READ"
+    with Session(engine.execution_options(**options), expire_on_commit=False) as session:
+        yield session
+
+
+def _read(
+    session: Session,
+    facts: ComparisonFacts,
+    options: ReportOptions,
+    report_run_id: int,
+    computed_at: datetime,
+) -> ReportData:
+    rows = compute_rows(
+        session, facts.comparison.name, facts.version.id, options.denominator, options.alpha
+    )
+    table = change_table(session, facts, rows, options.denominator, options.planted)
+    return ReportData(
+        table=replace(table, report_run_id=report_run_id, computed_at=computed_at),
+        sets=(read_set(session, facts, "target"), read_set(session, facts, "reference")),
+        latents=read_latents(session, facts),
+        judge=read_judge(session, facts),
+        crosscoders=read_crosscoders(session, facts),
+        fingerprints=read_fingerprints(session, facts),
+        runs=read_runs(session, facts, report_run_id),
+        category_names=category_names(session, facts.version.id),
+    )
+
+
+def _store(engine: Engine, found: list[_Read], report_run_id: int, computed_at: datetime) -> None:
+    with write_session(engine) as session:
+        for entry in found:
+            write_rows(
+                session,
+                entry.data.table.rows,
+                report_run_id=report_run_id,
+                comparison_id=entry.facts.comparison.id,
+                taxonomy_version_id=entry.facts.version.id,
+                computed_at=computed_at,
+            )
+
+
+def _written(path: Path, text: str) -> Path:
+    write_whole(path, text)
+    return path

@@ -1,0 +1,197 @@
+"""The change plot: percentage changes with their intervals on a log-ratio axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from labeler.report.model import CategoryRow
+from labeler.report.svg import (
+    DOWN,
+    GRID,
+    INK,
+    MUTED,
+    NEUTRAL,
+    PAPER,
+    UP,
+    figure_style,
+    render_svg,
+)
+from labeler.report.text import one_line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Layout = Literal["wide", "narrow"]
+_TICKS = (1.0, 2.0, 0.5, 4.0, 0.25, 10.0, 0.1, 20.0, 0.05)
+"""Ratios worth a label, the most telling first; a label too near to an earlier one is left out."""
+_WIDEST_RATIO = 24.0
+"""A bound beyond this ratio, or under its inverse, is drawn as an arrow."""
+_LONGEST_NAME = 34
+NOTHING = "\u2013"
+"""Printed where there is no change to print."""
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """Marker of a verdict; shape and filling tell it without colour."""
+
+    shape: str
+    colour: str
+    filled: bool
+
+
+_MARKS = {
+    "up": _Mark("^", UP, True),
+    "down": _Mark("v", DOWN, True),
+    "no evidence": _Mark("o", INK, False),
+    "too few to say": _Mark("x", NEUTRAL, False),
+}
+
+
+def forest_plot(rows: Sequence[CategoryRow], layout: Layout, name: str) -> str:
+    """An SVG document: one line per row, in the given order.
+
+    Score intervals of the ratio; a bound that is infinite or far out ends in an arrow, a category
+    that only the target has ("new") sits at the right edge, one that only the reference has at
+    the left. `narrow` puts names above the lines, for phones.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with figure_style(name):
+        height = 0.75 + len(rows) * (0.29 if layout == "wide" else 0.5)
+        figure = Figure(figsize=(10.0 if layout == "wide" else 5.0, height))
+        FigureCanvasAgg(figure)
+        left, right = (0.24, 0.79) if layout == "wide" else (0.02, 0.98)
+        bottom = 0.5 / height
+        axes = figure.add_axes((left, bottom, right - left, 1 - bottom - 0.08 / height))
+        low, high = _limits(rows)
+        _prepare(axes, low, high, len(rows), layout)
+        for index, row in enumerate(rows):
+            y = len(rows) - 1 - index
+            _draw_interval(axes, row, y, low, high)
+            (_write_beside if layout == "wide" else _write_above)(axes, row, y)
+        return render_svg(figure)
+
+
+def _limits(rows: Sequence[CategoryRow]) -> tuple[float, float]:
+    """Ratios at the edges of the axis: wide enough for what is finite, never absurdly wide."""
+    ratios = [0.4, 2.5]
+    for row in rows:
+        for percent in (row.percent_change, row.ci_low, row.ci_high):
+            if percent is not None and percent > -100:
+                ratios.append(1 + percent / 100)
+    low = max(min(ratios) * 0.85, 1 / _WIDEST_RATIO)
+    high = min(max(ratios) * 1.18, _WIDEST_RATIO)
+    return math.log(low), math.log(high)
+
+
+def _prepare(axes: Axes, low: float, high: float, n_rows: int, layout: Layout) -> None:
+    axes.set_xlim(low, high)
+    axes.set_ylim(-0.7, n_rows - 0.3 if layout == "wide" else n_rows - 0.2)
+    ticks = _ticks(low, high, least_gap=0.095 if layout == "wide" else 0.15)
+    axes.set_xticks(
+        [math.log(ratio) for ratio in ticks],
+        ["0%" if ratio == 1 else f"{100 * (ratio - 1):+.0f}%" for ratio in ticks],
+    )
+    axes.set_yticks([])
+    axes.tick_params(axis="x", length=0, labelsize=9.5, pad=6)
+    axes.set_xlabel("change of the share, log scale", fontsize=9.5, labelpad=5)
+    axes.set_facecolor("none")
+    axes.figure.patch.set_facecolor(PAPER)
+    for side in ("left", "right", "top", "bottom"):
+        axes.spines[side].set_visible(False)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.axvline(0.0, color=MUTED, linewidth=1.1, zorder=1)
+
+
+def _ticks(low: float, high: float, least_gap: float) -> list[float]:
+    """Ratios within the axis whose labels keep `least_gap`, a share of its length, apart."""
+    chosen: list[float] = []
+    for ratio in _TICKS:
+        place = math.log(ratio)
+        gaps = [abs(place - math.log(other)) / (high - low) for other in chosen]
+        if low <= place <= high and min(gaps, default=1.0) >= least_gap:
+            chosen.append(ratio)
+    return sorted(chosen)
+
+
+def _draw_interval(axes: Axes, row: CategoryRow, y: float, low: float, high: float) -> None:
+    if row.is_empty:
+        return
+    mark = _MARKS[row.verdict]
+    left, cut_left = _end(row.ci_low, low, high, at_infinity=low)
+    right, cut_right = _end(row.ci_high, low, high, at_infinity=high)
+    line_colour = NEUTRAL if row.verdict == "too few to say" else mark.colour
+    style = (0, (3, 2)) if row.verdict == "too few to say" else "solid"
+    axes.plot([left, right], [y, y], color=line_colour, linewidth=1.8, linestyle=style, zorder=2)
+    point, _ = _end(row.percent_change, low, high, at_infinity=high)
+    for position, is_cut, arrow in ((left, cut_left, "<"), (right, cut_right, ">")):
+        if is_cut and position == point:
+            continue
+        axes.plot(
+            [position],
+            [y],
+            marker=arrow if is_cut else "|",
+            color=line_colour,
+            markersize=5.5 if is_cut else 7,
+            clip_on=False,
+            zorder=3,
+        )
+    axes.plot(
+        [point],
+        [y],
+        marker=mark.shape,
+        markersize=8,
+        markeredgewidth=1.7,
+        markerfacecolor=mark.colour if mark.filled else PAPER,
+        markeredgecolor=mark.colour,
+        linestyle="none",
+        clip_on=False,
+        zorder=4,
+    )
+
+
+def _end(percent: float | None, low: float, high: float, at_infinity: float) -> tuple[float, bool]:
+    """Place of a percentage on the axis, and whether it lies beyond the edge."""
+    if percent is None:
+        return at_infinity, True
+    if percent <= -100:
+        return low, True
+    place = math.log1p(percent / 100)
+    return min(max(place, low), high), not low <= place <= high
+
+
+def _counts(row: CategoryRow) -> str:
+    return f"{row.target_count}/{row.target_total} vs {row.reference_count}/{row.reference_total}"
+
+
+def _name(row: CategoryRow) -> str:
+    text = one_line(row.name)
+    return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "\u2026"
+
+
+def _write_beside(axes: Axes, row: CategoryRow, y: float) -> None:
+    edge = axes.get_yaxis_transform()
+    weight = "bold" if row.level == 1 else "normal"
+    start = -0.436 if row.level == 1 else -0.409
+    axes.text(start, y, _name(row), transform=edge, va="center", fontsize=10, weight=weight)
+    axes.text(
+        1.175, y, row.printed_change or NOTHING, transform=edge, va="center", ha="right",
+        fontsize=10, weight="bold",
+    )  # fmt: skip
+    axes.text(1.19, y, _counts(row), transform=edge, va="center", fontsize=9, color=MUTED)
+
+
+def _write_above(axes: Axes, row: CategoryRow, y: float) -> None:
+    edge = axes.get_yaxis_transform()
+    weight = "bold" if row.level == 1 else "normal"
+    axes.text(0.0, y + 0.36, _name(row), transform=edge, va="center", fontsize=11, weight=weight)
+    beside = f"{_counts(row)}   {row.printed_change or NOTHING}"
+    axes.text(
+        1.0, y + 0.36, beside, transform=edge, va="center", ha="right", fontsize=10, color=MUTED
+    )

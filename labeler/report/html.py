@@ -1,0 +1,217 @@
+"""The page: one self-contained HTML file without scripts or requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from labeler.report.answer import Answer, answer_of
+from labeler.report.figures import Layout, forest_plot
+from labeler.report.grouping import Section, sections_of
+from labeler.report.highlight import largest_activation, runs_of
+from labeler.report.isolation_figures import delta_norm_histogram, nu_scatter
+from labeler.report.model import LatentSetView, ReportData
+from labeler.report.svg import inline_svg
+from labeler.report.text import (
+    clip,
+    interval_text,
+    listed,
+    number_text,
+    one_line,
+    plural,
+    probability_text,
+    share_text,
+    visible,
+)
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+PACKAGE = "labeler.report"
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+)
+"""Nothing is loaded and nothing runs; inline styles carry the strength of highlights."""
+VERDICT_SIGNS = {
+    "up": "\u25b2",
+    "down": "\u25bc",
+    "no evidence": "\u25cb",
+    "too few to say": "\u00d7",
+}
+KIND_TITLES = {
+    "top": "strongest",
+    "quantile": "lower quantile",
+    "negative": "does not fire",
+    "other_model": "other model",
+}
+JUDGE_NOTES = {
+    "evidence": (
+        "An embedded judge, no language model: the explanation is assembled from the evidence's "
+        "own statistics, the category is the nearest definition by sentence vectors."
+    ),
+    "openai": "A language model behind an OpenAI-compatible endpoint.",
+    "import": "No judge of this study: the labels were imported from a file.",
+    "scripted": "Scripted answers, as tests use them.",
+}
+LONGEST_EXPLANATION = 600
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure, as a file and inside the page."""
+
+    file_name: str
+    document: str
+    """SVG document."""
+    inline: Markup
+    """SVG element."""
+
+
+@dataclass(frozen=True)
+class ComparisonFigures:
+    """The figures of one comparison; None where there is nothing to draw."""
+
+    change_wide: Figure | None
+    change_narrow: Figure | None
+    nu: tuple[Figure | None, Figure | None]
+    """Target, reference."""
+    delta_norm: tuple[Figure | None, Figure | None]
+
+    @property
+    def all(self) -> tuple[Figure, ...]:
+        """Every figure there is."""
+        figures = (self.change_wide, self.change_narrow, *self.nu, *self.delta_norm)
+        return tuple(figure for figure in figures if figure is not None)
+
+
+@dataclass(frozen=True)
+class PageComparison:
+    """One comparison as the template sees it."""
+
+    key: str
+    """Prefix of its anchors."""
+    data: ReportData
+    answer: Answer
+    sections: tuple[Section, ...]
+    figures: ComparisonFigures
+
+
+def page_comparisons(reports: Sequence[ReportData]) -> tuple[PageComparison, ...]:
+    """Draw the figures and group the latents of every comparison."""
+    return tuple(
+        PageComparison(
+            key=f"c{number}",
+            data=report,
+            answer=answer_of(report.table),
+            sections=sections_of(report.table, report.latents),
+            figures=_figures(report, f"c{number}"),
+        )
+        for number, report in enumerate(reports, start=1)
+    )
+
+
+def render_page(
+    comparisons: Sequence[PageComparison], *, study: str, title: str, embedder: str | None
+) -> str:
+    """The whole page."""
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        comparisons=comparisons,
+        study=study,
+        title=title,
+        embedder=embedder,
+        policy=CONTENT_SECURITY_POLICY,
+        css=_style(),
+    )
+
+
+def _figures(report: ReportData, key: str) -> ComparisonFigures:
+    target, reference = report.sets
+    return ComparisonFigures(
+        change_wide=_change_figure(report, key, "wide"),
+        change_narrow=_change_figure(report, key, "narrow"),
+        nu=(_nu_figure(target, key), _nu_figure(reference, key)),
+        delta_norm=(_norm_figure(target, key), _norm_figure(reference, key)),
+    )
+
+
+def _change_figure(report: ReportData, key: str, layout: Layout) -> Figure | None:
+    table = report.table
+    rows = [row for row in table.filled if not row.is_empty]
+    if not rows:
+        return None
+    name = f"{key}-change" if layout == "wide" else f"{key}-change-narrow"
+    sides = f"{one_line(table.target)} against {one_line(table.reference)}"
+    title = f"Change of each category's share, {sides}, with 95% intervals"
+    return _figure(forest_plot(rows, layout, name), name, title)
+
+
+def _nu_figure(latents: LatentSetView, key: str) -> Figure | None:
+    if latents.cloud is None:
+        return None
+    name = f"{key}-nu-{latents.side}"
+    title = f"nu_error over nu_reconstruction of every latent, {one_line(latents.label)} side"
+    return _figure(nu_scatter(latents, latents.cloud, name), name, title)
+
+
+def _norm_figure(latents: LatentSetView, key: str) -> Figure | None:
+    if latents.cloud is None:
+        return None
+    name = f"{key}-delta-norm-{latents.side}"
+    title = f"Distribution of delta_norm, {one_line(latents.label)} side"
+    return _figure(delta_norm_histogram(latents, latents.cloud, name), name, title)
+
+
+def _figure(document: str, name: str, title: str) -> Figure:
+    from markupsafe import Markup
+
+    # The document is matplotlib's, which escapes every text it draws.
+    return Figure(f"{name}.svg", document, Markup(inline_svg(document, name, title)))
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(PACKAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
+    environment.filters.update(
+        one_line=one_line,
+        probability=probability_text,
+        share=share_text,
+        number=number_text,
+        clip=clip,
+        listed=listed,
+    )
+    environment.globals.update(
+        interval=interval_text,
+        plural=plural,
+        runs_of=runs_of,
+        largest_activation=largest_activation,
+        verdict_signs=VERDICT_SIGNS,
+        kind_titles=KIND_TITLES,
+        judge_notes=JUDGE_NOTES,
+        longest_explanation=LONGEST_EXPLANATION,
+    )
+    return environment
+
+
+def _shown(value: object) -> object:
+    """Every plain text that a template prints, before it is escaped: nothing invisible in it."""
+    return visible(value) if type(value) is str else value
+
+
+def _style() -> Markup:
+    from markupsafe import Markup
+
+    return Markup(
+        resources.files(PACKAGE).joinpath("templates/report.css").read_text(encoding="utf-8")
+    )

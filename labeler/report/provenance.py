@@ -1,0 +1,182 @@
+"""Reads what a comparison rests on: judge, crosscoders, hashes, runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from labeler.report.model import CrosscoderView, Fingerprint, JudgeView, RunView
+from labeler.report.stored import ComparisonFacts
+from labeler.store.schema import (
+    Corpus,
+    Crosscoder,
+    CrosscoderModel,
+    EffectiveLabel,
+    Evidence,
+    Explanation,
+    Judge,
+    JudgeLabel,
+    Latent,
+    LatentSetMember,
+    Run,
+    SubjectModel,
+)
+
+_STAGES = ("harvest", "train", "isolate", "collect", "label", "score", "categorize")
+
+
+def read_judge(session: Session, facts: ComparisonFacts) -> JudgeView:
+    """The judge in force."""
+    judge = session.get_one(Judge, facts.judge_id)
+    return JudgeView(
+        judge.name, judge.model, judge.endpoint_kind, dict(judge.params), judge.params_sha256
+    )
+
+
+def read_crosscoders(session: Session, facts: ComparisonFacts) -> tuple[CrosscoderView, ...]:
+    """The crosscoders that the latents of both sides belong to."""
+    return tuple(_crosscoder(session, row) for row in _crosscoders(session, facts))
+
+
+def _crosscoders(session: Session, facts: ComparisonFacts) -> list[Crosscoder]:
+    used = (
+        select(Latent.crosscoder_id)
+        .join(LatentSetMember, LatentSetMember.latent_id == Latent.id)
+        .where(LatentSetMember.latent_set_id.in_((facts.target_set.id, facts.reference_set.id)))
+    )
+    return list(
+        session.scalars(select(Crosscoder).where(Crosscoder.id.in_(used)).order_by(Crosscoder.id))
+    )
+
+
+def _crosscoder(session: Session, row: Crosscoder) -> CrosscoderView:
+    quality = _quality(session, row)
+    return CrosscoderView(
+        name=row.name,
+        sha256=row.sha256,
+        n_latents=row.n_latents,
+        models=tuple(model.name for model in _models(session, row.id)),
+        fve=_fve(quality.get("fve")),
+        l0=_number(quality.get("l0")),
+        silent_share=_number(quality.get("silent_share", quality.get("dead_share"))),
+    )
+
+
+def _models(session: Session, crosscoder_id: int) -> list[SubjectModel]:
+    return list(
+        session.scalars(
+            select(SubjectModel)
+            .join(CrosscoderModel, CrosscoderModel.subject_model_id == SubjectModel.id)
+            .where(CrosscoderModel.crosscoder_id == crosscoder_id)
+            .order_by(CrosscoderModel.position)
+        )
+    )
+
+
+def _quality(session: Session, row: Crosscoder) -> dict[str, Any]:
+    """What the training run recorded of the crosscoder's quality on held-out text."""
+    run = session.get(Run, row.run_id) if row.run_id is not None else None
+    if run is None or run.result is None:
+        return {}
+    quality = run.result.get("quality", run.result)
+    return quality if isinstance(quality, dict) else {}
+
+
+def _fve(value: object) -> tuple[tuple[str, float], ...]:
+    """Fraction of variance explained per model, from a mapping or a list of model and fve."""
+    if isinstance(value, dict):
+        pairs = [(str(name), _number(number)) for name, number in value.items()]
+    elif isinstance(value, list):
+        rows = [row for row in value if isinstance(row, dict)]
+        pairs = [(str(row.get("model")), _number(row.get("fve"))) for row in rows]
+    else:
+        return ()
+    return tuple((name, number) for name, number in pairs if number is not None)
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def read_fingerprints(session: Session, facts: ComparisonFacts) -> tuple[Fingerprint, ...]:
+    """Hashes of the models, the text, the crosscoders, the taxonomy and the judge's settings."""
+    found: list[Fingerprint] = []
+    for row in _crosscoders(session, facts):
+        for model in _models(session, row.id):
+            found.append(Fingerprint("model", model.name, model.fingerprint))
+        if row.corpus_id is not None:
+            corpus = session.get_one(Corpus, row.corpus_id)
+            found.append(Fingerprint("text", corpus.name, corpus.sha256))
+        if row.sha256 is not None:
+            found.append(Fingerprint("crosscoder", row.name, row.sha256))
+    version = facts.version
+    found.append(Fingerprint("taxonomy", f"{version.name} {version.version}", version.sha256))
+    judge = session.get_one(Judge, facts.judge_id)
+    found.append(Fingerprint("judge settings", judge.name, judge.params_sha256))
+    return tuple(dict.fromkeys(found))
+
+
+def read_runs(
+    session: Session, facts: ComparisonFacts, report_run_id: int | None
+) -> tuple[RunView, ...]:
+    """The runs that made the latents, their evidence, labels, and this report, oldest first."""
+    ids = set(_referenced(session, facts))
+    ids |= _newest_stages(session)
+    ids |= {report_run_id} if report_run_id is not None else set()
+    runs: dict[int, Run] = {}
+    while ids:
+        for run in session.scalars(select(Run).where(Run.id.in_(ids))):
+            runs[run.id] = run
+        ids = {run.parent_run_id for run in runs.values() if run.parent_run_id is not None}
+        ids -= runs.keys()
+    return tuple(_run(runs[run_id]) for run_id in sorted(runs))
+
+
+def _referenced(session: Session, facts: ComparisonFacts) -> Iterable[int]:
+    sets = (facts.target_set, facts.reference_set)
+    members = select(LatentSetMember.latent_id).where(
+        LatentSetMember.latent_set_id.in_([latent_set.id for latent_set in sets])
+    )
+    yield from (latent_set.run_id for latent_set in sets)
+    yield from (row.run_id for row in _crosscoders(session, facts) if row.run_id is not None)
+    yield from session.scalars(
+        select(Evidence.run_id).where(Evidence.latent_id.in_(members)).distinct()
+    )
+    label = EffectiveLabel.comparison_id == facts.comparison.id
+    yield from session.scalars(
+        select(JudgeLabel.run_id)
+        .join(EffectiveLabel, EffectiveLabel.judge_label_id == JudgeLabel.id)
+        .where(label)
+        .distinct()
+    )
+    yield from session.scalars(
+        select(Explanation.run_id)
+        .join(EffectiveLabel, EffectiveLabel.explanation_id == Explanation.id)
+        .where(label)
+        .distinct()
+    )
+
+
+def _newest_stages(session: Session) -> set[int]:
+    return set(
+        session.scalars(
+            select(func.max(Run.id))
+            .where(Run.status == "done", Run.kind.in_(_STAGES))
+            .group_by(Run.kind)
+        )
+    )
+
+
+def _run(run: Run) -> RunView:
+    return RunView(
+        run_id=run.id,
+        kind=run.kind,
+        status=run.status,
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+        config_sha256=run.config_sha256,
+        code_version=run.code_version,
+    )

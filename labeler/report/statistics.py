@@ -1,0 +1,135 @@
+"""From the counts in the database to the rows of category_change_statistic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete, select, text
+from sqlalchemy.orm import Session
+
+from labeler.report.model import CategoryRow
+from labeler.store.schema import Category, CategoryChangeStatistic
+
+if TYPE_CHECKING:
+    from taxonomy.change import CategoryCounts
+
+COUNTING = "primary"
+WEIGHTING = "none"
+ROW_COLUMNS = tuple(field.name for field in fields(CategoryRow) if field.name != "name")
+"""Columns that a row of the table and category_change_statistic share."""
+
+_COUNTS = text(
+    "SELECT category, level, parent, target_count, target_total, reference_count,"
+    " reference_total FROM v_category_change WHERE comparison = :comparison"
+)
+_TOTALS = text(
+    "SELECT side, labelled, assigned, isolated FROM v_coverage WHERE comparison = :comparison"
+)
+
+
+def read_counts(session: Session, comparison: str, denominator: str) -> list[CategoryCounts]:
+    """The counts of every category; the totals are the latents of the denominator.
+
+    `labelled` counts latents assigned or none, `assigned` those with a category, `isolated` all.
+    """
+    from taxonomy.change import CategoryCounts
+
+    rows = session.execute(_COUNTS, {"comparison": comparison}).all()
+    totals = {
+        row.side: int(getattr(row, denominator))
+        for row in session.execute(_TOTALS, {"comparison": comparison})
+    }
+    return [
+        CategoryCounts(
+            category=row.category,
+            level=row.level,
+            parent=row.parent,
+            target_count=row.target_count,
+            target_total=totals.get("target", 0),
+            reference_count=row.reference_count,
+            reference_total=totals.get("reference", 0),
+        )
+        for row in rows
+    ]
+
+
+def compute_rows(
+    session: Session, comparison: str, taxonomy_version_id: int, denominator: str, alpha: float
+) -> tuple[CategoryRow, ...]:
+    """The statistics of every category of the version in force, each group before its categories.
+
+    The score interval of the ratio, Fisher's p and the Benjamini-Hochberg q of `taxonomy.change`.
+    """
+    from taxonomy.change import change_statistics
+
+    changes = change_statistics(read_counts(session, comparison, denominator), alpha)
+    names = category_names(session, taxonomy_version_id)
+    computed = [name for name in ROW_COLUMNS if name not in _OWN]
+    rows = [
+        CategoryRow(
+            name=names.get(change.category, change.category),
+            counting=COUNTING,
+            weighting=WEIGHTING,
+            denominator=denominator,
+            **{name: getattr(change, name) for name in computed},
+        )
+        for change in changes
+    ]
+    return in_tree_order(rows, list(names))
+
+
+_OWN = frozenset({"counting", "weighting", "denominator"})
+
+
+def category_names(session: Session, taxonomy_version_id: int) -> dict[str, str]:
+    """Title by slug, in the order of the taxonomy."""
+    rows = session.execute(
+        select(Category.slug, Category.name)
+        .where(Category.taxonomy_version_id == taxonomy_version_id)
+        .order_by(Category.position, Category.id)
+    )
+    return dict(rows.tuples().all())
+
+
+def in_tree_order(rows: Sequence[CategoryRow], slugs: Sequence[str]) -> tuple[CategoryRow, ...]:
+    """The rows with each group before its categories, both in the order of `slugs`."""
+    place = {slug: index for index, slug in enumerate(slugs)}
+    last = len(place)
+
+    def key(row: CategoryRow) -> tuple[int, int, int, str]:
+        group = row.parent or row.category
+        own = place.get(row.category, last)
+        return place.get(group, last), 0 if row.parent is None else 1, own, row.category
+
+    return tuple(sorted(rows, key=key))
+
+
+def write_rows(
+    session: Session,
+    rows: Sequence[CategoryRow],
+    *,
+    report_run_id: int,
+    comparison_id: int,
+    taxonomy_version_id: int,
+    computed_at: datetime,
+) -> None:
+    """Store the rows of one comparison under a report's run, replacing those it wrote before."""
+    session.execute(
+        delete(CategoryChangeStatistic).where(
+            CategoryChangeStatistic.report_run_id == report_run_id,
+            CategoryChangeStatistic.comparison_id == comparison_id,
+        )
+    )
+    session.add_all(
+        CategoryChangeStatistic(
+            report_run_id=report_run_id,
+            comparison_id=comparison_id,
+            taxonomy_version_id=taxonomy_version_id,
+            computed_at=computed_at,
+            **{name: getattr(row, name) for name in ROW_COLUMNS},
+        )
+        for row in rows
+    )

@@ -1,0 +1,204 @@
+"""Comparisons of a study and the change tables that its newest report stored."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from labeler.errors import UsageError
+from labeler.report.model import (
+    SIDES,
+    CategoryRow,
+    ChangeTable,
+    Coverage,
+    Direction,
+    PlantedCheck,
+    SideName,
+)
+from labeler.report.statistics import ROW_COLUMNS, category_names, in_tree_order
+from labeler.store.schema import (
+    CategoryChangeStatistic,
+    Comparison,
+    ComparisonSetting,
+    LatentSet,
+    SubjectModel,
+    TaxonomyVersion,
+)
+
+_COVERAGE = text("SELECT * FROM v_coverage WHERE comparison = :comparison AND side = :side")
+
+
+@dataclass(frozen=True)
+class ComparisonFacts:
+    """A comparison with what is in force for it."""
+
+    comparison: Comparison
+    target_set: LatentSet
+    reference_set: LatentSet
+    version: TaxonomyVersion
+    judge_id: int
+
+    def latent_set(self, side: SideName) -> LatentSet:
+        """The latent set of a side."""
+        return self.target_set if side == "target" else self.reference_set
+
+
+def read_comparisons(session: Session) -> list[ComparisonFacts]:
+    """Every comparison that has a taxonomy and a judge in force, oldest first.
+
+    Raises UsageError when there is none.
+    """
+    newest = (
+        select(func.max(ComparisonSetting.id))
+        .group_by(ComparisonSetting.comparison_id)
+        .scalar_subquery()
+    )
+    rows = session.execute(
+        select(Comparison, TaxonomyVersion, ComparisonSetting.judge_id)
+        .join(ComparisonSetting, ComparisonSetting.comparison_id == Comparison.id)
+        .join(TaxonomyVersion, TaxonomyVersion.id == ComparisonSetting.taxonomy_version_id)
+        .where(ComparisonSetting.id.in_(newest))
+        .order_by(Comparison.id)
+    ).all()
+    if not rows:
+        raise UsageError(
+            "report: no comparison is labelled yet; `difflens import` brings labels, "
+            "`difflens run` makes them"
+        )
+    return [
+        ComparisonFacts(
+            comparison,
+            session.get_one(LatentSet, comparison.target_set_id),
+            session.get_one(LatentSet, comparison.reference_set_id),
+            version,
+            judge_id,
+        )
+        for comparison, version, judge_id in rows
+    ]
+
+
+def side_label(session: Session, latent_set: LatentSet, side: SideName) -> str:
+    """What a side is called: the model its latents are specific to, else target or reference."""
+    if latent_set.target_model_id is None:
+        return side
+    return session.get_one(SubjectModel, latent_set.target_model_id).name
+
+
+def read_coverage(session: Session, comparison: str) -> tuple[Coverage, Coverage]:
+    """The coverage of the target and of the reference side."""
+    target, reference = (_coverage_of(session, comparison, side) for side in SIDES)
+    return target, reference
+
+
+def _coverage_of(session: Session, comparison: str, side: SideName) -> Coverage:
+    row = session.execute(_COVERAGE, {"comparison": comparison, "side": side}).mappings().one()
+    return Coverage(
+        side=side,
+        isolated=row["isolated"],
+        labelled=row["labelled"],
+        assigned=row["assigned"],
+        none=row["none"],
+        uninterpretable=row["uninterpretable"],
+        error=row["error"],
+        unlabelled=row["unlabelled"],
+        reviewed=row["reviewed"],
+    )
+
+
+def check_planted(
+    rows: Sequence[CategoryRow], planted: Mapping[str, Direction]
+) -> tuple[PlantedCheck, ...]:
+    """The planted directions against the rows; UsageError for a category that is not there."""
+    by_slug = {row.category: row for row in rows}
+    for slug in planted:
+        if slug not in by_slug:
+            near = difflib.get_close_matches(slug, by_slug, n=1, cutoff=0.0)
+            raise UsageError(
+                f"report.planted.{slug}: no such category in the taxonomy"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+    return tuple(PlantedCheck(direction, by_slug[slug]) for slug, direction in planted.items())
+
+
+def change_table(
+    session: Session,
+    facts: ComparisonFacts,
+    rows: tuple[CategoryRow, ...],
+    denominator: str,
+    planted: Mapping[str, Direction],
+) -> ChangeTable:
+    """The change table of a comparison from its rows."""
+    comparison = facts.comparison
+    return ChangeTable(
+        comparison=comparison.name,
+        target=side_label(session, facts.target_set, "target"),
+        reference=side_label(session, facts.reference_set, "reference"),
+        taxonomy=f"{facts.version.name} {facts.version.version}",
+        denominator=denominator,
+        rows=rows,
+        coverage=read_coverage(session, comparison.name),
+        planted=check_planted(rows, planted),
+    )
+
+
+def read_stored_tables(
+    session: Session, planted: Mapping[str, Direction] | None = None
+) -> list[ChangeTable]:
+    """The newest stored change table of each comparison that a report has covered."""
+    tables = []
+    for facts in read_comparisons(session):
+        statistics = _newest_statistics(session, facts.comparison.id)
+        if statistics:
+            tables.append(_stored_table(session, facts, statistics, planted or {}))
+    return tables
+
+
+def _newest_statistics(session: Session, comparison_id: int) -> list[CategoryChangeStatistic]:
+    newest = (
+        select(func.max(CategoryChangeStatistic.report_run_id))
+        .where(CategoryChangeStatistic.comparison_id == comparison_id)
+        .scalar_subquery()
+    )
+    return list(
+        session.scalars(
+            select(CategoryChangeStatistic).where(
+                CategoryChangeStatistic.comparison_id == comparison_id,
+                CategoryChangeStatistic.report_run_id == newest,
+            )
+        )
+    )
+
+
+def _stored_table(
+    session: Session,
+    facts: ComparisonFacts,
+    statistics: list[CategoryChangeStatistic],
+    planted: Mapping[str, Direction],
+) -> ChangeTable:
+    first = statistics[0]
+    version = session.get_one(TaxonomyVersion, first.taxonomy_version_id)
+    names = category_names(session, version.id)
+    rows = [
+        CategoryRow(
+            name=names.get(row.category, row.category),
+            **{name: getattr(row, name) for name in ROW_COLUMNS},
+        )
+        for row in statistics
+    ]
+    table = change_table(
+        session,
+        replace(facts, version=version),
+        in_tree_order(rows, list(names)),
+        first.denominator,
+        planted,
+    )
+    return replace(
+        table,
+        report_run_id=first.report_run_id,
+        computed_at=first.computed_at,
+        is_stale=facts.comparison.labels_changed_at > first.computed_at,
+    )

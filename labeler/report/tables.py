@@ -1,0 +1,94 @@
+"""The change table as CSV, JSON and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from labeler.report.answer import answer_of, planted_sentence
+from labeler.report.model import CategoryRow, ChangeTable
+from labeler.report.statistics import ROW_COLUMNS
+from labeler.report.text import interval_text, one_line, probability_text, share_text
+
+COLUMNS = ("comparison", "category", "name", *(c for c in ROW_COLUMNS if c != "category"))
+"""Columns of the CSV and keys of the JSON: those of category_change_statistic, and the title."""
+
+
+def records(tables: Sequence[ChangeTable]) -> list[dict[str, Any]]:
+    """Every row of every table, unrounded; None for what is undefined or infinite."""
+    return [
+        {"comparison": table.comparison} | {name: getattr(row, name) for name in COLUMNS[1:]}
+        for table in tables
+        for row in table.rows
+    ]
+
+
+def to_csv(tables: Sequence[ChangeTable]) -> str:
+    """CSV with a header; an empty field is NULL."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records(tables))
+    return buffer.getvalue()
+
+
+def to_json(tables: Sequence[ChangeTable]) -> str:
+    """A JSON array of objects."""
+    return json.dumps(records(tables), indent=1, allow_nan=False) + "\n"
+
+
+_HEAD = (
+    "category", "target", "share", "reference", "share", "change", "95% interval", "p", "q",
+    "verdict",
+)  # fmt: skip
+
+
+def to_markdown(tables: Sequence[ChangeTable]) -> str:
+    """A section for each comparison: the answer, the categories with latents, the rest by name."""
+    return "\n".join(_section(table) for table in tables)
+
+
+def _section(table: ChangeTable) -> str:
+    answer = answer_of(table)
+    heading = _escape(f"{table.comparison}: {table.target} against {table.reference}")
+    lines = [f"## {heading}", "", f"**{_escape(answer.sentence)}**", "", _escape(answer.detail)]
+    lines += ["", f"Shares of {table.denominator} latents; taxonomy {_escape(table.taxonomy)}.", ""]
+    lines += [_line(_HEAD), _line(["---", *["---:"] * 8, "---"])]
+    lines += [_line(_cells(row)) for row in table.filled]
+    if table.empty:
+        lines += ["", "No latents on either side: " + ", ".join(r.category for r in table.empty)]
+    planted = planted_sentence(table)
+    if planted:
+        lines += ["", _escape(planted)]
+    return "\n".join([*lines, ""])
+
+
+def _cells(row: CategoryRow) -> list[str]:
+    name = _escape(row.category)
+    return [
+        f"**{name}**" if row.level == 1 else f"&nbsp;&nbsp;{name}",
+        f"{row.target_count}/{row.target_total}",
+        share_text(row.target_share),
+        f"{row.reference_count}/{row.reference_total}",
+        share_text(row.reference_share),
+        row.printed_change,
+        interval_text(row.ci_low, row.ci_high),
+        probability_text(row.p_value) if not row.is_empty else "",
+        probability_text(row.q_value) if not row.is_empty else "",
+        row.verdict if not row.is_empty else "",
+    ]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _escape(text: str) -> str:
+    """Text that Markdown and HTML show as it is."""
+    shown = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for character in "\\`*_[]|#!":
+        shown = shown.replace(character, "\\" + character)
+    return shown

@@ -1,0 +1,94 @@
+"""Text of models, corpora and people made safe to show, and numbers as people read them."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+MAX_TOKEN_CHARACTERS = 200
+"""A token longer than this is cut in a report."""
+
+_FORMAT_CONTROLS = re.compile(
+    "[\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
+)
+"""Invisible characters that reorder, hide or break text; joiners of scripts and emoji are kept."""
+
+
+def visible(text: str, keep: str = "\n\t") -> str:
+    """The text with control, reordering and unpaired characters replaced by visible signs."""
+    return "".join(_visible_character(character, keep) for character in text)
+
+
+def _visible_character(character: str, keep: str) -> str:
+    code = ord(character)
+    if character in keep:
+        return character
+    if code < 0x20:
+        return chr(0x2400 + code)
+    if code == 0x7F:
+        return "\u2421"
+    if 0x80 <= code <= 0x9F or _FORMAT_CONTROLS.match(character):
+        return f"\u27e8U+{code:04X}\u27e9"
+    if unicodedata.category(character) in ("Cs", "Co"):
+        return "\ufffd"
+    return character
+
+
+def one_line(text: str, longest: int | None = None) -> str:
+    """Visible text on one line, cut to `longest` characters."""
+    line = " ".join(visible(text, keep="\n\t\r").split())
+    return clip(line, longest) if longest is not None else line
+
+
+def clip(text: str, longest: int) -> str:
+    """The text, or its start and how many characters are left out."""
+    if len(text) <= longest:
+        return text
+    return f"{text[:longest]}\u2026 (+{len(text) - longest:,} characters)"
+
+
+def percent_text(value: float | None) -> str:
+    """A signed percentage, finer where it is small; empty for None."""
+    if value is None:
+        return ""
+    return f"{value:+.0f}%" if abs(value) >= 10 else f"{value:+.1f}%"
+
+
+def interval_text(low: float | None, high: float | None) -> str:
+    """A 95% interval of a percentage; an upper bound of None is infinite, two are undefined."""
+    if low is None and high is None:
+        return ""
+    left = "-\u221e" if low is None else percent_text(low)
+    right = "\u221e" if high is None else percent_text(high)
+    return f"{left} to {right}"
+
+
+def probability_text(value: float | None) -> str:
+    """A p- or q-value; empty for None."""
+    if value is None:
+        return ""
+    if value < 0.001:
+        return "<0.001"
+    return f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def share_text(value: float | None) -> str:
+    """A share as a percentage; empty for None."""
+    return "" if value is None else f"{100 * value:.1f}%"
+
+
+def number_text(value: float | None, digits: int = 2) -> str:
+    """A number of an interval or a norm; an en dash for None."""
+    return "\u2013" if value is None else f"{value:.{digits}f}"
+
+
+def plural(count: int, noun: str, nouns: str | None = None) -> str:
+    """A count with its noun."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def listed(items: list[str]) -> str:
+    """Items joined as in a sentence."""
+    if len(items) <= 1:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} and {items[-1]}"
