@@ -73,4 +73,4 @@ def show(study: StudyPath) -> None:
     from labeler.api import Study
     from labeler.inspection import print_taxonomy
 
-    print_taxonomy(Study.open(study, require_database=False).taxonomy())
+    print_taxonomy(Study.open(study).taxonomy())

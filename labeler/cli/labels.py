@@ -32,7 +32,7 @@ def import_(
     """Import latents that were labelled elsewhere; no models are needed."""
     from labeler.api import Study
 
-    result = Study.open(study, create=True).import_latents(latents, dry_run, create_categories)
+    result = Study.open(study).import_latents(latents, dry_run, create_categories)
     typer.echo(result.summary(), err=True)
 
 

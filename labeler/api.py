@@ -1,0 +1,128 @@
+"""difflens from Python: the verbs of the command line as methods of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Engine
+
+from crosscoder.progress import Progress, SilentProgress
+from labeler.errors import UsageError
+from labeler.pipeline import StageReport, opened, run_study
+from labeler.store.engine import require_existing
+from labeler.study import StudyFile
+from taxonomy.tree import Taxonomy, load_taxonomy, seed_taxonomy
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labeler.importing import ImportResult
+    from labeler.label_files import LabelImportResult
+    from labeler.sql import QueryResult
+    from labeler.status import StudyStatus
+
+
+class Study:
+    """A study: its config, and everything that can be done with it.
+
+    >>> study = Study.open("study.toml")
+    >>> study.category_change()
+    """
+
+    def __init__(self, file: StudyFile) -> None:
+        self.file = file
+
+    @classmethod
+    def open(cls, path: str | Path) -> Study:
+        """Read a study.toml; UsageError names the key that is wrong."""
+        return cls(StudyFile.read(Path(path)))
+
+    def run(
+        self, first: str | None = None, last: str | None = None, progress: Progress | None = None
+    ) -> list[StageReport]:
+        """Run the stages up to `last`, redoing `first` and those after it."""
+        return list(run_study(self.file, progress or SilentProgress(), first, last))
+
+    def status(self) -> StudyStatus:
+        """Stages done, stale or open; coverage; what review is left."""
+        from labeler.status import study_status
+
+        return study_status(self.file)
+
+    def taxonomy(self) -> Taxonomy:
+        """The study's categories: its own file, or the shipped seed."""
+        return study_taxonomy(self.file)
+
+    def sql(self, statement: str, max_rows: int = 10_000, timeout: float = 30.0) -> QueryResult:
+        """One read-only statement; UsageError for a refused one, WorkError past the deadline."""
+        from labeler.sql import run_query
+
+        return run_query(self.file.database_url, statement, max_rows=max_rows, timeout=timeout)
+
+    def category_change(self) -> pd.DataFrame:
+        """The view v_category_change: one row per comparison and category."""
+        return self._frame("select * from v_category_change order by comparison, level, category")
+
+    def statistics(self) -> pd.DataFrame:
+        """The newest report's rows: intervals, p, q and verdicts."""
+        return self._frame(
+            "select * from v_category_change_statistic order by comparison, level, category"
+        )
+
+    def effective_labels(self) -> pd.DataFrame:
+        """The view v_effective_label: one row per latent and category."""
+        return self._frame(
+            "select * from v_effective_label order by comparison, side, latent_id, rank"
+        )
+
+    def import_latents(
+        self, path: str | Path, dry_run: bool = False, create_categories: bool = False
+    ) -> ImportResult:
+        """Import latents labelled elsewhere; the database is made or migrated first."""
+        from labeler.importing import import_latents
+
+        with opened(self.file, create=True) as engine:
+            return import_latents(engine, Path(path), self.taxonomy(), dry_run, create_categories)
+
+    def export_labels(self, path: str | Path) -> int:
+        """Write the labels in force to a CSV or JSONL file; returns how many."""
+        from labeler.label_files import export_labels
+
+        with self.engine() as engine:
+            return export_labels(engine, Path(path))
+
+    def import_labels(
+        self, path: str | Path, reviewer: str, dry_run: bool = False
+    ) -> LabelImportResult:
+        """Take corrections from a CSV or JSONL file: all of them, or on any conflict none."""
+        from labeler.label_files import import_labels
+
+        with self.engine() as engine:
+            return import_labels(engine, Path(path), reviewer, dry_run)
+
+    def _frame(self, statement: str) -> pd.DataFrame:
+        import pandas as pd
+
+        with self.engine() as engine, engine.connect() as connection:
+            return pd.read_sql_query(statement, connection)
+
+    @contextmanager
+    def engine(self) -> Iterator[Engine]:
+        """The study's database, which must exist and be current."""
+        require_existing(self.file.database_url)
+        with opened(self.file) as engine:
+            yield engine
+
+
+def study_taxonomy(study: StudyFile) -> Taxonomy:
+    """The categories that `[taxonomy]` names."""
+    named = study.config.taxonomy.file
+    if named is None:
+        return seed_taxonomy()
+    path = study.resolve(named)
+    if not path.is_file():
+        raise UsageError(f"taxonomy.file: no file at {path}")
+    return load_taxonomy(path)

@@ -1,0 +1,107 @@
+"""Latents, their history, and the categories, printed for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import typer
+from sqlalchemy import select
+from sqlalchemy.orm import Session, aliased
+
+from labeler.api import Study
+from labeler.report.text import one_line
+from labeler.store.engine import read_session
+from labeler.store.evidence_records import evidence_of
+from labeler.store.latent_records import find_latent
+from labeler.store.schema import Crosscoder, Evidence, Latent, LatentScaling, SubjectModel
+from taxonomy.tree import Taxonomy
+
+SHOWN_ROLES = frozenset({"user", "assistant", "plain", "system"})
+
+
+def print_latent(study: Study, name: str) -> None:
+    """Print a latent's facts, scaling and evidence; UsageError where there is no such latent."""
+    with study.engine() as engine, read_session(engine) as session:
+        latent = find_latent(session, name)
+        crosscoder = session.get_one(Crosscoder, latent.crosscoder_id)
+        typer.echo(f"{crosscoder.name}:{latent.latent_index} (latent_id {latent.id})")
+        typer.echo(
+            f"density {_number(latent.density)}  documents {_count(latent.n_documents)}  "
+            f"max activation {_number(latent.max_activation)}  "
+            f"mean {_number(latent.mean_activation)}"
+        )
+        for line in _scaling_lines(session, latent):
+            typer.echo(line)
+        for window in evidence_of(session, latent.id):
+            typer.echo(f"  {_window_title(window):<22} {_marked(window)}")
+
+
+def print_history(study: Study, name: str) -> None:
+    """Print every judge label and decision of a latent, oldest first."""
+    from labeler.history import latent_history
+
+    with study.engine() as engine, read_session(engine) as session:
+        entries = latent_history(session, find_latent(session, name).id)
+    for entry in entries:
+        typer.echo(one_line(str(entry)))
+    if not entries:
+        typer.echo("nobody has labelled this latent yet", err=True)
+
+
+def print_taxonomy(taxonomy: Taxonomy) -> None:
+    """Print the categories, groups first, each with its definition."""
+    typer.echo(f"{taxonomy.name} version {taxonomy.version}")
+    for group in (row for row in taxonomy.categories if row.level == 1):
+        typer.echo(f"\n{group.slug}: {one_line(group.definition)}")
+        for leaf in (row for row in taxonomy.categories if row.parent == group.slug):
+            typer.echo(f"  {leaf.slug}: {one_line(leaf.definition)}")
+
+
+def _scaling_lines(session: Session, latent: Latent) -> Iterator[str]:
+    target, reference = aliased(SubjectModel), aliased(SubjectModel)
+    query = (
+        select(LatentScaling, target.name, reference.name)
+        .join(target, target.id == LatentScaling.target_model_id)
+        .join(reference, reference.id == LatentScaling.reference_model_id)
+        .where(LatentScaling.latent_id == latent.id)
+        .order_by(LatentScaling.id)
+    )
+    for row, target_name, reference_name in session.execute(query):
+        error = _interval(row.nu_error, row.nu_error_low, row.nu_error_high)
+        reconstruction = _interval(
+            row.nu_reconstruction, row.nu_reconstruction_low, row.nu_reconstruction_high
+        )
+        yield (
+            f"{target_name} against {reference_name}: delta_norm {_number(row.delta_norm)}  "
+            f"nu_error {error}  nu_reconstruction {reconstruction}"
+        )
+
+
+def _window_title(window: Evidence) -> str:
+    stratum = "" if window.quantile is None else f" {window.quantile}"
+    return f"{window.kind}{stratum} {window.max_activation:.2f}"
+
+
+def _marked(window: Evidence) -> str:
+    """The window's content on one line, tokens on which the latent fires in double brackets."""
+    parts = []
+    for token, role, activation in zip(
+        window.tokens, window.roles, window.activations, strict=True
+    ):
+        if role in SHOWN_ROLES:
+            parts.append(f"[[{token}]]" if activation > 0 else token)
+    return one_line("".join(parts))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _interval(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:.3f} [{_number(low)}, {_number(high)}]"

@@ -1,0 +1,48 @@
+"""Report: change statistics into the database, page and tables into the report's folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import func, select
+
+from labeler.stages.base import Stage, StageContext, StageOutcome
+from labeler.store.engine import read_session
+from labeler.store.schema import Comparison, JudgeLabel, ReviewEvent
+
+
+class ReportStage:
+    """The folder report/ beside study.toml, and rows of category_change_statistic."""
+
+    name = "report"
+
+    def inputs(self, context: StageContext) -> dict[str, Any]:
+        """How the change is counted, and which labels and decisions there are."""
+        with read_session(context.engine) as session:
+            newest = [
+                session.execute(select(func.max(column))).scalar()
+                for column in (JudgeLabel.id, ReviewEvent.id, Comparison.labels_changed_at)
+            ]
+        study = context.study.config.study.model_dump()
+        return {
+            "study": study,
+            "report": context.study.config.report.model_dump(),
+            "labels": [str(value) for value in newest],
+        }
+
+    def run(self, context: StageContext, run_id: int) -> StageOutcome:
+        """Compute, store, and write the files."""
+        from labeler.report.build import ReportOptions, build_report
+
+        options = ReportOptions.from_config(context.study.config)
+        folder = context.study.resolve(context.study.config.report.folder)
+        files = build_report(context.engine, options, folder, run_id)
+        return StageOutcome(f"wrote {files.html}", {"html": str(files.html)})
+
+    def is_whole(self, context: StageContext) -> bool:
+        """Whether the page is there."""
+        folder = context.study.resolve(context.study.config.report.folder)
+        return (folder / "index.html").is_file()
+
+
+STAGE: Stage = ReportStage()

@@ -1,0 +1,111 @@
+"""What is done in a study, what is stale, and what review is left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from crosscoder.errors import InputError
+from crosscoder.progress import SilentProgress
+from labeler.errors import UsageError
+from labeler.pipeline import is_done, opened, with_key
+from labeler.stages.base import STAGE_NAMES, StageContext
+from labeler.store.engine import read_session, require_existing, shown_url
+from labeler.store.runs import latest_done_run
+from labeler.study import StudyFile
+
+StageState = Literal["done", "stale", "open"]
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """One stage: `done` with the present inputs, `stale` with older ones, or `open`."""
+
+    stage: str
+    state: StageState
+    note: str
+
+
+@dataclass(frozen=True)
+class CoverageRow:
+    """How many latents of one side are labelled and reviewed."""
+
+    comparison: str
+    side: str
+    isolated: int
+    labelled: int
+    uninterpretable: int
+    error: int
+    unlabelled: int
+    reviewed: int
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """Stages in order, then the coverage of each side."""
+
+    database: str
+    stages: tuple[StageStatus, ...]
+    coverage: tuple[CoverageRow, ...]
+
+
+def study_status(study: StudyFile) -> StudyStatus:
+    """Look at a study without changing it; UsageError where it has no database yet."""
+    require_existing(study.database_url)
+    with opened(study) as engine:
+        context = StageContext(study, engine, SilentProgress())
+        stages = _stages(context)
+        with read_session(engine) as session:
+            return StudyStatus(shown_url(study.database_url), stages, _coverage(session))
+
+
+def _stages(context: StageContext) -> tuple[StageStatus, ...]:
+    found: list[StageStatus] = []
+    reason: str | None = None
+    for name in STAGE_NAMES:
+        if reason is None:
+            try:
+                context = with_key(context, name)
+            except (UsageError, InputError) as error:
+                reason = str(error)
+        keyed = reason is None
+        if keyed and is_done(context, name):
+            found.append(StageStatus(name, "done", ""))
+            continue
+        with read_session(context.engine) as session:
+            earlier = latest_done_run(session, name)
+        if earlier is not None:
+            found.append(StageStatus(name, "stale", reason or "its inputs have changed since"))
+        else:
+            found.append(StageStatus(name, "open", reason or ""))
+    return tuple(found)
+
+
+def _coverage(session: Session) -> tuple[CoverageRow, ...]:
+    rows = session.execute(
+        text(
+            "select comparison, side, isolated, labelled, uninterpretable, error, unlabelled, "
+            "reviewed from v_coverage order by comparison, side desc"
+        )
+    )
+    return tuple(CoverageRow(**row) for row in rows.mappings())
+
+
+def print_status(study: StudyFile) -> None:
+    """Print the status for people, on stdout."""
+    import typer
+
+    status = study_status(study)
+    typer.echo(f"database  {status.database}")
+    for stage in status.stages:
+        typer.echo(f"{stage.stage:<11} {stage.state:<6} {stage.note}".rstrip())
+    for row in status.coverage:
+        left = row.isolated - row.reviewed
+        typer.echo(
+            f"{row.comparison}/{row.side}: {row.isolated} isolated, {row.labelled} labelled, "
+            f"{row.uninterpretable} uninterpretable, {row.error} error, "
+            f"{row.unlabelled} unlabelled; {row.reviewed} reviewed, {left} left to review"
+        )
