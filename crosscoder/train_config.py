@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from crosscoder.losses import ReconstructionLoss
 
@@ -53,6 +53,12 @@ class TrainConfig(BaseModel):
     """Steps between resumable checkpoints."""
     device: str = "cpu"
     """Torch device of the weights and of the step."""
+
+    @model_validator(mode="after")
+    def _annealing_has_a_start(self) -> TrainConfig:
+        if self.k_annealing_steps > 0 and self.k_initial is None:
+            raise ValueError("k_initial: missing; k_annealing_steps needs the k of the first step")
+        return self
 
     @classmethod
     def minder2025(cls, **changes: Any) -> TrainConfig:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,7 @@ class _Run:
             dead_share=n_dead / self._config.n_latents,
             quality=quality,
         )
-        text = TypeAdapter(TrainResult).dump_json(result, indent=2).decode()
+        text = json.dumps(asdict(result), indent=2, default=str)
         write_text(self._out_dir / RESULT_NAME, text + "\n")
         self._checkpoints.clear()
         return result

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from crosscoders import PlantedData, planted_store, random_batch, small_config
+from pydantic import ValidationError
 
 from crosscoder.activations import write_store
 from crosscoder.checkpoints import load_crosscoder, read_crosscoder_file
@@ -239,3 +240,29 @@ def test_k_is_the_target_throughout_when_annealing_takes_no_steps() -> None:
 def test_k_falls_linearly_to_the_target_while_annealing() -> None:
     trainer = make_trainer(k_initial=7, k_annealing_steps=4)
     assert [trainer.step(random_batch().float()).k for _ in range(6)] == [7, 6, 5, 4, 3, 3]
+
+
+def test_annealing_without_a_first_k_is_refused() -> None:
+    with pytest.raises(ValidationError, match="k_initial: missing"):
+        TrainConfig(k_annealing_steps=10)
+
+
+def test_gradient_of_the_encoder_lies_in_memory_like_the_encoder() -> None:
+    trainer, batch = make_trainer(), random_batch().float()
+    losses = crosscoder_loss(trainer.crosscoder, batch, LossSettings(k=3))
+    torch.autograd.backward(losses.total)
+    w_enc = trainer.crosscoder.W_enc
+    assert w_enc.grad is not None
+    assert w_enc.grad.stride() == w_enc.stride()
+
+
+def test_result_without_a_measurable_fve_is_read_again(tmp_path: Path) -> None:
+    x = random_batch(32).float()
+    store = write_store(tmp_path / "s", x, document=torch.arange(32), model_names=("base", "tuned"))
+    config = TrainConfig(epochs=1, batch_size=16, held_out=0.01)
+    result = train(store, small_config(), config, tmp_path / "out")
+    assert result.quality.n_tokens == 1
+    assert (tmp_path / "out" / "result.json").exists()
+    written = (tmp_path / "out" / "result.json").stat().st_mtime_ns
+    train(store, small_config(), config, tmp_path / "out")
+    assert (tmp_path / "out" / "result.json").stat().st_mtime_ns == written
