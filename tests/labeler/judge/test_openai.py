@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 
 import pytest
+from stub_server import Received, Step, StubServer, serving
 
 from labeler.errors import UsageError, WorkError
 from labeler.judge.base import (
@@ -18,7 +19,6 @@ from labeler.judge.factory import make_judge
 from labeler.judge.openai import OpenAiJudge
 from labeler.judge.requests import categorize_request, explain_request
 from labeler.study import JudgeSection
-from tests.labeler.stub_server import Received, Step, StubServer, serving
 
 EXPLAINED = {"explanation": "apologies", "interpretable": True, "confidence": 0.8}
 GOOD = Step(json.dumps(EXPLAINED))
