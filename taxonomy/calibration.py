@@ -18,6 +18,12 @@ from taxonomy.mapping import (
     standardise,
 )
 
+LEAST_THRESHOLD = 1.0
+"""A threshold is never lower: within one standard deviation of foreign text is no evidence."""
+
+_LEAST_LEAVES = 10
+"""Leaves from which a quantile over leaves means something."""
+
 
 @dataclass(frozen=True)
 class NoneCalibration:
@@ -51,7 +57,8 @@ def calibrate_none_threshold(index: CategoryIndex, pass_rate: float = 0.95) -> N
 
     A leaf's prototypes stand for the snippets of one latent: the mean of their leave-one-out scores
     is what such a latent would get, and the threshold is the (1 - pass_rate) quantile over leaves.
-    Falls back on `DEFAULT_NONE_THRESHOLD` where fewer than 10 leaves have two prototypes or more.
+    It is never under `LEAST_THRESHOLD`, and `DEFAULT_NONE_THRESHOLD` where fewer than 10 leaves
+    have two prototypes or more.
     """
     counts = np.bincount(index.owners, minlength=len(index.slugs))
     usable = np.flatnonzero(counts >= 2)
@@ -60,10 +67,10 @@ def calibrate_none_threshold(index: CategoryIndex, pass_rate: float = 0.95) -> N
     scores = leave_one_out_scores(index)
     known = np.isin(index.owners, usable)
     accuracy = float((scores.argmax(axis=1) == index.owners)[known].mean())
-    if len(usable) < 10:
+    if len(usable) < _LEAST_LEAVES:
         return NoneCalibration(DEFAULT_NONE_THRESHOLD, int(known.sum()), accuracy)
     coherent = [scores[index.owners == leaf, leaf].mean() for leaf in usable]
-    threshold = float(np.quantile(coherent, 1 - pass_rate))
+    threshold = max(LEAST_THRESHOLD, float(np.quantile(coherent, 1 - pass_rate)))
     return NoneCalibration(threshold, int(known.sum()), accuracy)
 
 

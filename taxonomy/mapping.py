@@ -6,7 +6,8 @@ The similarity of one text to one leaf is
 
 and differs in level from leaf to leaf: some leaves are near to everything. It is therefore
 standardised by what the leaf scores on texts that are not its own, the prototypes of all other
-leaves: score = (raw - their mean) / their standard deviation. A score of 2 means the same for every
+leaves: score = (raw - their mean) / their standard deviation, the latter moved half-way to the
+median over leaves. A score of 2 means the same for every
 leaf and every embedding: two standard deviations above foreign text. A latent is given as several
 snippets; its score is the mean over them.
 """
@@ -26,19 +27,19 @@ Vectors = npt.NDArray[np.float64]
 """Float64 array; shapes are given where it is used."""
 
 DEFINITION_WEIGHT = 0.25
-"""w above; of 0, 0.25 and 0.5 the best on leave-one-out prototypes and separate probes together."""
+"""w above: with 0 a leaf is only its examples, from 0.5 on its examples hardly count."""
 
 TOP_PROTOTYPES = 2
-"""k above: one hit may be chance, and three are more than a leaf has for each of its facets."""
+"""k above: one hit may be chance, and a leaf rarely has three examples of one facet."""
 
 DEFAULT_NONE_THRESHOLD = 1.5
 """Score below which a text belongs nowhere, where no calibration was possible."""
 
-TEMPERATURE = 0.5
+TEMPERATURE = 0.3
 """Score difference that changes the odds of two leaves by a factor e."""
 
-_SPREAD_FLOOR = 0.5
-"""Least spread of a leaf as a share of the median one, so that a rare hit is not blown up."""
+_SPREAD_SHRINKAGE = 0.5
+"""How far a leaf's spread moves to the median one: it is estimated from few texts."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class CategoryIndex:
     level: Vectors
     """(C,) mean raw similarity to foreign text."""
     spread: Vectors
-    """(C,) standard deviation of the raw similarity to foreign text."""
+    """(C,) standard deviation of the raw similarity to foreign text, shrunk to the median."""
     definition_weight: float
     top_prototypes: int
 
@@ -250,8 +251,8 @@ def _foreign_level_and_spread(index: CategoryIndex) -> tuple[Vectors, Vectors]:
         foreign = raw[owners != leaf, leaf]
         if len(foreign) >= 2:
             level[leaf], spread[leaf] = foreign.mean(), foreign.std()
-    floor = _SPREAD_FLOOR * float(np.median(spread))
-    return level, np.maximum(spread, floor if floor > 0 else 1.0)
+    spread = (1 - _SPREAD_SHRINKAGE) * spread + _SPREAD_SHRINKAGE * float(np.median(spread))
+    return level, np.where(spread > 0, spread, 1.0)
 
 
 def _rank(
