@@ -126,7 +126,9 @@ def _agglomerate(rows: Vectors, threshold: float) -> npt.NDArray[np.int64]:
     """Cut the average-linkage tree of (n, e) unit vectors at `threshold`; rows of zeros are far."""
     if len(rows) == 1:
         return np.zeros(1, dtype=np.int64)
-    distances = np.clip(1.0 - rows @ rows.T, 0.0, 2.0)
+    distances = rows @ rows.T
+    np.subtract(1.0, distances, out=distances)
+    np.clip(distances, 0.0, 2.0, out=distances)
     np.fill_diagonal(distances, 0.0)
     model = AgglomerativeClustering(
         n_clusters=None, metric="precomputed", linkage="average", distance_threshold=threshold
