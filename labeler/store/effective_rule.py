@@ -234,7 +234,7 @@ def _labels_by_id(session: Session, ids: Sequence[int]) -> dict[int, _Label]:
 
 def _explanations(session: Session, setting: Setting, latent_ids: Sequence[int]) -> dict[int, int]:
     rows = session.execute(
-        select(Explanation.latent_id, func.max(Explanation.id))
+        select(Explanation.latent_id, func.max(Explanation.id).label("newest_id"))
         .where(
             Explanation.latent_id.in_(latent_ids),
             Explanation.judge_id == setting.judge_id,
@@ -242,7 +242,7 @@ def _explanations(session: Session, setting: Setting, latent_ids: Sequence[int])
         )
         .group_by(Explanation.latent_id)
     )
-    return dict(rows.tuples().all())
+    return {row.latent_id: row.newest_id for row in rows}
 
 
 def _event_categories(

@@ -138,7 +138,7 @@ def _latent_ids(session: Session, crosscoder_id: int, indices: Sequence[int]) ->
     query = select(Latent.latent_index, Latent.id).where(
         Latent.crosscoder_id == crosscoder_id, Latent.latent_index.in_(indices)
     )
-    return dict(session.execute(query).tuples().all())
+    return {row.latent_index: row.id for row in session.execute(query)}
 
 
 def add_scaling(

@@ -78,7 +78,7 @@ def category_ids(session: Session, taxonomy_version_id: int) -> dict[str, int]:
     query = select(Category.slug, Category.id).where(
         Category.taxonomy_version_id == taxonomy_version_id
     )
-    return dict(session.execute(query).tuples().all())
+    return {row.slug: row.id for row in session.execute(query)}
 
 
 def current_version(session: Session, taxonomy: Taxonomy) -> TaxonomyVersion:

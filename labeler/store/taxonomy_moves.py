@@ -29,13 +29,10 @@ from labeler.store.taxonomies import category_ids
 def map_same_categories(session: Session, old_version_id: int, new_version_id: int) -> int:
     """Record that categories of equal slug are the same ones; returns how many were new."""
     old, new = category_ids(session, old_version_id), category_ids(session, new_version_id)
-    known = set(
-        session.execute(
-            select(CategoryMapping.from_category_id, CategoryMapping.to_category_id).where(
-                CategoryMapping.from_category_id.in_(old.values())
-            )
-        ).tuples()
-    )
+    stored = session.execute(
+        select(CategoryMapping).where(CategoryMapping.from_category_id.in_(old.values()))
+    ).scalars()
+    known = {(row.from_category_id, row.to_category_id) for row in stored}
     pairs = [(old[slug], new[slug]) for slug in old if slug in new]
     fresh = [pair for pair in pairs if pair not in known]
     if fresh:
@@ -94,14 +91,13 @@ def _carry_judge_labels(
     targets: dict[int, int],
 ) -> dict[int, int]:
     """Returns old label id -> new label id."""
-    taken = set(
-        session.execute(
-            select(JudgeLabel.latent_id, JudgeLabel.judge_id).where(
-                JudgeLabel.latent_id.in_(latent_ids),
-                JudgeLabel.taxonomy_version_id == new_version_id,
-            )
-        ).tuples()
+    present = session.execute(
+        select(JudgeLabel.latent_id, JudgeLabel.judge_id).where(
+            JudgeLabel.latent_id.in_(latent_ids),
+            JudgeLabel.taxonomy_version_id == new_version_id,
+        )
     )
+    taken = {(row.latent_id, row.judge_id) for row in present}
     rows = session.execute(
         select(JudgeLabel)
         .where(
