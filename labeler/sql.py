@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from sqlalchemy.engine import URL
 
-from labeler.errors import UsageError
+from labeler.errors import UsageError, WorkError
 from labeler.store.engine import open_engine, parse_url, require_existing, sqlite_file
 
 MAX_ROWS = 10_000
@@ -54,8 +54,8 @@ def run_query(
 ) -> QueryResult:
     """Run one SELECT; nothing can be written, attached or created.
 
-    UsageError for a missing database, a statement that is wrong or not allowed, or one that takes
-    longer than `timeout` seconds.
+    UsageError for a missing database or a statement that is wrong or not allowed; WorkError for
+    one that takes longer than `timeout` seconds.
     """
     if not statement.strip().rstrip(";").strip():
         raise UsageError("sql: the statement is empty; write a SELECT")
@@ -87,7 +87,7 @@ def _run_sqlite(path: Path, statement: str, max_rows: int, timeout: float) -> Qu
             columns = [column[0] for column in cursor.description]
     except sqlite3.OperationalError as error:
         if str(error) == "interrupted":
-            raise UsageError(_slow(timeout)) from None
+            raise WorkError(_slow(timeout)) from None
         raise UsageError(f"sql: {error}") from None
     except (sqlite3.DatabaseError, sqlite3.ProgrammingError, sqlite3.Warning) as error:
         if "not authorized" in str(error) or "prohibited" in str(error):
@@ -124,7 +124,7 @@ def _run_postgresql(url: str | URL, statement: str, max_rows: int, timeout: floa
                 columns = [column.name for column in cursor.description or ()]
             connection.rollback()
     except psycopg.errors.QueryCanceled:
-        raise UsageError(_slow(timeout)) from None
+        raise WorkError(_slow(timeout)) from None
     except psycopg.OperationalError as error:
         raise UsageError(f"database.url: cannot connect: {_first_line(error)}") from None
     except psycopg.Error as error:

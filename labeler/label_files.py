@@ -1,0 +1,238 @@
+"""The round trip of labels through a spreadsheet: export, edit, import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Engine, func, select, text
+from sqlalchemy.orm import Session
+
+from labeler.errors import UsageError, WorkError
+from labeler.label_rows import (
+    SEPARATOR,
+    EditedRow,
+    ExportRow,
+    LabelContent,
+    LatentKey,
+    read_edited,
+    write_rows,
+)
+from labeler.store.engine import read_session, write_session
+from labeler.store.reviews import Decision, record_decision, stream_revision
+from labeler.store.schema import EffectiveLabel, ReviewEvent
+from labeler.store.taxonomies import load_version
+
+_OUTCOMES = ("none", "uninterpretable")
+
+
+@dataclass(frozen=True)
+class LabelImportResult:
+    """What an import of labels did, or with `dry_run` would have done."""
+
+    n_rows: int
+    n_decisions: int
+    n_unchanged: int
+    dry_run: bool
+
+    def summary(self) -> str:
+        """The result in words."""
+        verb = "would write" if self.dry_run else "wrote"
+        return (
+            f"{self.n_rows} rows: {verb} {self.n_decisions} decisions; {self.n_unchanged} unchanged"
+        )
+
+
+@dataclass(frozen=True)
+class _Current:
+    """The label in force of one latent, with what a decision on it needs to know."""
+
+    row: ExportRow
+    latent_id: int
+    taxonomy_version_id: int | None
+    judge_label_id: int | None
+    has_own_text: bool
+    """Whether a reviewer worded the explanation."""
+
+
+class _DryRunError(Exception):
+    """Rolls back the transaction of a dry run."""
+
+
+def export_labels(engine: Engine, path: str | Path) -> int:
+    """Write every label in force to a CSV or JSONL file; returns how many."""
+    with read_session(engine) as session:
+        rows = [current.row for current in _current_labels(session).values()]
+    return write_rows(Path(path), rows)
+
+
+def import_labels(
+    engine: Engine, path: str | Path, reviewer: str, dry_run: bool = False
+) -> LabelImportResult:
+    """Write the edited rows of a file as decisions of `reviewer`: all of them, or none.
+
+    A row counts as edited when its category or explanation differs from what was exported.
+    WorkError lists every edited row whose label has changed since; UsageError names a row that
+    says nothing valid.
+    """
+    source = Path(path)
+    rows = read_edited(source)
+    decisions: list[Decision] = []
+    try:
+        with write_session(engine) as session:
+            decisions = _decisions(session, source, rows, reviewer)
+            for decision in decisions:
+                record_decision(session, decision)
+            if dry_run:
+                raise _DryRunError
+    except _DryRunError:
+        pass
+    return LabelImportResult(len(rows), len(decisions), len(rows) - len(decisions), dry_run)
+
+
+def _decisions(
+    session: Session, source: Path, rows: Sequence[EditedRow], reviewer: str
+) -> list[Decision]:
+    current = _current_labels(session)
+    edited: dict[int, EditedRow] = {}
+    conflicts: list[str] = []
+    for row in rows:
+        now = current.get(row.key)
+        if now is None:
+            raise UsageError(
+                f"{source}: row {row.number}: {row.key} is not on the {row.key.side} side of"
+                f" {row.key.comparison}; leave the key columns as they were exported"
+            )
+        if row.content.base == row.base or row.content == now.row.content:
+            continue
+        if _is_stale(row, now.row):
+            conflicts.append(_conflict(row, now.row))
+        first = edited.setdefault(now.latent_id, row)
+        if first.content != row.content:
+            raise UsageError(
+                f"{source}: rows {first.number} and {row.number} decide differently on {row.key};"
+                " make them equal"
+            )
+    if conflicts:
+        raise WorkError(
+            f"{source}: nothing imported, {len(conflicts)} labels changed since the export;"
+            " export again and repeat these:\n" + "\n".join(conflicts)
+        )
+    return [_decision(session, source, row, current[row.key], reviewer) for row in edited.values()]
+
+
+def _is_stale(row: EditedRow, now: ExportRow) -> bool:
+    if row.base_revision != now.base_revision:
+        return True
+    return row.base is not None and row.base != now.content.base
+
+
+def _conflict(row: EditedRow, now: ExportRow) -> str:
+    return (
+        f"row {row.number}: {row.key} says {row.content.category!r} on revision"
+        f" {row.base_revision}, but is {now.content.category!r} by {now.decided_by} on revision"
+        f" {now.base_revision}"
+    )
+
+
+def _decision(
+    session: Session, source: Path, row: EditedRow, current: _Current, reviewer: str
+) -> Decision:
+    where = f"{source}: row {row.number}"
+    version_id = current.taxonomy_version_id
+    if version_id is None:
+        raise UsageError(
+            f"{where}: {row.key.comparison} has no taxonomy yet; run `difflens categorize` first"
+        )
+    slugs = _slugs(session, where, row.content.category, version_id)
+    rewords = current.has_own_text or row.content.explanation != current.row.content.explanation
+    return Decision(
+        latent_id=current.latent_id,
+        taxonomy_version_id=version_id,
+        reviewer=reviewer,
+        base_revision=stream_revision(session, current.latent_id, version_id, reviewer),
+        action="set" if slugs else row.content.category,
+        categories=slugs,
+        explanation_text=row.content.explanation if rewords else None,
+        based_on_judge_label_id=current.judge_label_id,
+        note=row.note,
+    )
+
+
+def _slugs(session: Session, where: str, category: str, version_id: int) -> tuple[str, ...]:
+    """The slugs of a cell; none of them for a reserved word."""
+    if not category:
+        raise UsageError(f"{where}: category is empty; write a slug, none or uninterpretable")
+    if category in _OUTCOMES:
+        return ()
+    taxonomy = load_version(session, version_id)
+    slugs = tuple(category.split(SEPARATOR))
+    for slug in slugs:
+        if slug not in taxonomy.slugs:
+            raise UsageError(
+                f"{where}: category {slug!r} is not in taxonomy {taxonomy.name}"
+                f" {taxonomy.version}; the nearest is {taxonomy.nearest_slug(slug)!r}"
+            )
+    return slugs
+
+
+_LABELS = """
+SELECT v.comparison, v.side, v.crosscoder, v.latent_index, v.latent_id, v.explanation, v.category,
+       v.outcome, v.rank, v.confidence, v.source, coalesce(v.reviewer, v.judge) AS decided_by,
+       e.taxonomy_version_id, e.judge_label_id, d.explanation_text
+FROM v_effective_label AS v
+JOIN comparison AS c ON c.name = v.comparison
+JOIN effective_label AS e
+  ON e.comparison_id = c.id AND e.side = v.side AND e.latent_id = v.latent_id
+LEFT JOIN review_event AS d ON d.id = e.review_event_id
+ORDER BY v.comparison, v.side DESC, v.crosscoder, v.latent_index, v.rank
+"""
+
+
+def _current_labels(session: Session) -> dict[LatentKey, _Current]:
+    revisions = _revisions(session)
+    labels: dict[LatentKey, _Current] = {}
+    for row in session.execute(text(_LABELS)):
+        key = LatentKey(row.comparison, row.side, row.crosscoder, row.latent_index)
+        category = row.category or (row.outcome if row.outcome in _OUTCOMES else "")
+        if key in labels:
+            category = f"{labels[key].row.content.category}{SEPARATOR}{category}"
+        first = labels.get(key)
+        labels[key] = _Current(
+            row=ExportRow(
+                key=key,
+                content=LabelContent(category, row.explanation or ""),
+                confidence=first.row.confidence if first else row.confidence,
+                source=row.source,
+                decided_by=row.decided_by,
+                base_revision=revisions.get(_Stream(row.latent_id, row.taxonomy_version_id), 0),
+            ),
+            latent_id=row.latent_id,
+            taxonomy_version_id=row.taxonomy_version_id,
+            judge_label_id=row.judge_label_id,
+            has_own_text=row.explanation_text is not None,
+        )
+    return labels
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """A latent under a taxonomy version."""
+
+    latent_id: int
+    taxonomy_version_id: int | None
+
+
+def _revisions(session: Session) -> Mapping[_Stream, int]:
+    """How many decisions each latent has, of all reviewers together."""
+    rows = session.execute(
+        select(
+            ReviewEvent.latent_id,
+            ReviewEvent.taxonomy_version_id,
+            func.count().label("n"),
+        )
+        .where(ReviewEvent.latent_id.in_(select(EffectiveLabel.latent_id)))
+        .group_by(ReviewEvent.latent_id, ReviewEvent.taxonomy_version_id)
+    )
+    return {_Stream(row.latent_id, row.taxonomy_version_id): row.n for row in rows}

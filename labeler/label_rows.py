@@ -1,0 +1,209 @@
+"""The rows of a file of labels: how they are written to, and read from, CSV and JSONL."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labeler.errors import UsageError
+
+KEY_COLUMNS = ("comparison", "side", "crosscoder", "latent_index")
+COLUMNS = (
+    *KEY_COLUMNS, "explanation", "category", "note", "confidence", "source", "decided_by",
+    "base_revision", "base",
+)  # fmt: skip
+REQUIRED = (*KEY_COLUMNS, "explanation", "category", "base_revision")
+SEPARATOR = ";"
+"""Between the slugs of one cell, the primary one first."""
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""Text that a spreadsheet would take for a formula gets one quote mark more on the way out."""
+
+
+@dataclass(frozen=True)
+class LatentKey:
+    """A latent as a file names it."""
+
+    comparison: str
+    side: str
+    crosscoder: str
+    latent_index: int
+
+    def __str__(self) -> str:
+        return f"{self.crosscoder}:{self.latent_index}"
+
+
+@dataclass(frozen=True)
+class LabelContent:
+    """What a reviewer can change."""
+
+    category: str
+    """Slugs joined by `;`, `none`, `uninterpretable`, or empty = not labelled."""
+    explanation: str
+
+    @property
+    def base(self) -> str:
+        """Short hash by which an import tells an edited row from an untouched one."""
+        text = json.dumps([self.category, self.explanation], ensure_ascii=False)
+        return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class ExportRow:
+    """One label in force."""
+
+    key: LatentKey
+    content: LabelContent
+    confidence: float | None
+    source: str | None
+    decided_by: str | None
+    """The judge or the reviewer."""
+    base_revision: int
+    """How many decisions the latent had when the file was written."""
+
+    def record(self) -> dict[str, Any]:
+        """Column -> value."""
+        return {
+            **self.key.__dict__,
+            "explanation": self.content.explanation,
+            "category": self.content.category,
+            "note": "",
+            "confidence": self.confidence,
+            "source": self.source,
+            "decided_by": self.decided_by,
+            "base_revision": self.base_revision,
+            "base": self.content.base,
+        }
+
+
+@dataclass(frozen=True)
+class EditedRow:
+    """One row of a file that comes back; `number` counts as a spreadsheet or editor does."""
+
+    number: int
+    key: LatentKey
+    content: LabelContent
+    note: str | None
+    base_revision: int
+    base: str | None
+    """None in a file that was not exported."""
+
+
+def is_jsonl(path: Path) -> bool:
+    """Whether the name asks for JSON lines."""
+    return path.suffix.lower() in (".jsonl", ".ndjson")
+
+
+def write_rows(path: Path, rows: Iterable[ExportRow]) -> int:
+    """Write a file; returns the number of rows."""
+    records = [row.record() for row in rows]
+    if is_jsonl(path):
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    else:
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([_guarded(record) for record in records])
+        text = buffer.getvalue()
+    path.write_text(text, encoding="utf-8")
+    return len(records)
+
+
+def read_edited(path: Path) -> list[EditedRow]:
+    """The rows of a file; UsageError names the file, the row and the mend."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    records = _jsonl_records(path, text) if is_jsonl(path) else _csv_records(path, text)
+    return [_edited(path, number, record) for number, record in records]
+
+
+def _csv_records(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] | None = None
+    try:
+        for number, values in enumerate(reader, start=1):
+            if not any(values):
+                continue
+            if header is None:
+                header = [name.strip() for name in values]
+                _require_columns(path, header)
+            elif len(values) != len(header):
+                raise UsageError(
+                    f"{path}: row {number}: has {len(values)} fields, the header has {len(header)}"
+                )
+            else:
+                cells = dict(zip(header, values, strict=True))
+                yield number, {name: _unguarded(value) for name, value in cells.items()}
+    except csv.Error as error:
+        raise UsageError(f"{path}: line {reader.line_num}: no valid CSV ({error})") from None
+    if header is None:
+        raise UsageError(f"{path}: is empty; `difflens labels export` writes one")
+
+
+def _jsonl_records(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{path}: line {number}: no valid JSON ({error.msg})") from None
+        if not isinstance(record, dict):
+            raise UsageError(f"{path}: line {number}: must be an object")
+        _require_columns(f"{path}: line {number}", record)
+        yield number, record
+
+
+def _require_columns(where: object, names: Iterable[str]) -> None:
+    present = list(names)
+    for name in REQUIRED:
+        if name not in present:
+            raise UsageError(f"{where}: column {name!r} is missing; export the labels again")
+
+
+def _edited(path: Path, number: int, record: Mapping[str, Any]) -> EditedRow:
+    where = f"{path}: row {number}"
+    category = SEPARATOR.join(
+        part.strip() for part in str(record["category"] or "").split(SEPARATOR) if part.strip()
+    )
+    return EditedRow(
+        number=number,
+        key=LatentKey(
+            str(record["comparison"]),
+            str(record["side"]),
+            str(record["crosscoder"]),
+            _whole_number(where, "latent_index", record["latent_index"]),
+        ),
+        content=LabelContent(category, str(record["explanation"] or "")),
+        note=str(record.get("note") or "") or None,
+        base_revision=_whole_number(where, "base_revision", record["base_revision"]),
+        base=str(record.get("base") or "") or None,
+    )
+
+
+def _whole_number(where: str, column: str, value: Any) -> int:
+    text = str(value).strip().removesuffix(".0")
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError(f"{where}: {column} is {value!r}; leave it as it was exported")
+    return int(text)
+
+
+def _guarded(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+        for name, value in record.items()
+    }
+
+
+def _unguarded(value: str) -> str:
+    return value[1:] if value.startswith("'") and _FORMULA.match(value) else value
