@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from labeler.embedding.base import Embedder
 from labeler.judge.answers import MAX_CATEGORIES
 from labeler.judge.base import CategoryOption
-from taxonomy.calibration import calibrate_none_threshold, leave_one_out_scores
+from labeler.judge.none_threshold import calibrate
 from taxonomy.mapping import (
     TEMPERATURE,
     CategoryIndex,
@@ -43,7 +43,7 @@ class CategoryFinder:
     index: CategoryIndex
     none_threshold: float
     typical_score: float
-    """What a category's own prototypes score when they are left out: the median category."""
+    """What a latent scores on its own category: the median category."""
 
     @classmethod
     def build(cls, options: Sequence[CategoryOption], embedder: Embedder) -> CategoryFinder:
@@ -57,7 +57,8 @@ class CategoryFinder:
             for row, option in enumerate(options)
         ]
         index = build_index(leaves)
-        return cls(index, calibrate_none_threshold(index).threshold, _typical_score(index))
+        level = calibrate(index, prototypes, embedder)
+        return cls(index, level.none_threshold, level.typical_score)
 
     def find(self, vectors: NDArray[np.floating], foreign_share: float) -> list[Found]:
         """Categories of a latent from the vectors (s, e) of its snippets, best first; maybe none.
@@ -77,15 +78,6 @@ class CategoryFinder:
             Found(self.index.slugs[leaf], float(shares[leaf]), int(by_snippet[:, leaf].argmax()))
             for leaf in best[:MAX_CATEGORIES]
         ]
-
-
-def _typical_score(index: CategoryIndex) -> float:
-    counts = np.bincount(index.owners, minlength=len(index.slugs))
-    usable = np.flatnonzero(counts >= 2)
-    if len(usable) == 0:
-        return 0.0
-    scores = leave_one_out_scores(index)
-    return float(np.median([scores[index.owners == leaf, leaf].mean() for leaf in usable]))
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,10 +10,9 @@ from labeler.judge.windows import Turn, joined, turns
 
 STRONG_SHARE = 0.5
 """A token fires strongly where its activation exceeds this share of the window's peak."""
-CONTEXT_TOKENS = 12
-"""Tokens of the same turn kept on each side of the strong ones."""
 MIN_WORDS = 4
-"""A turn shorter than this is read together with the other turns in the window."""
+"""Sentences shorter than this are read together with what stands next to them."""
+_SENTENCE_END = re.compile(r"[.!?\u2026]+[\"')\]\u201d\u2019]*(?=\s)|[\u3002\uff01\uff1f]+|\n+")
 _WORD = re.compile(r"[^\W_]")
 
 
@@ -29,18 +28,21 @@ class Snippet:
 
 
 def snippet(window: EvidenceWindow) -> Snippet | None:
-    """The text from the first to the last strong token with some context.
+    """The sentences of a turn from the first to the last strong token, as far as the window shows.
 
-    None where no content token fires, or the text holds no letter or digit.
+    A sentence is what the categories' prototypes are, so that like is compared with like. None
+    where no content token fires, or the text holds no letter or digit.
     """
     turn = peak_turn(window)
     if turn is None:
         return None
     strong = strong_positions(window, turn)
-    first = max(turn.positions[0], strong[0] - CONTEXT_TOKENS)
-    last = min(turn.positions[-1], strong[-1] + CONTEXT_TOKENS)
-    text = joined(window, range(_word_start(window, turn, first), last + 1)).strip()
-    if len(text.split()) < MIN_WORDS and len(text) < 4 * MIN_WORDS:
+    whole = joined(window, turn.positions)
+    first = len(joined(window, range(turn.positions[0], strong[0])))
+    last = len(joined(window, range(turn.positions[0], strong[-1] + 1)))
+    first += len(window.tokens[strong[0]]) - len(window.tokens[strong[0]].lstrip())
+    text = _sentences(whole, first, last)
+    if _is_short(text):
         text = _neighbourhood(window, turn)
     return Snippet(text, turn.role, window.peak) if _WORD.search(text) else None
 
@@ -61,12 +63,26 @@ def _peak(window: EvidenceWindow, turn: Turn) -> float:
     return max(window.activations[position] for position in turn.positions)
 
 
-def _word_start(window: EvidenceWindow, turn: Turn, position: int) -> int:
-    """Move left to where the word begins, by at most four tokens."""
-    for candidate in range(position, max(turn.positions[0], position - 4) - 1, -1):
-        if candidate == turn.positions[0] or not window.tokens[candidate][:1].isalnum():
-            return candidate
-    return position
+def _sentences(text: str, first: int, last: int) -> str:
+    """The sentences that hold the characters `first` to `last`, and the next ones if too short."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    bounds = sorted({0, *ends, len(text)})
+    begin = max(bound for bound in bounds if bound <= min(first, len(text)))
+    after = [bound for bound in bounds if bound >= last and bound > begin] or [len(text)]
+    chosen = text[begin : after[0]].strip()
+    for bound in after[1:]:
+        if not _is_short(chosen):
+            return chosen
+        chosen = text[begin:bound].strip()
+    if _is_short(chosen):
+        begin = max((bound for bound in bounds if bound < begin), default=0)
+        chosen = text[begin : after[-1]].strip()
+    return chosen
+
+
+def _is_short(text: str) -> bool:
+    """Too few words; text without spaces counts by its characters."""
+    return len(text.split()) < MIN_WORDS and len(text) < 4 * MIN_WORDS
 
 
 def _neighbourhood(window: EvidenceWindow, turn: Turn) -> str:
