@@ -15,7 +15,13 @@ from labeler.report.answer import ALPHA
 from labeler.report.files import write_whole
 from labeler.report.latents import read_latents, read_set
 from labeler.report.model import ChangeTable, Direction, ReportData
-from labeler.report.provenance import read_crosscoders, read_fingerprints, read_judge, read_runs
+from labeler.report.provenance import (
+    read_crosscoders,
+    read_embedder,
+    read_fingerprints,
+    read_judge,
+    read_runs,
+)
 from labeler.report.statistics import category_names, compute_rows, write_rows
 from labeler.report.stored import ComparisonFacts, change_table, read_comparisons
 from labeler.report.tables import to_csv, to_json, to_markdown
@@ -39,19 +45,16 @@ class ReportOptions:
     title: str | None = None
     denominator: str = "labelled"
     planted: Mapping[str, Direction] = field(default_factory=dict)
-    embedder: str | None = None
-    """Name of the embedder that categorised."""
     alpha: float = ALPHA
 
     @classmethod
-    def from_config(cls, config: StudyConfig, embedder: str | None = None) -> ReportOptions:
+    def from_config(cls, config: StudyConfig) -> ReportOptions:
         """The options of a study file."""
         return cls(
             study=config.study.name,
             title=config.study.title,
             denominator=config.report.denominator,
             planted=config.report.planted,
-            embedder=embedder,
         )
 
 
@@ -97,7 +100,6 @@ def build_report(
         comparisons,
         study=options.study,
         title=options.title or default_title(tables[0]),
-        embedder=options.embedder,
     )
     _store(engine, found, report_run_id, computed_at)
     figures = tuple(
@@ -151,6 +153,7 @@ def _read(
         fingerprints=read_fingerprints(session, facts),
         runs=read_runs(session, facts, report_run_id),
         category_names=category_names(session, facts.version.id),
+        embedder=read_embedder(session),
     )
 
 

@@ -29,7 +29,7 @@ _TICKS = (1.0, 2.0, 0.5, 4.0, 0.25, 10.0, 0.1, 20.0, 0.05)
 """Ratios worth a label, the most telling first; a label too near to an earlier one is left out."""
 _WIDEST_RATIO = 24.0
 """A bound beyond this ratio, or under its inverse, is drawn as an arrow."""
-_LONGEST_NAME = 34
+_LONGEST_NAME = {"wide": 34, "narrow": 27}
 NOTHING = "\u2013"
 """Printed where there is no change to print."""
 
@@ -62,10 +62,10 @@ def forest_plot(rows: Sequence[CategoryRow], layout: Layout, name: str) -> str:
     from matplotlib.figure import Figure
 
     with figure_style(name):
-        height = 0.75 + len(rows) * (0.29 if layout == "wide" else 0.5)
-        figure = Figure(figsize=(10.0 if layout == "wide" else 5.0, height))
+        height = 0.75 + len(rows) * (0.29 if layout == "wide" else 0.46)
+        figure = Figure(figsize=(10.0 if layout == "wide" else 4.4, height))
         FigureCanvasAgg(figure)
-        left, right = (0.24, 0.79) if layout == "wide" else (0.02, 0.98)
+        left, right = (0.24, 0.79) if layout == "wide" else (0.025, 0.975)
         bottom = 0.5 / height
         axes = figure.add_axes((left, bottom, right - left, 1 - bottom - 0.08 / height))
         low, high = _limits(rows)
@@ -92,7 +92,7 @@ def _limits(rows: Sequence[CategoryRow]) -> tuple[float, float]:
 def _prepare(axes: Axes, low: float, high: float, n_rows: int, layout: Layout) -> None:
     axes.set_xlim(low, high)
     axes.set_ylim(-0.7, n_rows - 0.3 if layout == "wide" else n_rows - 0.2)
-    ticks = _ticks(low, high, least_gap=0.095 if layout == "wide" else 0.15)
+    ticks = _ticks(low, high, least_gap=0.095 if layout == "wide" else 0.16)
     axes.set_xticks(
         [math.log(ratio) for ratio in ticks],
         ["0%" if ratio == 1 else f"{100 * (ratio - 1):+.0f}%" for ratio in ticks],
@@ -110,12 +110,13 @@ def _prepare(axes: Axes, low: float, high: float, n_rows: int, layout: Layout) -
 
 
 def _ticks(low: float, high: float, least_gap: float) -> list[float]:
-    """Ratios within the axis whose labels keep `least_gap`, a share of its length, apart."""
+    """Ratios whose labels keep `least_gap`, a share of the axis, apart, and off its ends."""
     chosen: list[float] = []
     for ratio in _TICKS:
         place = math.log(ratio)
         gaps = [abs(place - math.log(other)) / (high - low) for other in chosen]
-        if low <= place <= high and min(gaps, default=1.0) >= least_gap:
+        edge = min(place - low, high - place) / (high - low)
+        if edge >= least_gap / 3 and min(gaps, default=1.0) >= least_gap:
             chosen.append(ratio)
     return sorted(chosen)
 
@@ -170,16 +171,17 @@ def _counts(row: CategoryRow) -> str:
     return f"{row.target_count}/{row.target_total} vs {row.reference_count}/{row.reference_total}"
 
 
-def _name(row: CategoryRow) -> str:
-    text = one_line(row.name)
-    return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "\u2026"
+def _name(row: CategoryRow, layout: Layout) -> str:
+    text, longest = one_line(row.name), _LONGEST_NAME[layout]
+    return text if len(text) <= longest else text[: longest - 1] + "\u2026"
 
 
 def _write_beside(axes: Axes, row: CategoryRow, y: float) -> None:
     edge = axes.get_yaxis_transform()
     weight = "bold" if row.level == 1 else "normal"
     start = -0.436 if row.level == 1 else -0.409
-    axes.text(start, y, _name(row), transform=edge, va="center", fontsize=10, weight=weight)
+    name = _name(row, "wide")
+    axes.text(start, y, name, transform=edge, va="center", fontsize=10, weight=weight)
     axes.text(
         1.175, y, row.printed_change or NOTHING, transform=edge, va="center", ha="right",
         fontsize=10, weight="bold",
@@ -190,8 +192,9 @@ def _write_beside(axes: Axes, row: CategoryRow, y: float) -> None:
 def _write_above(axes: Axes, row: CategoryRow, y: float) -> None:
     edge = axes.get_yaxis_transform()
     weight = "bold" if row.level == 1 else "normal"
-    axes.text(0.0, y + 0.36, _name(row), transform=edge, va="center", fontsize=11, weight=weight)
+    name = _name(row, "narrow")
+    axes.text(0.0, y + 0.38, name, transform=edge, va="center", fontsize=10.5, weight=weight)
     beside = f"{_counts(row)}   {row.printed_change or NOTHING}"
     axes.text(
-        1.0, y + 0.36, beside, transform=edge, va="center", ha="right", fontsize=10, color=MUTED
+        1.0, y + 0.38, beside, transform=edge, va="center", ha="right", fontsize=9.5, color=MUTED
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from labeler.errors import WorkError
@@ -24,4 +25,5 @@ def write_whole(path: Path, text: str) -> None:
     except OSError as error:
         raise WorkError(f"{path}: cannot be written: {error.strerror}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

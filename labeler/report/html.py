@@ -113,16 +113,13 @@ def page_comparisons(reports: Sequence[ReportData]) -> tuple[PageComparison, ...
     )
 
 
-def render_page(
-    comparisons: Sequence[PageComparison], *, study: str, title: str, embedder: str | None
-) -> str:
+def render_page(comparisons: Sequence[PageComparison], *, study: str, title: str) -> str:
     """The whole page."""
     template = _environment().get_template("report.html.j2")
     return template.render(
         comparisons=comparisons,
         study=study,
         title=title,
-        embedder=embedder,
         policy=CONTENT_SECURITY_POLICY,
         css=_style(),
     )

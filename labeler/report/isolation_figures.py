@@ -79,7 +79,8 @@ def delta_norm_histogram(latents: LatentSetView, cloud: ScalingCloud, name: str)
         axes.hist(
             np.clip(cloud.delta_norm[known & cloud.chosen], 0, 1), color=_colour(latents), **common
         )
-        axes.set_yscale("log")
+        if known.any():
+            axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.set_ylim(bottom=0.7)
         axes.set_xlim(0, 1)
@@ -95,7 +96,7 @@ def _panel() -> tuple[Figure, Axes]:
 
     figure = Figure(figsize=(5.0, 3.6), facecolor=PAPER)
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.125, 0.145, 0.86, 0.83))
+    axes = figure.add_axes((0.125, 0.145, 0.84, 0.83))
     axes.set_facecolor("none")
     axes.tick_params(length=0, labelsize=10)
     axes.grid(color=GRID, linewidth=0.7)

@@ -293,3 +293,5 @@ class ReportData:
     runs: tuple[RunView, ...] = ()
     category_names: dict[str, str] = field(default_factory=dict)
     """Title by slug."""
+    embedder: str | None = None
+    """Name of the embedder whose vectors were clustered."""

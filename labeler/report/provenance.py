@@ -101,6 +101,18 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
+def read_embedder(session: Session) -> str | None:
+    """Name of the embedder that the newest categorisation recorded."""
+    result = session.scalar(
+        select(Run.result)
+        .where(Run.kind == "categorize", Run.status == "done")
+        .order_by(Run.id.desc())
+        .limit(1)
+    )
+    name = (result or {}).get("embedder")
+    return name if isinstance(name, str) else None
+
+
 def read_fingerprints(session: Session, facts: ComparisonFacts) -> tuple[Fingerprint, ...]:
     """Hashes of the models, the text, the crosscoders, the taxonomy and the judge's settings."""
     found: list[Fingerprint] = []

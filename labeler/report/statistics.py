@@ -91,7 +91,7 @@ def category_names(session: Session, taxonomy_version_id: int) -> dict[str, str]
         .where(Category.taxonomy_version_id == taxonomy_version_id)
         .order_by(Category.position, Category.id)
     )
-    return dict(rows.tuples().all())
+    return {row.slug: row.name for row in rows}
 
 
 def in_tree_order(rows: Sequence[CategoryRow], slugs: Sequence[str]) -> tuple[CategoryRow, ...]:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 WIDE = 108
 """Columns from which every value is shown."""
-MEDIUM = 76
+MEDIUM = 84
 """Columns from which the interval and q are shown."""
+NARROW = 64
+"""Columns from which each side has its own column, with totals."""
 _STYLES = {"up": "bold blue", "down": "bold dark_orange", "too few to say": "dim"}
 
 
@@ -93,39 +95,47 @@ def _rich_table(table: ChangeTable, width: int) -> Table:
     from rich.table import Table
 
     shown = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
-    shown.add_column("category", overflow="fold", min_width=12)
-    target, reference = one_line(table.target, 18), one_line(table.reference, 18)
-    names = [target, reference, "change", "verdict"]
-    if width >= MEDIUM:
-        names[3:3] = ["95% interval", "q"]
-    if width >= WIDE:
-        names = [target, "share", reference, "share", "change", "95% interval", "p", "q", "verdict"]
-    for name in names:
-        right = name != "verdict"
-        shown.add_column(name, justify="right" if right else "left", no_wrap=width >= MEDIUM)
+    shown.add_column("category", overflow="fold", min_width=10)
+    for name in _headings(table, width):
+        words = name == "verdict"
+        shown.add_column(
+            name, justify="left" if words else "right", no_wrap=not words or width >= MEDIUM
+        )
     for row in table.filled:
         shown.add_row(*_cells(row, width), style="bold" if row.level == 1 else "")
     return shown
+
+
+def _headings(table: ChangeTable, width: int) -> list[str]:
+    target, reference = one_line(table.target, 18), one_line(table.reference, 18)
+    if width < NARROW:
+        return ["counts", "change", "verdict"]
+    if width < MEDIUM:
+        return [target, reference, "change", "verdict"]
+    if width < WIDE:
+        return [target, reference, "change", "95% interval", "q", "verdict"]
+    return [target, "share", reference, "share", "change", "95% interval", "p", "q", "verdict"]
 
 
 def _cells(row: CategoryRow, width: int) -> list[str | Text]:
     from rich.text import Text
 
     indent = "" if row.level == 1 else "  "
+    name = Text(indent + one_line(row.category))
+    change = row.printed_change
+    verdict = Text("" if row.is_empty else row.verdict, style=_STYLES.get(row.verdict, ""))
+    if width < NARROW:
+        return [name, f"{row.target_count} vs {row.reference_count}", change, verdict]
     target = f"{row.target_count}/{row.target_total}"
     reference = f"{row.reference_count}/{row.reference_total}"
-    verdict = Text("" if row.is_empty else row.verdict, style=_STYLES.get(row.verdict, ""))
-    cells: list[str | Text] = [Text(indent + one_line(row.category)), target]
-    if width >= WIDE:
-        cells.append(share_text(row.target_share))
-    cells.append(reference)
-    if width >= WIDE:
-        cells.append(share_text(row.reference_share))
-    cells.append(row.printed_change)
-    if width >= MEDIUM:
-        cells.append(interval_text(row.ci_low, row.ci_high))
-    if width >= WIDE:
-        cells.append("" if row.is_empty else probability_text(row.p_value))
-    if width >= MEDIUM:
-        cells.append("" if row.is_empty else probability_text(row.q_value))
-    return [*cells, verdict]
+    if width < MEDIUM:
+        return [name, target, reference, change, verdict]
+    interval = interval_text(row.ci_low, row.ci_high)
+    q_value = "" if row.is_empty else probability_text(row.q_value)
+    if width < WIDE:
+        return [name, target, reference, change, interval, q_value, verdict]
+    shares = share_text(row.target_share), share_text(row.reference_share)
+    p_value = "" if row.is_empty else probability_text(row.p_value)
+    return [
+        name, target, shares[0], reference, shares[1], change, interval, p_value, q_value, verdict
+    ]  # fmt: skip

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from labeler.store import migrate
-from labeler.store.engine import open_engine, write_session
+from labeler.store.engine import write_session
 from labeler.store.records import (
     EvidenceRow,
     LabelCategory,
@@ -63,13 +61,6 @@ class Window:
     tokens: Sequence[str]
     roles: Sequence[str]
     activations: Sequence[float]
-
-
-def make_engine(folder: Path) -> Engine:
-    """A migrated SQLite database in `folder`."""
-    url = f"sqlite:///{folder / 'difflens.db'}"
-    migrate.upgrade(url)
-    return open_engine(url)
 
 
 def new_run(session: Session, kind: str, result: dict[str, object] | None = None) -> int:
@@ -221,7 +212,7 @@ def build_planted(
             "train",
             {"quality": {"fve": {"it": 0.812, "simpo": 0.807}, "l0": 31.9, "silent_share": 0.021}},
         )
-        run_id = new_run(session, "categorize")
+        run_id = new_run(session, "categorize", {"embedder": "minilm"})
         crosscoder = get_or_create_crosscoder(
             session,
             "crosscoder",

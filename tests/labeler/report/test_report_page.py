@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from report_page import Page, read_page
+from report_studies import Window, build_planted, report_run
+from sqlalchemy import Engine
+
+from labeler.errors import WorkError
+from labeler.report.build import ReportFiles, ReportOptions, build_report
+from labeler.report.html import CONTENT_SECURITY_POLICY
+from labeler.store.schema import Evidence, LatentSet
+
+HOSTILE_TOKENS = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(2)>',
+    "{{ 7 * 7 }}{% for x in y %}",
+    "\x1b[31;1mred\x1b[0m\x07",
+    "\u202eright to left",
+    "lone \ud800 surrogate",
+    "</blockquote></details></body>",
+    "&lt;b&gt; <!-- comment",
+    "$\\frac{1}{0}$ 'quote' \"quote\" \x00",
+    "x" * 50_000,
+)
+
+
+def hostile_window() -> Window:
+    return Window(
+        HOSTILE_TOKENS,
+        ["user"] * 5 + ["<i>role</i>"] + ["assistant"] * 4,
+        [float(n % 3) for n in range(len(HOSTILE_TOKENS))],
+    )
+
+
+def test_the_page_asks_for_nothing_and_runs_nothing(
+    planted_report: ReportFiles, planted_page: Page
+) -> None:
+    html = planted_report.html.read_text(encoding="utf-8")
+    assert "script" not in planted_page.tags
+    assert not {"link", "img", "iframe", "object", "form", "base"} & set(planted_page.tags)
+    assert not [name for name, _ in planted_page.attributes if name.startswith("on")]
+    assert all(link.startswith("#") for link in planted_page.links)
+    assert not re.search(r"https?://|url\((?!#)|@import", html)
+    assert ("content", CONTENT_SECURITY_POLICY) in planted_page.attributes
+
+
+def test_every_id_is_unique_and_every_link_arrives(planted_page: Page) -> None:
+    assert len(planted_page.ids) == len(set(planted_page.ids))
+    assert {link.removeprefix("#") for link in planted_page.links} <= set(planted_page.ids)
+    used = [value for name, value in planted_page.attributes if name == "href"]
+    assert {link.removeprefix("#") for link in used} <= set(planted_page.ids)
+
+
+def test_the_answer_stands_at_the_top_with_its_uncertainty(planted_page: Page) -> None:
+    sentence = "None of the 16 changes is distinguishable from zero."
+    assert 0 <= planted_page.text.index(sentence) < planted_page.text.index("95% interval")
+    assert "smallest q-value" in planted_page.text
+    assert "38 of 40 simpo latents and 38 of 40 it latents are labelled" in planted_page.text
+
+
+def test_planted_directions_say_how_many_point_estimates_have_the_sign(planted_page: Page) -> None:
+    assert "3 of 3 point estimates have the planted sign" in planted_page.text
+
+
+def test_every_latent_of_both_sides_is_there_with_explanation_and_evidence(
+    planted_page: Page,
+) -> None:
+    anchors = [name for name in planted_page.ids if name.startswith("c1-latent-")]
+    assert len([name for name in anchors if "-target-" in name]) == 40
+    assert len([name for name in anchors if "-reference-" in name]) == 40
+    assert planted_page.text.count("Refusals: fires on the words") == 11
+    assert " can't" in {text for text, _ in planted_page.marks}
+
+
+def test_the_strongest_token_has_full_opacity_and_silent_ones_are_not_marked(
+    planted_page: Page,
+) -> None:
+    strengths = [float(style.removeprefix("--a:")) for _, style in planted_page.marks]
+    assert max(strengths) == 1.0
+    assert min(strengths) >= 0.05
+    assert "neighbour's" not in {text.strip() for text, _ in planted_page.marks}
+
+
+def test_how_the_latents_were_isolated_is_told_with_rule_message_and_figures(
+    planted_report: ReportFiles, planted_page: Page
+) -> None:
+    assert "no latent passes nu_error < 0.2 and nu_reconstruction < 0.5" in planted_page.text
+    assert "ranked" in planted_page.text
+    assert "81.2% of the variance of it explained" in planted_page.text
+    assert sorted(path.name for path in planted_report.figures) == [
+        "c1-change-narrow.svg",
+        "c1-change.svg",
+        "c1-delta-norm-reference.svg",
+        "c1-delta-norm-target.svg",
+        "c1-nu-reference.svg",
+        "c1-nu-target.svg",
+    ]
+    assert all(path.is_file() for path in planted_report.figures)
+
+
+def test_the_judge_is_named_for_what_it_is(planted_page: Page) -> None:
+    assert "evidence-minilm" in planted_page.text
+    assert "no language model" in planted_page.text
+    assert "vectors of minilm" in planted_page.text
+    assert "TF-IDF" not in planted_page.text
+
+
+def test_provenance_names_runs_hashes_and_the_sql(planted_page: Page) -> None:
+    assert "v_category_change where comparison = 'simpo-vs-it'" in planted_page.text
+    for sha256 in ("5a" * 32, "1f" * 32, "c0" * 32, "ee" * 32):
+        assert sha256 in planted_page.text
+    for stage in ("harvest", "train", "isolate", "collect", "label", "categorize", "report"):
+        assert stage in planted_page.text
+
+
+def test_imported_latents_need_no_models(paper_report: ReportFiles) -> None:
+    page = read_page(paper_report.html.read_text(encoding="utf-8"))
+    assert "The latents were imported" in page.text
+    assert "imported from a file" in page.text
+    assert len([name for name in page.ids if name.startswith("c1-latent-")]) == 92 + 113
+
+
+def test_a_tfidf_judge_gets_a_banner(sqlite_engine: Engine, tmp_path: Path) -> None:
+    build_planted(sqlite_engine, judge_name="evidence-tfidf")
+    run_id = report_run(sqlite_engine)
+    files = build_report(sqlite_engine, ReportOptions(), tmp_path / "report", run_id)
+    assert "Read the categories with care" in files.html.read_text(encoding="utf-8")
+
+
+def test_hostile_text_is_shown_as_text(sqlite_engine: Engine, tmp_path: Path) -> None:
+    build_planted(
+        sqlite_engine,
+        hostile=hostile_window(),
+        hostile_explanation="<script>alert(3)</script> {{ 1 + 1 }} \x1b[2J\u202e",
+    )
+    options = ReportOptions("<i>study</i>", "{{ title }} <script>alert(4)</script>\x1b[1m")
+    run_id = report_run(sqlite_engine)
+    files = build_report(sqlite_engine, options, tmp_path / "report", run_id)
+    html = files.html.read_text(encoding="utf-8")
+    page = read_page(html)
+    assert not {"script", "img", "i"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert "<script>alert(1)</script>" in page.text
+    assert "<script>alert(3)</script> {{ 1 + 1 }} \u241b[2J\u27e8U+202E\u27e9" in page.text
+    assert "{{ 7 * 7 }}{% for x in y %}" in page.text
+    assert "49,800 characters" in page.text
+    assert not set(html) & {"\x1b", "\x00", "\x07", "\u202e"}
+    assert html.rstrip().endswith("</html>")
+    assert page.tags.count("details") == html.count("</details>")
+
+
+def test_a_late_collection_replaces_the_evidence_of_an_earlier_one(
+    planted_report: ReportFiles, tmp_path: Path
+) -> None:
+    from sqlalchemy import select
+
+    from labeler.store.engine import open_engine, write_session
+    from labeler.store.records import EvidenceRow, add_evidence, begin_run
+
+    shutil.copy(planted_report.folder.parent / "difflens.db", tmp_path / "difflens.db")
+    engine = open_engine(f"sqlite:///{tmp_path / 'difflens.db'}")
+    with write_session(engine) as session:
+        run_id = begin_run(session, "collect", config={"later": True}, code_version="0.1.0")
+        for latent_id in session.scalars(select(Evidence.latent_id).distinct()).all():
+            row = EvidenceRow(
+                latent_id, "top", "explain", "fresh", 0, ["fresh"], [1], ["plain"], [2.0]
+            )
+            add_evidence(session, run_id, [row])
+    files = build_report(engine, ReportOptions(), tmp_path / "report", report_run(engine))
+    page = read_page(files.html.read_text(encoding="utf-8"))
+    assert {text for text, _ in page.marks} == {"fresh"}
+
+
+def test_a_rule_without_message_is_shown_without_one(sqlite_engine: Engine, tmp_path: Path) -> None:
+    from labeler.store.engine import write_session
+
+    build_planted(sqlite_engine)
+    with write_session(sqlite_engine) as session:
+        for latent_set in session.query(LatentSet):
+            latent_set.message = None
+            latent_set.rule_params = {}
+    run_id = report_run(sqlite_engine)
+    files = build_report(sqlite_engine, ReportOptions(), tmp_path / "report", run_id)
+    assert "None" not in read_page(files.html.read_text(encoding="utf-8")).text.replace(
+        "None of the", ""
+    )
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_line(
+    sqlite_engine: Engine, tmp_path: Path
+) -> None:
+    build_planted(sqlite_engine)
+    (tmp_path / "report").write_text("a file, not a folder")
+    with pytest.raises(WorkError, match="cannot be written"):
+        build_report(sqlite_engine, ReportOptions(), tmp_path / "report", report_run(sqlite_engine))
+
+
+def test_no_partial_file_is_left(planted_report: ReportFiles) -> None:
+    assert not list(planted_report.folder.rglob("*.partial"))
