@@ -102,7 +102,7 @@ def harvest(
         return manifest
     tokenized = tokenize_corpus(documents, speaker.tokenizer, config.max_length)
     plan = plan_shards(tokenized, config.shard_tokens)
-    manifest = _harvest_shards(specs, tokenized, plan, config, out_dir, manifest, progress)
+    manifest = _harvest_shards(facts, tokenized, plan, config, out_dir, manifest, progress)
     return _finish(tokenized, config, out_dir, manifest)
 
 
@@ -186,7 +186,7 @@ def _has_size(path: Path, n_bytes: int) -> bool:
 
 
 def _harvest_shards(
-    specs: Sequence[SubjectSpec],
+    subjects: Sequence[SubjectFacts],
     tokenized: Sequence[TokenizedDocument],
     plan: Sequence[range],
     config: HarvestConfig,
@@ -197,7 +197,7 @@ def _harvest_shards(
     todo = list(enumerate(plan))[len(manifest.shards) :]
     if not todo:
         return manifest
-    readers = _open_readers(specs, tokenized, config)
+    readers = _open_readers(subjects, tokenized, config)
     total = sum(len(document.token_ids) for document in tokenized)
     with progress.task("harvest", total, "tokens") as advance:
         advance(manifest.n_tokens)
@@ -211,7 +211,7 @@ def _harvest_shards(
 
 
 def _open_readers(
-    specs: Sequence[SubjectSpec],
+    subjects: Sequence[SubjectFacts],
     tokenized: Sequence[TokenizedDocument],
     config: HarvestConfig,
 ) -> list[ResidualReader]:
@@ -220,8 +220,9 @@ def _open_readers(
     longest = max(len(document.token_ids) for document in tokenized)
     device = _device(config.device)
     readers = []
-    for spec in specs:
-        reader = ResidualReader(load_subject(spec, device), config.layer)
+    for facts in subjects:
+        subject = load_subject(facts.spec, device, facts.tokenizer)
+        reader = ResidualReader(subject, config.layer)
         reader.require_reach(highest, longest)
         readers.append(reader)
     return readers

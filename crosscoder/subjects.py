@@ -39,7 +39,7 @@ _TOKENIZER_FILES = (
 class SubjectFacts:
     """What is known of a subject model before its weights are read."""
 
-    name: str
+    spec: SubjectSpec
     tokenizer: PreTrainedTokenizerFast
     n_layers: int
     d_model: int
@@ -47,6 +47,11 @@ class SubjectFacts:
     """SHA-256 over the tokens with their ids and the merges."""
     template_sha256: str
     """SHA-256 of the chat template; empty where there is none."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return self.spec.name
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def inspect_subject(spec: SubjectSpec) -> SubjectFacts:
     tokenizer = load_tokenizer(spec)
     template = tokenizer.chat_template or ""
     return SubjectFacts(
-        name=spec.name,
+        spec=spec,
         tokenizer=tokenizer,
         n_layers=int(config.num_hidden_layers),
         d_model=int(config.hidden_size),
@@ -95,15 +100,18 @@ def inspect_subject(spec: SubjectSpec) -> SubjectFacts:
     )
 
 
-def load_subject(spec: SubjectSpec, device: str = "cpu") -> SubjectModel:
+def load_subject(
+    spec: SubjectSpec, device: str = "cpu", tokenizer: PreTrainedTokenizerFast | None = None
+) -> SubjectModel:
     """Load a subject model for reading: adapter merged, evaluation mode, no gradients.
 
+    Its own tokenizer is read as well, unless the caller has it at hand.
     InputError where the folder, the Hub name or the adapter cannot be loaded.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     check_location(spec)
-    tokenizer = load_tokenizer(spec)
+    tokenizer = tokenizer if tokenizer is not None else load_tokenizer(spec)
     config = from_pretrained(AutoConfig, spec)
     options: dict[str, Any] = {}
     if getattr(_text_config(config), "attn_logit_softcapping", None) is not None:
