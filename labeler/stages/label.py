@@ -1,0 +1,50 @@
+"""Label: the judge explains every latent of the study's latent sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from labeler.errors import WorkError
+from labeler.stages.base import Stage, StageContext, StageOutcome
+from labeler.stages.collect import comparison_latents
+from labeler.stages.judging import judging_inputs, study_embedder, study_judge
+from labeler.store.engine import read_session
+
+
+class LabelStage:
+    """Judge calls and explanations in the database."""
+
+    name = "label"
+
+    def inputs(self, context: StageContext) -> dict[str, Any]:
+        """Who judges, and with which vectors."""
+        return judging_inputs(context.study)
+
+    def run(self, context: StageContext, run_id: int) -> StageOutcome:
+        """Ask for what was never answered."""
+        from labeler.labeling import label_latents
+
+        embedder = study_embedder(context.study)
+        judge = study_judge(context.study, embedder)
+        with read_session(context.engine) as session:
+            latents = [latent.id for latent in comparison_latents(session, context)]
+        summary = label_latents(context.engine, judge, run_id, latents, progress=context.progress)
+        if summary.n_failed:
+            raise WorkError(
+                f"label: {summary.n_failed} of {summary.n_latents} latents got no answer; "
+                "run it again to ask for them"
+            )
+        return StageOutcome(
+            f"{judge.identity.name} explained {summary.n_explained} latents, "
+            f"{summary.n_uninterpretable} uninterpretable, "
+            f"{summary.n_too_little_evidence} with too little evidence, "
+            f"{summary.n_reused} reused",
+            {"judge": judge.identity.name, "embedder": embedder.name},
+        )
+
+    def is_whole(self, context: StageContext) -> bool:
+        """The database is the product."""
+        return True
+
+
+STAGE: Stage = LabelStage()
