@@ -23,6 +23,7 @@ from labeler.store.engine import read_session, write_session
 from labeler.store.reviews import Decision, record_decision, stream_revision
 from labeler.store.schema import EffectiveLabel, ReviewEvent
 from labeler.store.taxonomies import load_version
+from taxonomy.tree import Taxonomy
 
 _OUTCOMES = ("none", "uninterpretable")
 
@@ -119,7 +120,12 @@ def _decisions(
             f"{source}: nothing imported, {len(conflicts)} labels changed since the export;"
             " export again and repeat these:\n" + "\n".join(conflicts)
         )
-    return [_decision(session, source, row, current[row.key], reviewer) for row in edited.values()]
+    versions = {current[row.key].taxonomy_version_id for row in edited.values()}
+    taxonomies = {key: load_version(session, key) for key in versions if key is not None}
+    return [
+        _decision(session, source, row, current[row.key], reviewer, taxonomies)
+        for row in edited.values()
+    ]
 
 
 def _is_stale(row: EditedRow, now: ExportRow) -> bool:
@@ -137,7 +143,12 @@ def _conflict(row: EditedRow, now: ExportRow) -> str:
 
 
 def _decision(
-    session: Session, source: Path, row: EditedRow, current: _Current, reviewer: str
+    session: Session,
+    source: Path,
+    row: EditedRow,
+    current: _Current,
+    reviewer: str,
+    taxonomies: Mapping[int, Taxonomy],
 ) -> Decision:
     where = f"{source}: row {row.number}"
     version_id = current.taxonomy_version_id
@@ -145,7 +156,7 @@ def _decision(
         raise UsageError(
             f"{where}: {row.key.comparison} has no taxonomy yet; run `difflens categorize` first"
         )
-    slugs = _slugs(session, where, row.content.category, version_id)
+    slugs = _slugs(where, row.content.category, taxonomies[version_id])
     rewords = current.has_own_text or row.content.explanation != current.row.content.explanation
     return Decision(
         latent_id=current.latent_id,
@@ -160,13 +171,12 @@ def _decision(
     )
 
 
-def _slugs(session: Session, where: str, category: str, version_id: int) -> tuple[str, ...]:
+def _slugs(where: str, category: str, taxonomy: Taxonomy) -> tuple[str, ...]:
     """The slugs of a cell; none of them for a reserved word."""
     if not category:
         raise UsageError(f"{where}: category is empty; write a slug, none or uninterpretable")
     if category in _OUTCOMES:
         return ()
-    taxonomy = load_version(session, version_id)
     slugs = tuple(category.split(SEPARATOR))
     for slug in slugs:
         if slug not in taxonomy.slugs:
