@@ -24,14 +24,11 @@ from crosscoder.manifest import (
     write_documents,
     write_manifest,
 )
-from crosscoder.ring import ShuffleBuffer
+from crosscoder.row_source import RowSource
 from crosscoder.shards import (
     STORAGE_DTYPES,
     Shard,
     ShardTokens,
-    read_columns,
-    read_mask,
-    read_rows,
     read_shard,
     write_masks,
     write_shard,
@@ -189,7 +186,13 @@ class ActivationStore:
         if total == 0:
             return
         seed = _draw_seed(generator)
-        source = _RowSource(self, self.chosen_documents(documents), buffer_bytes, batch_size)
+        source = RowSource(
+            self.directory,
+            self.manifest,
+            self.chosen_documents(documents),
+            self.n_unmasked_of(documents),
+            max(2 * batch_size, buffer_bytes // (4 * self.n_models * self.d_model)),
+        )
         first_epoch, skipped = divmod(start, per_epoch)
         done = start
         for epoch in range(first_epoch, math.ceil(total / per_epoch)):
@@ -201,85 +204,6 @@ class ActivationStore:
                 yield batch
                 done += 1
             skipped = 0
-
-
-class _RowSource:
-    """The unmasked rows of some documents, served in batches epoch by epoch."""
-
-    def __init__(
-        self,
-        store: ActivationStore,
-        chosen: torch.Tensor,
-        buffer_bytes: int,
-        batch_size: int,
-    ) -> None:
-        self._store = store
-        self._chosen = chosen
-        row_bytes = 4 * store.n_models * store.d_model
-        self._capacity = max(2 * batch_size, buffer_bytes // row_bytes)
-        counts = torch.tensor(store.documents.n_unmasked, dtype=torch.int64)
-        self._n_rows = int(counts[chosen].sum())
-        self._resident: torch.Tensor | None = None
-
-    def epoch(self, batch_size: int, seed: int | None, epoch: int) -> Iterator[torch.Tensor]:
-        """Batches of one pass; the last one may be smaller."""
-        if seed is None:
-            yield from self._in_order(batch_size)
-            return
-        generator = torch.Generator().manual_seed((seed + epoch) % (1 << 63))
-        if self._n_rows <= self._capacity:
-            yield from self._from_memory(batch_size, generator)
-        else:
-            yield from self._through_buffer(batch_size, generator)
-
-    def _chunks(self, order: Sequence[int]) -> Iterator[torch.Tensor]:
-        """Chosen rows of each shard, float32."""
-        for index in order:
-            record = self._store.manifest.shards[index]
-            mask = read_mask(self._store.directory, record)
-            (document,) = read_columns(self._store.directory, record, ["document"])
-            rows = (mask & self._chosen[document.long()]).nonzero().flatten()
-            if len(rows):
-                yield read_rows(self._store.directory, record, rows)
-
-    def _in_order(self, batch_size: int) -> Iterator[torch.Tensor]:
-        pending = torch.empty(0, self._store.n_models, self._store.d_model)
-        for chunk in self._chunks(range(self._store.n_shards)):
-            pending = torch.cat([pending, chunk])
-            n_whole = len(pending) // batch_size * batch_size
-            yield from pending[:n_whole].split(batch_size) if n_whole else ()
-            pending = pending[n_whole:]
-        if len(pending):
-            yield pending
-
-    def _from_memory(self, batch_size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-        if self._resident is None:
-            self._resident = self._load()
-        for rows in torch.randperm(self._n_rows, generator=generator).split(batch_size):
-            yield self._resident[rows]
-
-    def _load(self) -> torch.Tensor:
-        rows = torch.empty(self._n_rows, self._store.n_models, self._store.d_model)
-        start = 0
-        for chunk in self._chunks(range(self._store.n_shards)):
-            rows[start : start + len(chunk)] = chunk
-            start += len(chunk)
-        return rows
-
-    def _through_buffer(
-        self, batch_size: int, generator: torch.Generator
-    ) -> Iterator[torch.Tensor]:
-        shape = (self._store.n_models, self._store.d_model)
-        buffer = ShuffleBuffer(self._capacity, shape, generator)
-        order = torch.randperm(self._store.n_shards, generator=generator).tolist()
-        for chunk in self._chunks(order):
-            while len(chunk):
-                taken = min(buffer.n_free, len(chunk))
-                buffer.put(chunk[:taken])
-                chunk = chunk[taken:]
-                if buffer.n_free == 0:
-                    yield from buffer.draw(batch_size, keep=self._capacity // 2)
-        yield from buffer.rest().split(batch_size)
 
 
 def _draw_seed(generator: torch.Generator | None) -> int | None:
@@ -345,7 +269,8 @@ def write_store(
         part = ShardTokens(**{name: column[piece] for name, column in vars(tokens).items()})
         records.append(write_shard(directory, index, part))
     masks = [mask[piece] for piece in pieces]
-    medians = tokens.norms[mask].median(dim=0).values.tolist()
+    counted = tokens.norms[mask] if bool(mask.any()) else tokens.norms
+    medians = counted.median(dim=0).values.tolist()
     table = DocumentTable(
         ids=tuple(document_ids or (f"document-{index}" for index in range(n_documents))),
         n_tokens=tuple(torch.bincount(document, minlength=n_documents).tolist()),

@@ -91,10 +91,19 @@ def _folder_part(folder: Path, hashes: FileHashes) -> str:
 
 
 def _hub_commit(spec: SubjectSpec) -> str:
+    """The commit whose files this machine has; fetches the config where it has none."""
+    from huggingface_hub import hf_hub_download
     from transformers import AutoConfig
 
-    config = from_pretrained(AutoConfig, spec)
-    return str(getattr(config, "_commit_hash", None) or spec.revision or "main")
+    from_pretrained(AutoConfig, spec)
+    path = hf_hub_download(
+        spec.path,
+        spec.gguf_file or "config.json",
+        revision=spec.revision,
+        local_files_only=True,
+    )
+    # The cache lays files out as snapshots/<commit>/<file>.
+    return Path(path).parent.name
 
 
 def _read_cache(cache_file: Path | None) -> dict[str, list[int | str]]:

@@ -149,6 +149,25 @@ def test_a_hub_name_without_network_ends_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_hub_model_in_the_cache_loads_without_network_and_is_known_by_its_commit(
+    subject_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--owner--name"
+    prints = []
+    for commit in ("a" * 40, "b" * 40):
+        copy_of(subject_folder / "base", repository / "snapshots" / commit)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / "main").write_text(commit)
+        prints.append(fingerprint(SubjectSpec("base", "owner/name"), FileHashes(None)))
+    assert prints[0] != prints[1]
+    pinned = SubjectSpec("base", "owner/name", revision="a" * 40)
+    assert fingerprint(pinned, FileHashes(None)) == prints[0]
+    local = load_subject(spec_of(subject_folder / "base"))
+    assert torch.equal(logits(load_subject(pinned).model), logits(local.model))
+
+
 def test_a_folder_without_tokenizer_is_named_with_the_mend(
     subject_folder: Path, tmp_path: Path
 ) -> None:
