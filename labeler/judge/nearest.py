@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from labeler.embedding.base import Embedder
 from labeler.judge.answers import MAX_CATEGORIES
 from labeler.judge.base import CategoryOption
-from labeler.judge.none_threshold import calibrate
+from labeler.judge.calibration import Scale, calibrate
 from taxonomy.mapping import (
     TEMPERATURE,
     CategoryIndex,
     LeafVectors,
     build_index,
     raw_similarities,
-    standardise,
 )
 
 MULTILINGUAL = "multilingual"
@@ -38,12 +37,10 @@ class Found:
 
 @dataclass(frozen=True)
 class CategoryFinder:
-    """Categories as vectors, with the score below which a latent belongs to none of them."""
+    """Categories as vectors, with the scale on which a latent is scored."""
 
     index: CategoryIndex
-    none_threshold: float
-    typical_score: float
-    """What a latent scores on its own category: the median category."""
+    scale: Scale
 
     @classmethod
     def build(cls, options: Sequence[CategoryOption], embedder: Embedder) -> CategoryFinder:
@@ -57,22 +54,25 @@ class CategoryFinder:
             for row, option in enumerate(options)
         ]
         index = build_index(leaves)
-        level = calibrate(index, prototypes, embedder)
-        return cls(index, level.none_threshold, level.typical_score)
+        return cls(index, calibrate(index, prototypes, embedder))
 
     def find(self, vectors: NDArray[np.floating], foreign_share: float) -> list[Found]:
         """Categories of a latent from the vectors (s, e) of its snippets, best first; maybe none.
 
-        `foreign_share` is the share of its windows whose language is not English: the sentence
-        model knows English best, so the score of `multilingual` is raised by that share of what
-        a typical category scores on its own text.
+        The centre of the snippets is scored: what differs between them cancels out, and what they
+        share remains. `foreign_share` is the share of windows whose language is not English: the
+        sentence model knows English best, so the score of `multilingual` is raised by that share
+        of what a latent typically scores on its own category, or of the threshold if that is more.
         """
-        by_snippet = standardise(raw_similarities(vectors, self.index), self.index)
-        scores = by_snippet.mean(axis=0)
+        by_snippet = raw_similarities(vectors, self.index)
+        centre = np.asarray(vectors).mean(axis=0, keepdims=True)
+        scores = self.scale.scores(raw_similarities(centre, self.index)[0])
+        threshold = self.scale.none_threshold
         if MULTILINGUAL in self.index.slugs:
-            scores[self.index.slugs.index(MULTILINGUAL)] += foreign_share * self.typical_score
-        shares = _softmax(np.append(scores, self.none_threshold) / TEMPERATURE)
-        floor = max(self.none_threshold, float(scores.max()) - SECONDARY_MARGIN)
+            raised = self.index.slugs.index(MULTILINGUAL)
+            scores[raised] += foreign_share * max(self.scale.typical_score, threshold)
+        shares = _softmax(np.append(scores, threshold) / TEMPERATURE)
+        floor = max(threshold, float(scores.max()) - SECONDARY_MARGIN)
         best = [leaf for leaf in np.argsort(-scores, kind="stable") if scores[leaf] >= floor]
         return [
             Found(self.index.slugs[leaf], float(shares[leaf]), int(by_snippet[:, leaf].argmax()))
