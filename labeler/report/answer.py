@@ -32,7 +32,45 @@ def answer_of(table: ChangeTable) -> Answer:
         )
     significant = [row for row in tested if row.is_significant]
     sentence = _some(significant, len(tested)) if significant else _none(len(tested))
-    return Answer(sentence, f"{_strength(tested, significant)} {coverage_sentence(table)}")
+    detail = [*_together(table), *_strength(tested, significant), coverage_sentence(table)]
+    return Answer(sentence, " ".join(detail))
+
+
+def global_p(table: ChangeTable) -> float | None:
+    """p of the permutation chi-square test over the categories of level 2; None without latents.
+
+    The question before all others: do the two sides differ in their categories at all?
+    """
+    from taxonomy.change import CategoryCounts
+    from taxonomy.global_test import global_test, partition_counts
+
+    counts = [
+        CategoryCounts(
+            category=row.category,
+            level=row.level,
+            parent=row.parent,
+            target_count=row.target_count,
+            target_total=row.target_total,
+            reference_count=row.reference_count,
+            reference_total=row.reference_total,
+        )
+        for row in table.rows
+    ]
+    target, reference = partition_counts(counts, level=2)
+    if not sum(target) or not sum(reference):
+        return None
+    return global_test(target, reference, seed=0).p_value
+
+
+def _together(table: ChangeTable) -> list[str]:
+    p_value = global_p(table)
+    if p_value is None:
+        return []
+    found = "differ" if p_value < ALPHA else "are not shown to differ"
+    return [
+        f"Taken together, the two sides' categories {found} "
+        f"(permutation test, p = {probability_text(p_value)})."
+    ]
 
 
 def _none(n_tested: int) -> str:
@@ -56,7 +94,7 @@ def _some(significant: list[CategoryRow], n_tested: int) -> str:
     )
 
 
-def _strength(tested: list[CategoryRow], significant: list[CategoryRow]) -> str:
+def _strength(tested: list[CategoryRow], significant: list[CategoryRow]) -> list[str]:
     lowest = min((row.q_value for row in tested if row.q_value is not None), default=None)
     few = sum(row.verdict == "too few to say" for row in tested)
     parts = []
@@ -69,7 +107,7 @@ def _strength(tested: list[CategoryRow], significant: list[CategoryRow]) -> str:
             f"For {few} of them there are too few latents: no outcome with such counts could "
             "have reached significance."
         )
-    return " ".join(parts)
+    return parts
 
 
 def coverage_sentence(table: ChangeTable) -> str:

@@ -98,6 +98,12 @@ class PageComparison:
     sections: tuple[Section, ...]
     figures: ComparisonFigures
 
+    @property
+    def listed(self) -> frozenset[str]:
+        """Categories and groups whose latents the page lists."""
+        groups = {group.key for section in self.sections for group in section.groups}
+        return frozenset(groups | {section.key for section in self.sections})
+
 
 def page_comparisons(reports: Sequence[ReportData]) -> tuple[PageComparison, ...]:
     """Draw the figures and group the latents of every comparison."""

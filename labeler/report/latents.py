@@ -44,8 +44,12 @@ class EvidenceLimits:
         return int(getattr(self, kind))
 
 
-FEW_LATENTS = 500
-MANY_LATENTS = 5_000
+FEW_LATENTS = 400
+"""Latents up to which a page holds full evidence."""
+MANY_LATENTS = 2_000
+"""Latents up to which it holds any."""
+MOST_LISTED = 2_500
+"""Latents of one side that a page lists, the most specific ones."""
 _FULL = EvidenceLimits(top=6, quantile=4, negative=2, other_model=2)
 _SHORT = EvidenceLimits(top=3, quantile=1, negative=0, other_model=0)
 
@@ -65,7 +69,7 @@ _LABELS = text(
 
 
 def read_latents(session: Session, facts: ComparisonFacts) -> tuple[LatentView, ...]:
-    """Every latent of both sides, target first, the most specific of each side first."""
+    """The latents of both sides, target first, the most specific of each side first."""
     labels: dict[tuple[str, int], list[Any]] = defaultdict(list)
     for row in session.execute(_LABELS, {"comparison": facts.comparison.name}):
         labels[row.side, row.latent_id].append(row)
@@ -76,7 +80,7 @@ def read_latents(session: Session, facts: ComparisonFacts) -> tuple[LatentView, 
         windows = read_evidence(session, latent_set.id, limits) if limits else {}
         latents += [
             _latent(side, member, labels[side, member.latent_id], windows)
-            for member in _members(session, latent_set)
+            for member in _members(session, latent_set)[:MOST_LISTED]
             if (side, member.latent_id) in labels
         ]
     return tuple(latents)

@@ -17,12 +17,10 @@ if TYPE_CHECKING:
 
     from labeler.study import StudyFile
 
-WIDE = 108
+WIDE = 118
 """Columns from which every value is shown."""
-MEDIUM = 84
-"""Columns from which the interval and q are shown."""
-NARROW = 64
-"""Columns from which each side has its own column, with totals."""
+MEDIUM = 78
+"""Columns from which the interval is shown; the totals stand in the sentence below."""
 _STYLES = {"up": "bold blue", "down": "bold dark_orange", "too few to say": "dim"}
 
 
@@ -95,11 +93,14 @@ def _rich_table(table: ChangeTable, width: int) -> Table:
     from rich.table import Table
 
     shown = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
-    shown.add_column("category", overflow="fold", min_width=10)
+    shown.add_column("category", overflow="fold", min_width=9)
     for name in _headings(table, width):
         words = name == "verdict"
         shown.add_column(
-            name, justify="left" if words else "right", no_wrap=not words or width >= MEDIUM
+            name,
+            justify="left" if words else "right",
+            no_wrap=not words or width >= MEDIUM,
+            min_width=len("evidence") if words else None,
         )
     for row in table.filled:
         shown.add_row(*_cells(row, width), style="bold" if row.level == 1 else "")
@@ -107,13 +108,11 @@ def _rich_table(table: ChangeTable, width: int) -> Table:
 
 
 def _headings(table: ChangeTable, width: int) -> list[str]:
-    target, reference = one_line(table.target, 18), one_line(table.reference, 18)
-    if width < NARROW:
-        return ["counts", "change", "verdict"]
     if width < MEDIUM:
-        return [target, reference, "change", "verdict"]
+        return ["counts", "change", "verdict"]
     if width < WIDE:
-        return [target, reference, "change", "95% interval", "q", "verdict"]
+        return ["counts", "change", "95% interval", "verdict"]
+    target, reference = one_line(table.target, 18), one_line(table.reference, 18)
     return [target, "share", reference, "share", "change", "95% interval", "p", "q", "verdict"]
 
 
@@ -122,20 +121,22 @@ def _cells(row: CategoryRow, width: int) -> list[str | Text]:
 
     indent = "" if row.level == 1 else "  "
     name = Text(indent + one_line(row.category))
-    change = row.printed_change
     verdict = Text("" if row.is_empty else row.verdict, style=_STYLES.get(row.verdict, ""))
-    if width < NARROW:
-        return [name, f"{row.target_count} vs {row.reference_count}", change, verdict]
-    target = f"{row.target_count}/{row.target_total}"
-    reference = f"{row.reference_count}/{row.reference_total}"
+    counts = f"{row.target_count} vs {row.reference_count}"
     if width < MEDIUM:
-        return [name, target, reference, change, verdict]
+        return [name, counts, row.printed_change, verdict]
     interval = interval_text(row.ci_low, row.ci_high)
-    q_value = "" if row.is_empty else probability_text(row.q_value)
     if width < WIDE:
-        return [name, target, reference, change, interval, q_value, verdict]
-    shares = share_text(row.target_share), share_text(row.reference_share)
-    p_value = "" if row.is_empty else probability_text(row.p_value)
+        return [name, counts, row.printed_change, interval, verdict]
     return [
-        name, target, shares[0], reference, shares[1], change, interval, p_value, q_value, verdict
-    ]  # fmt: skip
+        name,
+        f"{row.target_count}/{row.target_total}",
+        share_text(row.target_share),
+        f"{row.reference_count}/{row.reference_total}",
+        share_text(row.reference_share),
+        row.printed_change,
+        interval,
+        "" if row.is_empty else probability_text(row.p_value),
+        "" if row.is_empty else probability_text(row.q_value),
+        verdict,
+    ]

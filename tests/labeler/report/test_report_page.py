@@ -201,3 +201,22 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(
 
 def test_no_partial_file_is_left(planted_report: ReportFiles) -> None:
     assert not list(planted_report.folder.rglob("*.partial"))
+
+
+def test_a_page_lists_no_more_latents_than_it_can_hold_and_says_so(
+    planted_report: ReportFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from labeler.report import latents
+    from labeler.store.engine import open_engine
+
+    monkeypatch.setattr(latents, "MOST_LISTED", 15)
+    monkeypatch.setattr(latents, "MANY_LATENTS", 10)
+    monkeypatch.setattr(latents, "FEW_LATENTS", 5)
+    shutil.copy(planted_report.folder.parent / "difflens.db", tmp_path / "difflens.db")
+    engine = open_engine(f"sqlite:///{tmp_path / 'difflens.db'}")
+    files = build_report(engine, ReportOptions(), tmp_path / "report", report_run(engine))
+    page = read_page(files.html.read_text(encoding="utf-8"))
+    assert "Listed are the 30 most specific of 80 latents" in " ".join(page.text.split())
+    assert len([name for name in page.ids if name.startswith("c1-latent-")]) == 30
+    assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
+    assert not page.marks

@@ -36,7 +36,9 @@ def test_the_table_has_counts_shares_change_interval_p_q_and_verdict(
     assert line_of(text, "safety ").startswith("  safety")
     assert line_of(text, "technical").startswith("technical")
     assert "None of the 15 changes is distinguishable from zero." in text
-    assert "89 of 92 target latents and 112 of 113 reference latents are labelled." in text
+    assert "89 of 92 target latents and 112 of 113 reference latents are labelled." in " ".join(
+        text.split()
+    )
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120])
@@ -111,3 +113,18 @@ def test_the_stored_table_of_a_study_is_printed_with_the_pages_path(
     assert "simpo-vs-it: simpo against it" in text
     assert "1 of 1 point estimates" in " ".join(text.split())
     assert f"report: {planted_report.html}" in text
+
+
+def test_the_answer_tells_whether_the_sides_differ_at_all(paper_report: ReportFiles) -> None:
+    table = paper_report.tables[0]
+    assert "are not shown to differ (permutation test, p = 0." in answer_of(table).detail
+    shifted = replace(
+        table,
+        rows=tuple(
+            replace(row, target_count=60, reference_count=10)
+            if row.category == "safety"
+            else replace(row, target_count=0, reference_count=0)
+            for row in table.rows
+        ),
+    )
+    assert "categories differ (permutation test, p = <0.001)" in answer_of(shifted).detail
