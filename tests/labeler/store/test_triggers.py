@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+from seeding import Seed, decide, label, seed
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.orm import Session
+
+from labeler.store.engine import write_session
+from labeler.store.records import (
+    CallRow,
+    EvidenceRow,
+    add_evidence,
+    add_explanation_score,
+    finish_run,
+    get_or_create_prompt,
+    record_call,
+)
+from labeler.store.triggers import APPEND_ONLY_TABLES
+
+
+def populate(session: Session) -> Seed:
+    """Write at least one row into every append-only table."""
+    data = seed(session)
+    written = label(session, data, data.target[0], "safety")
+    decide(session, data, data.target[0], "humour")
+    prompt = get_or_create_prompt(session, "cd" * 32, "explain", "Explain.")
+    record_call(
+        session,
+        CallRow(data.judge_id, "ef" * 32, "explain", data.run_id, "ok", "{}", prompt_id=prompt.id),
+    )
+    add_explanation_score(
+        session,
+        run_id=data.run_id,
+        explanation_id=written.explanation_id,
+        judge_id=data.judge_id,
+        method="detection",
+        balanced_accuracy=0.5,
+        n_asked=4,
+        n_parsed=4,
+    )
+    window = EvidenceRow(data.target[0], "top", "explain", "d1", 0, ["a"], [1], ["user"], [0.5])
+    add_evidence(session, data.run_id, [window])
+    return data
+
+
+def column_of(table: str) -> str:
+    return {
+        "comparison_setting": "judge_id",
+        "judge_label_category": "rank",
+        "review_event_category": "rank",
+        "evidence_document": "split",
+    }.get(table, "id")
+
+
+@pytest.mark.parametrize("table", APPEND_ONLY_TABLES)
+def test_rows_are_neither_updated_nor_deleted(engine: Engine, table: str) -> None:
+    with write_session(engine) as session:
+        populate(session)
+        column = column_of(table)
+        for statement in (f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}"):
+            with pytest.raises(DatabaseError, match="append-only"), session.begin_nested():
+                session.execute(text(statement))
+
+
+def test_a_run_changes_only_its_status_finish_and_result(engine: Engine) -> None:
+    with write_session(engine) as session:
+        data = seed(session)
+        finish_run(session, data.run_id, "done", {"message": "all well"})
+        for change in ("config_sha256 = 'x'", "kind = 'train'", "started_at = finished_at"):
+            with pytest.raises(DatabaseError, match="a run changes only"), session.begin_nested():
+                session.execute(text(f"UPDATE run SET {change}"))
+        with pytest.raises(DatabaseError, match="a run changes only"), session.begin_nested():
+            session.execute(text("DELETE FROM run"))
+        query = text("SELECT status, finished_at IS NOT NULL FROM run")
+        assert tuple(session.execute(query).one()) == ("done", True)
+
+
+def test_a_frozen_taxonomy_version_never_changes(engine: Engine) -> None:
+    with write_session(engine) as session:
+        seed(session)
+        for statement in (
+            "UPDATE category SET name = 'other'",
+            "DELETE FROM category WHERE level = 2",
+            "INSERT INTO category (taxonomy_version_id, slug, level, name, definition,"
+            " include_when, exclude_when, prototypes, position)"
+            " SELECT id, 'late', 1, 'Late', '', '', '', '[]', 99 FROM taxonomy_version",
+            "UPDATE taxonomy_version SET name = 'other'",
+        ):
+            with pytest.raises(DatabaseError, match="frozen"), session.begin_nested():
+                session.execute(text(statement))
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("backend", ["postgres"])
+def test_truncate_is_refused(engine: Engine) -> None:
+    with write_session(engine) as session:
+        populate(session)
+        with pytest.raises(DatabaseError, match="append-only"), session.begin_nested():
+            session.execute(text("TRUNCATE review_event_category"))
