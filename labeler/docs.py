@@ -1,0 +1,117 @@
+"""The two reference pages that are drawn from the code: `python -m labeler.docs docs`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from labeler.store.views import VIEWS, View
+from labeler.study import Section, StudyConfig
+
+_STUDY_HEAD = """\
+# study.toml
+
+One file drives a study. `difflens init study.toml` writes one that is valid as it stands and shows
+every key with its default. Relative paths lie beside the file, never in the working directory; an
+unknown key is refused by name; a key is asked for by the stage that needs it, so `import`, `sql`
+and `report` work with no models named.
+
+This page is drawn from the code by `python -m labeler.docs docs`.
+"""
+
+_VIEWS_HEAD = """\
+# Views
+
+The contract for people who write SQL: these names and columns stay, the tables behind them may
+move. They are the same on SQLite and PostgreSQL, and `difflens sql study.toml "select ..."` reads
+them. [sql.md](sql.md) has worked queries.
+
+This page is drawn from the code by `python -m labeler.docs docs`.
+"""
+
+_WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+_BOUNDS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"))
+
+
+def study_page() -> str:
+    """docs/study.md: every key of study.toml with its type, default and meaning."""
+    return "\n".join([_STUDY_HEAD, *(_section(name) for name in StudyConfig.model_fields)])
+
+
+def views_page() -> str:
+    """docs/views.md: every view with every column and its meaning."""
+    return "\n".join([_VIEWS_HEAD, *(_view(view) for view in VIEWS)])
+
+
+def _view(view: View) -> str:
+    rows = [f"| `{name}` | {_cell(meaning)} |" for name, meaning in view.columns.items()]
+    head = [f"## {view.name}", "", view.description, "", "| column | meaning |", "|---|---|"]
+    return "\n".join([*head, *rows, ""])
+
+
+def _section(name: str) -> str:
+    section = _section_class(StudyConfig.model_fields[name].annotation)
+    title, _, text = " ".join((section.__doc__ or "").split()).partition(": ")
+    head = [f"## {title.strip('`')}", "", f"{text[:1].upper()}{text[1:]}", ""]
+    head += ["| key | value | default | meaning |", "|---|---|---|---|"]
+    rows = [_key(key, field) for key, field in section.model_fields.items()]
+    return "\n".join([*head, *rows, ""])
+
+
+def _key(key: str, field: FieldInfo) -> str:
+    cells = [f"`{key}`", _value(field), _default(field), field.description or ""]
+    return f"| {' | '.join(_cell(cell) for cell in cells)} |"
+
+
+def _section_class(annotation: Any) -> type[Section]:
+    """The section inside `X`, `X | None` or `tuple[X, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next(_section_class(inner) for inner in get_args(annotation) if inner is not NoneType)
+
+
+def _value(field: FieldInfo) -> str:
+    bounds = [
+        f"{words} {getattr(constraint, name):g}"
+        for constraint in field.metadata
+        for name, words in _BOUNDS
+        if getattr(constraint, name, None) is not None
+    ]
+    return ", ".join([_type(field.annotation), *bounds])
+
+
+def _type(annotation: Any) -> str:
+    arguments = [inner for inner in get_args(annotation) if inner is not NoneType]
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{choice}`" for choice in arguments)
+    if get_origin(annotation) is dict:
+        return f"table of {_type(arguments[1])}"
+    return _type(arguments[0]) if arguments else _WORDS[annotation]
+
+
+def _default(field: FieldInfo) -> str:
+    default = field.get_default(call_default_factory=True)
+    if default is PydanticUndefined:
+        return "needed"
+    if default is None or default == {}:
+        return ""
+    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def write_pages(folder: Path) -> None:
+    """Write study.md and views.md into `folder`."""
+    (folder / "study.md").write_text(study_page(), encoding="utf-8")
+    (folder / "views.md").write_text(views_page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_pages(Path(sys.argv[1] if len(sys.argv) > 1 else "docs"))
