@@ -15,10 +15,10 @@ OUTCOME_TITLES = {
     "unlabelled": "Not labelled yet",
 }
 OUTCOME_NOTES = {
-    "none": "An explanation that no category of the taxonomy fits. Counted in the totals.",
-    "uninterpretable": "No discernible meaning. Outside the totals.",
-    "error": "The raw answer is in the table judge_call. Outside the totals.",
-    "unlabelled": "Outside the totals.",
+    "none": "No category of the taxonomy fits the explanation; it counts as labelled.",
+    "uninterpretable": "No discernible meaning; it does not count as labelled.",
+    "error": "The raw answer is in the table judge_call; it does not count as labelled.",
+    "unlabelled": "",
 }
 
 
