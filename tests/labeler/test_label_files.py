@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from seeding import Seed, assert_table_equals_view, decide, label, rows, seed
+from sqlalchemy import Engine
+
+from labeler.errors import UsageError, WorkError
+from labeler.label_files import export_labels, import_labels
+from labeler.store.engine import read_session, write_session
+
+EVENTS = "SELECT reviewer, revision, action, explanation_text FROM review_event ORDER BY id"
+
+
+@pytest.fixture
+def data(engine: Engine) -> Seed:
+    """Four latents, three of them labelled."""
+    with write_session(engine) as session:
+        data = seed(session)
+        label(session, data, data.target[0], "safety", explanation="=refuses, politely")
+        label(session, data, data.target[1], ["humour", "lists"])
+        label(session, data, data.reference[0], "none")
+        return data
+
+
+def edit(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Change the rows of an exported file as a reviewer would."""
+    if path.suffix == ".jsonl":
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        change(records)
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        return
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        names, records = list(reader.fieldnames or []), list(reader)
+    change(records)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def setting(position: int, **values: Any) -> Callable[[list[dict[str, Any]]], None]:
+    return lambda records: records[position].update(values)
+
+
+def events(engine: Engine) -> list[tuple[Any, ...]]:
+    with read_session(engine) as session:
+        assert_table_equals_view(session)
+        return rows(session, EVENTS)
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.jsonl"])
+def test_an_untouched_file_changes_nothing(
+    engine: Engine, data: Seed, tmp_path: Path, name: str
+) -> None:
+    assert export_labels(engine, tmp_path / name) == 4
+    result = import_labels(engine, tmp_path / name, "ann")
+    assert (result.n_rows, result.n_decisions, result.n_unchanged) == (4, 0, 4)
+    assert events(engine) == []
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.jsonl"])
+def test_an_edited_row_is_a_decision(engine: Engine, data: Seed, tmp_path: Path, name: str) -> None:
+    export_labels(engine, tmp_path / name)
+    edit(tmp_path / name, setting(0, category="humour;safety", note="jokes first"))
+    assert import_labels(engine, tmp_path / name, "ann").n_decisions == 1
+    assert events(engine) == [("ann", 1, "set", None)]
+    with read_session(engine) as session:
+        assert rows(
+            session,
+            "SELECT category, explanation, reviewer FROM v_effective_label"
+            " WHERE latent_index = 0 ORDER BY rank",
+        ) == [
+            ("humour", "=refuses, politely", "ann"),
+            ("safety", "=refuses, politely", "ann"),
+        ]
+        assert rows(session, "SELECT note, based_on_judge_label_id IS NULL FROM review_event") == [
+            ("jokes first", False)
+        ]
+
+
+def test_words_and_explanations_can_be_edited_and_stay_edited(
+    engine: Engine, data: Seed, tmp_path: Path
+) -> None:
+    file = tmp_path / "labels.csv"
+    export_labels(engine, file)
+    edit(file, setting(0, explanation="refuses"))
+    import_labels(engine, file, "ann")
+    export_labels(engine, file)
+    edit(file, setting(0, category="none"))
+    import_labels(engine, file, "ann")
+    assert events(engine) == [("ann", 1, "set", "refuses"), ("ann", 2, "none", "refuses")]
+
+
+def test_an_unlabelled_latent_can_be_labelled(engine: Engine, data: Seed, tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    export_labels(engine, file)
+    edit(file, setting(3, category="uninterpretable"))
+    import_labels(engine, file, "ann")
+    assert events(engine) == [("ann", 1, "uninterpretable", None)]
+
+
+def test_importing_an_edited_file_twice_decides_once(
+    engine: Engine, data: Seed, tmp_path: Path
+) -> None:
+    file = tmp_path / "labels.csv"
+    export_labels(engine, file)
+    edit(file, setting(0, category="humour"))
+    import_labels(engine, file, "ann")
+    assert import_labels(engine, file, "ann").n_decisions == 0
+    assert len(events(engine)) == 1
+
+
+def test_a_conflict_lists_every_row_and_imports_nothing(
+    engine: Engine, data: Seed, tmp_path: Path
+) -> None:
+    file = tmp_path / "labels.csv"
+    export_labels(engine, file)
+
+    def change(records: list[dict[str, Any]]) -> None:
+        for record in records:
+            record["category"] = "lists"
+
+    edit(file, change)
+    with write_session(engine) as session:
+        decide(session, data, data.target[0], "humour", "bob")
+        label(session, data, data.target[1], "safety")
+    with pytest.raises(WorkError, match="nothing imported, 2 labels changed") as caught:
+        import_labels(engine, file, "ann")
+    lines = str(caught.value).splitlines()
+    assert (
+        lines[1] == "row 2: cc:0 says 'lists' on revision 0, but is 'humour' by bob on revision 1"
+    )
+    assert lines[2].startswith("row 3: cc:1 says 'lists' on revision 0, but is 'safety' by")
+    assert events(engine) == [("bob", 1, "set", None)]
+
+
+def test_a_stale_row_that_nobody_edited_is_no_decision(
+    engine: Engine, data: Seed, tmp_path: Path
+) -> None:
+    file = tmp_path / "labels.csv"
+    export_labels(engine, file)
+    with write_session(engine) as session:
+        decide(session, data, data.target[0], "humour", "bob")
+        label(session, data, data.target[1], "safety")
+    edit(file, setting(2, category="lists"))
+    assert import_labels(engine, file, "ann").n_decisions == 1
+    assert [event[0] for event in events(engine)] == ["bob", "ann"]
+
+
+def test_a_dry_run_counts_and_writes_nothing(engine: Engine, data: Seed, tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    export_labels(engine, file)
+    edit(file, setting(0, category="humour"))
+    result = import_labels(engine, file, "ann", dry_run=True)
+    assert result.summary() == "4 rows: would write 1 decisions; 3 unchanged"
+    assert events(engine) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"category": "saftey"},
+            "row 2: category 'saftey' is not in taxonomy small 1",
+        ),
+        ({"category": ""}, "row 2: category is empty"),
+        ({"latent_index": "77"}, "row 2: cc:77 is not on the target side of c"),
+        ({"latent_index": "x"}, "row 2: latent_index is 'x'"),
+        ({"base_revision": ""}, "row 2: base_revision is ''"),
+    ],
+)
+def test_a_bad_row_is_named_and_nothing_is_written(
+    engine: Engine, data: Seed, tmp_path: Path, values: dict[str, str], message: str
+) -> None:
+    file = tmp_path / "labels.csv"
+    export_labels(engine, file)
+    edit(file, lambda records: (records[0].update(values), records[2].update(category="safety")))
+    with pytest.raises(UsageError, match=message):
+        import_labels(engine, file, "ann")
+    assert events(engine) == []
+
+
+def test_a_file_without_the_base_column_goes_by_its_revision(
+    engine: Engine, data: Seed, tmp_path: Path
+) -> None:
+    file = tmp_path / "labels.csv"
+    header = "comparison,side,crosscoder,latent_index,explanation,category,base_revision"
+    file.write_text(f'{header}\nc,target,cc,0,"\'=refuses, politely",humour,0\n')
+    assert import_labels(engine, file, "ann").n_decisions == 1
+    file.write_text(f'{header}\nc,target,cc,0,"\'=refuses, politely",lists,0\n')
+    with pytest.raises(WorkError, match="is 'humour' by ann on revision 1"):
+        import_labels(engine, file, "ann")
+
+
+def test_text_that_a_spreadsheet_would_run_is_quoted(
+    engine: Engine, data: Seed, tmp_path: Path
+) -> None:
+    export_labels(engine, tmp_path / "labels.csv")
+    assert "'=refuses, politely" in (tmp_path / "labels.csv").read_text()
+
+
+def test_what_cannot_be_read_is_a_usage_error(engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        import_labels(engine, tmp_path / "missing.csv", "ann")
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("{}\n")
+    with pytest.raises(UsageError, match="line 1: column 'comparison' is missing"):
+        import_labels(engine, bad, "ann")
+    bad.write_text("[1]\n")
+    with pytest.raises(UsageError, match="line 1: must be an object"):
+        import_labels(engine, bad, "ann")
