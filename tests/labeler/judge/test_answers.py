@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from judge_subjects import OPTIONS, refusals, subject
+
+from labeler.judge.answers import AnswerError, check_answer, is_refusal, parse_answer
+from labeler.judge.base import EvidenceWindow, JudgeReply
+from labeler.judge.requests import categorize_request, detect_request, explain_request
+
+EXPLAIN = explain_request(subject(refusals()))
+CATEGORIZE = categorize_request(subject(refusals()), "x", OPTIONS)
+DETECT = detect_request("x", [("a", refusals()[0]), ("b", refusals()[1])])
+
+
+def chosen(slug: str, confidence: float = 0.5) -> dict[str, object]:
+    return {"category": slug, "confidence": confidence, "quote": ""}
+
+
+def test_further_keys_are_dropped() -> None:
+    answer = {"reasoning": "long", "explanation": "x", "interpretable": True, "confidence": 1}
+    assert check_answer(EXPLAIN, answer) == {
+        "explanation": "x",
+        "interpretable": True,
+        "confidence": 1.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ({"outcome": "assigned", "categories": []}, "outcome assigned with 0 categories"),
+        ({"outcome": "none", "categories": [chosen("safety")]}, "outcome none with 1 categories"),
+        ({"outcome": "maybe", "categories": []}, "outcome: "),
+        ({"outcome": "assigned", "categories": [chosen("Safety")]}, "'Safety' is none of"),
+        ({"outcome": "assigned", "categories": [chosen("safety")] * 2}, "named twice"),
+        ({"outcome": "assigned", "categories": [chosen("safety", -0.1)]}, "confidence"),
+        ({"outcome": "assigned", "categories": ["safety"]}, "categories.0"),
+        (
+            {"outcome": "assigned", "categories": [chosen(str(n)) for n in range(4)]},
+            "at most 3",
+        ),
+    ],
+)
+def test_a_wrong_categorisation_is_no_answer(answer: dict[str, object], reason: str) -> None:
+    with pytest.raises(AnswerError, match=reason):
+        check_answer(CATEGORIZE, answer)
+
+
+def test_answers_are_found_by_id_and_a_missing_one_stays_missing() -> None:
+    answer = {"answers": [{"id": "b", "fires": True}]}
+    assert check_answer(DETECT, answer) == answer
+    for wrong in ([{"id": "c", "fires": True}], [{"id": "a", "fires": True}] * 2):
+        with pytest.raises(AnswerError):
+            check_answer(DETECT, {"answers": wrong})
+
+
+def test_the_last_valid_object_counts() -> None:
+    draft = {"explanation": "draft", "interpretable": True, "confidence": 0.1}
+    final = draft | {"explanation": "final"}
+    text = f'Say {{"a": 1}}, {json.dumps(draft)} or rather {json.dumps(final)} and {{"z": 2}}'
+    assert parse_answer(EXPLAIN, text)["explanation"] == "final"
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_an_answer_or_an_answer_error(text: str) -> None:
+    try:
+        parsed = parse_answer(EXPLAIN, text)
+    except AnswerError as error:
+        assert str(error)
+    else:
+        assert set(parsed) == {"explanation", "interpretable", "confidence"}
+
+
+def test_deeply_nested_text_does_not_break_the_parser() -> None:
+    with pytest.raises(AnswerError):
+        parse_answer(EXPLAIN, '{"a":' * 20_000)
+    with pytest.raises(AnswerError):
+        parse_answer(EXPLAIN, "[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ("I'm sorry, but I can't do that.", True),
+        ("I cannot assist.", True),
+        ("<think>hm</think> Sorry, no.", True),
+        ("The latent fires on apologies.", False),
+        ("", False),
+    ],
+)
+def test_refusals_are_told_from_other_prose(text: str, refused: bool) -> None:
+    assert is_refusal(text) is refused
+
+
+def test_a_reply_has_an_answer_exactly_where_it_is_ok() -> None:
+    with pytest.raises(ValueError, match="parsed answer"):
+        JudgeReply("ok")
+    with pytest.raises(ValueError, match="parsed answer"):
+        JudgeReply("parse_error", parsed={"a": 1})
+
+
+def test_a_window_has_one_role_and_one_activation_for_each_token() -> None:
+    with pytest.raises(ValueError, match="differ in length"):
+        EvidenceWindow("top", "explain", ("a", "b"), ("user",), (1.0, 2.0))
