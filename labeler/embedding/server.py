@@ -68,7 +68,7 @@ class ServerEmbedder:
                 input=[encodable(text) or " " for text in texts],
                 encoding_format="float",
             )
-        except OpenAIError as error:
+        except (OpenAIError, ValueError) as error:
             raise WorkError(f"embedding server {self._url}: {error}") from error
         rows = {item.index: item.embedding for item in reply.data}
         if sorted(rows) != list(range(len(texts))):
