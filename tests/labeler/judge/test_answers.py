@@ -67,7 +67,7 @@ def test_the_last_valid_object_counts() -> None:
 
 @given(st.text(max_size=200))
 def test_prose_without_an_object_is_never_an_answer(text: str) -> None:
-    with pytest.raises(AnswerError, match="no JSON object|is required|Field required"):
+    with pytest.raises(AnswerError, match="no JSON object"):
         parse_answer(EXPLAIN, text)
 
 
