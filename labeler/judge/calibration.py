@@ -60,7 +60,8 @@ def calibrate(index: CategoryIndex, prototypes: Sequence[str], embedder: Embedde
     foreign = latents.foreign(usable)
     level = np.nanmean(foreign, axis=0)
     spread = np.nanstd(foreign, axis=0)
-    spread = np.maximum(spread, SPREAD_FLOOR * float(np.median(spread)))
+    floor = SPREAD_FLOOR * float(np.median(spread))
+    spread = np.maximum(spread, floor if floor > 0 else 1.0)
     own = [(latents.own(leaf) - level[leaf]) / spread[leaf] for leaf in usable]
     elsewhere = np.nanmax((foreign - level) / spread, axis=1)
     best = np.maximum(own, elsewhere)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session, aliased
@@ -82,11 +82,6 @@ def options_of(session: Session, taxonomy_version_id: int) -> tuple[CategoryOpti
         for category in categories
         if category.id not in parents
     )
-
-
-def category_texts(options: Sequence[CategoryOption]) -> list[str]:
-    """Descriptions and prototypes: what TF-IDF is fitted on, with the evidence."""
-    return [text for option in options for text in (option.description, *option.prototypes)]
 
 
 def _window(row: Evidence) -> EvidenceWindow:
