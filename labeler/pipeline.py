@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,10 +51,12 @@ def run_study(
 ) -> Iterator[StageReport]:
     """Run the stages until `last`, yielding a report after each.
 
-    A stage whose key has a finished run and a whole product is skipped, unless it is `first` or
-    comes after it.
+    A stage whose newest finished run has its key, and whose product is whole, is skipped, unless
+    it is `first` or comes after it: then its product is made anew.
     """
     names = stage_range(first, last)
+    if last == "report" and first is None and not study.config.models:
+        names = ("report",)
     forced = STAGE_NAMES.index(first) if first else len(STAGE_NAMES)
     with opened(study, create=True) as engine, study_lock(study):
         context = StageContext(study, engine, progress)
@@ -61,6 +64,26 @@ def run_study(
             context = with_key(context, name)
             is_forced = STAGE_NAMES.index(name) >= forced
             yield _run_stage(context, name, is_forced)
+
+
+def run_stage(study: StudyFile, progress: Progress, name: str) -> StageReport:
+    """Run one stage on the product of the one before it, unless it is done with those inputs.
+
+    Raises UsageError where the stage before is not done with the present config; `report` needs
+    none, it reads whatever labels the database holds.
+    """
+    with opened(study, create=True) as engine, study_lock(study):
+        context = StageContext(study, engine, progress)
+        if load_stage(name).reads_previous:
+            for earlier in STAGE_NAMES[: STAGE_NAMES.index(name)]:
+                context = with_key(context, earlier)
+                if not is_done(context, earlier):
+                    raise UsageError(
+                        f"{name}: stage `{earlier}` is not done with the present config; "
+                        f"`difflens run {study.path.name} --until {name}` does both"
+                    )
+        context = with_key(context, name)
+        return _run_stage(context, name, forced=False)
 
 
 @contextmanager
@@ -78,11 +101,13 @@ def opened(study: StudyFile, create: bool = False) -> Iterator[Engine]:
 
 def with_key(context: StageContext, name: str) -> StageContext:
     """The context that also knows the key of stage `name`; stages before it are keyed already."""
+    stage = load_stage(name)
     index = STAGE_NAMES.index(name)
-    previous = context.keys[STAGE_NAMES[index - 1]] if index else None
+    chained = index > 0 and stage.reads_previous
+    previous = context.keys[STAGE_NAMES[index - 1]] if chained else None
     content = {
         "stage": name,
-        "inputs": load_stage(name).inputs(context),
+        "inputs": stage.inputs(context),
         "previous": previous,
         "seed": context.study.config.study.seed,
     }
@@ -90,10 +115,14 @@ def with_key(context: StageContext, name: str) -> StageContext:
 
 
 def is_done(context: StageContext, name: str) -> bool:
-    """Whether the stage has a finished run under its key and its product is whole."""
+    """Whether the stage's newest finished run has its key and its product is whole.
+
+    An older run with that key does not count: the database has moved on to another result since.
+    """
     with read_session(context.engine) as session:
-        run = latest_done_run(session, name, context.keys[name])
-    return run is not None and load_stage(name).is_whole(context)
+        run = latest_done_run(session, name)
+    same = run is not None and run.stage_key == context.keys[name]
+    return same and load_stage(name).is_whole(context)
 
 
 def _run_stage(context: StageContext, name: str, forced: bool) -> StageReport:
@@ -108,6 +137,8 @@ def _run_stage(context: StageContext, name: str, forced: bool) -> StageReport:
             stage_key=context.keys[name],
             code_version=__version__,
         )
+    if forced:
+        shutil.rmtree(context.folder(name), ignore_errors=True)
     try:
         outcome = load_stage(name).run(context, run_id)
     except BaseException as error:

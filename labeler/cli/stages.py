@@ -11,6 +11,7 @@ import typer
 from labeler.cli.options import StudyPath
 
 if TYPE_CHECKING:
+    from labeler.pipeline import StageReport
     from labeler.study import StudyFile
 
 STAGE_HELP = {
@@ -64,12 +65,17 @@ def run_and_print(study: StudyFile, first: str | None, last: str | None) -> None
     reports = []
     for report in run_study(study, progress_for(), first, last):
         reports.append(report)
-        took = "" if report.was_done else f" ({report.seconds:.1f} s)"
-        typer.echo(f"{report.stage}: {report.message}{took}", err=True)
+        say_what_happened(report)
     if all(report.was_done for report in reports):
         typer.echo("nothing to do: every stage is done with the same inputs", err=True)
     if reports and reports[-1].stage == "report":
         print_report(study)
+
+
+def say_what_happened(report: StageReport) -> None:
+    """One line on stderr about a stage."""
+    took = "" if report.was_done else f" ({report.seconds:.1f} s)"
+    typer.echo(f"{report.stage}: {report.message}{took}", err=True)
 
 
 def print_report(study: StudyFile) -> None:
@@ -81,9 +87,14 @@ def print_report(study: StudyFile) -> None:
 
 def _stage_command(name: str) -> Callable[[Path], None]:
     def command(study: StudyPath) -> None:
+        from labeler.pipeline import run_stage
+        from labeler.progress import progress_for
         from labeler.study import StudyFile
 
-        run_and_print(StudyFile.read(study), None, name)
+        file = StudyFile.read(study)
+        say_what_happened(run_stage(file, progress_for(), name))
+        if name == "report":
+            print_report(file)
 
     command.__name__ = name
     return command

@@ -45,6 +45,8 @@ class Stage(Protocol):
     """One stage of the main job."""
 
     name: str
+    reads_previous: bool
+    """Whether it works on the product of the stage before, and not only on the database."""
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
         """Everything besides the stage before that decides the product, as JSON values.

@@ -20,6 +20,7 @@ class CategorizeStage:
     """Judge labels in the database, put in force for the study's comparisons."""
 
     name = "categorize"
+    reads_previous = True
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
         """The taxonomy's content, and who judges."""

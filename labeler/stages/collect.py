@@ -29,6 +29,7 @@ class CollectStage:
     """Evidence rows in the database."""
 
     name = "collect"
+    reads_previous = True
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
         """How many windows of which kind."""

@@ -20,6 +20,7 @@ class HarvestStage:
     """Activations under artifacts/harvest, the models and the corpus in the database."""
 
     name = "harvest"
+    reads_previous = True
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
         """Fingerprints of the models, hash of the corpus, and what decides the numbers."""

@@ -35,6 +35,7 @@ class IsolateStage:
     """scaling.safetensors under artifacts/isolate; latents, scaling and sets in the database."""
 
     name = "isolate"
+    reads_previous = True
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
         """The rule and the comparisons."""

@@ -15,6 +15,7 @@ class LabelStage:
     """Judge calls and explanations in the database."""
 
     name = "label"
+    reads_previous = True
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
         """Who judges, and with which vectors."""

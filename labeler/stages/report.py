@@ -15,6 +15,7 @@ class ReportStage:
     """The folder report/ beside study.toml, and rows of category_change_statistic."""
 
     name = "report"
+    reads_previous = False
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
         """How the change is counted, and which labels and decisions there are."""

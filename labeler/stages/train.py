@@ -24,6 +24,7 @@ class TrainStage:
     """The crosscoder under artifacts/train, its row in the database."""
 
     name = "train"
+    reads_previous = True
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
         """What decides the weights."""
