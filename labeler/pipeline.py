@@ -55,8 +55,6 @@ def run_study(
     it is `first` or comes after it: then its product is made anew.
     """
     names = stage_range(first, last)
-    if last == "report" and first is None and not study.config.models:
-        names = ("report",)
     forced = STAGE_NAMES.index(first) if first else len(STAGE_NAMES)
     with opened(study, create=True) as engine, study_lock(study):
         context = StageContext(study, engine, progress)

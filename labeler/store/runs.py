@@ -20,20 +20,20 @@ def begin_run(
     code_version: str = __version__,
     parent_run_id: int | None = None,
 ) -> int:
-    """The id of a running run: an unfinished one of the same key goes on, else a new one."""
-    if stage_key is not None:
-        unfinished = session.execute(
-            select(Run)
-            .where(Run.kind == kind, Run.stage_key == stage_key, Run.status != "done")
-            .where(Run.config_sha256 == json_sha256(config), Run.code_version == code_version)
-            .order_by(Run.id.desc())
-            .limit(1)
-        ).scalar_one_or_none()
-        if unfinished is not None:
-            unfinished.status = "running"
-            unfinished.finished_at = None
+    """The id of a running run: the newest of its kind goes on if it is unfinished and has the
+    same key, config and version; else a new one, so that of two results the later has the
+    higher id.
+    """
+    newest = session.execute(
+        select(Run).where(Run.kind == kind).order_by(Run.id.desc()).limit(1)
+    ).scalar_one_or_none()
+    if stage_key is not None and newest is not None and newest.status != "done":
+        ours = (stage_key, json_sha256(config), code_version)
+        if (newest.stage_key, newest.config_sha256, newest.code_version) == ours:
+            newest.status = "running"
+            newest.finished_at = None
             session.flush()
-            return unfinished.id
+            return newest.id
     run = Run(
         kind=kind,
         status="running",

@@ -11,10 +11,12 @@ import pytest
 from postgres import fresh_database
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL
+from tiny_study import finished_study, own_cache, tiny_cache, tiny_model_folder
 
 from labeler.store import migrate
 from labeler.store.engine import open_engine
 
+__all__ = ["finished_study", "own_cache", "tiny_cache", "tiny_model_folder"]
 BACKENDS = ("sqlite", pytest.param("postgres", marks=pytest.mark.postgres))
 
 
