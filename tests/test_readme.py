@@ -146,7 +146,7 @@ def test_python_runs(
     monkeypatch.chdir(paper_copy(tmp_path))
     for block in blocks(README, "python"):
         exec(compile(block.text, str(README), "exec"), {})
-    assert "+32.8%" in capsys.readouterr().out
+    assert "32.83" in capsys.readouterr().out
 
 
 def test_pictures_are_pictures() -> None:
