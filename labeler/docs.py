@@ -1,8 +1,10 @@
-"""The two reference pages that are drawn from the code: `python -m labeler.docs docs`."""
+"""The reference pages that are drawn from the code: `python -m labeler.docs docs`."""
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -10,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from labeler.api import Study
 from labeler.store.views import VIEWS, View
 from labeler.study import Section, StudyConfig
 
@@ -34,6 +37,17 @@ them. [sql.md](sql.md) has worked queries.
 This page is drawn from the code by `python -m labeler.docs docs`.
 """
 
+_PYTHON_HEAD = """\
+# Python
+
+`from labeler.api import Study`: the verbs of the command line as methods, for notebooks. A mistake
+of the caller raises `labeler.errors.UsageError` (the command line's exit status 2), work that
+failed `labeler.errors.WorkError` (1); `crosscoder.errors` and `taxonomy.errors` have `InputError`
+and `WorkError` of the same meaning. Tables come as pandas frames.
+
+This page is drawn from the code by `python -m labeler.docs docs`.
+"""
+
 _WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 _BOUNDS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"))
 
@@ -46,6 +60,19 @@ def study_page() -> str:
 def views_page() -> str:
     """docs/views.md: every view with every column and its meaning."""
     return "\n".join([_VIEWS_HEAD, *(_view(view) for view in VIEWS)])
+
+
+def python_page() -> str:
+    """docs/python.md: every public method of Study with its signature."""
+    names = [name for name in vars(Study) if not name.startswith("_")]
+    return "\n".join([_PYTHON_HEAD, *(_method(name, getattr(Study, name)) for name in names)])
+
+
+def _method(name: str, method: Callable[..., object]) -> str:
+    signature = inspect.signature(method)
+    own = [value for key, value in signature.parameters.items() if key != "self"]
+    shown = str(signature.replace(parameters=own)).replace("'", "")
+    return f"## {name}\n\n    {name}{shown}\n\n{inspect.getdoc(method)}\n"
 
 
 def _view(view: View) -> str:
@@ -107,10 +134,14 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
+PAGES = {"study.md": study_page, "views.md": views_page, "python.md": python_page}
+"""What draws each page of docs/."""
+
+
 def write_pages(folder: Path) -> None:
-    """Write study.md and views.md into `folder`."""
-    (folder / "study.md").write_text(study_page(), encoding="utf-8")
-    (folder / "views.md").write_text(views_page(), encoding="utf-8")
+    """Write the pages into `folder`."""
+    for name, page in PAGES.items():
+        (folder / name).write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

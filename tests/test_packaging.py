@@ -35,6 +35,9 @@ PLATFORM_PARTS = re.compile(r"nvidia|cuda|triton")
 """What torch's builds for GPUs bring: their versions are torch's own choice."""
 
 
+pytestmark = pytest.mark.timeout(900)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout."""

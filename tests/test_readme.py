@@ -29,6 +29,9 @@ PAGES = [
 ]
 
 
+pytestmark = pytest.mark.timeout(900)
+
+
 def run_blocks(page: Path, place: str | None, folder: Path) -> str:
     """Run a page's blocks of one place, in order; returns what they printed on stdout."""
     programs = Path(sys.executable).parent

@@ -16,7 +16,7 @@ from markdown import ROOT, blocks
 from published_table import COUNTS, PUBLISHED, TECHNICAL, TOTALS
 from sqlalchemy import Engine, inspect
 
-from labeler.docs import study_page, views_page
+from labeler.docs import PAGES, study_page
 from labeler.importing import import_latents
 from labeler.report.build import ReportOptions, build_report
 from labeler.sql import format_result, run_query
@@ -40,7 +40,7 @@ def paper(engine: Engine, tmp_path: Path) -> Engine:
     return engine
 
 
-@pytest.mark.parametrize(("name", "page"), [("study.md", study_page), ("views.md", views_page)])
+@pytest.mark.parametrize(("name", "page"), PAGES.items(), ids=list(PAGES))
 def test_reference_page_is_current(name: str, page: Callable[[], str]) -> None:
     shown = (DOCS / name).read_text(encoding="utf-8")
     assert shown == page(), "write it anew: python -m labeler.docs docs"
