@@ -10,7 +10,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
-from labeler.import_rows import ImportRow, LatentName
+from labeler.import_places import PlacedLatents
+from labeler.import_rows import ImportRow
 from labeler.store.effective import refresh_effective
 from labeler.store.helpers import chunks
 from labeler.store.judging_records import LabelCategory, LabelRow, add_judge_labels
@@ -48,15 +49,17 @@ def write_labels(
     source: Path,
     rows: Sequence[ImportRow],
     taxonomy_version_id: int,
-    latent_ids: Mapping[LatentName, int],
+    placed: PlacedLatents,
     judge_ids: Mapping[str, int],
     run_id: Callable[[], int],
 ) -> int:
     """Write every label that is new or changed; returns how many rows that were.
 
+    The effective labels of what changed, and of the latents newly placed, are refreshed.
+
     UsageError for an empty category where the judge labelled the latent before.
     """
-    keys = [Key(latent_ids[row.latent], judge_ids[row.judge]) for row in rows]
+    keys = [Key(placed.latent_ids[row.latent], judge_ids[row.judge]) for row in rows]
     known = _newest_labels(session, taxonomy_version_id, keys)
     wordings = _newest_explanations(session, keys)
     fresh: dict[Key, ImportRow] = {}
@@ -88,7 +91,9 @@ def write_labels(
     ]
     if labels:
         add_judge_labels(session, labels)
-    refresh_effective(session, latent_ids={key.latent_id for key in fresh})
+    labelled = {label.latent_id for label in labels}
+    others = {key.latent_id for key in fresh} | set(placed.new_members)
+    refresh_effective(session, latent_ids=others - labelled)
     return n_rows
 
 

@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
 from labeler.import_rows import ImportRow, LatentName
-from labeler.store.effective import refresh_effective
 from labeler.store.helpers import chunks
 from labeler.store.latent_records import (
     LatentRow,
@@ -33,23 +32,40 @@ class PlacedLatents:
     """Where the rows of a file ended up."""
 
     latent_ids: dict[LatentName, int]
-    n_new_members: int
+    new_members: tuple[int, ...]
+    """Latent ids that were added to a side; their effective labels are still to be refreshed."""
+
+
+def ensure_imported_comparison(
+    session: Session, name: str, run_id: Callable[[], int]
+) -> Comparison:
+    """The comparison of that name; a new one has two empty sets of the rule `imported`."""
+    found = find_comparison(session, name)
+    if found is not None:
+        return found
+    target, reference = (
+        create_latent_set(session, f"{name}/{side}", RULE, run_id()) for side in SIDES
+    )
+    return ensure_comparison(session, name, target.id, reference.id)
 
 
 def place_latents(
-    session: Session, source: Path, rows: Sequence[ImportRow], run_id: Callable[[], int]
+    session: Session,
+    source: Path,
+    rows: Sequence[ImportRow],
+    comparisons: Mapping[str, Comparison],
 ) -> PlacedLatents:
-    """Add what is missing of crosscoders, latents, sets and comparisons, removing nothing.
+    """Add what is missing of crosscoders, latents and members of sets, removing nothing.
 
     UsageError for a latent that lies on the other side, is no latent of a trained crosscoder, or
     is no member of a set that a rule made.
     """
     latent_ids = _latents(session, source, rows)
-    n_new = 0
-    for name in dict.fromkeys(row.comparison for row in rows):
+    new: list[int] = []
+    for name, comparison in comparisons.items():
         own = [row for row in rows if row.comparison == name]
-        n_new += _members(session, source, name, own, latent_ids, run_id)
-    return PlacedLatents(latent_ids, n_new)
+        new += _members(session, source, comparison, own, latent_ids)
+    return PlacedLatents(latent_ids, tuple(new))
 
 
 def _latents(session: Session, source: Path, rows: Sequence[ImportRow]) -> dict[LatentName, int]:
@@ -86,36 +102,29 @@ def _require_latents(
 def _members(
     session: Session,
     source: Path,
-    name: str,
+    comparison: Comparison,
     rows: Sequence[ImportRow],
     latent_ids: Mapping[LatentName, int],
-    run_id: Callable[[], int],
-) -> int:
-    comparison = find_comparison(session, name) or _new_comparison(session, name, run_id())
+) -> list[int]:
+    """Returns the ids of the latents that were added."""
     sets = {"target": comparison.target_set_id, "reference": comparison.reference_set_id}
-    present = {side: _member_ids(session, latent_set_id) for side, latent_set_id in sets.items()}
+    rules = {side: session.get_one(LatentSet, key).rule for side, key in sets.items()}
+    present = {side: _member_ids(session, key) for side, key in sets.items()}
     fresh: dict[str, list[int]] = {side: [] for side in SIDES}
     for row in rows:
         latent_id = latent_ids[row.latent]
-        if latent_id in present[row.side]:
-            continue
-        _check_new_member(session, source, row, sets[row.side], latent_id, present)
-        fresh[row.side].append(latent_id)
-    n_new = sum(
+        if latent_id not in present[row.side]:
+            _check_new_member(source, row, rules[row.side], latent_id, present)
+            fresh[row.side].append(latent_id)
+    for side in SIDES:
         add_members(session, sets[side], [MemberRow(latent_id) for latent_id in fresh[side]])
-        for side in SIDES
-    )
-    if n_new:
-        run_id()
-        refresh_effective(session, latent_ids=[*fresh["target"], *fresh["reference"]])
-    return n_new
+    return sorted({*fresh["target"], *fresh["reference"]})
 
 
 def _check_new_member(
-    session: Session,
     source: Path,
     row: ImportRow,
-    latent_set_id: int,
+    rule: str,
     latent_id: int,
     present: Mapping[str, set[int]],
 ) -> None:
@@ -126,7 +135,6 @@ def _check_new_member(
             f" {row.latent.crosscoder} lies on the {other} side of {row.comparison} already;"
             " correct side"
         )
-    rule = session.get_one(LatentSet, latent_set_id).rule
     if rule != RULE:
         raise UsageError(
             f"{source}: row {row.number}: latent {row.latent.latent_index} of"
@@ -138,10 +146,3 @@ def _check_new_member(
 def _member_ids(session: Session, latent_set_id: int) -> set[int]:
     query = select(LatentSetMember.latent_id).where(LatentSetMember.latent_set_id == latent_set_id)
     return set(session.execute(query).scalars())
-
-
-def _new_comparison(session: Session, name: str, run_id: int) -> Comparison:
-    target, reference = (
-        create_latent_set(session, f"{name}/{side}", RULE, run_id) for side in SIDES
-    )
-    return ensure_comparison(session, name, target.id, reference.id)

@@ -13,17 +13,13 @@ from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
 from labeler.import_labels import write_labels
-from labeler.import_places import place_latents
+from labeler.import_places import ensure_imported_comparison, place_latents
 from labeler.import_rows import ImportRow, read_rows
 from labeler.store.engine import write_session
 from labeler.store.judging_records import get_or_create_judge
-from labeler.store.latent_records import (
-    current_setting,
-    ensure_comparison_setting,
-    find_comparison,
-)
+from labeler.store.latent_records import current_setting, ensure_comparison_setting
 from labeler.store.runs import begin_run, finish_run
-from labeler.store.schema import TaxonomyVersion
+from labeler.store.schema import Comparison, TaxonomyVersion
 from labeler.store.taxonomies import add_categories, current_version, load_version
 from labeler.store.taxonomy_moves import move_comparison
 from taxonomy.errors import InputError
@@ -103,21 +99,27 @@ class _Import:
     def run(self, taxonomy: Taxonomy, create_categories: bool) -> ImportResult:
         """Place the latents, then write the labels that are new."""
         version, created = self._version(taxonomy, create_categories)
-        placed = place_latents(self.session, self.source, self.rows, self.run_id)
+        comparisons = {
+            name: ensure_imported_comparison(self.session, name, self.run_id)
+            for name in dict.fromkeys(row.comparison for row in self.rows)
+        }
         judges = {
             name: get_or_create_judge(self.session, name, name, "import").id
             for name in dict.fromkeys(row.judge for row in self.rows)
         }
-        notes = self._settings(version, judges)
+        notes = self._settings(comparisons, version, judges)
+        placed = place_latents(self.session, self.source, self.rows, comparisons)
+        if placed.new_members:
+            self.run_id()
         n_labels = write_labels(
-            self.session, self.source, self.rows, version.id, placed.latent_ids, judges, self.run_id
+            self.session, self.source, self.rows, version.id, placed, judges, self.run_id
         )
         if self._run_id is not None:
             finish_run(self.session, self._run_id)
         n_unlabelled = sum(row.category is None for row in self.rows)
         return ImportResult(
             n_rows=len(self.rows),
-            n_new_latents=placed.n_new_members,
+            n_new_latents=len(placed.new_members),
             n_new_labels=n_labels,
             n_unchanged=len(self.rows) - n_unlabelled - n_labels,
             n_unlabelled=n_unlabelled,
@@ -165,12 +167,15 @@ class _Import:
                 raise UsageError(f"{self.source}: row {unknown[slug]}: {error}") from None
         return add_categories(self.session, version, created), created
 
-    def _settings(self, version: TaxonomyVersion, judges: Mapping[str, int]) -> tuple[str, ...]:
+    def _settings(
+        self,
+        comparisons: Mapping[str, Comparison],
+        version: TaxonomyVersion,
+        judges: Mapping[str, int],
+    ) -> tuple[str, ...]:
         """Put the version, and in a new comparison the file's main judge, in force."""
         notes: list[str] = []
-        for name in dict.fromkeys(row.comparison for row in self.rows):
-            comparison = find_comparison(self.session, name)
-            assert comparison is not None
+        for name, comparison in comparisons.items():
             used = Counter(
                 row.judge for row in self.rows if row.comparison == name and row.category
             )
