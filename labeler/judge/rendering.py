@@ -43,7 +43,9 @@ def visible(text: str) -> str:
     r"""Text on one line: control, format and unassigned characters, surrogates and line breaks
     become escapes such as `\n` and `\u{202e}`, and the marks `<<` and `>>` lose their meaning.
     """
-    shown = "".join(_visible_character(character) for character in text)
+    # Printable text holds none of what is escaped, and most text is printable.
+    printable = text.isprintable()
+    shown = text if printable else "".join(_visible_character(character) for character in text)
     return _MARK_LIKE.sub(lambda found: _escape(found.group()), shown)
 
 
