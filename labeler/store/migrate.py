@@ -144,10 +144,21 @@ def _read_state(engine: Engine) -> DatabaseState:
                 is_empty=set(inspect(connection).get_table_names()) <= {"alembic_version"},
                 definitions_sha256=installed_definitions_sha256(connection),
             )
+    except OperationalError as error:
+        if engine.dialect.name == "sqlite":
+            raise WorkError(f"{_shown(engine)}: {_first_line(error)}") from error
+        raise UsageError(
+            f"database.url: {_shown(engine)} cannot be reached: {_first_line(error)}"
+        ) from None
     except DatabaseError as error:
         raise UsageError(
-            f"database.url: {_shown(engine)} cannot be read as a database: {error.orig}"
+            f"database.url: {_shown(engine)} cannot be read as a database: {_first_line(error)}"
         ) from None
+
+
+def _first_line(error: DatabaseError) -> str:
+    """What the driver said, without the statement and the lines of advice."""
+    return str(error.orig).strip().split("\n", maxsplit=1)[0]
 
 
 def _refuse_strangers(url: str | URL | Engine, state: DatabaseState) -> None:

@@ -164,3 +164,11 @@ def test_one_study_lives_in_one_schema(postgres_server: URL) -> None:
         assert migrate.check(first) == migrate.check(second) == []
         migrate.downgrade(first, "base")
         assert (migrate.current(first), migrate.current(second)) == (None, head_revision())
+
+
+def test_a_server_that_does_not_answer_is_one_clear_line() -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(UsageError, match="cannot be reached") as caught:
+        migrate.current("postgresql://me:secret@127.0.0.1:1/study")
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
