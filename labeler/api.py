@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from crosscoder.progress import Progress, SilentProgress
 from labeler.errors import UsageError
-from labeler.pipeline import StageReport, opened, run_study
+from labeler.pipeline import StageReport, opened, run_stage, run_study
 from labeler.store.engine import require_existing
 from labeler.study import StudyFile
 from taxonomy.tree import Taxonomy, load_taxonomy, seed_taxonomy
@@ -45,6 +45,14 @@ class Study:
     ) -> list[StageReport]:
         """Run the stages up to `last`, redoing `first` and those after it."""
         return list(run_study(self.file, progress or SilentProgress(), first, last))
+
+    def run_stage(self, name: str, progress: Progress | None = None) -> StageReport:
+        """Run one stage on the product of the one before it; `report` needs none."""
+        return run_stage(self.file, progress or SilentProgress(), name)
+
+    def run_stage(self, name: str, progress: Progress | None = None) -> StageReport:
+        """Run one stage on the product of the one before it; `report` needs labels alone."""
+        return run_stage(self.file, progress or SilentProgress(), name)
 
     def status(self) -> StudyStatus:
         """Stages done, stale or open; coverage; what review is left."""

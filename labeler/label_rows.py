@@ -111,7 +111,10 @@ def write_rows(path: Path, rows: Iterable[ExportRow]) -> int:
         writer.writeheader()
         writer.writerows([_guarded(record) for record in records])
         text = buffer.getvalue()
-    path.write_text(text, encoding="utf-8")
+    try:
+        path.write_text(text, encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}; name a file") from None
     return len(records)
 
 
@@ -121,6 +124,8 @@ def read_edited(path: Path) -> list[EditedRow]:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     records = _jsonl_records(path, text) if is_jsonl(path) else _csv_records(path, text)

@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 
 from crosscoder.progress import Progress
 from labeler import __version__
-from labeler.errors import UsageError
+from labeler.errors import UsageError, WorkError
 from labeler.stages import load_stage
 from labeler.stages.base import STAGE_NAMES, StageContext
 from labeler.store import migrate
-from labeler.store.engine import open_engine, read_session, write_session
+from labeler.store.engine import open_engine, read_session, shown_url, write_session
 from labeler.store.records import begin_run, finish_run, latest_done_run
 from labeler.study import StudyFile, canonical_json, sha256_text
 from labeler.study_lock import study_lock
@@ -52,12 +53,14 @@ def run_study(
     """Run the stages until `last`, yielding a report after each.
 
     A stage whose newest finished run has its key, and whose product is whole, is skipped, unless
-    it is `first` or comes after it: then its product is made anew.
+    it is `first` or comes after it: then its product is made anew. Raises UsageError for what any
+    of the stages lacks in the config before the first of them starts.
     """
     names = stage_range(first, last)
     forced = STAGE_NAMES.index(first) if first else len(STAGE_NAMES)
     with opened(study, create=True) as engine, study_lock(study):
         context = StageContext(study, engine, progress)
+        _check_config(context, names)
         for name in names:
             context = with_key(context, name)
             is_forced = STAGE_NAMES.index(name) >= forced
@@ -86,13 +89,19 @@ def run_stage(study: StudyFile, progress: Progress, name: str) -> StageReport:
 
 @contextmanager
 def opened(study: StudyFile, create: bool = False) -> Iterator[Engine]:
-    """The study's database: migrated first if `create`, else required to be current."""
+    """The study's database: migrated first if `create`, else required to be current.
+
+    Raises WorkError, inside the block too, where the database refuses: disk full, connection lost.
+    """
     if create:
         migrate.upgrade(study.database_url)
     engine = open_engine(study.database_url)
     try:
         migrate.require_current(engine)
         yield engine
+    except OperationalError as error:
+        shown = shown_url(study.database_url)
+        raise WorkError(f"{shown}: {error.orig}; what was committed is kept") from error
     finally:
         engine.dispose()
 
@@ -110,6 +119,17 @@ def with_key(context: StageContext, name: str) -> StageContext:
         "seed": context.study.config.study.seed,
     }
     return replace(context, keys=context.keys | {name: sha256_text(canonical_json(content))})
+
+
+def _check_config(context: StageContext, names: tuple[str, ...]) -> None:
+    """Let every stage name what it lacks: a late one must not complain hours after the start."""
+    for name in names:
+        context = with_key(context, name)
+    # The judging room imports this one.
+    from labeler.stages.judging import require_judge
+
+    if "label" in names and not is_done(context, "label"):
+        require_judge(context.study)
 
 
 def is_done(context: StageContext, name: str) -> bool:

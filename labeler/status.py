@@ -12,6 +12,7 @@ from crosscoder.errors import InputError
 from crosscoder.progress import SilentProgress
 from labeler.errors import UsageError
 from labeler.pipeline import is_done, opened, with_key
+from labeler.stages import load_stage
 from labeler.stages.base import STAGE_NAMES, StageContext
 from labeler.store.engine import read_session, require_existing, shown_url
 from labeler.store.runs import latest_done_run
@@ -66,7 +67,8 @@ def _stages(context: StageContext) -> tuple[StageStatus, ...]:
     found: list[StageStatus] = []
     reason: str | None = None
     for name in STAGE_NAMES:
-        if reason is None:
+        if reason is None or not load_stage(name).reads_previous:
+            reason = None
             try:
                 context = with_key(context, name)
             except (UsageError, InputError) as error:

@@ -306,6 +306,8 @@ class StudyFile:
             raise UsageError(f"{path}: no such file; `difflens init {path}` writes one") from None
         except IsADirectoryError:
             raise UsageError(f"{path}: is a folder; name the study.toml in it") from None
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: no valid TOML: {error}") from None
         try:

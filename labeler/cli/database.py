@@ -48,8 +48,16 @@ def current(url: DatabaseUrl) -> None:
 
 
 def check(url: DatabaseUrl) -> None:
-    """Exit 1 when the database's schema differs from this version's."""
+    """Exit 1 when the database's schema differs from this version's, and say where."""
+    from labeler.errors import WorkError
     from labeler.store import migrate
 
-    migrate.check(url)
+    found = migrate.check(url)
+    if found:
+        for difference in found:
+            typer.echo(difference)
+        raise WorkError(
+            f"db check: {len(found)} differences from this version's schema; "
+            f"`difflens db upgrade {url}`, or restore a backup"
+        )
     typer.echo("the schema is this version's", err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
 import typer
 
@@ -60,12 +61,14 @@ def run(arguments: list[str]) -> int:
         return _end(error, EXIT_WORK_FAILED)
     except typer.TyperException as error:
         return _end(ValueError(error.format_message()), EXIT_WRONG_CALL)
-    except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("difflens: interrupted; the same command goes on from here\n")
-        return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_WORK_FAILED
+    except OSError as error:
+        return _end(ValueError(_words(error)), EXIT_WORK_FAILED)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("difflens: interrupted; the same command goes on from here\n")
+        return EXIT_INTERRUPTED
     return result if isinstance(result, int) else 0
 
 
@@ -74,6 +77,20 @@ def _end(error: Exception, status: int) -> int:
     return status
 
 
+def _words(error: OSError) -> str:
+    """What the system said: which file, and why."""
+    words = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {words}" if error.filename is not None else words
+
+
+def quiet_libraries() -> None:
+    """Keep other libraries' progress bars and notices to their developers off the terminal."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\b")
+
+
 def main() -> None:
     """Console script."""
+    quiet_libraries()
     sys.exit(run(sys.argv[1:]))

@@ -106,7 +106,7 @@ def _store_latents(session: Session, weights_sha256: str, scaling: LatentScaling
         .join(CrosscoderModel, CrosscoderModel.subject_model_id == SubjectModel.id)
         .where(CrosscoderModel.crosscoder_id == crosscoder.id)
     )
-    model_ids = dict(session.execute(query).tuples().all())
+    model_ids = {row.name: row.id for row in session.execute(query)}
     latent_ids = add_latents(session, crosscoder.id, _latent_rows(scaling))
     for (target, reference), pair in scaling.pairs.items():
         rows = _scaling_rows(pair, scaling, latent_ids)
@@ -186,6 +186,11 @@ def _rule(context: StageContext) -> IsolationRule:
 def _store_set(
     session: Session, run_id: int, stored: _Stored, name: str, selection: LatentSelection
 ) -> LatentSet:
+    """The set of this run; it is there already where the run ended before it was recorded."""
+    query = select(LatentSet).where(LatentSet.run_id == run_id, LatentSet.name == name)
+    written = session.execute(query).scalars().first()
+    if written is not None:
+        return written
     members = [
         MemberRow(stored.latent_ids[int(index)], rank, float(score))
         for rank, (index, score) in enumerate(

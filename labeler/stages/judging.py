@@ -28,6 +28,12 @@ def study_judge(study: StudyFile, embedder: Embedder) -> Judge:
     return make_judge(study.config.judge, embedder, study.folder)
 
 
+def require_judge(study: StudyFile) -> None:
+    """Raise UsageError for what the judge of `[judge]` lacks, before anybody waits for it."""
+    if study.config.judge.kind != "evidence":
+        make_judge(study.config.judge, folder=study.folder)
+
+
 def judging_inputs(study: StudyFile) -> dict[str, Any]:
     """What decides a judge's answers; addresses, keys and concurrency do not."""
     return {

@@ -58,6 +58,8 @@ def sqlite_file(url: str | URL) -> Path | None:
 def require_existing(url: str | URL) -> None:
     """Raise UsageError when a SQLite file is not there; nothing is created."""
     path = sqlite_file(url)
+    if path is not None and path.is_dir():
+        raise UsageError(f"database.url: {path} is a folder; name a file in it")
     if path is not None and not path.is_file():
         raise UsageError(
             f"database.url: no database at {path}; `difflens db upgrade sqlite:///{path}` makes one"

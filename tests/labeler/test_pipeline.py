@@ -185,13 +185,13 @@ def test_stdout_is_the_change_table_and_a_second_run_starts_nothing(
     ("changes", "stages"),
     [
         ({"report": {"denominator": "isolated"}}, STAGE_NAMES[6:]),
-        ({"taxonomy": {"cluster_distance": 0.3}}, STAGE_NAMES[5:]),
+        ({"taxonomy": {"cluster_distance": 0.3}}, STAGE_NAMES[5:6]),
         ({"collect": {"window": 12}}, STAGE_NAMES[3:]),
         ({"isolate": {"top": 8}}, STAGE_NAMES[2:]),
         ({"judge": {"concurrency": 3}, "train": {"checkpoint_every": 7}}, ()),
     ],
 )
-def test_a_changed_key_redoes_its_stage_and_those_after_it(
+def test_a_changed_key_redoes_its_stage_and_those_that_follow_from_it(
     study: TinyStudy, changes: dict[str, Any], stages: Sequence[str]
 ) -> None:
     assert ran_again(study.with_tables(**changes)) == list(stages)
@@ -212,7 +212,7 @@ def test_labels_that_changed_make_a_new_report(study: TinyStudy, tmp_path: Path)
     assert run(["labels", "export", str(study.path), str(sheet)]) == 0
     with sheet.open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
-    lines[0] |= {"category": "safety", "outcome": "assigned"}
+    lines[0]["category"] = "safety" if lines[0]["category"] != "safety" else "multilingual"
     with sheet.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, lines[0])
         writer.writeheader()
@@ -252,6 +252,9 @@ def test_until_stops_and_a_later_run_goes_on(
     assert run(["run", str(study.path), "--until", "train"]) == 0
     assert stages_run(study) == ["harvest", "train"]
     assert capsys.readouterr().out == ""
+    assert run(["collect", str(study.path)]) == 2
+    assert "run study.toml --until collect" in capsys.readouterr().err
+    assert run(["isolate", str(study.path)]) == 0
     assert run(["collect", str(study.path)]) == 0
     assert stages_run(study) == list(STAGE_NAMES[:4])
 
@@ -265,7 +268,7 @@ def test_two_models_isolated_against_a_common_base(tiny_model_folder: Path, tmp_
         tiny_model_folder,
         ("base", "tuned", "third"),
         comparison=[comparison],
-        train={"epochs": 2},
+        train={"epochs": 6},
     )
     assert run(["run", str(study.path)]) == 0
     found = rows(study, SETS)
@@ -295,7 +298,7 @@ def test_an_adapter_on_the_base_is_a_model_of_its_own(
         {"name": "base", "path": base},
         {"name": "tuned", "path": base, "adapter": str(adapter)},
     ]
-    study = write_study(tmp_path / "study", tiny_model_folder, models=models)
+    study = write_study(tmp_path / "study", tiny_model_folder).with_tables(models=models)
     assert run(["run", str(study.path), "--until", "isolate"]) == 0
     assert value(study, "SELECT count(DISTINCT fingerprint) FROM subject_model") == 2
     assert [row[3] > 0 for row in rows(study, SETS)] == [True, True]
