@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -129,33 +129,65 @@ def isolate_comparison(
 
     `target` and `reference` are the pairs of the two sides, e.g. (simpo, base) and (it, base),
     or (simpo, it) and (it, simpo). With `overlap="exclude"` a latent chosen on both sides is
-    dropped from both and not replaced. Where the sides come from two crosscoders, their indices
+    dropped from both; `ranked` then takes the next in rank, so that each side has its `top`
+    latents as long as there are enough. Where the sides come from two crosscoders, their indices
     name different latents: give `shared_dictionary=False`.
     """
-    sides = select_latents(target, rule), select_latents(reference, rule)
+    refill = rule.kind == "ranked" and overlap == "exclude" and shared_dictionary
+    depth = _depth(target, reference, rule) if refill else rule.top
+    deep = rule.model_copy(update={"top": depth})
+    sides = select_latents(target, deep), select_latents(reference, deep)
     both = np.empty(0, dtype=np.int64)
     if shared_dictionary:
         both = np.intersect1d(sides[0].latent_indices, sides[1].latent_indices)
-    if overlap == "exclude":
-        sides = _without(sides[0], both), _without(sides[1], both)
-    done = "dropped from both" if overlap == "exclude" else "kept in both"
-    message = f"{sides[0].message}; {sides[1].message}; "
-    message += f"{len(both)} chosen on both sides and {done}" if len(both) else "no overlap"
-    return ComparisonSelection(sides[0], sides[1], len(both), message)
+    dropped = both if overlap == "exclude" else np.empty(0, dtype=np.int64)
+    kept = [
+        _kept(side, pair, rule, dropped)
+        for side, pair in zip(sides, (target, reference), strict=True)
+    ]
+    message = f"{kept[0].message}; {kept[1].message}; {_overlap_words(len(both), overlap, refill)}"
+    return ComparisonSelection(kept[0], kept[1], len(both), message)
 
 
-def _without(selection: LatentSelection, dropped: IndexArray) -> LatentSelection:
+def _depth(target: PairScaling, reference: PairScaling, rule: IsolationRule) -> int:
+    """Ranks to look through so that `rule.top` a side are left once those on both are dropped.
+
+    Where there are too few latents for that, the first depth that leaves most.
+    """
+    n_latents = len(target.delta_norm)
+    everything = rule.model_copy(update={"top": n_latents})
+    places = np.full((2, n_latents), n_latents)
+    n_chosen = []
+    for place, pair in zip(places, (target, reference), strict=True):
+        order = select_latents(pair, everything).latent_indices
+        place[order] = np.arange(len(order))
+        n_chosen.append(len(order))
+    depths = np.arange(rule.top, max(*n_chosen, rule.top) + 1)
+    reached = np.sort(places.max(axis=0))
+    n_both = np.searchsorted(reached, depths)
+    left = np.minimum.reduce([np.minimum(depths, count) for count in n_chosen]) - n_both
+    return int(depths[np.argmax(np.minimum(left, rule.top))])
+
+
+def _overlap_words(n_both: int, overlap: Overlap, refill: bool) -> str:
+    if n_both == 0:
+        return "no overlap"
+    if overlap == "keep":
+        return f"{n_both} chosen on both sides and kept in both"
+    replaced = ", the next in rank taken instead" if refill else ""
+    return f"{n_both} chosen on both sides and dropped from both{replaced}"
+
+
+def _kept(
+    selection: LatentSelection, pair: PairScaling, rule: IsolationRule, dropped: IndexArray
+) -> LatentSelection:
+    """The selection without the dropped latents, cut to the rule's own number."""
     kept = ~np.isin(selection.latent_indices, dropped)
-    return LatentSelection(
-        target=selection.target,
-        reference=selection.reference,
-        rule=selection.rule,
-        latent_indices=selection.latent_indices[kept],
-        scores=selection.scores[kept],
-        n_eligible=selection.n_eligible,
-        n_strict=selection.n_strict,
-        message=selection.message,
-    )
+    indices, scores = selection.latent_indices[kept], selection.scores[kept]
+    if rule.kind == "ranked":
+        indices, scores = indices[: rule.top], scores[: rule.top]
+    message = _describe(pair, rule, eligible_latents(pair, rule), selection.n_strict, indices)
+    return replace(selection, rule=rule, latent_indices=indices, scores=scores, message=message)
 
 
 def _under(rule: IsolationRule, error: FloatArray, reconstruction: FloatArray) -> BoolArray:

@@ -47,10 +47,6 @@ class Study:
         return list(run_study(self.file, progress or SilentProgress(), first, last))
 
     def run_stage(self, name: str, progress: Progress | None = None) -> StageReport:
-        """Run one stage on the product of the one before it; `report` needs none."""
-        return run_stage(self.file, progress or SilentProgress(), name)
-
-    def run_stage(self, name: str, progress: Progress | None = None) -> StageReport:
         """Run one stage on the product of the one before it; `report` needs labels alone."""
         return run_stage(self.file, progress or SilentProgress(), name)
 

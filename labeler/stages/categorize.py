@@ -13,7 +13,7 @@ from labeler.stages.isolate import comparisons
 from labeler.stages.judging import judging_inputs, study_embedder, study_judge
 from labeler.store.engine import write_session
 from labeler.store.schema import Comparison
-from labeler.store.taxonomies import ensure_taxonomy_version
+from labeler.store.taxonomies import current_version
 
 
 class CategorizeStage:
@@ -39,7 +39,7 @@ class CategorizeStage:
         judge = study_judge(study, embedder)
         names = [row.name for row in comparisons(context)]
         with write_session(context.engine) as session:
-            version_id = ensure_taxonomy_version(session, study_taxonomy(study)).id
+            version_id = current_version(session, study_taxonomy(study)).id
             query = select(Comparison.id).where(Comparison.name.in_(names))
             comparison_ids = list(session.execute(query).scalars())
         summary = categorize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from labeler.errors import WorkError
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.stages.collect import comparison_latents
 from labeler.stages.judging import judging_inputs, study_embedder, study_judge
@@ -30,16 +29,14 @@ class LabelStage:
         with read_session(context.engine) as session:
             latents = [latent.id for latent in comparison_latents(session, context)]
         summary = label_latents(context.engine, judge, run_id, latents, progress=context.progress)
+        failed = ""
         if summary.n_failed:
-            raise WorkError(
-                f"label: {summary.n_failed} of {summary.n_latents} latents got no answer; "
-                "run it again to ask for them"
-            )
+            failed = f", {summary.n_failed} without an answer (`--from label` asks again)"
         return StageOutcome(
             f"{judge.identity.name} explained {summary.n_explained} latents, "
             f"{summary.n_uninterpretable} uninterpretable, "
             f"{summary.n_too_little_evidence} with too little evidence, "
-            f"{summary.n_reused} reused",
+            f"{summary.n_reused} reused{failed}",
             {"judge": judge.identity.name, "embedder": embedder.name},
         )
 

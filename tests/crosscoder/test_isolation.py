@@ -118,7 +118,7 @@ def test_no_eligible_latent_is_said() -> None:
     assert "none of 1 latents is eligible: 0 are active in too few" in selection.message
 
 
-def test_latent_on_both_sides_is_dropped_from_both_and_not_replaced() -> None:
+def test_latent_on_both_sides_is_dropped_from_both_where_nothing_is_left_to_take() -> None:
     target = make_pair([0.1, 0.2, 0.3, 0.9], [0.1, 0.2, 0.3, 0.9], target="simpo", reference="pt")
     reference = make_pair([0.9, 0.1, 0.3, 0.2], [0.9, 0.1, 0.3, 0.2], target="it", reference="pt")
     rule = IsolationRule(kind="ranked", top=2)
@@ -132,6 +132,19 @@ def test_latent_on_both_sides_is_dropped_from_both_and_not_replaced() -> None:
     assert kept.target.latent_indices.tolist() == [0, 1]
     assert kept.reference.latent_indices.tolist() == [1, 3]
     assert (kept.n_overlap, "kept in both" in kept.message) == (1, True)
+
+
+def test_ranked_takes_the_next_in_rank_for_latents_dropped_from_both_sides() -> None:
+    nus = [0.1, 0.2, 0.3, 0.4, 0.5, 0.9, 0.95, 0.99]
+    target = make_pair(nus, nus, target="simpo", reference="it")
+    other = [0.15, 0.9, 0.95, 0.99, 0.6, 0.1, 0.3, 0.2]
+    reference = make_pair(other, other, target="it", reference="simpo")
+    result = isolate_comparison(target, reference, IsolationRule(kind="ranked", top=3))
+    assert result.target.latent_indices.tolist() == [1, 2, 3]
+    assert result.reference.latent_indices.tolist() == [5, 7, 6]
+    assert result.n_overlap == 1
+    assert "the next in rank taken instead" in result.message
+    assert "3 latents by ranked" in result.message
 
 
 def test_indices_of_two_crosscoders_do_not_overlap() -> None:
