@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 
 from crosscoder.progress import Progress, SilentProgress
-from labeler.errors import UsageError
 from labeler.pipeline import StageReport, opened, run_stage, run_study
 from labeler.store.engine import require_existing
 from labeler.study import StudyFile
-from taxonomy.tree import Taxonomy, load_taxonomy, seed_taxonomy
+from labeler.study_taxonomy import study_taxonomy
+from taxonomy.tree import Taxonomy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,14 +119,3 @@ class Study:
         require_existing(self.file.database_url)
         with opened(self.file) as engine:
             yield engine
-
-
-def study_taxonomy(study: StudyFile) -> Taxonomy:
-    """The categories that `[taxonomy]` names."""
-    named = study.config.taxonomy.file
-    if named is None:
-        return seed_taxonomy()
-    path = study.resolve(named)
-    if not path.is_file():
-        raise UsageError(f"taxonomy.file: no file at {path}")
-    return load_taxonomy(path)

@@ -7,13 +7,13 @@ from typing import Any
 
 from sqlalchemy import select
 
-from labeler.api import study_taxonomy
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.stages.isolate import comparisons
 from labeler.stages.judging import judging_inputs, study_embedder, study_judge
 from labeler.store.engine import write_session
 from labeler.store.schema import Comparison
 from labeler.store.taxonomies import current_version
+from labeler.study_taxonomy import study_taxonomy
 
 
 class CategorizeStage:

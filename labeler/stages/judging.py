@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from labeler.api import study_taxonomy
 from labeler.embedding.base import Embedder
 from labeler.embedding.factory import make_embedder
 from labeler.judge.base import Judge
 from labeler.judge.factory import make_judge
 from labeler.study import StudyFile
+from labeler.study_taxonomy import study_taxonomy
 
 
 def study_embedder(study: StudyFile) -> Embedder:
