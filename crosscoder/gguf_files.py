@@ -8,11 +8,14 @@ from pathlib import Path
 
 from crosscoder.errors import InputError, WorkError
 from crosscoder.fingerprints import FileHashes
+from crosscoder.progress import Progress, SilentProgress
 from crosscoder.subject_files import SubjectSpec, check_location, gguf_path, without_bars
 from crosscoder.subjects import load_subject
 
 
-def with_converted_weights(spec: SubjectSpec, cache_dir: Path, hashes: FileHashes) -> SubjectSpec:
+def with_converted_weights(
+    spec: SubjectSpec, cache_dir: Path, hashes: FileHashes, progress: Progress | None = None
+) -> SubjectSpec:
     """The same model as a folder of safetensors; a model that is no GGUF file is returned as is.
 
     Dequantising takes a while, so the folder is kept in `cache_dir` under the file's hash.
@@ -24,7 +27,10 @@ def with_converted_weights(spec: SubjectSpec, cache_dir: Path, hashes: FileHashe
         return spec
     folder = cache_dir / f"gguf-{hashes.sha256(path)[:16]}-{spec.dtype}"
     if not (folder / "config.json").is_file():
-        _convert(spec, folder)
+        label = f"dequantise {path.name}"
+        with (progress or SilentProgress()).task(label, 1, "models") as advance:
+            _convert(spec, folder)
+            advance(1)
     return replace(spec, path=str(folder), gguf_file=None)
 
 

@@ -92,7 +92,7 @@ def harvest(
     hashes = FileHashes(cache_dir / "file-hashes.json" if cache_dir else None)
     prints = [fingerprint(spec, hashes) for spec in specs]
     if cache_dir is not None:
-        specs = [with_converted_weights(spec, cache_dir, hashes) for spec in specs]
+        specs = [with_converted_weights(spec, cache_dir, hashes, progress) for spec in specs]
     facts = [inspect_subject(spec) for spec in specs]
     require_compatible(facts, config.layer, config.template_model)
     speaker = template_subject(facts, config.template_model)

@@ -96,10 +96,12 @@ Download = Callable[[str, Path], None]
 
 
 def pip_download(requirement: str, folder: Path) -> None:
-    """Download one wheel without its dependencies."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
+    """Download one wheel without its dependencies; pip's own progress goes to stderr."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps"]
     command += ["--disable-pip-version-check", "--dest", str(folder), requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False
+    )
     if done.returncode != 0:
         words = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         reason = words[-1].removeprefix("ERROR: ") if words else "pip failed"
