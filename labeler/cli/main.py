@@ -67,8 +67,10 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         return _end(ValueError(_words(error)), EXIT_WORK_FAILED)
     except (KeyboardInterrupt, typer.Abort):
+        result = EXIT_INTERRUPTED
+    if result == EXIT_INTERRUPTED:
+        # The command library turns Ctrl-C into this status itself.
         sys.stderr.write("difflens: interrupted; the same command goes on from here\n")
-        return EXIT_INTERRUPTED
     return result if isinstance(result, int) else 0
 
 

@@ -27,6 +27,9 @@ from labeler.store.schema import (
     utc_now,
 )
 
+LARGEST_INDEX = 2**31 - 1
+"""What an integer column of both databases holds."""
+
 
 @dataclass(frozen=True)
 class LatentRow:
@@ -283,7 +286,8 @@ def find_latent(session: Session, name: str) -> Latent:
         )
     else:
         query = query.where(Latent.id == int(index))
-    found = session.execute(query).scalar_one_or_none()
+    is_possible = int(index) <= LARGEST_INDEX
+    found = session.execute(query).scalar_one_or_none() if is_possible else None
     if found is None:
         raise UsageError(f"latent {name!r}: not in the database; see v_effective_label for names")
     return found

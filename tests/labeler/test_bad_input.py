@@ -198,7 +198,6 @@ def with_second_model(study: TinyStudy, folder: Path) -> TinyStudy:
         ('{"id": "a", "messages": [{"role": "boss", "content": "x"}]}', (":1", "'boss'", "user")),
         ('{"id": "a"}', ("corpus.jsonl:1", "either text or messages")),
         ('{"id": "a", "text": "  "}', ("corpus.jsonl:1", "no text")),
-        ('{"id": "a", "text": "x"}', ("corpus", "harvest.skip_first")),
     ],
 )
 def test_a_corpus_that_cannot_be_read(
@@ -207,6 +206,19 @@ def test_a_corpus_that_cannot_be_read(
     (study.folder / "corpus.jsonl").write_text(text, encoding="utf-8")
     line = complaint(capsys, "run", study.path)
     assert_names(line, *words)
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(1, ("corpus", "harvest.skip_first")), (2, ("held",))],
+)
+def test_a_corpus_with_too_little_text(
+    study: TinyStudy, count: int, words: tuple[str, ...], capsys: Capture
+) -> None:
+    lines = ['{"id": "a", "text": "x"}', '{"id": "b", "text": "a much longer text than the first"}']
+    (study.folder / "corpus.jsonl").write_text("\n".join(lines[:count]), encoding="utf-8")
+    assert run(["run", str(study.path)]) == 2
+    assert_names(capsys.readouterr().err.splitlines()[-1], "difflens: ", *words)
 
 
 def test_a_corpus_in_another_encoding(study: TinyStudy, capsys: Capture) -> None:
@@ -449,9 +461,8 @@ def test_the_console_script_ends_in_one_line(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_the_whole_shards(
     study: TinyStudy, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from crosscoder import files
+    from safetensors.torch import save_file
 
-    write = files.save_file
     written: list[str] = []
 
     def full_after_three(tensors: Any, path: Path, metadata: Any = None) -> None:
@@ -459,10 +470,10 @@ def test_a_full_disk_keeps_the_whole_shards(
             Path(path).write_bytes(b"half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         written.append(str(path))
-        write(tensors, path, metadata=metadata)
+        save_file(tensors, path, metadata=metadata)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "save_file", full_after_three)
+        patch.setattr("safetensors.torch.save_file", full_after_three)
         assert run(["run", str(study.path)]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert_names(line, "difflens: ", "shard-00003.safetensors", "disk is full")
