@@ -10,13 +10,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from crosscoder.errors import WorkError
+
+if TYPE_CHECKING:
+    import torch
 
 _OS_ERROR_NUMBER = re.compile(r"os error (\d+)")
 
@@ -53,6 +54,9 @@ def write_tensors(
 
     Raises WorkError where the disk is full or the file system refuses.
     """
+    # Hashes and text files are wanted long before torch is: it takes seconds to import.
+    from safetensors.torch import save_file
+
     with _whole_file(path) as temporary:
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, temporary, metadata=metadata)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from crosscoder.errors import InputError
 from crosscoder.files import canonical_json, sha256_text
 from crosscoder.subject_files import (
-    DTYPES,
     LOADING_ERRORS,
     SubjectSpec,
     check_location,
@@ -118,7 +119,7 @@ def load_subject(
         # Fused attention kernels leave the soft cap out and give other activations.
         options["attn_implementation"] = "eager"
     # A small adapter drowns in the rounding of 16-bit weights, so it is merged in float32.
-    dtype = DTYPES["float32"] if spec.adapter else DTYPES[spec.dtype]
+    dtype = torch.float32 if spec.adapter else torch_dtype(spec)
     model, info = from_pretrained(
         AutoModelForCausalLM, spec, config=config, dtype=dtype, output_loading_info=True, **options
     )
@@ -130,7 +131,7 @@ def load_subject(
         )
     if spec.adapter is not None:
         model = _merge_adapter(model, spec)
-    model = model.to(device=device, dtype=DTYPES[spec.dtype]).eval().requires_grad_(False)
+    model = model.to(device=device, dtype=torch_dtype(spec)).eval().requires_grad_(False)
     text_config = _text_config(model.config)
     return SubjectModel(
         name=spec.name,
@@ -139,6 +140,12 @@ def load_subject(
         n_layers=int(text_config.num_hidden_layers),
         d_model=int(text_config.hidden_size),
     )
+
+
+def torch_dtype(spec: SubjectSpec) -> torch.dtype:
+    """The type of the weights while the model reads."""
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    return dtype
 
 
 def require_compatible(

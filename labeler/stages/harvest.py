@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from crosscoder.corpus import corpus_sha256, read_corpus
 from crosscoder.fingerprints import FileHashes, fingerprint
 from crosscoder.subject_files import SubjectSpec
 from labeler.cache import subject_cache
@@ -38,6 +37,7 @@ class HarvestStage:
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
         """Let the models read; go on after the last whole shard."""
         from crosscoder.activations import ActivationStore
+        from crosscoder.corpus import corpus_sha256, read_corpus
         from crosscoder.harvest import HarvestConfig, harvest
 
         study = context.study
