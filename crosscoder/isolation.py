@@ -80,6 +80,8 @@ class ComparisonSelection:
     reference: LatentSelection
     n_overlap: int
     """Latents that the rule chose on both sides; each was dropped from both if excluded."""
+    overlap_note: str
+    """What became of those latents, in words."""
     message: str
     """One line for the user."""
 
@@ -145,8 +147,14 @@ def isolate_comparison(
         _kept(side, pair, rule, dropped)
         for side, pair in zip(sides, (target, reference), strict=True)
     ]
-    message = f"{kept[0].message}; {kept[1].message}; {_overlap_words(len(both), overlap, refill)}"
-    return ComparisonSelection(kept[0], kept[1], len(both), message)
+    note = _overlap_words(len(both), overlap, refill)
+    return ComparisonSelection(
+        target=kept[0],
+        reference=kept[1],
+        n_overlap=len(both),
+        overlap_note=note,
+        message=f"{kept[0].message}; {kept[1].message}; {note}",
+    )
 
 
 def _depth(target: PairScaling, reference: PairScaling, rule: IsolationRule) -> int:

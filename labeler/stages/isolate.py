@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -162,7 +162,13 @@ def _store_comparison(
     reference = stored.scaling.pair(comparison.reference, comparison.against or comparison.target)
     chosen = isolate_comparison(target, reference, _rule(context), section.overlap)
     sets = [
-        _store_set(session, run_id, stored, f"{comparison.name}/{side}", selection)
+        _store_set(
+            session,
+            run_id,
+            stored,
+            f"{comparison.name}/{side}",
+            replace(selection, message=f"{selection.message}; {chosen.overlap_note}"),
+        )
         for side, selection in (("target", chosen.target), ("reference", chosen.reference))
     ]
     ensure_comparison(session, comparison.name, sets[0].id, sets[1].id)
