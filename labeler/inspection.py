@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
 from labeler.api import Study
+from labeler.history import HistoryEntry, latent_history
 from labeler.report.text import one_line
 from labeler.store.engine import read_session
 from labeler.store.evidence_records import evidence_of
@@ -38,12 +39,10 @@ def print_latent(study: Study, name: str) -> None:
 
 def print_history(study: Study, name: str) -> None:
     """Print every judge label and decision of a latent, oldest first."""
-    from labeler.history import latent_history
-
     with study.engine() as engine, read_session(engine) as session:
         entries = latent_history(session, find_latent(session, name).id)
     for entry in entries:
-        typer.echo(one_line(str(entry)))
+        typer.echo(_history_line(entry))
     if not entries:
         typer.echo("nobody has labelled this latent yet", err=True)
 
@@ -55,6 +54,20 @@ def print_taxonomy(taxonomy: Taxonomy) -> None:
         typer.echo(f"\n{group.slug}: {one_line(group.definition)}")
         for leaf in (row for row in taxonomy.categories if row.parent == group.slug):
             typer.echo(f"  {leaf.slug}: {one_line(leaf.definition)}")
+
+
+def _history_line(entry: HistoryEntry) -> str:
+    """When, who, what, and why, on one line."""
+    parts = [f"{entry.at:%Y-%m-%d %H:%M:%S}", f"{entry.kind} by {entry.who}:", entry.what]
+    parts += [", ".join(entry.categories)] if entry.categories else []
+    parts += [f"(confidence {entry.confidence:.2f})"] if entry.confidence is not None else []
+    parts += [f"revision {entry.revision}"] if entry.revision is not None else []
+    parts += [f"restores {entry.restores}"] if entry.restores is not None else []
+    parts += ["control"] if entry.is_control else []
+    parts += [f"under {entry.taxonomy_version}"]
+    parts += [f"- {entry.explanation}"] if entry.explanation else []
+    parts += [f"(note: {entry.note})"] if entry.note else []
+    return one_line(" ".join(parts))
 
 
 def _scaling_lines(session: Session, latent: Latent) -> Iterator[str]:

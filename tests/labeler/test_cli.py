@@ -325,7 +325,7 @@ def test_a_reader_that_leaves_early_gets_no_traceback(imported: Path) -> None:
     process.stdout.close()
     words = process.stderr.read().decode()
     started = time.monotonic()
-    assert process.wait(timeout=120) == 1
+    assert process.wait(timeout=120) in (0, 1)
     assert time.monotonic() - started < 120
     assert "Traceback" not in words
     assert "Exception ignored" not in words
