@@ -210,7 +210,7 @@ def test_a_corpus_that_cannot_be_read(
 
 @pytest.mark.parametrize(
     ("count", "words"),
-    [(1, ("corpus", "harvest.skip_first")), (2, ("held",))],
+    [(1, ("corpus", "harvest.skip_first")), (2, ("corpus", "two documents", "more text"))],
 )
 def test_a_corpus_with_too_little_text(
     study: TinyStudy, count: int, words: tuple[str, ...], capsys: Capture

@@ -9,7 +9,6 @@ import re
 import sqlite3
 import subprocess
 import sys
-import time
 import tomllib
 from contextlib import closing
 from pathlib import Path
@@ -324,8 +323,6 @@ def test_a_reader_that_leaves_early_gets_no_traceback(imported: Path) -> None:
     process.stdout.readline()
     process.stdout.close()
     words = process.stderr.read().decode()
-    started = time.monotonic()
     assert process.wait(timeout=120) in (0, 1)
-    assert time.monotonic() - started < 120
     assert "Traceback" not in words
     assert "Exception ignored" not in words

@@ -207,6 +207,20 @@ def test_going_back_to_earlier_settings_puts_their_result_in_force_again(study: 
     assert sorted(rows(study, members)) == before
 
 
+def test_no_latent_that_passes_is_an_answer_too(
+    study: TinyStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strict = study.with_tables(isolate={"rule": "strict"})
+    assert run(["run", str(strict.path)]) == 0
+    printed = capsys.readouterr()
+    assert "no latent passes nu_error < 0.2" in printed.err
+    assert rows(study, "SELECT side FROM v_effective_label") == []
+    assert value(study, "SELECT sum(isolated) FROM v_coverage") == 0
+    assert "0 of 0 tuned latents" in printed.out
+    page = (study.folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert "no latent passes nu_error" in page
+
+
 def test_labels_that_changed_make_a_new_report(study: TinyStudy, tmp_path: Path) -> None:
     sheet = tmp_path / "labels.csv"
     assert run(["labels", "export", str(study.path), str(sheet)]) == 0
