@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import sqlite3
+import uuid
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from postgres import fresh_database
+from sqlalchemy.engine import URL
+from stub_judge import judging_server
 from tiny_study import TinyStudy, write_study
 
 from labeler.cli.main import run
+from labeler.sql import run_query
 from labeler.stages.base import STAGE_NAMES
 from labeler.store.views import VIEWS
 from taxonomy.tree import seed_taxonomy
@@ -221,6 +226,17 @@ def test_no_latent_that_passes_is_an_answer_too(
     assert "no latent passes nu_error" in page
 
 
+def test_a_planted_category_that_does_not_exist_ends_a_run_before_its_first_stage(
+    study: TinyStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = study.with_tables(**{"report.planted": {"saftey": "up"}})
+    assert run(["run", str(wrong.path), "--from", "harvest"]) == 2
+    words = capsys.readouterr().err
+    assert "report.planted.saftey" in words
+    assert "'safety'" in words
+    assert "harvest:" not in words
+
+
 def test_labels_that_changed_make_a_new_report(study: TinyStudy, tmp_path: Path) -> None:
     sheet = tmp_path / "labels.csv"
     assert run(["labels", "export", str(study.path), str(sheet)]) == 0
@@ -271,6 +287,53 @@ def test_until_stops_and_a_later_run_goes_on(
     assert run(["isolate", str(study.path)]) == 0
     assert run(["collect", str(study.path)]) == 0
     assert stages_run(study) == list(STAGE_NAMES[:4])
+
+
+def test_a_judge_that_is_away_ends_the_run_and_loses_nothing(
+    study: TinyStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with judging_server().running() as server:
+        url = server.url
+    judge = {"kind": "openai", "base_url": url, "model": "stub", "max_attempts": 1}
+    judge |= {"concurrency": 2}
+    away = study.with_tables(judge=judge)
+    labels = "SELECT side, latent_id, category, judge FROM v_effective_label"
+    before = sorted(rows(study, labels), key=str)
+    assert run(["run", str(away.path)]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("difflens: ")
+    assert "run" in line
+    assert "again" in line
+    assert sorted(rows(study, labels), key=str) == before
+    with judging_server().running() as server:
+        back = away.with_tables(judge={"base_url": server.url, "max_attempts": 3})
+        assert ran_again(back) == ["label", "categorize", "report"]
+        answered = "judge_call c JOIN judge j ON j.id = c.judge_id WHERE j.name = 'stub'"
+        ok = value(study, f"SELECT count(*) FROM {answered} AND c.status = 'ok'")
+        assert len(server.received) == ok > 0
+    assert {judge for *_, judge in rows(study, labels)} == {"stub"}
+
+
+@pytest.mark.postgres
+def test_the_same_study_on_postgresql(
+    study: TinyStudy, postgres_server: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = (
+        "select comparison, side, latent_index, explanation, category, confidence"
+        " from v_effective_label order by 1, 2, 3, 5"
+    )
+    expected = run_query(study.url, query)
+    assert expected.rows
+    with fresh_database(postgres_server, f"t_{uuid.uuid4().hex}") as url:
+        monkeypatch.setenv("TINY_STUDY_URL", url.render_as_string(hide_password=False))
+        moved = study.with_tables(database={"url": "${TINY_STUDY_URL}"})
+        assert run(["run", str(moved.path)]) == 0
+        assert run_query(url, query) == expected
+        config = run_query(url, "select distinct config::text from run").rows
+        assert run(["run", str(moved.path)]) == 0
+        assert run_query(url, "select count(*) from run").rows == ((len(STAGE_NAMES),),)
+    assert "${TINY_STUDY_URL}" in config[0][0]
+    assert str(url.port) not in config[0][0]
 
 
 def test_two_models_isolated_against_a_common_base(tiny_model_folder: Path, tmp_path: Path) -> None:
