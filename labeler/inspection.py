@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import typer
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session, aliased
 
 from labeler.api import Study
@@ -31,7 +31,7 @@ def print_latent(study: Study, name: str) -> None:
             f"max activation {_number(latent.max_activation)}  "
             f"mean {_number(latent.mean_activation)}"
         )
-        for line in _scaling_lines(session, latent):
+        for line in (*_scaling_lines(session, latent), *_label_lines(session, latent)):
             typer.echo(line)
         for window in evidence_of(session, latent.id):
             typer.echo(f"  {_window_title(window):<22} {_marked(window)}")
@@ -88,6 +88,21 @@ def _scaling_lines(session: Session, latent: Latent) -> Iterator[str]:
             f"{target_name} against {reference_name}: delta_norm {_number(row.delta_norm)}  "
             f"nu_error {error}  nu_reconstruction {reconstruction}"
         )
+
+
+def _label_lines(session: Session, latent: Latent) -> Iterator[str]:
+    rows = session.execute(
+        text(
+            "select comparison, side, outcome, category, source, explanation "
+            "from v_effective_label where latent_id = :latent order by comparison, side, rank"
+        ),
+        {"latent": latent.id},
+    )
+    for row in rows:
+        label = row.category or row.outcome
+        by = f" ({row.source})" if row.source else ""
+        said = f": {row.explanation}" if row.explanation else ""
+        yield one_line(f"{row.comparison}/{row.side}: {label}{by}{said}")
 
 
 def _window_title(window: Evidence) -> str:

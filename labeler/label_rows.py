@@ -95,9 +95,15 @@ class EditedRow:
     """None in a file that was not exported."""
 
 
+SPREADSHEETS = frozenset({".xlsx", ".xls", ".ods", ".numbers"})
+
+
 def is_jsonl(path: Path) -> bool:
-    """Whether the name asks for JSON lines."""
-    return path.suffix.lower() in (".jsonl", ".ndjson")
+    """Whether the name asks for JSON lines; UsageError for a spreadsheet program's own format."""
+    suffix = path.suffix.lower()
+    if suffix in SPREADSHEETS:
+        raise UsageError(f"{path}: {suffix} files are not read or written; name a .csv or .jsonl")
+    return suffix in (".jsonl", ".ndjson")
 
 
 def write_rows(path: Path, rows: Iterable[ExportRow]) -> int:

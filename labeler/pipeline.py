@@ -16,11 +16,13 @@ from labeler import __version__
 from labeler.errors import UsageError, WorkError
 from labeler.stages import load_stage
 from labeler.stages.base import STAGE_NAMES, StageContext
+from labeler.stages.judging import require_judge
 from labeler.store import migrate
 from labeler.store.engine import open_engine, read_session, shown_url, write_session
 from labeler.store.records import begin_run, finish_run, latest_done_run
 from labeler.study import StudyFile, canonical_json, sha256_text
 from labeler.study_lock import study_lock
+from labeler.study_taxonomy import study_taxonomy
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,20 @@ def _check_config(context: StageContext, names: tuple[str, ...]) -> None:
     """Let every stage name what it lacks: a late one must not complain hours after the start."""
     for name in names:
         context = with_key(context, name)
-    # The judging room imports this one.
-    from labeler.stages.judging import require_judge
-
+    if "report" in names:
+        _check_planted(context.study)
     if "label" in names and not is_done(context, "label"):
         require_judge(context.study)
+
+
+def _check_planted(study: StudyFile) -> None:
+    taxonomy = study_taxonomy(study)
+    for slug in study.config.report.planted:
+        if slug not in taxonomy:
+            raise UsageError(
+                f"report.planted.{slug}: no such category in the taxonomy; "
+                f"did you mean {taxonomy.nearest_slug(slug)!r}?"
+            )
 
 
 def is_done(context: StageContext, name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -166,10 +167,16 @@ def _as_csv(result: QueryResult) -> str:
     return buffer.getvalue()
 
 
+def _finite(value: Any) -> Any:
+    """The value, or None for an infinite or undefined number, which JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _as_json(result: QueryResult) -> str:
     names = _distinct(result.columns)
     rows = [
-        {name: _plain(value) for name, value in zip(names, row, strict=True)} for row in result.rows
+        {name: _finite(_plain(value)) for name, value in zip(names, row, strict=True)}
+        for row in result.rows
     ]
     return json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
 

@@ -66,6 +66,7 @@ def study_status(study: StudyFile) -> StudyStatus:
 def _stages(context: StageContext) -> tuple[StageStatus, ...]:
     found: list[StageStatus] = []
     reason: str | None = None
+    said: str | None = None
     for name in STAGE_NAMES:
         if reason is None or not load_stage(name).reads_previous:
             reason = None
@@ -82,7 +83,8 @@ def _stages(context: StageContext) -> tuple[StageStatus, ...]:
         if earlier is not None:
             found.append(StageStatus(name, "stale", reason or "its inputs have changed since"))
         else:
-            found.append(StageStatus(name, "open", reason or ""))
+            found.append(StageStatus(name, "open", "" if reason in (None, said) else str(reason)))
+        said = reason
     return tuple(found)
 
 

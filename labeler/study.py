@@ -110,6 +110,12 @@ class TrainSection(Section):
     checkpoint_every: int = Field(50, ge=1)
     """Steps between resumable checkpoints."""
 
+    @model_validator(mode="after")
+    def _k_fits(self) -> TrainSection:
+        if self.k > self.n_latents:
+            raise ValueError(f"k: {self.k} exceeds n_latents = {self.n_latents}; lower k")
+        return self
+
 
 class IsolateSection(Section):
     """`[isolate]`: which latents count as specific to one model."""
@@ -301,7 +307,7 @@ class StudyFile:
     def read(cls, path: Path) -> StudyFile:
         """Read and check a study file."""
         try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+            raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise UsageError(f"{path}: no such file; `difflens init {path}` writes one") from None
         except IsADirectoryError:

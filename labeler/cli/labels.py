@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from labeler.cli.options import StudyPath
+from labeler.errors import UsageError
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and count, change nothing.")]
 
@@ -50,13 +51,18 @@ def export_labels(
 def import_labels(
     study: StudyPath,
     file: Annotated[Path, typer.Argument(metavar="file.csv", help="CSV, or JSONL by its name.")],
-    reviewer: Annotated[str, typer.Option(help="Who decided.")] = "",
+    reviewer: Annotated[
+        str | None, typer.Option(help="Who decided; the name you are logged in with if not given.")
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Take corrections back from a spreadsheet: all of them, or on any conflict none."""
     from labeler.api import Study
 
-    result = Study.open(study).import_labels(file, reviewer or _user_name(), dry_run)
+    name = _user_name() if reviewer is None else reviewer.strip()
+    if not name:
+        raise UsageError("--reviewer: is empty; say who decided")
+    result = Study.open(study).import_labels(file, name, dry_run)
     typer.echo(result.summary(), err=True)
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from labeler.errors import WorkError
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.stages.collect import comparison_latents
 from labeler.stages.judging import judging_inputs, study_embedder, study_judge
 from labeler.store.engine import read_session
+
+MOST_FAILED = 0.2
+"""Share of latents without an answer above which the stage is not done."""
 
 
 class LabelStage:
@@ -30,6 +34,11 @@ class LabelStage:
             latents = [latent.id for latent in comparison_latents(session, context)]
         summary = label_latents(context.engine, judge, run_id, latents, progress=context.progress)
         failed = ""
+        if summary.n_failed > MOST_FAILED * summary.n_latents:
+            raise WorkError(
+                f"label: {summary.n_failed} of {summary.n_latents} latents got no answer; "
+                "run it again to ask for them"
+            )
         if summary.n_failed:
             failed = f", {summary.n_failed} without an answer (`--from label` asks again)"
         return StageOutcome(

@@ -487,6 +487,53 @@ def test_a_full_disk_keeps_the_whole_shards(
     assert len(list(folder.glob("shard-*.safetensors"))) > 3
 
 
+def test_a_full_disk_while_training_keeps_the_checkpoints(
+    study: TinyStudy, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crosscoder.resume import MetricsLog
+
+    write = MetricsLog.write
+    steps: list[int] = []
+
+    def full_after_twelve(log: MetricsLog, metrics: Any, seconds: float) -> None:
+        if len(steps) == 12:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        steps.append(1)
+        write(log, metrics, seconds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsLog, "write", full_after_twelve)
+        assert run(["run", str(study.path), "--until", "train"]) == 1
+    assert_names(capsys.readouterr().err.splitlines()[-1], "difflens: ", "No space left")
+    assert run_states(study, "train") == ["failed"]
+    folder = study.stage_folder("train")
+    assert folder is not None
+    kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert kept == ["step-000000005.safetensors", "step-000000010.safetensors"]
+    assert run(["train", str(study.path)]) == 0
+    assert run_states(study, "train") == ["done"]
+    metrics = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in metrics] == list(range(1, len(metrics) + 1))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_output_that_nobody_can_keep(imported: Path, capsys: Capture) -> None:
+    line = complaint(capsys, "labels", "export", imported, "/dev/full", status=1)
+    assert_names(line, "No space left")
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", "from labeler.cli.main import main; main()", "sql",
+             str(imported), "select 1"],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )  # fmt: skip
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines() == ["difflens: No space left on device"]
+
+
 def test_a_full_disk_while_the_database_is_written(
     imported: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
