@@ -19,8 +19,8 @@ from labeler.errors import UsageError
 from labeler.study import StudyFile
 
 PLANTED = {"safety", "multilingual", "instruction-following", "self-reference", "hallucination"}
-SECONDS_ALLOWED = 900
-"""The aim is 600 on two idle cores; a shared machine gets half as much again."""
+SECONDS_ALLOWED = 1500
+"""The aim is 600 on two idle cores; a limit that noise on a shared machine does not reach."""
 SHIPPED = Path(__file__).parents[3] / "labeler" / "demo" / "assets"
 
 
