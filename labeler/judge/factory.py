@@ -7,7 +7,7 @@ from pathlib import Path
 from labeler.embedding.base import Embedder
 from labeler.errors import UsageError
 from labeler.judge.base import Judge
-from labeler.study import JudgeSection
+from labeler.sections.judging import JudgeSection
 
 
 def make_judge(

@@ -19,7 +19,7 @@ from labeler.judge.base import (
 )
 from labeler.judge.completions import read_completion
 from labeler.judge.retrying import Ended, again, is_worth_retrying, retry_after_s, retry_policy
-from labeler.study import JudgeSection
+from labeler.sections.judging import JudgeSection
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI

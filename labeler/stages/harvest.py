@@ -9,10 +9,11 @@ from crosscoder.fingerprints import FileHashes, fingerprint
 from crosscoder.subject_files import SubjectSpec
 from labeler.cache import subject_cache
 from labeler.errors import UsageError
+from labeler.sections.subjects import CorpusSection, HarvestSection, ModelSection
 from labeler.stages.base import Stage, StageContext, StageOutcome, required
 from labeler.store.engine import write_session
 from labeler.store.latent_records import get_or_create_corpus, get_or_create_subject_model
-from labeler.study import CorpusSection, HarvestSection, ModelSection, StudyFile
+from labeler.study import StudyFile
 
 
 class HarvestStage:

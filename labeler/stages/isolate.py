@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from labeler.sections.dictionary import ComparisonSection
 from labeler.stages.base import Stage, StageContext, StageOutcome, required
 from labeler.stages.train import opened_store
 from labeler.store.engine import write_session
@@ -22,7 +23,6 @@ from labeler.store.latent_records import (
     ensure_comparison,
 )
 from labeler.store.schema import Crosscoder, CrosscoderModel, LatentSet, SubjectModel
-from labeler.study import ComparisonSection
 
 if TYPE_CHECKING:
     from crosscoder.isolation import IsolationRule, LatentSelection

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
+from labeler.sections.dictionary import TrainSection
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.stages.harvest import harvest_section
 from labeler.store.engine import write_session
 from labeler.store.latent_records import get_or_create_crosscoder, get_or_create_subject_model
 from labeler.store.schema import Corpus
-from labeler.study import TrainSection
 
 if TYPE_CHECKING:
     from crosscoder.activations import ActivationStore

@@ -20,8 +20,9 @@ from tiny_study import TinyStudy
 
 from labeler import __version__
 from labeler.cli.main import run
+from labeler.sections.base import Section
 from labeler.store.migration_scripts import head_revision
-from labeler.study import Section, StudyConfig, StudyFile
+from labeler.study import StudyConfig, StudyFile
 from labeler.study_template import study_template
 
 Capture = pytest.CaptureFixture[str]

@@ -20,7 +20,7 @@ from labeler.embedding import (
 )
 from labeler.embedding.base import Vectors, normalised
 from labeler.errors import UsageError, WorkError
-from labeler.study import EmbeddingSection
+from labeler.sections.judging import EmbeddingSection
 
 TEXTS = (
     "I'm sorry, but I can't help with that.",

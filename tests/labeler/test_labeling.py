@@ -17,9 +17,9 @@ from labeler.judge.pool import FailureLimit
 from labeler.judge.requests import prompt_file
 from labeler.judge.scripted import ScriptedJudge
 from labeler.labeling import LabelConfig, label_latents
+from labeler.sections.judging import JudgeSection
 from labeler.store.engine import read_session, write_session
 from labeler.store.schema import Explanation, JudgeCall, Prompt
-from labeler.study import JudgeSection
 
 ANSWER = {"explanation": "fires on a word", "interpretable": True, "confidence": 0.75}
 

@@ -18,7 +18,7 @@ from labeler.judge.base import (
 from labeler.judge.factory import make_judge
 from labeler.judge.openai import OpenAiJudge
 from labeler.judge.requests import categorize_request, explain_request
-from labeler.study import JudgeSection
+from labeler.sections.judging import JudgeSection
 
 EXPLAINED = {"explanation": "apologies", "interpretable": True, "confidence": 0.8}
 GOOD = Step(json.dumps(EXPLAINED))

@@ -12,7 +12,7 @@ from labeler.errors import UsageError
 from labeler.judge.base import JudgeReply
 from labeler.judge.factory import make_judge
 from labeler.judge.requests import categorize_request, explain_request
-from labeler.study import JudgeSection
+from labeler.sections.judging import JudgeSection
 
 EXPLAINED = {"explanation": "x", "interpretable": True, "confidence": 0.5}
 NONE = {"outcome": "none", "categories": []}

@@ -1,0 +1,1 @@
+"""The tables of study.toml, one model each."""

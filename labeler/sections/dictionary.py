@@ -1,0 +1,89 @@
+"""The tables of the crosscoder, its latent sets and their evidence."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from labeler.sections.base import Section
+
+
+class TrainSection(Section):
+    """`[train]`: the crosscoder and its optimiser."""
+
+    preset: Literal["difflens", "minder2025"] = "difflens"
+    """`minder2025` is the published recipe of arXiv 2504.02922."""
+    n_latents: int = Field(4096, ge=2)
+    """Dictionary size F."""
+    k: int = Field(32, ge=1)
+    """Average number of active latents per token."""
+    epochs: float = Field(8.0, gt=0)
+    """Passes over the training tokens."""
+    batch_size: int = Field(2048, ge=2)
+    """Unmasked tokens per step."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Peak learning rate of Adam."""
+    warmup_steps: int = Field(20, ge=0)
+    """Steps of linear warm-up."""
+    decay_fraction: float = Field(0.3, ge=0, le=1)
+    """Share of the last steps over which the rate falls linearly to zero."""
+    aux_coefficient: float = Field(1 / 32, ge=0)
+    """Weight of the AuxK loss on dead latents."""
+    dead_after_tokens: int | None = Field(None, ge=1)
+    """Tokens without firing after which a latent is dead; the smaller of 10 M and an epoch."""
+    checkpoint_every: int = Field(50, ge=1)
+    """Steps between resumable checkpoints."""
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> TrainSection:
+        if self.k > self.n_latents:
+            raise ValueError(f"k: {self.k} exceeds n_latents = {self.n_latents}; lower k")
+        return self
+
+
+class IsolateSection(Section):
+    """`[isolate]`: which latents count as specific to one model."""
+
+    rule: Literal["strict", "significant", "ranked"] = "strict"
+    """Rule of the latent sets; it is stored with them."""
+    top: int = Field(40, ge=1)
+    """Latents a side under `ranked`."""
+    nu_error_max: float = 0.2
+    """Threshold on nu_error (arXiv 2504.02922)."""
+    nu_reconstruction_max: float = 0.5
+    """Threshold on nu_reconstruction (arXiv 2504.02922)."""
+    min_documents: int = Field(8, ge=1)
+    """Documents in which a latent must be active."""
+    n_blocks: int = Field(20, ge=8)
+    """Blocks of whole documents of the jackknife."""
+    max_density: float = Field(0.2, gt=0, le=1)
+    """Share of tokens above which a latent is too dense to be a concept (`ranked`)."""
+    overlap: Literal["exclude", "keep"] = "exclude"
+    """What happens to a latent that lies in both sets of a comparison."""
+
+
+class ComparisonSection(Section):
+    """`[[comparison]]`: what is compared with what."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name used in the database and the report."""
+    target: str
+    """Model on the target side."""
+    reference: str
+    """Model on the reference side."""
+    against: str | None = None
+    """Common base that both sides are isolated against; without it, against each other."""
+
+
+class CollectSection(Section):
+    """`[collect]`: the evidence of each latent."""
+
+    top: int = Field(12, ge=2)
+    """Strongest documents per latent."""
+    quantile: int = Field(8, ge=0)
+    """Documents drawn over the lower quantiles of activation."""
+    negative: int = Field(8, ge=0)
+    """Documents in which the latent does not fire."""
+    window: int = Field(32, ge=4)
+    """Tokens in a window of evidence."""

@@ -1,0 +1,49 @@
+"""The tables of the judge and the sentence vectors."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from labeler.sections.base import Section
+
+
+class JudgeSection(Section):
+    """`[judge]`: who explains and categorises."""
+
+    kind: Literal["evidence", "openai", "scripted"] = "evidence"
+    """`evidence` is embedded, `openai` any OpenAI-compatible server, `scripted` reads answers."""
+    base_url: str | None = None
+    """`openai`: the server's URL, e.g. http://127.0.0.1:8000/v1."""
+    model: str | None = None
+    """`openai`: the model's name at the server."""
+    api_key_env: str | None = None
+    """`openai`: environment variable that holds the key; the key itself is never stored."""
+    temperature: float = Field(0.0, ge=0)
+    """Sampling temperature."""
+    max_tokens: int = Field(512, ge=16)
+    """Longest answer."""
+    timeout_s: float = Field(120.0, gt=0)
+    """Seconds for one request."""
+    concurrency: int = Field(16, ge=1)
+    """Requests in flight."""
+    max_attempts: int = Field(5, ge=1)
+    """Tries of one request, transport errors and overload included."""
+    script: str | None = None
+    """`scripted`: JSONL file of answers."""
+
+
+class EmbeddingSection(Section):
+    """`[embedding]`: the sentence vectors used for clustering, and by the evidence judge."""
+
+    kind: Literal["minilm", "tfidf", "openai"] = "minilm"
+    """`minilm` reads a local sentence model, `tfidf` needs none, `openai` asks a server."""
+    path: str | None = None
+    """`minilm`: folder of the model."""
+    base_url: str | None = None
+    """`openai`: the server's URL."""
+    model: str | None = None
+    """`openai`: the model's name at the server."""
+    api_key_env: str | None = None
+    """`openai`: environment variable that holds the key."""
