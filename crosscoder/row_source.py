@@ -1,15 +1,87 @@
-"""The unmasked tokens of some documents of a store, in batches, one epoch after the other."""
+"""What training reads its rows from, and the rows of some documents of a store."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
 from crosscoder.manifest import HarvestManifest
 from crosscoder.ring import ShuffleBuffer
 from crosscoder.shards import read_columns, read_mask, read_rows
+
+
+class BatchStream(Protocol):
+    """Shuffled training batches, one after the other."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        """The stream itself."""
+
+    def __next__(self) -> torch.Tensor:
+        """The next raw float32 batch (B, M, d) of exactly the asked size."""
+
+    def cursor(self) -> dict[str, torch.Tensor]:
+        """Where the stream stands: what `TrainingSource.train_batches` needs to go on.
+
+        Taken after a batch was handed out, it names the place right behind that batch. Small
+        tensors on the CPU: they are part of every checkpoint.
+        """
+
+
+class TrainingSource(Protocol):
+    """Unmasked tokens to train on and to measure on, wherever they come from.
+
+    The same source with the same seed yields the same batches, bit by bit, on every call.
+    """
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Names of the M subject models, in the order of the model axis."""
+
+    @property
+    def d_model(self) -> int:
+        """Width d of the residual stream."""
+
+    @property
+    def layer(self) -> int:
+        """Decoder block whose output is read."""
+
+    @property
+    def tokenizer_sha256(self) -> str | None:
+        """Hash of the tokenizer that all subject models share, where it is known."""
+
+    @property
+    def n_train_tokens(self) -> int:
+        """Training tokens of one pass."""
+
+    def fingerprint(self) -> str:
+        """Hash of all that decides the rows, their order apart: data, mask, held-out documents."""
+
+    def description(self) -> dict[str, Any]:
+        """What the crosscoder was made from, as JSON, for its `config.json`."""
+
+    def n_batches(self, batch_size: int, epochs: float) -> int:
+        """Batches that `train_batches` yields, from the first on."""
+
+    def train_batches(
+        self,
+        batch_size: int,
+        epochs: float,
+        seed: int,
+        cursor: Mapping[str, torch.Tensor] | None = None,
+    ) -> BatchStream:
+        """Shuffled batches of `batch_size` training rows; an incomplete one is left out.
+
+        With the `cursor` of an earlier stream, of the same arguments, the batches that were left.
+        """
+
+    def normaliser_batches(self, batch_size: int) -> Iterator[torch.Tensor]:
+        """One pass over the training rows, or over a fair sample of them, to fit the scales."""
+
+    def held_out_batches(self, batch_size: int) -> Iterator[torch.Tensor]:
+        """One pass over the held-out rows, in the same order each time; asked for repeatedly."""
 
 
 class RowSource:

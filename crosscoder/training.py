@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from crosscoder.activations import ActivationStore, DocumentChoice
+from crosscoder.activations import ActivationStore
 from crosscoder.checkpoints import crosscoder_tensors, fill_crosscoder, save_crosscoder
 from crosscoder.errors import InputError, WorkError
 from crosscoder.files import canonical_json, sha256_text, write_text
@@ -25,6 +24,8 @@ from crosscoder.normalisation import fit_normaliser
 from crosscoder.progress import Progress, SilentProgress
 from crosscoder.quality import Quality, calibrate_theta, measure_quality
 from crosscoder.resume import MetricsLog, TrainingCheckpoints
+from crosscoder.row_source import TrainingSource
+from crosscoder.store_source import StoreSource
 from crosscoder.train_config import TrainConfig
 from crosscoder.trainer import Trainer
 
@@ -35,7 +36,7 @@ RESULT_NAME = "result.json"
 CHECKPOINTS_NAME = "checkpoints"
 MAX_DEAD_AFTER_TOKENS = 10_000_000
 """Tokens after which a silent latent is dead, where an epoch is not shorter."""
-_DATA_STATE = "data_generator"
+_CURSOR = "cursor."
 _WEIGHTS = "crosscoder."
 
 
@@ -63,26 +64,29 @@ class TrainResult:
 
 
 def train(
-    store: ActivationStore,
+    source: ActivationStore | TrainingSource,
     crosscoder_config: CrosscoderConfig,
     train_config: TrainConfig,
     out_dir: Path,
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Train a crosscoder on a store and write it to `out_dir`, with its metrics and its quality.
+    """Train a crosscoder and write it to `out_dir`, with its metrics and its quality.
 
-    A run that was stopped goes on from its newest whole checkpoint and ends, on the same CPU,
-    with the same weights bit by bit; a finished one is returned as it is. Raises InputError where
-    config and store do not fit, WorkError where the loss is not finite or the disk is full.
+    A store that was not split yet is split by `train_config.held_out`. A run that was stopped goes
+    on from its newest whole checkpoint and ends, on the same CPU, with the same weights bit by
+    bit; a finished one is returned as it is. Raises InputError where config and activations do
+    not fit, WorkError where the loss is not finite or the disk is full.
     """
-    if store.held_out is None:
-        store = store.split(train_config.held_out, train_config.seed)
-    config = _completed(crosscoder_config, store)
-    run_key = _run_key(store, config, train_config)
+    if isinstance(source, ActivationStore):
+        if source.held_out is None:
+            source = source.split(train_config.held_out, train_config.seed)
+        source = StoreSource(source)
+    config = _completed(crosscoder_config, source)
+    run_key = _run_key(source, config, train_config)
     finished = _read_result(out_dir, run_key)
     if finished is not None:
         return finished
-    run = _Run(store, config, train_config, out_dir, run_key)
+    run = _Run(source, config, train_config, out_dir, run_key)
     run.restore_or_start()
     run.train(progress or SilentProgress())
     return run.finish()
@@ -93,23 +97,21 @@ class _Run:
 
     def __init__(
         self,
-        store: ActivationStore,
+        source: TrainingSource,
         config: CrosscoderConfig,
         train_config: TrainConfig,
         out_dir: Path,
         run_key: str,
     ) -> None:
-        self._store = store
+        self._source = source
         self._config = config
         self._train_config = train_config
         self._out_dir = out_dir
         self._run_key = run_key
         self._checkpoints = TrainingCheckpoints(out_dir / CHECKPOINTS_NAME, run_key)
-        n_train = store.n_unmasked_of("train")
+        n_train = source.n_train_tokens
         self._batch_size = min(train_config.batch_size, n_train)
-        self._n_steps = store.n_batches(
-            self._batch_size, "train", train_config.epochs, drop_last=True
-        )
+        self._n_steps = source.n_batches(self._batch_size, train_config.epochs)
         if self._n_steps == 0:
             raise InputError(
                 f"train.epochs: {train_config.epochs:g} epochs of {n_train} tokens are no whole "
@@ -118,37 +120,36 @@ class _Run:
         self._dead_after = train_config.dead_after_tokens or min(MAX_DEAD_AFTER_TOKENS, n_train)
         # One seed, two independent streams: the weights' and the data order's.
         root = torch.Generator().manual_seed(train_config.seed)
-        seeds = torch.randint(0, 1 << 62, (2,), generator=root).tolist()
-        self._init_generator, self._data_generator = (
-            torch.Generator().manual_seed(seed) for seed in seeds
-        )
-        # The order depends on this state alone and on how many batches were taken.
-        self._data_state = self._data_generator.get_state()
+        self._init_seed, self._data_seed = torch.randint(0, 1 << 62, (2,), generator=root).tolist()
 
     def restore_or_start(self) -> None:
         """Take over the newest checkpoint, or draw the weights."""
         state = self._checkpoints.newest()
+        self._stream = self._source.train_batches(
+            self._batch_size,
+            self._train_config.epochs,
+            self._data_seed,
+            None if state is None else _under(_CURSOR, state),
+        )
+        self._batches: Iterator[torch.Tensor] = self._stream
         if state is None:
-            self._trainer = self._new_trainer(self._start())
+            first = next(self._stream)
+            self._batches = chain([first], self._stream)
+            self._trainer = self._new_trainer(self._start(first))
             return
         crosscoder = Crosscoder(self._config)
-        weights = {
-            name.removeprefix(_WEIGHTS): tensor
-            for name, tensor in state.items()
-            if name.startswith(_WEIGHTS)
-        }
-        fill_crosscoder(crosscoder, weights, self._out_dir / CHECKPOINTS_NAME)
-        self._data_state = state[_DATA_STATE]
+        fill_crosscoder(crosscoder, _under(_WEIGHTS, state), self._out_dir / CHECKPOINTS_NAME)
         self._trainer = self._new_trainer(crosscoder)
         self._trainer.load_state(state)
         logger.info("training goes on after step %d", self._trainer.n_done)
 
-    def _start(self) -> Crosscoder:
+    def _start(self, first: torch.Tensor) -> Crosscoder:
+        """A new crosscoder; its decoder bias comes from the `first` batch."""
         normaliser = None
         if self._config.normalisation == "affine":
-            normaliser = fit_normaliser(self._in_order("train"))
-        crosscoder = Crosscoder(self._config, self._init_generator, normaliser)
-        first = next(iter(self._shuffled(0)))
+            normaliser = fit_normaliser(self._source.normaliser_batches(self._batch_size))
+        generator = torch.Generator().manual_seed(self._init_seed)
+        crosscoder = Crosscoder(self._config, generator, normaliser)
         bias = initial_decoder_bias(crosscoder.normalise(first), self._train_config.b_dec_init)
         with torch.no_grad():
             crosscoder.b_dec.copy_(bias)
@@ -167,7 +168,7 @@ class _Run:
         ):
             advance(trainer.n_done)
             started = time.perf_counter()
-            for batch in self._shuffled(trainer.n_done):
+            for batch in self._batches:
                 metrics = trainer.step(batch)
                 now = time.perf_counter()
                 log.write(metrics, now - started)
@@ -180,7 +181,7 @@ class _Run:
         """Set theta, measure, write the crosscoder and the result, drop the checkpoints."""
         crosscoder, trainer = self._trainer.crosscoder, self._trainer
         self._set_theta(crosscoder)
-        quality = measure_quality(crosscoder, partial(self._in_order, "held_out"))
+        quality = measure_quality(crosscoder, self._held_out)
         crosscoder.cpu()
         save_crosscoder(crosscoder, self._out_dir, self._provenance())
         n_dead = trainer.dead.numel()
@@ -204,7 +205,7 @@ class _Run:
         if self._config.activation == "l1":
             theta = 0.0
         elif self._train_config.theta == "calibrated":
-            theta = calibrate_theta(crosscoder, partial(self._in_order, "held_out"), self._config.k)
+            theta = calibrate_theta(crosscoder, self._held_out, self._config.k)
         elif crosscoder.calibrated:
             return
         else:
@@ -219,60 +220,55 @@ class _Run:
         tensors = self._trainer.state()
         for name, tensor in crosscoder_tensors(self._trainer.crosscoder).items():
             tensors[_WEIGHTS + name] = tensor
-        tensors[_DATA_STATE] = self._data_state
+        for name, tensor in self._stream.cursor().items():
+            tensors[_CURSOR + name] = tensor
         self._checkpoints.write(self._trainer.n_done, tensors)
 
-    def _shuffled(self, start: int) -> Iterator[torch.Tensor]:
-        self._data_generator.set_state(self._data_state)
-        return self._store.batches(
-            self._batch_size,
-            self._data_generator,
-            "train",
-            self._train_config.epochs,
-            drop_last=True,
-            start=start,
-        )
-
-    def _in_order(self, documents: DocumentChoice) -> Iterable[torch.Tensor]:
-        return self._store.batches(self._batch_size, documents=documents)
+    def _held_out(self) -> Iterator[torch.Tensor]:
+        return self._source.held_out_batches(self._batch_size)
 
     def _provenance(self) -> dict[str, Any]:
         return {
             "run_key": self._run_key,
             "train": self._train_config.model_dump(mode="json"),
             "n_steps": self._n_steps,
-            "activations": self._store.manifest.key,
-            "source": self._store.manifest.source.model_dump(mode="json"),
+            **self._source.description(),
         }
 
 
-def _completed(config: CrosscoderConfig, store: ActivationStore) -> CrosscoderConfig:
-    """The config with what the store knows filled in; InputError where the two disagree."""
-    for key in ("n_models", "d_model", "model_names"):
-        asked, stored = getattr(config, key), getattr(store, key)
-        if asked != stored:
-            raise InputError(f"crosscoder.{key}: {asked!r}, but the activations have {stored!r}")
-    source = store.manifest.source
-    known = {"layer": source.layer, "tokenizer_sha256": source.tokenizer_sha256 or None}
+def _under(prefix: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state.items()
+        if name.startswith(prefix)
+    }
+
+
+def _completed(config: CrosscoderConfig, source: TrainingSource) -> CrosscoderConfig:
+    """The config with what the source knows filled in; InputError where the two disagree."""
+    stored = {
+        "n_models": len(source.model_names),
+        "d_model": source.d_model,
+        "model_names": source.model_names,
+    }
+    for key, value in stored.items():
+        asked = getattr(config, key)
+        if asked != value:
+            raise InputError(f"crosscoder.{key}: {asked!r}, but the activations have {value!r}")
+    known = {"layer": source.layer, "tokenizer_sha256": source.tokenizer_sha256}
     missing = {key: value for key, value in known.items() if getattr(config, key) is None}
     return config.model_copy(update=missing)
 
 
-def _run_key(store: ActivationStore, config: CrosscoderConfig, train_config: TrainConfig) -> str:
+def _run_key(source: TrainingSource, config: CrosscoderConfig, train_config: TrainConfig) -> str:
     """Hash of everything that decides the weights; how often to checkpoint does not."""
-    held_out = store.chosen_documents("held_out").to(torch.uint8).numpy().tobytes()
-    return sha256_text(
-        canonical_json(
-            {
-                "crosscoder": config.model_dump(mode="json"),
-                "train": train_config.model_dump(mode="json", exclude={"checkpoint_every"}),
-                "activations": store.manifest.key,
-                "shards": [shard.sha256 for shard in store.manifest.shards],
-                "mask": store.manifest.mask.sha256 if store.manifest.mask else None,
-                "held_out": hashlib.sha256(held_out).hexdigest(),
-            }
-        )
-    )
+    known = {
+        "crosscoder": config.model_dump(mode="json"),
+        "train": train_config.model_dump(mode="json", exclude={"checkpoint_every"}),
+        "data": source.fingerprint(),
+    }
+    return sha256_text(canonical_json(known))
 
 
 def _read_result(out_dir: Path, run_key: str) -> TrainResult | None:
