@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from labeler.store.tables.audit import AuditDraw, AuditMember
 from labeler.store.tables.base import NAMING_CONVENTION, Base, FreeText, UtcDateTime, utc_now
 from labeler.store.tables.judging import (
     CALL_STAGES,
@@ -60,7 +61,7 @@ __all__ = [
     "CALL_STAGES", "CALL_STATUSES", "EFFECTIVE_OUTCOMES", "ENDPOINT_KINDS", "EVIDENCE_KINDS",
     "LABEL_OUTCOMES", "MAPPING_KINDS", "NAMING_CONVENTION", "REVIEW_ACTIONS", "RULES",
     "RUN_KINDS", "RUN_STATUSES", "SCORE_METHODS", "SELECTIONS", "SIDES", "SOURCES", "SPLITS",
-    "VERDICTS", "Base", "Category", "CategoryChangeStatistic", "CategoryMapping", "Comparison",
+    "VERDICTS", "AuditDraw", "AuditMember", "Base", "Category", "CategoryChangeStatistic", "CategoryMapping", "Comparison",
     "ComparisonSetting", "Corpus", "Crosscoder", "CrosscoderModel", "EffectiveLabel",
     "EffectiveLabelCategory", "Evidence", "EvidenceDocument", "Explanation",
     "ExplanationScore", "FreeText", "Judge", "JudgeCall", "JudgeLabel", "JudgeLabelCategory",

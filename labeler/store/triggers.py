@@ -9,6 +9,8 @@ from __future__ import annotations
 from sqlalchemy import Connection, text
 
 APPEND_ONLY_TABLES = (
+    "audit_draw",
+    "audit_member",
     "comparison_setting",
     "evidence",
     "evidence_document",

@@ -53,6 +53,9 @@ class ReviewEvent(Base):
     latent_id: Mapped[int] = mapped_column(ForeignKey("latent.id"))
     taxonomy_version_id: Mapped[int] = mapped_column(ForeignKey("taxonomy_version.id"))
     reviewer: Mapped[str] = mapped_column(String(200))
+    """Whose stream it is; `adjudicated` is shared by all who settle conflicts."""
+    entered_by: Mapped[str | None] = mapped_column(String(200))
+    """Who decided in a shared stream; NULL = the reviewer."""
     revision: Mapped[int]
     action: Mapped[str] = mapped_column(String(16))
     explanation_text: Mapped[str | None] = mapped_column(FreeText)

@@ -51,7 +51,7 @@ def test_check_names_a_column_that_no_model_declares(database_url: str) -> None:
 
 
 def test_stairway_up_down_up_leaves_no_trace(empty_url: str) -> None:
-    for script in reversed(list(scripts().walk_revisions())):
+    for script in scripts().walk_revisions():
         migrate.upgrade(empty_url)
         migrate.downgrade(empty_url, script.down_revision or "base", backup=False)
     assert migrate.current(empty_url) is None

@@ -23,6 +23,7 @@ REBUILD_EVENTS = """
         batch.alter_column("reason", type_=sa.String(128), existing_type=sa.String(64))
 """
 NOTHING = "    pass"
+HEAD = migration_scripts.head_revision()
 
 
 @pytest.fixture
@@ -37,10 +38,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def add_revision(folder: Path, upgrade: str, downgrade: str = NOTHING) -> None:
-    """A revision after the first; `recreate()` makes SQLite rebuild the whole table."""
+    """A revision after the newest; `recreate()` makes SQLite rebuild the whole table."""
     (folder / "versions" / "9001_test.py").write_text(
         "import sqlalchemy as sa\nfrom alembic import op\n"
-        'revision = "9001"\ndown_revision = "0001"\nbranch_labels = None\ndepends_on = None\n'
+        f'revision = "9001"\ndown_revision = "{HEAD}"\nbranch_labels = None\ndepends_on = None\n'
         "\n\ndef recreate():\n"
         "    is_sqlite = op.get_context().dialect.name == 'sqlite'\n"
         "    return 'always' if is_sqlite else 'never'\n"
@@ -127,7 +128,7 @@ def test_a_failing_migration_leaves_the_previous_revision_whole(
     )
     with pytest.raises((DatabaseError, WorkError)):
         migrate.upgrade(database_url, backup=False)
-    assert migrate.current(database_url) == "0001"
+    assert migrate.current(database_url) == HEAD
     assert contents(database_url) == before
     (folder / "versions" / "9001_test.py").unlink()
     assert migrate.check(database_url) == []
@@ -151,7 +152,7 @@ def test_up_and_down_with_rows_in_the_tables(database_url: str, folder: Path) ->
         '    with op.batch_alter_table("latent") as batch:\n        batch.drop_column("note")',
     )
     migrate.upgrade(database_url, backup=False)
-    migrate.downgrade(database_url, "0001", backup=False)
+    migrate.downgrade(database_url, HEAD, backup=False)
     assert contents(database_url) == before
     migrate.upgrade(database_url, backup=False)
     migrate.downgrade(database_url, "base", backup=False)
@@ -164,14 +165,14 @@ def test_a_backup_is_written_before_the_steps_and_is_whole(sqlite_url: str, fold
     add_revision(folder, REBUILD_PARENT)
     backup = migrate.upgrade(sqlite_url)
     assert backup is not None
-    assert backup.name.startswith("study.db.backup-0001-")
+    assert backup.name.startswith(f"study.db.backup-{HEAD}-")
     assert contents(f"sqlite:///{backup}") == before
-    assert migrate.current(f"sqlite:///{backup}") == "0001"
+    assert migrate.current(f"sqlite:///{backup}") == HEAD
 
 
 def test_an_older_database_is_named_with_the_command_to_run(sqlite_url: str, folder: Path) -> None:
     add_revision(folder, REBUILD_PARENT)
-    message = "is at revision 0001, this version of difflens needs 9001; run `difflens db upgrade"
+    message = f"is at revision {HEAD}, this version of difflens needs 9001; run `difflens db upgrade"
     with pytest.raises(ValueError, match=message):
         migrate.require_current(sqlite_url)
 
