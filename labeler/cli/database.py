@@ -1,4 +1,4 @@
-"""Commands on databases: upgrade, downgrade, current, check."""
+"""Commands on databases: upgrade, downgrade, current, check, copy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DatabaseUrl = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the group `db` to the application."""
     group = typer.Typer(help="Database migrations.", no_args_is_help=True)
-    for command in (upgrade, downgrade, current, check):
+    for command in (upgrade, downgrade, current, check, copy):
         group.command()(command)
     app.add_typer(group, name="db")
 
@@ -61,3 +61,17 @@ def check(url: DatabaseUrl) -> None:
             f"`difflens db upgrade {url}`, or restore a backup"
         )
     typer.echo("the schema is this version's", err=True)
+
+
+def copy(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="The database to copy.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="A missing or empty database.")],
+) -> None:
+    """Copy a study between SQLite and PostgreSQL; prints the checksum of every table."""
+    from labeler.progress import progress_for
+    from labeler.store.copying import copy_database
+
+    result = copy_database(source, target, progress_for())
+    for table in result.tables:
+        typer.echo(f"{table.sha256}  {table.rows:>9}  {table.table}")
+    typer.echo(f"{result.rows} rows copied, checksums equal", err=True)
