@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from crosscoder.batching import plan_shards
 from crosscoder.corpus import Document, TokenizedDocument, corpus_sha256
+from crosscoder.corpus_reader import CorpusReader, open_readers
 from crosscoder.errors import InputError
 from crosscoder.fingerprints import FileHashes, fingerprint
 from crosscoder.gguf_files import with_converted_weights
@@ -27,14 +29,13 @@ from crosscoder.manifest import (
     write_manifest,
 )
 from crosscoder.masking import median_norms, token_mask
-from crosscoder.progress import Advance, Progress, SilentProgress
-from crosscoder.residual import ResidualReader, pad
-from crosscoder.shards import STORAGE_DTYPES, ShardTokens, read_columns, write_masks, write_shard
+from crosscoder.progress import Progress, SilentProgress
+from crosscoder.shard_writer import ShardWriter
+from crosscoder.shards import read_columns, write_masks
 from crosscoder.subject_files import SubjectSpec
 from crosscoder.subjects import (
     SubjectFacts,
     inspect_subject,
-    load_subject,
     require_compatible,
     template_subject,
 )
@@ -106,34 +107,6 @@ def harvest(
     return _finish(tokenized, config, out_dir, manifest)
 
 
-def plan_shards(tokenized: Sequence[TokenizedDocument], shard_tokens: int) -> list[range]:
-    """Runs of whole documents of about `shard_tokens` tokens; the last one may be smaller."""
-    plan: list[range] = []
-    first = n_tokens = 0
-    for index, document in enumerate(tokenized):
-        n_tokens += len(document.token_ids)
-        if n_tokens >= shard_tokens or (index == len(tokenized) - 1 and n_tokens):
-            plan.append(range(first, index + 1))
-            first, n_tokens = index + 1, 0
-    return plan
-
-
-def plan_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Group documents of like length so that a padded batch has at most `batch_tokens` tokens.
-
-    Yields indices into `lengths`; a longer document is a batch of its own, an empty one is none.
-    """
-    order = sorted((i for i, length in enumerate(lengths) if length), key=lengths.__getitem__)
-    batch: list[int] = []
-    for index in order:
-        if batch and (len(batch) + 1) * lengths[index] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
 def _source(
     specs: Sequence[SubjectSpec],
     prints: Sequence[str],
@@ -197,74 +170,17 @@ def _harvest_shards(
     todo = list(enumerate(plan))[len(manifest.shards) :]
     if not todo:
         return manifest
-    readers = _open_readers(subjects, tokenized, config)
+    readers = open_readers(subjects, tokenized, config.layer, config.device)
+    reader = CorpusReader(readers, manifest.d_model, config.batch_tokens, config.storage_dtype)
     total = sum(len(document.token_ids) for document in tokenized)
-    with progress.task("harvest", total, "tokens") as advance:
+    with (
+        progress.task("harvest", total, "tokens") as advance,
+        ShardWriter(out_dir, manifest) as writer,
+    ):
         advance(manifest.n_tokens)
         for index, members in todo:
-            part = [tokenized[i] for i in members]
-            shard = _read_shard(readers, part, manifest.d_model, config, advance)
-            record = write_shard(out_dir, index, shard)
-            manifest = manifest.model_copy(update={"shards": (*manifest.shards, record)})
-            write_manifest(out_dir, manifest)
-    return manifest
-
-
-def _open_readers(
-    subjects: Sequence[SubjectFacts],
-    tokenized: Sequence[TokenizedDocument],
-    config: HarvestConfig,
-) -> list[ResidualReader]:
-    """Load every model and check that it can read these tokens."""
-    highest = max(int(document.token_ids.max(initial=0)) for document in tokenized)
-    longest = max(len(document.token_ids) for document in tokenized)
-    device = _device(config.device)
-    readers = []
-    for facts in subjects:
-        subject = load_subject(facts.spec, device, facts.tokenizer)
-        reader = ResidualReader(subject, config.layer)
-        reader.require_reach(highest, longest)
-        readers.append(reader)
-    return readers
-
-
-def _read_shard(
-    readers: Sequence[ResidualReader],
-    documents: Sequence[TokenizedDocument],
-    d_model: int,
-    config: HarvestConfig,
-    advance: Advance,
-) -> ShardTokens:
-    """Have every model read some whole documents, in padded batches of like length."""
-    lengths = [len(document.token_ids) for document in documents]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    shard = _unread_shard(documents, len(readers), d_model, config.storage_dtype)
-    for members in plan_batches(lengths, config.batch_tokens):
-        batch = pad([documents[i].token_ids for i in members])
-        rows = torch.from_numpy(np.concatenate([np.arange(*starts[i : i + 2]) for i in members]))
-        for m, reader in enumerate(readers):
-            hidden = reader.read(batch)
-            shard.norms[rows, m] = hidden.float().norm(dim=-1).cpu()
-            shard.activations[rows, m] = reader.stored(hidden, config.storage_dtype)
-        advance(len(rows))
-    return shard
-
-
-def _unread_shard(
-    documents: Sequence[TokenizedDocument], n_models: int, d_model: int, storage_dtype: str
-) -> ShardTokens:
-    """A shard with the tokens of its documents and room for what the models will say."""
-    lengths = [len(document.token_ids) for document in documents]
-    indices = [document.document_index for document in documents]
-    n = sum(lengths)
-    return ShardTokens(
-        activations=torch.empty(n, n_models, d_model, dtype=STORAGE_DTYPES[storage_dtype]),
-        norms=torch.empty(n, n_models),
-        token_ids=torch.from_numpy(np.concatenate([d.token_ids for d in documents])),
-        roles=torch.from_numpy(np.concatenate([d.roles for d in documents])),
-        document=torch.from_numpy(np.repeat(indices, lengths).astype(np.int32)),
-        position=torch.from_numpy(np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])),
-    )
+            writer.put(index, reader.read([tokenized[i] for i in members], advance))
+    return writer.manifest
 
 
 def _finish(
@@ -300,9 +216,3 @@ def _finish(
     manifest = manifest.model_copy(update={"mask": record})
     write_manifest(out_dir, manifest)
     return manifest
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name

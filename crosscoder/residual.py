@@ -62,6 +62,12 @@ class ResidualReader:
         # The forward pass never comes to them: their memory is better spent on batches.
         del blocks[layer + 1 :]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        device: torch.device = self._model.device
+        return device
+
     def require_reach(self, highest_id: int, longest: int) -> None:
         """InputError where the model has no such token or no such position."""
         rows = self._model.get_input_embeddings().num_embeddings
@@ -85,7 +91,7 @@ class ResidualReader:
         """
         device = self._model.device
         attention_mask = batch.attention_mask.to(device)
-        hidden = self._hidden(batch.input_ids.to(device), attention_mask)[attention_mask.bool()]
+        hidden = self.forward(batch.input_ids.to(device))[attention_mask.bool()]
         if not bool(hidden.isfinite().all()):
             raise InputError(
                 f"model {self._name!r}: its activations overflow in {hidden.dtype}; "
@@ -103,10 +109,16 @@ class ResidualReader:
             )
         return narrowed.cpu()
 
-    def _hidden(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    @torch.inference_mode()
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Hidden states (B, T, d) after the block, padding included, from (B, T) on the device.
+
+        Without an attention mask: the padding lies to the right, where no real token of a causal
+        model looks, and attention without a mask takes the faster kernels.
+        """
         handle = self._block.register_forward_hook(_stop)
         try:
-            self._model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            self._model(input_ids=input_ids, use_cache=False)
         except _BlockReached as reached:
             return reached.hidden
         finally:

@@ -14,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import save_tiny_model, tiny_llama
 
+from crosscoder import corpus_reader, shard_writer
 from crosscoder import harvest as harvest_module
 from crosscoder.activations import ActivationStore
 from crosscoder.corpus import Document, Message, TokenizedDocument, TokenRole
 from crosscoder.errors import InputError, WorkError
-from crosscoder.harvest import HarvestConfig, harvest, plan_batches, plan_shards
+from crosscoder.batching import padding_share, plan_batches, plan_shards
+from crosscoder.harvest import HarvestConfig, harvest
 from crosscoder.manifest import MANIFEST_NAME, ShardRecord
 from crosscoder.masking import content_tokens, median_norms, token_mask
 from crosscoder.residual import ResidualReader, decoder_blocks, pad
@@ -145,7 +147,7 @@ def test_only_content_after_the_first_tokens_takes_part(harvested: ActivationSto
 def test_a_complete_harvest_is_not_done_again(
     harvested: ActivationStore, specs: list[SubjectSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harvest_module, "load_subject", _never)
+    monkeypatch.setattr(corpus_reader, "load_subject", _never)
     manifest = harvest(specs, DOCUMENTS, CONFIG, harvested.directory)
     assert manifest == harvested.manifest
     faster = CONFIG.model_copy(update={"batch_tokens": 7})
@@ -162,7 +164,7 @@ def test_a_stopped_harvest_goes_on_after_its_last_whole_shard(
 ) -> None:
     folder = tmp_path / "activations"
     with monkeypatch.context() as patch:
-        patch.setattr(harvest_module, "write_shard", _killed_after(whole_shards))
+        patch.setattr(shard_writer, "write_shard", _killed_after(whole_shards))
         with pytest.raises(KeyboardInterrupt):
             harvest(specs, DOCUMENTS, CONFIG, folder)
     with pytest.raises(InputError, match="unfinished"):
@@ -170,7 +172,7 @@ def test_a_stopped_harvest_goes_on_after_its_last_whole_shard(
     (folder / ".shard-00001.safetensors.1.partial").write_bytes(b"half a shard")
     written: list[int] = []
     with monkeypatch.context() as patch:
-        patch.setattr(harvest_module, "write_shard", _noting(written))
+        patch.setattr(shard_writer, "write_shard", _noting(written))
         harvest(specs, DOCUMENTS, CONFIG, folder)
     assert written == list(range(whole_shards, harvested.n_shards))
     assert content_of(folder) == content_of(harvested.directory)
@@ -187,7 +189,7 @@ def test_a_harvest_stopped_before_its_mask_only_masks(
         patch.setattr(harvest_module, "write_masks", _never)
         with pytest.raises(AssertionError):
             harvest(specs, DOCUMENTS, CONFIG, folder)
-    monkeypatch.setattr(harvest_module, "load_subject", _never)
+    monkeypatch.setattr(corpus_reader, "load_subject", _never)
     harvest(specs, DOCUMENTS, CONFIG, folder)
     assert content_of(folder) == content_of(harvested.directory)
 
@@ -202,7 +204,7 @@ def test_a_full_disk_keeps_the_whole_shards(
 
     folder = tmp_path / "activations"
     with monkeypatch.context() as patch:
-        patch.setattr(harvest_module, "write_shard", full)
+        patch.setattr(shard_writer, "write_shard", full)
         with pytest.raises(WorkError, match="disk is full"):
             harvest(specs, DOCUMENTS, CONFIG, folder)
     manifest = json.loads((folder / MANIFEST_NAME).read_text())
@@ -307,7 +309,7 @@ def test_activations_that_overflow_are_refused(specs: list[SubjectSpec]) -> None
 def test_a_pair_of_different_widths_is_refused_before_any_weights_are_read(
     specs: list[SubjectSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harvest_module, "load_subject", _never)
+    monkeypatch.setattr(corpus_reader, "load_subject", _never)
     wide = save_tiny_model(tmp_path / "wide", d_model=64)
     with pytest.raises(InputError, match="different widths"):
         harvest([specs[0], SubjectSpec("wide", str(wide))], DOCUMENTS, CONFIG, tmp_path / "out")

@@ -1,0 +1,264 @@
+"""How close harvest comes to the bare truncated forward pass of the same models.
+
+    python benchmarks/harvest.py [--quick] [--model PATH[+ADAPTER]]... [--corpus FILE] [--layer N]
+
+Both read the same padded batches: the forward passes and nothing else, then a whole harvest with
+its checks, norms, bf16 shards, hashes and manifest, until the last byte is on the disk. Rounds
+alternate which of the two goes first; medians are printed, and as the last line one JSON object.
+Without --model two random models of SmolLM2-135M's shape are built (a smaller one with --quick).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from crosscoder.batching import padding_share, plan_batches, plan_shards
+from crosscoder.corpus import TokenizedDocument, read_corpus
+from crosscoder.corpus_reader import CorpusReader, PlacedBatch, open_readers, place_batches
+from crosscoder.manifest import HarvestManifest, HarvestSource, SubjectRecord
+from crosscoder.residual import ResidualReader
+from crosscoder.shard_writer import ShardWriter
+from crosscoder.subject_files import SubjectSpec
+from crosscoder.subjects import inspect_subject, require_compatible
+from crosscoder.tokens import tokenize_corpus
+
+CORPUS = Path(__file__).parents[1] / "labeler" / "demo" / "assets" / "corpus.jsonl"
+
+
+@dataclass(frozen=True)
+class Work:
+    """The models in memory and what they are to read."""
+
+    readers: Sequence[ResidualReader]
+    documents: Sequence[TokenizedDocument]
+    shards: Sequence[range]
+    batches: Sequence[PlacedBatch]
+    d_model: int
+    layer: int
+    batch_tokens: int
+    storage_dtype: str
+
+    @property
+    def n_tokens(self) -> int:
+        """Real tokens of one pass of one model."""
+        return sum(len(batch.rows) for batch in self.batches)
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = _arguments()
+    with tempfile.TemporaryDirectory(prefix="difflens-harvest-") as scratch:
+        work = prepare(arguments, Path(scratch))
+        forward, harvested = measure(work, arguments.rounds, Path(scratch))
+    share = _padding(work)
+    rate = work.n_tokens / statistics.median(forward)
+    harvest_rate = work.n_tokens / statistics.median(harvested)
+    print(f"{work.n_tokens:,} tokens, {len(work.readers)} models, width {work.d_model}, layer")
+    print(f"{work.layer}, {len(work.shards)} shards, {len(forward)} rounds, {_device(work)}")
+    print(f"bare forward  {rate:10.1f} tokens/s (each token read by every model)")
+    print(f"harvest       {harvest_rate:10.1f} tokens/s, storage included")
+    print(f"padding       {100 * share:10.2f} % of the positions read")
+    figures = {
+        "harvest_over_forward": harvest_rate / rate,
+        "padding_share": share,
+        "forward_tokens_per_s": rate,
+        "harvest_tokens_per_s": harvest_rate,
+        "n_tokens": work.n_tokens,
+        "n_models": len(work.readers),
+        "d_model": work.d_model,
+        "layer": work.layer,
+        "batch_tokens": work.batch_tokens,
+        "storage_dtype": work.storage_dtype,
+        "rounds": len(forward),
+        "device": _device(work),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    print(json.dumps(figures))
+
+
+def prepare(arguments: argparse.Namespace, scratch: Path) -> Work:
+    """Load the models and cut the corpus to about the tokens asked for."""
+    documents = read_corpus(arguments.corpus)
+    specs = [_spec(index, text) for index, text in enumerate(arguments.model)]
+    if not specs:
+        texts = [document.text or "" for document in documents]
+        texts += [m.content for document in documents for m in document.messages or ()]
+        specs = _random_models(scratch, texts, arguments.quick)
+    facts = [inspect_subject(spec) for spec in specs]
+    layer = min(arguments.layer, facts[0].n_layers - 1)
+    require_compatible(facts, layer, specs[0].name)
+    tokenized = tokenize_corpus(documents, facts[0].tokenizer, arguments.max_length)
+    part = _first_tokens(tokenized, arguments.tokens)
+    shards = plan_shards(part, arguments.shard_tokens)
+    batches = [
+        placed
+        for members in shards
+        for placed in place_batches([part[i] for i in members], arguments.batch_tokens)
+    ]
+    readers = open_readers(facts, part, layer, arguments.device)
+    return Work(
+        readers=readers,
+        documents=part,
+        shards=shards,
+        batches=batches,
+        d_model=facts[0].d_model,
+        layer=layer,
+        batch_tokens=arguments.batch_tokens,
+        storage_dtype=arguments.storage_dtype,
+    )
+
+
+def measure(work: Work, rounds: int, scratch: Path) -> tuple[list[float], list[float]]:
+    """Seconds of the bare passes and of the harvests, one of each a round."""
+    _forward(work, work.batches[:1])
+    forward, harvested = [], []
+    for turn in range(rounds):
+        for kind in ("forward", "harvest") if turn % 2 == 0 else ("harvest", "forward"):
+            if kind == "forward":
+                forward.append(_forward(work, work.batches))
+            else:
+                harvested.append(_harvest(work, scratch / f"round-{turn}"))
+        print(f"round {turn}: {forward[-1]:.2f} s, {harvested[-1]:.2f} s", file=sys.stderr)
+    return forward, harvested
+
+
+def _forward(work: Work, batches: Sequence[PlacedBatch]) -> float:
+    device = work.readers[0].device
+    started = time.perf_counter()
+    for placed in batches:
+        for reader in work.readers:
+            reader.forward(placed.batch.input_ids.to(device))
+    _synchronise()
+    return time.perf_counter() - started
+
+
+def _harvest(work: Work, directory: Path) -> float:
+    """What `crosscoder.harvest.harvest` does once the models are loaded, before the mask."""
+    source = HarvestSource(
+        subjects=tuple(
+            SubjectRecord(name=str(m), fingerprint="") for m in range(len(work.readers))
+        ),
+        layer=work.layer,
+        tokenizer_sha256="",
+        template_sha256="",
+        corpus_sha256="",
+        config={},
+    )
+    manifest = HarvestManifest(
+        source=source, d_model=work.d_model, n_documents=len(work.documents)
+    )
+    started = time.perf_counter()
+    reader = CorpusReader(work.readers, work.d_model, work.batch_tokens, work.storage_dtype)
+    with ShardWriter(directory, manifest) as writer:
+        for index, members in enumerate(work.shards):
+            writer.put(index, reader.read([work.documents[i] for i in members], lambda n: None))
+    return time.perf_counter() - started
+
+
+def _padding(work: Work) -> float:
+    lengths = [len(document.token_ids) for document in work.documents]
+    batches = [
+        [members[i] for i in batch]
+        for members in work.shards
+        for batch in plan_batches([lengths[i] for i in members], work.batch_tokens)
+    ]
+    return padding_share(lengths, batches)
+
+
+def _first_tokens(documents: Sequence[TokenizedDocument], wanted: int) -> list[TokenizedDocument]:
+    taken: list[TokenizedDocument] = []
+    n_tokens = 0
+    while n_tokens < wanted:
+        document = documents[len(taken) % len(documents)]
+        taken.append(document)
+        n_tokens += len(document.token_ids)
+    return taken
+
+
+def _spec(index: int, text: str) -> SubjectSpec:
+    path, _, adapter = text.partition("+")
+    folder, gguf_file = path, None
+    if path.endswith(".gguf"):
+        folder, _, gguf_file = path.rpartition("/")
+    return SubjectSpec(f"model-{index}", folder, adapter=adapter or None, gguf_file=gguf_file)
+
+
+def _random_models(folder: Path, texts: Sequence[str], small: bool) -> list[SubjectSpec]:
+    """Two random Llama models of SmolLM2-135M's shape (or a small one) with one tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=4096, initial_alphabet=alphabet, show_progress=False, special_tokens=["<s>"]
+    )
+    backend.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    )
+    shape = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
+    if small:
+        shape = {"hidden_size": 288, "intermediate_size": 768, "num_hidden_layers": 8}
+    config = LlamaConfig(
+        vocab_size=4096, num_attention_heads=9, num_key_value_heads=3, **shape
+    )
+    specs = []
+    for index in range(2):
+        target = folder / f"random-{index}"
+        torch.manual_seed(index)
+        LlamaForCausalLM(config).save_pretrained(target)
+        tokenizer.save_pretrained(target)
+        specs.append(SubjectSpec(f"random-{index}", str(target)))
+    return specs
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _device(work: Work) -> str:
+    device = work.readers[0].device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="under a minute")
+    parser.add_argument(
+        "--model", action="append", default=[], help="folder, GGUF file or Hub name, +ADAPTER"
+    )
+    parser.add_argument("--corpus", type=Path, default=CORPUS)
+    parser.add_argument("--layer", type=int, default=22)
+    parser.add_argument("--tokens", type=int)
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--shard-tokens", type=int)
+    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--storage-dtype", default="bfloat16")
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args()
+    quick = arguments.quick
+    arguments.tokens = arguments.tokens or (8192 if quick else 32768)
+    arguments.rounds = arguments.rounds or (2 if quick else 3)
+    arguments.shard_tokens = arguments.shard_tokens or (4096 if quick else 16384)
+    return arguments
+
+
+if __name__ == "__main__":
+    main()
