@@ -3,19 +3,26 @@
 Everything here is a pure function of counts. A share is latents of the category / latents of the
 side; the change is 100 * (target share / reference share - 1) percent. The intervals describe
 redraws of latents from the same two crosscoders: neither the seeds of the crosscoders, nor the
-isolation thresholds, nor the errors of the judge are in them.
+isolation thresholds, nor the errors of the judge are in them (`combining`, `sweep` and
+`correction` speak of those).
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from taxonomy.boschloo import boschloo_p
 from taxonomy.errors import InputError
-from taxonomy.exact import benjamini_hochberg, fisher_p, least_attainable_p
+from taxonomy.exact import (
+    benjamini_hochberg,
+    fisher_p,
+    least_attainable_p,
+    minimum_detectable_count,
+)
 from taxonomy.intervals import (
     Interval,
     Side,
@@ -26,6 +33,22 @@ from taxonomy.intervals import (
 
 Verdict = Literal["up", "down", "too few to say", "no evidence"]
 """What the numbers allow to say about one category."""
+
+Situation = Literal[
+    "counted",
+    "no latents on a side",
+    "on neither side",
+    "only on the target side",
+    "only on the reference side",
+    "every latent of a side",
+]
+"""Where the counts lie: all but the first are named, since formulas break down there."""
+
+ExactTest = Literal["fisher", "boschloo"]
+_EXACT_TESTS: Mapping[ExactTest, Callable[[Side, Side], float]] = {
+    "fisher": fisher_p,
+    "boschloo": boschloo_p,
+}
 
 
 @dataclass(frozen=True)
@@ -57,8 +80,16 @@ class CategoryChange(CategoryCounts):
 
     Shares and their Wilson bounds lie in [0, 1] and are None where the total is 0. The percentage
     change is None where the reference count is 0, its upper bound None where it is infinite.
-    `difference_points` is target minus reference share in percentage points.
+    `difference_points` is target minus reference share in percentage points. An effective number
+    is that of equally weighted latents behind the share: the total, where nothing is weighted.
+    `detectable_rise` and `detectable_fall` are the smallest changes, in percent, from this
+    reference count that Fisher's p finds at this size; None where no change could be found.
     """
+
+    situation: Situation
+    test: str
+    target_effective: float
+    reference_effective: float
 
     target_share: float | None
     target_share_low: float | None
@@ -77,10 +108,30 @@ class CategoryChange(CategoryCounts):
     q_value: float
     verdict: Verdict
     printed_change: str
+    detectable_rise: float | None
+    detectable_fall: float | None
+
+
+@dataclass(frozen=True)
+class TestedCategory:
+    """A category with the sides its intervals come from, and the p-value of its test.
+
+    The sides equal the counts, or are effective ones where latents have weights.
+    """
+
+    counts: CategoryCounts
+    target: Side
+    reference: Side
+    p_value: float
+    least_p: float
+    """Smallest p that any table with the margins of the counts could reach."""
+    test: str
+    interval_alpha: float
+    is_weighted: bool = False
 
 
 def change_statistics(
-    counts: Iterable[CategoryCounts], alpha: float = 0.05
+    counts: Iterable[CategoryCounts], alpha: float = 0.05, test: ExactTest = "fisher"
 ) -> list[CategoryChange]:
     """Return the statistics of every category, in the order given.
 
@@ -88,14 +139,48 @@ def change_statistics(
     side has are no test and stay outside (their p and q are 1). Raises InputError for a count that
     exceeds its total and for a category that occurs twice.
     """
-    rows = list(counts)
-    _refuse_duplicates(rows)
-    p_values = [fisher_p(row.target, row.reference) for row in rows]
-    q_values = _adjust_by_level(rows, p_values)
+    p_of = _EXACT_TESTS[test]
+    return statistics_of(
+        [
+            TestedCategory(
+                counts=row,
+                target=row.target,
+                reference=row.reference,
+                p_value=p_of(row.target, row.reference),
+                least_p=least_attainable_p(row.target, row.reference, p_of),
+                test=test,
+                interval_alpha=alpha,
+            )
+            for row in counts
+        ],
+        alpha,
+    )
+
+
+def statistics_of(tested: Sequence[TestedCategory], alpha: float) -> list[CategoryChange]:
+    """Adjust the p-values level by level and put every statistic together."""
+    _refuse_duplicates([entry.counts for entry in tested])
+    q_values = _adjust_by_level(
+        [entry.counts for entry in tested], [entry.p_value for entry in tested]
+    )
     return [
-        _statistics_of(row, p_value, q_value, alpha)
-        for row, p_value, q_value in zip(rows, p_values, q_values, strict=True)
+        _statistics_of(entry, q_value, alpha)
+        for entry, q_value in zip(tested, q_values, strict=True)
     ]
+
+
+def situation_of(counts: CategoryCounts) -> Situation:
+    """Name what the counts allow, before any formula sees them."""
+    target, reference = counts.target, counts.reference
+    if not target.total or not reference.total:
+        return "no latents on a side"
+    if not target.count and not reference.count:
+        return "on neither side"
+    if not reference.count:
+        return "only on the target side"
+    if not target.count:
+        return "only on the reference side"
+    return "every latent of a side" if target.is_full or reference.is_full else "counted"
 
 
 def percent_change(target: Side, reference: Side) -> float | None:
@@ -117,15 +202,13 @@ def print_change(target: Side, reference: Side) -> str:
     return "new" if target.count > 0 and reference.total > 0 else ""
 
 
-def _statistics_of(
-    row: CategoryCounts, p_value: float, q_value: float, alpha: float
-) -> CategoryChange:
-    target, reference = row.target, row.reference
-    target_interval = wilson_interval(target, alpha)
-    reference_interval = wilson_interval(reference, alpha)
-    ratio = _in_percent_change(ratio_interval(target, reference, alpha))
-    difference = newcombe_interval(target, reference, alpha)
-    least_p = least_attainable_p(target, reference)
+def _statistics_of(entry: TestedCategory, q_value: float, alpha: float) -> CategoryChange:
+    row, target, reference = entry.counts, entry.target, entry.reference
+    target_interval = wilson_interval(target, entry.interval_alpha)
+    reference_interval = wilson_interval(reference, entry.interval_alpha)
+    ratio = _in_percent_change(ratio_interval(target, reference, entry.interval_alpha))
+    difference = newcombe_interval(target, reference, entry.interval_alpha)
+    rise, fall = (None, None) if entry.is_weighted else _detectable(row, alpha)
     return CategoryChange(
         category=row.category,
         level=row.level,
@@ -134,6 +217,10 @@ def _statistics_of(
         target_total=row.target_total,
         reference_count=row.reference_count,
         reference_total=row.reference_total,
+        situation=situation_of(row),
+        test=entry.test,
+        target_effective=target.total,
+        reference_effective=reference.total,
         target_share=_share(target),
         target_share_low=_low(target_interval),
         target_share_high=_high(target_interval),
@@ -148,11 +235,25 @@ def _statistics_of(
         ),
         difference_points_low=_low(_scaled(difference, 100.0)),
         difference_points_high=_high(_scaled(difference, 100.0)),
-        p_value=p_value,
-        least_attainable_p=least_p,
+        p_value=entry.p_value,
+        least_attainable_p=entry.least_p,
         q_value=q_value,
-        verdict=_verdict(target, reference, q_value, least_p, alpha),
+        verdict=_verdict(target, reference, q_value, entry.least_p, alpha),
         printed_change=print_change(target, reference),
+        detectable_rise=rise,
+        detectable_fall=fall,
+    )
+
+
+def _detectable(row: CategoryCounts, alpha: float) -> tuple[float | None, float | None]:
+    """Smallest rise and fall, in percent, that Fisher's p finds from this reference count."""
+    if row.reference_count == 0:
+        return None, None
+    rise = minimum_detectable_count(row.reference, row.target_total, alpha=alpha, direction="up")
+    fall = minimum_detectable_count(row.reference, row.target_total, alpha=alpha, direction="down")
+    return (
+        None if rise is None else percent_change(Side(rise, row.target_total), row.reference),
+        None if fall is None else percent_change(Side(fall, row.target_total), row.reference),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -18,8 +18,11 @@ _SAWTOOTH = 8
 def fisher_p(target: Side, reference: Side) -> float:
     """Two-sided p-value of Fisher's exact test that both sides have the same share.
 
-    1.0 where a total is 0 or no latent is counted: such a table can not speak against anything.
+    1.0 where `says_nothing`: such a table can not speak against anything, and no library is asked.
+    Counts and totals are whole numbers.
     """
+    if says_nothing(target, reference):
+        return 1.0
     table = [
         [target.count, target.total - target.count],
         [reference.count, reference.total - reference.count],
@@ -27,17 +30,28 @@ def fisher_p(target: Side, reference: Side) -> float:
     return float(fisher_exact(table).pvalue)
 
 
-def least_attainable_p(target: Side, reference: Side) -> float:
-    """Smallest two-sided Fisher p of any table with the margins of this one.
+def says_nothing(target: Side, reference: Side) -> bool:
+    """Whether a margin is zero: no latents on a side, none in the category, or none outside it."""
+    pooled = target.count + reference.count
+    return (
+        target.total == 0
+        or reference.total == 0
+        or pooled == 0
+        or pooled == target.total + reference.total
+    )
+
+
+def least_attainable_p(
+    target: Side, reference: Side, test: Callable[[Side, Side], float] = fisher_p
+) -> float:
+    """Smallest two-sided p of any table with the margins of this one.
 
     The least likely table lies at an end of the hypergeometric support, so that the two ends
     decide (Tarone 1990).
     """
     pooled = target.count + reference.count
     ends = {max(0, pooled - reference.total), min(pooled, target.total)}
-    return min(
-        fisher_p(Side(end, target.total), Side(pooled - end, reference.total)) for end in ends
-    )
+    return min(test(Side(end, target.total), Side(pooled - end, reference.total)) for end in ends)
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
@@ -64,7 +78,7 @@ def minimum_detectable_count(
         return None
     even = reference.share * target_total
     if direction == "up":
-        counts: Sequence[int] = range(int(np.ceil(even)), target_total + 1)
+        counts: Sequence[int] = range(int(np.ceil(even)), int(target_total) + 1)
     else:
         counts = range(int(np.floor(even)), -1, -1)
 

@@ -1,6 +1,7 @@
 """Confidence intervals of shares, of their difference and of their ratio, with every zero handled.
 
-A side is `count` latents out of `total`. Intervals are two-sided with coverage `1 - alpha`.
+A side is `count` latents out of `total`; weighted sides have effective numbers, which need not be
+whole. Intervals are two-sided with coverage `1 - alpha`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
+from scipy.stats import t as student_t
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from taxonomy.errors import InputError
@@ -23,8 +25,8 @@ _RATIO_SEARCH_LIMIT = 1e12
 class Side:
     """One side of a comparison: `count` of `total` latents; InputError where that can not be."""
 
-    count: int
-    total: int
+    count: float
+    total: float
 
     def __post_init__(self) -> None:
         if not 0 <= self.count <= self.total:
@@ -144,6 +146,17 @@ def invert_score_test(target: Side, reference: Side, alpha: float = 0.05) -> Int
         0.0 if target.count == 0 else math.exp(bound(z)),
         math.inf if reference.count == 0 else math.exp(bound(-z)),
     )
+
+
+def score_p(target: Side, reference: Side, degrees_of_freedom: float = math.inf) -> float:
+    """Two-sided p of the score test that both shares are equal, by Student's t.
+
+    1.0 where the test is undefined: a total of 0, or a pooled share of 0 or 1.
+    """
+    pooled = target.count + reference.count
+    if not target.total or not reference.total or pooled in (0, target.total + reference.total):
+        return 1.0
+    return float(2 * student_t.sf(abs(ratio_score(target, reference, 1.0)), degrees_of_freedom))
 
 
 def _constrained_reference_share(target: Side, reference: Side, ratio: float) -> float:

@@ -1,0 +1,97 @@
+"""One change from several crosscoders of the same models: the seed's variance is added."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm
+from scipy.stats import t as student_t
+
+from taxonomy.errors import InputError
+from taxonomy.intervals import Interval, Side
+
+ZERO_CORRECTION = 0.5
+"""Added to every count and total, so that a count of 0 has a logarithm (Walter 1975)."""
+
+
+@dataclass(frozen=True)
+class LogRatio:
+    """Logarithm of target share / reference share of one crosscoder, and its variance."""
+
+    value: float
+    variance: float
+    is_zero: bool = False
+    """A count was 0: the value leans on `ZERO_CORRECTION`."""
+
+
+@dataclass(frozen=True)
+class CombinedChange:
+    """The change over seeds, in percent; the variances are those of the log ratio.
+
+    `between` is None for a single seed, whose interval knows nothing of other seeds.
+    """
+
+    n_seeds: int
+    percent_change: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    within: float
+    between: float | None
+    degrees_of_freedom: float
+    n_same_sign: int
+    """Seeds whose own change has the sign of the combined one."""
+    n_zero: int
+    """Seeds in which a count was 0."""
+
+
+def log_ratio_of(target: Side, reference: Side) -> LogRatio:
+    """Adjusted log ratio of two shares and its variance (Walter 1975; Pettigrew et al. 1986).
+
+    InputError where a side has no latents.
+    """
+    if not target.total or not reference.total:
+        raise InputError("a seed without latents on a side has no ratio of shares")
+    half = ZERO_CORRECTION
+    value = math.log((target.count + half) / (target.total + half)) - math.log(
+        (reference.count + half) / (reference.total + half)
+    )
+    variance = sum(
+        1 / (side.count + half) - 1 / (side.total + half) for side in (target, reference)
+    )
+    return LogRatio(value, variance, is_zero=not target.count or not reference.count)
+
+
+def combine_seeds(seeds: Sequence[LogRatio], alpha: float = 0.05) -> CombinedChange:
+    """Combine by Rubin's rules (1987, eqs. 3.1.5 to 3.1.8): mean, and W + (1 + 1/m) B.
+
+    W is the mean variance within a seed, B the variance between the m seeds. W is not divided by
+    m: other seeds are other dictionaries of the same two models, no new models, so that the
+    interval never gets narrower than that of one crosscoder. InputError without seeds.
+    """
+    if not seeds:
+        raise InputError("no seeds to combine")
+    values = np.array([seed.value for seed in seeds])
+    within = float(np.mean([seed.variance for seed in seeds]))
+    mean, n_seeds = float(values.mean()), len(seeds)
+    between = float(values.var(ddof=1)) if n_seeds > 1 else None
+    added = (1 + 1 / n_seeds) * (between or 0.0)
+    error = math.sqrt(within + added)
+    freedom = (n_seeds - 1) * (1 + within / added) ** 2 if added > 0 else math.inf
+    quantile = student_t.isf(alpha / 2, freedom) if added > 0 else norm.isf(alpha / 2)
+    interval = Interval(mean - float(quantile) * error, mean + float(quantile) * error)
+    return CombinedChange(
+        n_seeds=n_seeds,
+        percent_change=100 * math.expm1(mean),
+        ci_low=100 * math.expm1(interval.low),
+        ci_high=100 * math.expm1(interval.high),
+        p_value=float(2 * student_t.sf(abs(mean) / error, freedom)) if error > 0 else 1.0,
+        within=within,
+        between=between,
+        degrees_of_freedom=freedom,
+        n_same_sign=int((np.sign(values) == np.sign(mean)).sum()),
+        n_zero=sum(seed.is_zero for seed in seeds),
+    )

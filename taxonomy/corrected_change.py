@@ -1,0 +1,232 @@
+"""The changes of a whole comparison without the judge's errors, or why they cannot be had."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from taxonomy.correction import (
+    CorrectedShare,
+    Estimand,
+    SideAnswers,
+    corrected_ratio,
+    corrected_share,
+    refusal_of,
+)
+from taxonomy.exact import benjamini_hochberg
+from taxonomy.intervals import Interval, Side, ratio_interval
+from taxonomy.judge_errors import JudgeErrors, RoganGladen, alike_p, judge_errors, rogan_gladen
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One label: the categories it counts for, parents among them, and whether it is counted."""
+
+    categories: frozenset[str]
+    counts: bool
+    """Whether the latent is in the denominator."""
+
+
+@dataclass(frozen=True)
+class JudgedLatent:
+    """One latent with the judge's label and what reviewers made of it.
+
+    `human` is None without a decision; `is_audited`: it was drawn at random and decided blind;
+    `inclusion_prob` None = drawn with the same probability as all others.
+    """
+
+    judge: Answer
+    human: Answer | None = None
+    is_audited: bool = False
+    inclusion_prob: float | None = None
+
+
+@dataclass(frozen=True)
+class CategoryKey:
+    """A category and its place in the tree."""
+
+    category: str
+    level: int
+    parent: str | None
+
+
+@dataclass(frozen=True)
+class CorrectedChange:
+    """One category: corrected shares and change in percent, and the judge's errors beside it."""
+
+    category: str
+    level: int
+    parent: str | None
+    target: CorrectedShare
+    reference: CorrectedShare
+    percent_change: float | None
+    ci_low: float | None
+    ci_high: float | None
+    """None = infinite."""
+    p_value: float
+    q_value: float
+    target_errors: JudgeErrors
+    reference_errors: JudgeErrors
+    alike_p: float
+    """p of the hypothesis that the judge errs alike on both sides."""
+    alike_q: float
+    target_rogan_gladen: RoganGladen
+    reference_rogan_gladen: RoganGladen
+
+
+@dataclass(frozen=True)
+class Correction:
+    """The corrected changes; where a side cannot be corrected, none, and the reason."""
+
+    estimand: Estimand
+    rows: tuple[CorrectedChange, ...]
+    refusal: str | None
+    n_reviewed: tuple[int, int]
+    """Target, reference: latents of the random, blind sample."""
+    n_latents: tuple[int, int]
+    is_whole: tuple[bool, bool]
+
+
+def correct_changes(
+    categories: Sequence[CategoryKey],
+    target: Sequence[JudgedLatent],
+    reference: Sequence[JudgedLatent],
+    *,
+    estimand: Estimand = "redraws",
+    alpha: float = 0.05,
+) -> Correction:
+    """Correct every category that the judge or a reviewer gave to a latent, in the order given."""
+    sides = (_Side(target), _Side(reference))
+    blanks = [side.answers("") for side in sides]
+    reasons = [
+        f"{name} side: {reason}"
+        for name, reason in zip(("target", "reference"), map(refusal_of, blanks), strict=True)
+        if reason is not None
+    ]
+    rows: list[CorrectedChange] = []
+    if not reasons:
+        seen = sides[0].categories | sides[1].categories
+        rows = [
+            _corrected(key, sides[0].answers(key.category), sides[1].answers(key.category),
+                       estimand, alpha)
+            for key in categories
+            if key.category in seen
+        ]  # fmt: skip
+    return Correction(
+        estimand=estimand,
+        rows=_adjusted(rows),
+        refusal="; ".join(reasons) or None,
+        n_reviewed=(blanks[0].n_reviewed, blanks[1].n_reviewed),
+        n_latents=(blanks[0].n_latents, blanks[1].n_latents),
+        is_whole=(blanks[0].is_wholly_reviewed, blanks[1].is_wholly_reviewed),
+    )
+
+
+class _Side:
+    """The latents of a side as arrays, made once for all categories."""
+
+    def __init__(self, latents: Sequence[JudgedLatent]) -> None:
+        self._latents = latents
+        audited = [latent.is_audited and latent.human is not None for latent in latents]
+        share = sum(audited) / len(latents) if latents else 1.0
+        self._audited = np.array(audited, dtype=np.bool_)
+        self._decided = np.array([latent.human is not None for latent in latents], dtype=np.bool_)
+        self._probability = np.array(
+            [latent.inclusion_prob or share or 1.0 for latent in latents], dtype=np.float64
+        )
+        self._judge_counts = _flags(latent.judge.counts for latent in latents)
+        self._human_counts = _flags(
+            latent.human is not None and latent.human.counts for latent in latents
+        )
+        self.categories = frozenset().union(
+            *(latent.judge.categories for latent in latents),
+            *(latent.human.categories for latent in latents if latent.human is not None),
+        )
+
+    def answers(self, category: str) -> SideAnswers:
+        """The answers on one category."""
+        return SideAnswers(
+            judge=_flags(
+                latent.judge.counts and category in latent.judge.categories
+                for latent in self._latents
+            ),
+            judge_counts=self._judge_counts,
+            human=_flags(
+                latent.human is not None and category in latent.human.categories
+                for latent in self._latents
+            ),
+            human_counts=self._human_counts,
+            decided=self._decided,
+            audited=self._audited,
+            inclusion_prob=self._probability,
+        )
+
+
+def _flags(values: Iterable[bool]) -> npt.NDArray[np.bool_]:
+    return np.fromiter(values, dtype=np.bool_)
+
+
+def _corrected(
+    key: CategoryKey,
+    target: SideAnswers,
+    reference: SideAnswers,
+    estimand: Estimand,
+    alpha: float,
+) -> CorrectedChange:
+    shares = (
+        corrected_share(target, estimand, alpha),
+        corrected_share(reference, estimand, alpha),
+    )
+    ratio = corrected_ratio(*shares, alpha=alpha)
+    interval: Interval | None = ratio.interval
+    if estimand == "redraws" and target.is_wholly_reviewed and reference.is_wholly_reviewed:
+        interval = ratio_interval(_counted(target), _counted(reference), alpha)
+    errors = (judge_errors(target), judge_errors(reference))
+    return CorrectedChange(
+        category=key.category,
+        level=key.level,
+        parent=key.parent,
+        target=shares[0],
+        reference=shares[1],
+        percent_change=None if ratio.ratio is None else 100 * (ratio.ratio - 1),
+        ci_low=None if interval is None else 100 * (interval.low - 1),
+        ci_high=(
+            None if interval is None or np.isinf(interval.high) else 100 * (interval.high - 1)
+        ),
+        p_value=ratio.p_value,
+        q_value=1.0,
+        target_errors=errors[0],
+        reference_errors=errors[1],
+        alike_p=alike_p(*errors),
+        alike_q=1.0,
+        target_rogan_gladen=_cross_check(target, alpha),
+        reference_rogan_gladen=_cross_check(reference, alpha),
+    )
+
+
+def _counted(answers: SideAnswers) -> Side:
+    inside = answers.human & answers.human_counts
+    return Side(int(inside.sum()), int(answers.human_counts.sum()))
+
+
+def _cross_check(answers: SideAnswers, alpha: float) -> RoganGladen:
+    judged = Side(int(answers.judge.sum()), int(answers.judge_counts.sum()))
+    return rogan_gladen(judged, judge_errors(answers, counted_only=True), alpha)
+
+
+def _adjusted(rows: Sequence[CorrectedChange]) -> tuple[CorrectedChange, ...]:
+    """The rows with Benjamini-Hochberg q-values, a level being a family."""
+    families: dict[int, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        families[row.level].append(index)
+    adjusted = list(rows)
+    for members in families.values():
+        q_values = benjamini_hochberg([rows[index].p_value for index in members])
+        alike = benjamini_hochberg([rows[index].alike_p for index in members])
+        for index, q_value, alike_q in zip(members, q_values, alike, strict=True):
+            adjusted[index] = replace(rows[index], q_value=q_value, alike_q=alike_q)
+    return tuple(adjusted)
