@@ -32,6 +32,10 @@ class IsolationRule(BaseModel):
     """Threshold on nu_reconstruction (arXiv 2504.02922)."""
     min_documents: int = Field(default=8, ge=1)
     """Documents in which a latent must be active."""
+    min_delta_norm: float = Field(default=0.6, ge=0, lt=1)
+    """`strict`, `significant`: the latent's delta_norm must exceed this, the upper edge of the
+    published bin of shared latents. nu looks along the target's decoder row only: where that row
+    is nothing, or the reference has a row as long in another direction, a small nu says nothing."""
     top: int = Field(default=40, ge=1)
     """`ranked`: latents taken."""
     max_density: float = Field(default=0.2, gt=0, le=1)
@@ -42,7 +46,7 @@ class IsolationRule(BaseModel):
         """The rule in words."""
         documents = f"active in at least {self.min_documents} documents"
         limits = f"nu_error < {self.nu_error_max:g}, nu_reconstruction < "
-        limits += f"{self.nu_reconstruction_max:g}"
+        limits += f"{self.nu_reconstruction_max:g}, delta_norm > {self.min_delta_norm:g}"
         if self.kind == "strict":
             return f"strict ({limits}, {documents})"
         if self.kind == "significant":
@@ -67,7 +71,7 @@ class LatentSelection:
     n_eligible: int
     """Latents active in enough documents, with both nu defined, and not too dense for the rule."""
     n_strict: int
-    """Eligible latents under both thresholds of the rule, whatever its kind."""
+    """Eligible latents that pass all thresholds of the rule, whatever its kind."""
     message: str
     """One line: how many were chosen, how many pass the thresholds, and what was seen."""
 
@@ -98,10 +102,11 @@ def select_latents(pair: PairScaling, rule: IsolationRule) -> LatentSelection:
     """Choose the latents specific to `pair.target`; no threshold is ever loosened."""
     eligible = eligible_latents(pair, rule)
     score = _rank_sum(pair, eligible)
-    strict = eligible & _under(rule, pair.nu_error, pair.nu_reconstruction)
+    candidate = eligible & (pair.delta_norm > rule.min_delta_norm)
+    strict = candidate & _under(rule, pair.nu_error, pair.nu_reconstruction)
     chosen = {
         "strict": strict,
-        "significant": eligible & _under(rule, pair.nu_error_high, pair.nu_reconstruction_high),
+        "significant": candidate & _under(rule, pair.nu_error_high, pair.nu_reconstruction_high),
         "ranked": eligible,
     }[rule.kind]
     order = np.flatnonzero(chosen)
@@ -220,7 +225,7 @@ def _describe(
     chosen: IndexArray,
 ) -> str:
     limits = f"nu_error < {rule.nu_error_max:g} and nu_reconstruction < "
-    limits += f"{rule.nu_reconstruction_max:g}"
+    limits += f"{rule.nu_reconstruction_max:g} at delta_norm > {rule.min_delta_norm:g}"
     parts = [f"{pair.target} against {pair.reference}: {len(chosen)} latents by {rule.text}"]
     if not eligible.any():
         return f"{parts[0]}; {_why_none(pair, rule)}"

@@ -53,6 +53,8 @@ class IsolateSection(Section):
     """Threshold on nu_error (arXiv 2504.02922)."""
     nu_reconstruction_max: float = 0.5
     """Threshold on nu_reconstruction (arXiv 2504.02922)."""
+    min_delta_norm: float = Field(0.6, ge=0, lt=1)
+    """`strict`, `significant`: least delta_norm of a candidate, the published end of "shared"."""
     min_documents: int = Field(8, ge=1)
     """Documents in which a latent must be active."""
     n_blocks: int = Field(20, ge=8)

@@ -183,6 +183,7 @@ def _rule(context: StageContext) -> IsolationRule:
         kind=section.rule,
         nu_error_max=section.nu_error_max,
         nu_reconstruction_max=section.nu_reconstruction_max,
+        min_delta_norm=section.min_delta_norm,
         min_documents=section.min_documents,
         top=section.top,
         max_density=section.max_density,

@@ -22,6 +22,7 @@ def make_pair(
     half: float = 0.05,
     density: float | list[float] = 0.01,
     n_documents: float | list[float] = 20,
+    delta_norm: float | list[float] = 0.9,
     target: str = "simpo",
     reference: str = "it",
 ) -> PairScaling:
@@ -30,7 +31,7 @@ def make_pair(
     return PairScaling(
         target=target,
         reference=reference,
-        delta_norm=np.linspace(0.5, 0.9, n),
+        delta_norm=np.broadcast_to(np.array(delta_norm, float), (n,)),
         nu_error=error,
         nu_error_low=error - half,
         nu_error_high=error + half,
@@ -59,6 +60,13 @@ def test_strict_needs_both_nu_under_their_thresholds() -> None:
 def test_strict_needs_enough_documents() -> None:
     pair = make_pair([0.1, 0.1], [0.1, 0.1], n_documents=[8, 7])
     assert chosen(pair, kind="strict") == [0]
+
+
+def test_latents_of_the_shared_bin_or_of_the_reference_alone_are_no_candidates() -> None:
+    pair = make_pair([0.1, 0.1, -22.0, 0.1], [0.1, 0.1, -9.0, 0.1], delta_norm=[0.61, 0.5, 0.01, 1])
+    for kind in ("strict", "significant"):
+        assert chosen(pair, kind=kind) == [0, 3]
+    assert len(chosen(pair, kind="ranked")) == 4, "close fine-tunes have nothing outside the bin"
 
 
 def test_undefined_nu_is_never_chosen() -> None:
@@ -92,7 +100,8 @@ def test_strict_with_nothing_to_choose_stays_empty_and_says_what_it_saw() -> Non
     selection = select_latents(pair, IsolationRule(kind="strict"))
     assert len(selection.latent_indices) == 0
     assert (selection.n_eligible, selection.n_strict) == (3, 0)
-    assert "no latent passes nu_error < 0.2 and nu_reconstruction < 0.5" in selection.message
+    limits = "nu_error < 0.2 and nu_reconstruction < 0.5 at delta_norm > 0.6"
+    assert f"no latent passes {limits}" in selection.message
     assert "smallest nu_error 0.83" in selection.message
     assert "smallest nu_reconstruction 0.91" in selection.message
     assert "largest delta_norm 0.90" in selection.message
