@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError, WorkError
 from labeler.store.effective import refresh_effective
+from labeler.store.helpers import chunks
 from labeler.store.latent_records import freeze_version
 from labeler.store.schema import (
     JudgeLabel,
@@ -42,6 +44,8 @@ class Decision:
     selection: str = "manual"
     inclusion_prob: float | None = None
     elapsed_ms: int | None = None
+    entered_by: str | None = None
+    """Who decided, where the stream is a shared one."""
 
 
 class RevisionConflictError(WorkError):
@@ -90,47 +94,105 @@ def record_decision(session: Session, decision: Decision) -> ReviewEvent:
     RevisionConflictError when the stream has moved on; UsageError for a decision that says
     nothing valid. Nothing is written then.
     """
-    if not decision.reviewer.strip():
-        raise UsageError("reviewer: missing; give a name")
-    stream = stream_of(session, decision.latent_id, decision.taxonomy_version_id, decision.reviewer)
+    (event_id,) = record_decisions(session, [decision])
+    return session.get_one(ReviewEvent, event_id)
+
+
+def record_decisions(session: Session, decisions: Sequence[Decision]) -> list[int]:
+    """Append decisions, one a stream, in one step; returns the ids of their events.
+
+    Raises as `record_decision` does, for the first decision at fault. Nothing is written then.
+    """
+    streams = _streams(session, decisions)
+    rows = [_event_row(decision, streams[_stream_key(decision)]) for decision in decisions]
+    names = [_category_ids(session, decision) for decision in decisions]
+    for version_id in {decision.taxonomy_version_id for decision in decisions}:
+        freeze_version(session, version_id)
+    ids = _insert_events(session, decisions, rows)
+    categories = [
+        {"review_event_id": event_id, "rank": rank, "category_id": category_id}
+        for event_id, chosen in zip(ids, names, strict=True)
+        for rank, category_id in enumerate(chosen, start=1)
+    ]
+    if categories:
+        session.execute(insert(ReviewEventCategory), categories)
+    refresh_effective(session, latent_ids={decision.latent_id for decision in decisions})
+    return ids
+
+
+StreamKey = tuple[int, int, str]
+"""Latent, taxonomy version, reviewer."""
+
+
+def _stream_key(decision: Decision) -> StreamKey:
+    return decision.latent_id, decision.taxonomy_version_id, decision.reviewer
+
+
+def _streams(
+    session: Session, decisions: Sequence[Decision]
+) -> dict[StreamKey, list[ReviewEvent]]:
+    """The events of each decision's stream, oldest first."""
+    streams: dict[StreamKey, list[ReviewEvent]] = {}
+    for decision in decisions:
+        if not decision.reviewer.strip():
+            raise UsageError("reviewer: missing; give a name")
+        streams[_stream_key(decision)] = []
+    if len(streams) < len(decisions):
+        raise UsageError("decisions: one latent is decided twice by one reviewer; keep one")
+    reviewers = {decision.reviewer for decision in decisions}
+    for part in chunks({decision.latent_id for decision in decisions}):
+        query = (
+            select(ReviewEvent)
+            .where(ReviewEvent.latent_id.in_(part), ReviewEvent.reviewer.in_(reviewers))
+            .order_by(ReviewEvent.revision)
+        )
+        for event in session.execute(query).scalars():
+            key = (event.latent_id, event.taxonomy_version_id, event.reviewer)
+            if key in streams:
+                streams[key].append(event)
+    return streams
+
+
+def _event_row(decision: Decision, stream: Sequence[ReviewEvent]) -> dict[str, Any]:
+    """Column -> value of a decision's event; RevisionConflictError for a stale base."""
     newest = stream[-1].revision if stream else 0
     if newest != decision.base_revision:
         raise RevisionConflictError(decision, newest)
-    ids = _category_ids(session, decision)
-    event = ReviewEvent(
-        latent_id=decision.latent_id,
-        taxonomy_version_id=decision.taxonomy_version_id,
-        reviewer=decision.reviewer,
-        revision=newest + 1,
-        action=decision.action,
-        explanation_text=decision.explanation_text,
-        based_on_judge_label_id=decision.based_on_judge_label_id,
-        restores_event_id=_restored(stream) if decision.action == "undo" else None,
-        reason=decision.reason,
-        note=decision.note,
-        was_blind=decision.was_blind,
-        selection=decision.selection,
-        inclusion_prob=decision.inclusion_prob,
-        elapsed_ms=decision.elapsed_ms,
-    )
-    freeze_version(session, decision.taxonomy_version_id)
+    return {
+        "latent_id": decision.latent_id,
+        "taxonomy_version_id": decision.taxonomy_version_id,
+        "reviewer": decision.reviewer,
+        "entered_by": decision.entered_by,
+        "revision": newest + 1,
+        "action": decision.action,
+        "explanation_text": decision.explanation_text,
+        "based_on_judge_label_id": decision.based_on_judge_label_id,
+        "restores_event_id": _restored(stream) if decision.action == "undo" else None,
+        "reason": decision.reason,
+        "note": decision.note,
+        "was_blind": decision.was_blind,
+        "selection": decision.selection,
+        "inclusion_prob": decision.inclusion_prob,
+        "elapsed_ms": decision.elapsed_ms,
+    }
+
+
+def _insert_events(
+    session: Session, decisions: Sequence[Decision], rows: list[dict[str, Any]]
+) -> list[int]:
+    """Insert the events; RevisionConflictError where another writer was faster."""
+    if not rows:
+        return []
+    statement = insert(ReviewEvent).returning(ReviewEvent.id, sort_by_parameter_order=True)
     try:
         with session.begin_nested():
-            session.add(event)
+            return list(session.execute(statement, rows).scalars())
     except IntegrityError as error:
-        now = stream_revision(
-            session, decision.latent_id, decision.taxonomy_version_id, decision.reviewer
-        )
-        if now == newest:
-            raise
-        raise RevisionConflictError(decision, now) from error
-    session.add_all(
-        ReviewEventCategory(review_event_id=event.id, rank=rank, category_id=category_id)
-        for rank, category_id in enumerate(ids, start=1)
-    )
-    session.flush()
-    refresh_effective(session, latent_ids=[decision.latent_id])
-    return event
+        for decision in decisions:
+            now = stream_revision(session, *_stream_key(decision))
+            if now != decision.base_revision:
+                raise RevisionConflictError(decision, now) from error
+        raise
 
 
 def _category_ids(session: Session, decision: Decision) -> list[int]:

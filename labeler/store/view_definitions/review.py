@@ -57,14 +57,31 @@ conflict AS (
      AND count(CASE WHEN reviewer = '{ADJUDICATED}' THEN 1 END) = 0
 )"""
 
+_AUDIT = """
+audit AS (
+  SELECT d.comparison_id, d.side, m.latent_id,
+         CAST(d.n_drawn AS DOUBLE PRECISION) / d.n_population AS inclusion_prob
+  FROM audit_draw AS d JOIN audit_member AS m ON m.audit_draw_id = d.id
+  WHERE d.id IN (SELECT max(id) FROM audit_draw GROUP BY comparison_id, side)
+),
+audited AS (
+  SELECT DISTINCT s.latent_id, s.taxonomy_version_id
+  FROM standing AS s JOIN review_event AS r ON r.id = s.id
+  WHERE r.selection = 'random'
+)"""
+"""Latents of the random draws in force, and those on which a decision of a draw stands."""
+
 _OPEN = """
 open_item AS (
   SELECT c.name AS comparison, e.side, e.latent_id,
          CASE WHEN f.latent_id IS NOT NULL THEN 'reviewers disagree'
               WHEN e.outcome IN ('error', 'unlabelled') THEN e.outcome
+              WHEN a.latent_id IS NOT NULL AND u.latent_id IS NULL THEN 'audit'
               WHEN s.disagreement > 0 THEN 'judges disagree'
               ELSE 'not reviewed' END AS reason,
-         coalesce(s.disagreement, 0) AS disagreement, j.confidence
+         coalesce(s.disagreement, 0) AS disagreement, j.confidence,
+         CASE WHEN a.latent_id IS NULL THEN 'uncertain' ELSE 'random' END AS selection,
+         a.inclusion_prob
   FROM effective_label AS e
   JOIN comparison AS c ON c.id = e.comparison_id
   LEFT JOIN setting AS g ON g.comparison_id = e.comparison_id
@@ -75,18 +92,22 @@ open_item AS (
     ON s.latent_id = e.latent_id AND s.taxonomy_version_id = e.taxonomy_version_id
   LEFT JOIN conflict AS f
     ON f.latent_id = e.latent_id AND f.taxonomy_version_id = e.taxonomy_version_id
+  LEFT JOIN audit AS a
+    ON a.comparison_id = e.comparison_id AND a.side = e.side AND a.latent_id = e.latent_id
+  LEFT JOIN audited AS u
+    ON u.latent_id = e.latent_id AND u.taxonomy_version_id = e.taxonomy_version_id
   WHERE e.review_event_id IS NULL OR f.latent_id IS NOT NULL
+     OR (a.latent_id IS NOT NULL AND u.latent_id IS NULL)
 )"""
 
 _QUEUE = (
-    with_tables(SETTING, STANDING, VERDICT, _JUDGED, _SPLIT, _CONFLICT, _OPEN)
+    with_tables(SETTING, STANDING, VERDICT, _JUDGED, _SPLIT, _CONFLICT, _AUDIT, _OPEN)
     + """
 SELECT comparison, side, latent_id, reason,
        CASE WHEN reason IN ('reviewers disagree', 'error', 'unlabelled') THEN 1
             WHEN disagreement > 1 - coalesce(confidence, 0.5) THEN disagreement
             ELSE 1 - coalesce(confidence, 0.5) END AS priority,
-       disagreement, confidence, 'uncertain' AS selection,
-       CAST(NULL AS DOUBLE PRECISION) AS inclusion_prob
+       disagreement, confidence, selection, inclusion_prob
 FROM open_item
 """
 )
@@ -110,17 +131,17 @@ GROUP BY c.name, e.side, j.answer, d.answer
 
 REVIEW_QUEUE = View(
     name="v_review_queue",
-    description="Latents without a reviewer's decision, or on which reviewers disagree.",
+    description="Latents without a decision, of an open random audit, or where reviewers disagree.",
     columns={
         "comparison": "name of the comparison",
         "side": "target or reference",
         "latent_id": "key of the latent",
-        "reason": "reviewers disagree, error, unlabelled, judges disagree or not reviewed",
+        "reason": "reviewers disagree, error, unlabelled, audit, judges disagree or not reviewed",
         "priority": "0 to 1, the highest first",
         "disagreement": "share of judges whose primary category is not the most common one",
         "confidence": "confidence of the judge in force in its primary category",
-        "selection": "how the latent was drawn: random, uncertain or manual",
-        "inclusion_prob": "probability with which a random draw includes it; NULL otherwise",
+        "selection": "random = of the random draw in force, else uncertain",
+        "inclusion_prob": "probability with which the random draw includes it; NULL otherwise",
     },
     select=_QUEUE,
 )
