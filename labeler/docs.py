@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from labeler.api import Study
-from labeler.sections.base import Section
+from labeler.sections.base import Section, inner_section
 from labeler.store.views import VIEWS, View
 from labeler.study import StudyConfig
 
@@ -55,7 +55,9 @@ _BOUNDS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below
 
 def study_page() -> str:
     """docs/study.md: every key of study.toml with its type, default and meaning."""
-    return "\n".join([_STUDY_HEAD, *(_section(name) for name in StudyConfig.model_fields)])
+    sections = (inner_section(field.annotation) for field in StudyConfig.model_fields.values())
+    tables = [table for section in sections if section is not None for table in _sections(section)]
+    return "\n".join([_STUDY_HEAD, *tables])
 
 
 def views_page() -> str:
@@ -82,25 +84,24 @@ def _view(view: View) -> str:
     return "\n".join([*head, *rows, ""])
 
 
-def _section(name: str) -> str:
-    section = _section_class(StudyConfig.model_fields[name].annotation)
+def _sections(section: type[Section]) -> list[str]:
+    """A table of the config, then those inside it."""
     title, _, text = " ".join((section.__doc__ or "").split()).partition(": ")
     head = [f"## {title.strip('`')}", "", f"{text[:1].upper()}{text[1:]}", ""]
     head += ["| key | value | default | meaning |", "|---|---|---|---|"]
-    rows = [_key(key, field) for key, field in section.model_fields.items()]
-    return "\n".join([*head, *rows, ""])
+    rows, inside = [], []
+    for key, field in section.model_fields.items():
+        inner = inner_section(field.annotation)
+        if inner is None:
+            rows.append(_key(key, field))
+        else:
+            inside += _sections(inner)
+    return ["\n".join([*head, *rows, ""]), *inside]
 
 
 def _key(key: str, field: FieldInfo) -> str:
     cells = [f"`{key}`", _value(field), _default(field), field.description or ""]
     return f"| {' | '.join(_cell(cell) for cell in cells)} |"
-
-
-def _section_class(annotation: Any) -> type[Section]:
-    """The section inside `X`, `X | None` or `tuple[X, ...]`."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    return next(_section_class(inner) for inner in get_args(annotation) if inner is not NoneType)
 
 
 def _value(field: FieldInfo) -> str:
@@ -119,6 +120,8 @@ def _type(annotation: Any) -> str:
         return ", ".join(f"`{choice}`" for choice in arguments)
     if get_origin(annotation) is dict:
         return f"table of {_type(arguments[1])}"
+    if get_origin(annotation) is tuple:
+        return f"list of {_type(arguments[0])}"
     return _type(arguments[0]) if arguments else _WORDS[annotation]
 
 
@@ -126,7 +129,7 @@ def _default(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True)
     if default is PydanticUndefined:
         return "needed"
-    if default is None or default == {}:
+    if default is None or default in ({}, ()):
         return ""
     return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
 

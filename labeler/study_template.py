@@ -10,7 +10,6 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from labeler.errors import UsageError
-from labeler.sections.base import Section
 from labeler.sections.counting import ReportSection, TaxonomySection
 from labeler.sections.dictionary import (
     CollectSection,
@@ -18,6 +17,8 @@ from labeler.sections.dictionary import (
     IsolateSection,
     TrainSection,
 )
+from labeler.sections.base import Section, inner_section
+from labeler.sections.judge_server import JudgeEndpointSection, JudgeServerSection
 from labeler.sections.judging import EmbeddingSection, JudgeSection
 from labeler.sections.subjects import (
     CorpusSection,
@@ -43,6 +44,14 @@ EXAMPLES: dict[tuple[type[Section], str], Any] = {
     (ComparisonSection, "name"): "tuned-vs-base",
     (ComparisonSection, "target"): "tuned",
     (ComparisonSection, "reference"): "base",
+    (JudgeSection, "base_url"): "http://127.0.0.1:8000/v1",
+    (JudgeSection, "price_prompt_per_million"): 0.15,
+    (JudgeSection, "price_completion_per_million"): 0.6,
+    (JudgeServerSection, "max_model_len"): 4096,
+    (JudgeServerSection, "max_num_seqs"): 16,
+    (JudgeServerSection, "enforce_eager"): True,
+    (JudgeEndpointSection, "base_url"): "http://127.0.0.1:8001/v1",
+    (JudgeEndpointSection, "concurrency"): 16,
 }
 """Values shown for keys that have no default."""
 
@@ -58,6 +67,8 @@ OPTIONAL = (
     (IsolateSection, "[isolate]"),
     (CollectSection, "[collect]"),
     (JudgeSection, "[judge]"),
+    (JudgeServerSection, "[judge.server]"),
+    (JudgeEndpointSection, "[[judge.endpoints]]"),
     (EmbeddingSection, "[embedding]"),
     (TaxonomySection, "[taxonomy]"),
     (ReportSection, "[report]"),
@@ -69,7 +80,7 @@ def study_template(file_name: str = "study.toml") -> str:
     parts = [HEADER.format(name=file_name)]
     parts += [_table(section, title, commented=False) for section, title in ACTIVE]
     parts += [_table(section, title, commented=True) for section, title in COMMENTED]
-    parts += [_table(section, title, commented=False) for section, title in OPTIONAL]
+    parts += [_table(section, title, title.startswith("[[")) for section, title in OPTIONAL]
     return "\n".join(parts)
 
 
@@ -87,6 +98,8 @@ def write_template(path: Path) -> None:
 def _table(section: type[Section], title: str, commented: bool) -> str:
     lines = [f"# {title}" if commented else title]
     for key, field in section.model_fields.items():
+        if inner_section(field.annotation) is not None:
+            continue
         lines += _explanation(field)
         lines.append(f"# {key} = {_shown(section, key, field)}")
     return "\n".join(lines) + "\n"
@@ -110,6 +123,8 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
     return repr(value)

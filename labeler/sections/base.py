@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, get_args
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -9,3 +11,11 @@ class Section(BaseModel):
     """A table of study.toml: immutable, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def inner_section(annotation: Any) -> type[Section] | None:
+    """The section inside `X`, `X | None` or `tuple[X, ...]`; None for a plain value."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    found = (inner_section(inner) for inner in get_args(annotation))
+    return next((section for section in found if section is not None), None)

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from labeler.sections.base import Section
+from labeler.sections.judge_server import BaseUrl, JudgeEndpointSection, JudgeServerSection
 
 
 class JudgeSection(Section):
@@ -14,8 +15,10 @@ class JudgeSection(Section):
 
     kind: Literal["evidence", "openai", "scripted"] = "evidence"
     """`evidence` is embedded, `openai` any OpenAI-compatible server, `scripted` reads answers."""
-    base_url: str | None = None
+    base_url: BaseUrl | None = None
     """`openai`: the server's URL, e.g. http://127.0.0.1:8000/v1."""
+    endpoints: tuple[JudgeEndpointSection, ...] = ()
+    """`openai`: instead of base_url, several servers of the same model that share the work."""
     model: str | None = None
     """`openai`: the model's name at the server."""
     api_key_env: str | None = None
@@ -30,6 +33,14 @@ class JudgeSection(Section):
     """Requests in flight."""
     max_attempts: int = Field(5, ge=1)
     """Tries of one request, transport errors and overload included."""
+    restart_wait_s: float = Field(180.0, ge=0)
+    """Seconds to wait for a server that answered before and went away in mid-batch."""
+    price_prompt_per_million: float | None = Field(None, ge=0)
+    """Price of a million prompt tokens, in any currency; for `label --plan` and --max-cost."""
+    price_completion_per_million: float | None = Field(None, ge=0)
+    """Price of a million answered tokens, in the same currency."""
+    server: JudgeServerSection = JudgeServerSection()
+    """How `difflens judge serve` starts the judge's own server."""
     script: str | None = None
     """`scripted`: JSONL file of answers."""
 
@@ -41,7 +52,7 @@ class EmbeddingSection(Section):
     """`minilm` reads a local sentence model, `tfidf` needs none, `openai` asks a server."""
     path: str | None = None
     """`minilm`: folder of the model."""
-    base_url: str | None = None
+    base_url: BaseUrl | None = None
     """`openai`: the server's URL."""
     model: str | None = None
     """`openai`: the model's name at the server."""

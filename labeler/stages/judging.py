@@ -11,6 +11,12 @@ from labeler.judge.factory import make_judge
 from labeler.study import StudyFile
 from labeler.study_taxonomy import study_taxonomy
 
+NO_MATTER_TO_ANSWERS = {
+    "base_url", "endpoints", "api_key_env", "timeout_s", "concurrency", "max_attempts",
+    "restart_wait_s", "price_prompt_per_million", "price_completion_per_million", "server",
+}  # fmt: skip
+"""Keys of `[judge]` that say how it is reached and started, and what it costs."""
+
 
 def study_embedder(study: StudyFile) -> Embedder:
     """The embedder of `[embedding]`; TF-IDF is fitted on the taxonomy's own texts."""
@@ -37,8 +43,6 @@ def require_judge(study: StudyFile) -> None:
 def judging_inputs(study: StudyFile) -> dict[str, Any]:
     """What decides a judge's answers; addresses, keys and concurrency do not."""
     return {
-        "judge": study.config.judge.model_dump(
-            exclude={"base_url", "api_key_env", "timeout_s", "concurrency", "max_attempts"}
-        ),
+        "judge": study.config.judge.model_dump(exclude=NO_MATTER_TO_ANSWERS),
         "embedding": study.config.embedding.model_dump(exclude={"base_url", "api_key_env"}),
     }
