@@ -48,6 +48,12 @@ from labeler.store.tables.review import (
     ReviewEventCategory,
 )
 from labeler.store.tables.runs import RUN_KINDS, RUN_STATUSES, Corpus, Run, SubjectModel
+from labeler.store.tables.scores import (
+    ControlLatent,
+    LabelSample,
+    ScoreCall,
+    ShuffledExplanation,
+)
 from labeler.store.tables.taxonomy import (
     MAPPING_KINDS,
     Category,
@@ -61,11 +67,12 @@ __all__ = [
     "CALL_STAGES", "CALL_STATUSES", "EFFECTIVE_OUTCOMES", "ENDPOINT_KINDS", "EVIDENCE_KINDS",
     "LABEL_OUTCOMES", "MAPPING_KINDS", "NAMING_CONVENTION", "REVIEW_ACTIONS", "RULES",
     "RUN_KINDS", "RUN_STATUSES", "SCORE_METHODS", "SELECTIONS", "SIDES", "SOURCES", "SPLITS",
-    "VERDICTS", "AuditDraw", "AuditMember", "Base", "Category", "CategoryChangeStatistic", "CategoryMapping", "Comparison",
-    "ComparisonSetting", "Corpus", "Crosscoder", "CrosscoderModel", "EffectiveLabel",
-    "EffectiveLabelCategory", "Evidence", "EvidenceDocument", "Explanation",
-    "ExplanationScore", "FreeText", "Judge", "JudgeCall", "JudgeLabel", "JudgeLabelCategory",
-    "Latent", "LatentScaling", "LatentSet", "LatentSetMember", "Prompt", "ReviewEvent",
-    "ReviewEventCategory", "Run", "SubjectModel", "TaxonomyVersion", "UtcDateTime", "WorkItem",
+    "VERDICTS", "AuditDraw", "AuditMember", "Base", "Category", "CategoryChangeStatistic",
+    "CategoryMapping", "Comparison", "ComparisonSetting", "ControlLatent", "Corpus",
+    "Crosscoder", "CrosscoderModel", "EffectiveLabel", "EffectiveLabelCategory", "Evidence",
+    "EvidenceDocument", "Explanation", "ExplanationScore", "FreeText", "Judge", "JudgeCall",
+    "JudgeLabel", "JudgeLabelCategory", "LabelSample", "Latent", "LatentScaling", "LatentSet",
+    "LatentSetMember", "Prompt", "ReviewEvent", "ReviewEventCategory", "Run", "ScoreCall",
+    "ShuffledExplanation", "SubjectModel", "TaxonomyVersion", "UtcDateTime", "WorkItem",
     "metadata", "utc_now",
 ]  # fmt: skip

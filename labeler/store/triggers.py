@@ -12,6 +12,7 @@ APPEND_ONLY_TABLES = (
     "audit_draw",
     "audit_member",
     "comparison_setting",
+    "control_latent",
     "evidence",
     "evidence_document",
     "explanation",
@@ -20,9 +21,12 @@ APPEND_ONLY_TABLES = (
     "judge_call",
     "judge_label",
     "judge_label_category",
+    "label_sample",
     "prompt",
     "review_event",
     "review_event_category",
+    "score_call",
+    "shuffled_explanation",
 )
 """Tables whose rows are never updated nor deleted."""
 

@@ -132,7 +132,15 @@ class ExplanationScore(Base):
     ci_low: Mapped[float | None]
     ci_high: Mapped[float | None]
     n_asked: Mapped[int]
+    """Examples put to the judge."""
     n_parsed: Mapped[int]
+    """Examples with a usable answer; the counts below are of these."""
+    n_positive: Mapped[int | None]
+    n_negative: Mapped[int | None]
+    n_true_positive: Mapped[int | None]
+    n_true_negative: Mapped[int | None]
+    reason: Mapped[str | None] = mapped_column(FreeText)
+    """Why the balanced accuracy is undefined."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
