@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from labeler.errors import UsageError
+from labeler.sections.base import Section, inner_section
 from labeler.sections.counting import ReportSection, TaxonomySection
 from labeler.sections.dictionary import (
     CollectSection,
@@ -17,7 +18,6 @@ from labeler.sections.dictionary import (
     IsolateSection,
     TrainSection,
 )
-from labeler.sections.base import Section, inner_section
 from labeler.sections.judge_server import JudgeEndpointSection, JudgeServerSection
 from labeler.sections.judging import EmbeddingSection, JudgeSection
 from labeler.sections.subjects import (
