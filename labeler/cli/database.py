@@ -1,4 +1,4 @@
-"""Commands on databases: upgrade, downgrade, current, check, copy."""
+"""Commands on databases: upgrade, downgrade, current, check, copy, reader."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DatabaseUrl = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the group `db` to the application."""
     group = typer.Typer(help="Database migrations.", no_args_is_help=True)
-    for command in (upgrade, downgrade, current, check, copy):
+    for command in (upgrade, downgrade, current, check, copy, reader):
         group.command()(command)
     app.add_typer(group, name="db")
 
@@ -75,3 +75,10 @@ def copy(
     for table in result.tables:
         typer.echo(f"{table.sha256}  {table.rows:>9}  {table.table}")
     typer.echo(f"{result.rows} rows copied, checksums equal", err=True)
+
+
+def reader(url: DatabaseUrl) -> None:
+    """Make the PostgreSQL role, allowed to read and nothing else, that `difflens sql` takes on."""
+    from labeler.store.readers import make_reader
+
+    typer.echo(make_reader(url))

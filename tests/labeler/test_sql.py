@@ -3,15 +3,23 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import hostile_sql
 import pytest
 from seeding import label, seed
 from sqlalchemy import Engine, text
 
 from labeler.errors import UsageError, WorkError
 from labeler.sql import QueryResult, format_result, run_query
-from labeler.store.engine import write_session
+from labeler.store import migrate
+from labeler.store.digests import digest_table
+from labeler.store.engine import open_engine, write_session
+from labeler.store.readers import make_reader
+from labeler.store.schema import metadata
 
 FOREVER = "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t"
 
@@ -44,72 +52,124 @@ def test_more_rows_than_asked_for_are_cut_and_said(url: str) -> None:
     assert not run_query(url, "SELECT id FROM latent ORDER BY id", max_rows=4).truncated
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "DELETE FROM latent",
-        "UPDATE run SET status = 'done'",
-        "INSERT INTO prompt (sha256, name, text) VALUES ('a', 'b', 'c')",
-        "DROP VIEW v_coverage",
-        "CREATE TABLE mine (id INTEGER)",
-        "CREATE TEMP TABLE mine (id INTEGER)",
-        "SELECT 1; DELETE FROM latent",
-        "SELECT 1; SELECT 2",
-        "BEGIN",
-        "COMMIT",
-        "ROLLBACK; DELETE FROM latent",
-        "COMMIT; DELETE FROM latent",
-        "VACUUM",
-        "WITH gone AS (DELETE FROM latent RETURNING id) SELECT * FROM gone",
-        "SET default_transaction_read_only = off",
-        "SELECT * FROM no_such_table",
-        "SELEC 1",
-        "  ;  ",
-    ],
-)
-def test_anything_but_one_select_is_refused_and_changes_nothing(
-    url: str, engine: Engine, statement: str
-) -> None:
-    with pytest.raises(UsageError, match="sql: "):
-        run_query(url, statement)
+def state(engine: Engine) -> list[tuple[str, int, str]]:
+    """The contents of every table, and what the schema holds."""
+    catalog = {
+        "sqlite": "SELECT type, name, sql FROM sqlite_master ORDER BY 1, 2",
+        "postgresql": "SELECT relkind::text, relname, reltuples::text FROM pg_class"
+        " WHERE relnamespace = current_schema()::regnamespace ORDER BY 1, 2",
+    }[engine.dialect.name]
     with engine.connect() as connection:
-        assert connection.execute(text("SELECT count(*) FROM latent")).scalar_one() == 4
-        assert connection.execute(text("SELECT count(*) FROM v_coverage")).scalar_one() == 2
+        tables = [digest_table(connection, table) for table in metadata.sorted_tables]
+        schema = connection.execute(text(catalog)).all()
+    rows = [(table.table, table.rows, table.sha256) for table in tables]
+    return [*rows, *((f"{kind} {name}", 0, str(sql)) for kind, name, sql in schema)]
 
 
-def test_hostile_statements_on_sqlite_are_refused(sqlite_url: str, tmp_path: Path) -> None:
-    before = sorted(tmp_path.iterdir())
-    for statement in (
-        f"ATTACH 'file:{tmp_path}/made.db?mode=rwc' AS other",
-        "PRAGMA query_only = 0",
-        "PRAGMA writable_schema = 1",
-        f"VACUUM INTO '{tmp_path}/copy.db'",
-        "SELECT load_extension('evil')",
-        "SELECT * FROM pragma_table_info('latent')",
-        "SELECT zeroblob(1000000000)",
-        "SELECT randomblob(1000000000)",
-    ):
-        with pytest.raises(UsageError, match="sql: "):
-            run_query(sqlite_url, statement)
-    names = [
-        path for path in sorted(tmp_path.iterdir()) if path.suffix not in (".db-shm", ".db-wal")
-    ]
-    assert names == before
+def refused(url: str, statement: str) -> bool:
+    with pytest.raises(UsageError, match="sql: ") as error:
+        run_query(url, statement, timeout=5)
+    return "\n" not in str(error.value)
+
+
+def test_anything_but_one_select_is_refused_and_changes_nothing(url: str, engine: Engine) -> None:
+    before = state(engine)
+    assert [statement for statement in hostile_sql.BOTH if not refused(url, statement)] == []
+    assert state(engine) == before
+
+
+def test_a_question_on_nothing_or_nonsense_is_refused(url: str) -> None:
+    for statement in ("", "  ;  ", "SELECT * FROM no_such_table", "SELEC 1"):
+        assert refused(url, statement)
+
+
+def test_hostile_statements_on_sqlite_are_refused(
+    sqlite_url: str, sqlite_engine: Engine, tmp_path: Path
+) -> None:
+    folder = tmp_path / "untouched"
+    folder.mkdir()
+    before = state(sqlite_engine)
+    for statement in hostile_sql.SQLITE:
+        assert refused(sqlite_url, statement.replace("{folder}", str(folder)))
+    assert state(sqlite_engine) == before
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("statement", hostile_sql.SQLITE_BOMBS)
+def test_bombs_on_sqlite_are_stopped(sqlite_url: str, statement: str) -> None:
+    engine = open_engine(sqlite_url)
+    with write_session(engine) as session:
+        seed(session, 20, 20)
+    engine.dispose()
+    started = time.monotonic()
+    with pytest.raises((UsageError, WorkError), match="sql: "):
+        run_query(sqlite_url, statement, timeout=0.3)
+    assert time.monotonic() - started < 10
+
+
+def test_a_question_that_takes_too_much_memory_is_stopped(sqlite_url: str) -> None:
+    code = (
+        "import labeler.sql.sqlite as s; s.MAX_HEAP_BYTES = 1 << 24;"
+        "from labeler.sql import run_query;"
+        f"run_query({sqlite_url!r}, 'WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1"
+        " FROM t WHERE n < 1000000) SELECT hex(n) || hex(n) FROM t ORDER BY 1')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "WorkError: sql: the question needs more memory than it may" in done.stderr
+
+
+def test_an_answer_too_large_to_hold_is_refused(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("labeler.sql.result.MAX_ANSWER_BYTES", 1_000_000)
+    statement = (
+        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < 5000)"
+        " SELECT replace('aaaaaaaaaa', 'a', 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa') FROM t"
+    )
+    with pytest.raises(WorkError, match="the answer exceeds 1 MB"):
+        run_query(sqlite_url, statement)
 
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("backend", ["postgres"])
-def test_hostile_statements_on_postgresql_are_refused(url: str) -> None:
-    statements = (
-        "SELECT set_config('transaction_read_only', 'off', false), nextval('latent_id_seq')",
-        "SELECT nextval('latent_id_seq')",
-        "COPY latent TO '/tmp/latents.txt'",
-        "SELECT 1 INTO mine",
-        "SELECT setval('latent_id_seq', 900)",
-    )
-    for statement in statements:
-        with pytest.raises(UsageError, match="sql: "):
-            run_query(url, statement)
+def test_hostile_statements_on_postgresql_are_refused(
+    url: str, engine: Engine, tmp_path: Path
+) -> None:
+    folder = tmp_path / "untouched"
+    folder.mkdir()
+    folder.chmod(0o777)
+    before = state(engine)
+    for statement in hostile_sql.POSTGRESQL:
+        assert refused(url, statement.replace("{folder}", str(folder)))
+    assert state(engine) == before
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("backend", ["postgres"])
+def test_bombs_on_postgresql_are_stopped(url: str) -> None:
+    for statement in hostile_sql.POSTGRESQL_BOMBS:
+        with pytest.raises(WorkError, match="stopped after"):
+            run_query(url, statement, timeout=0.3)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("backend", ["postgres"])
+def test_questions_are_asked_under_the_readers_role(url: str, engine: Engine) -> None:
+    role = make_reader(url)
+    try:
+        result = run_query(url, "SELECT current_user, count(*) FROM v_effective_label")
+        assert result.rows[0][0] == role
+        migrate.downgrade(url, "base", backup=False)
+        migrate.upgrade(url)
+        assert run_query(url, "SELECT count(*) FROM v_coverage").rows == ((0,),)
+        with pytest.raises(UsageError, match="permission denied"):
+            run_query(url, "SELECT rolpassword FROM pg_authid")
+        assert make_reader(url) == role
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text(f'DROP OWNED BY "{role}"'))
+            connection.execute(text(f'DROP ROLE "{role}"'))
 
 
 def test_a_question_without_end_is_stopped(url: str) -> None:

@@ -1,0 +1,97 @@
+"""How the answer to a question is printed: table, CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+from labeler.errors import UsageError
+from labeler.sql.result import QueryResult
+
+
+def format_result(result: QueryResult, output: str = "table") -> str:
+    """The answer as `table`, `csv` (with a header) or `json` (an array of objects); unrounded."""
+    if output == "csv":
+        return _as_csv(result)
+    if output == "json":
+        return _as_json(result)
+    if output == "table":
+        return _as_table(result)
+    raise UsageError(f"format: {output!r} is not known; choose table, csv or json")
+
+
+def _as_csv(result: QueryResult) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(result.columns)
+    writer.writerows([[_plain(value) for value in row] for row in result.rows])
+    return buffer.getvalue()
+
+
+def _finite(value: Any) -> Any:
+    """The value, or None for an infinite or undefined number, which JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _as_json(result: QueryResult) -> str:
+    names = _distinct(result.columns)
+    rows = [
+        {name: _finite(_plain(value)) for name, value in zip(names, row, strict=True)}
+        for row in result.rows
+    ]
+    return json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
+
+
+def _as_table(result: QueryResult) -> str:
+    cells = [[_cell(value) for value in row] for row in result.rows]
+    widths = [
+        max([len(name), *(len(row[index]) for row in cells)])
+        for index, name in enumerate(result.columns)
+    ]
+    is_number = [
+        any(isinstance(row[index], int | float | Decimal) for row in result.rows)
+        for index in range(len(widths))
+    ]
+
+    def line(values: Sequence[str]) -> str:
+        padded = (
+            value.rjust(width) if right else value.ljust(width)
+            for value, width, right in zip(values, widths, is_number, strict=True)
+        )
+        return "  ".join(padded).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([line(result.columns), rule, *(line(row) for row in cells)]) + "\n"
+
+
+def _cell(value: Any) -> str:
+    plain = _plain(value)
+    return "" if plain is None else " ".join(str(plain).split("\n"))
+
+
+def _plain(value: Any) -> Any:
+    """A value that CSV and JSON can hold, nothing of it rounded."""
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, bytes | memoryview):
+        return bytes(value).hex()
+    return value
+
+
+def _distinct(columns: Sequence[str]) -> list[str]:
+    """Column names with a number where one occurs again, so that no JSON key is lost."""
+    names: list[str] = []
+    for name in columns:
+        candidate, number = name, 2
+        while candidate in names:
+            candidate, number = f"{name}_{number}", number + 1
+        names.append(candidate)
+    return names
