@@ -16,6 +16,15 @@ from labeler.store.records import (
     get_or_create_prompt,
     record_call,
 )
+from labeler.store.schema import (
+    ControlLatent,
+    ExplanationScore,
+    JudgeCall,
+    JudgeLabel,
+    LabelSample,
+    ScoreCall,
+    ShuffledExplanation,
+)
 from labeler.store.triggers import APPEND_ONLY_TABLES
 
 
@@ -25,11 +34,11 @@ def populate(session: Session) -> Seed:
     written = label(session, data, data.target[0], "safety")
     decide(session, data, data.target[0], "humour")
     prompt = get_or_create_prompt(session, "cd" * 32, "explain", "Explain.")
-    record_call(
+    call = record_call(
         session,
         CallRow(data.judge_id, "ef" * 32, "explain", data.run_id, "ok", "{}", prompt_id=prompt.id),
     )
-    add_explanation_score(
+    score = add_explanation_score(
         session,
         run_id=data.run_id,
         explanation_id=written.explanation_id,
@@ -41,7 +50,39 @@ def populate(session: Session) -> Seed:
     )
     window = EvidenceRow(data.target[0], "top", "explain", "d1", 0, ["a"], [1], ["user"], [0.5])
     add_evidence(session, data.run_id, [window])
+    _add_measures_of_the_judge(session, data, written, score, call)
     return data
+
+
+def _add_measures_of_the_judge(
+    session: Session, data: Seed, written: JudgeLabel, score: ExplanationScore, call: JudgeCall
+) -> None:
+    latent_id, explanation_id = written.latent_id, written.explanation_id
+    session.add_all(
+        [
+            ScoreCall(explanation_score_id=score.id, judge_call_id=call.id),
+            ShuffledExplanation(
+                explanation_id=explanation_id, source_explanation_id=explanation_id
+            ),
+            ControlLatent(
+                run_id=data.run_id,
+                comparison_id=data.comparison_id,
+                latent_id=latent_id,
+                matched_latent_id=latent_id,
+            ),
+            LabelSample(
+                run_id=data.run_id,
+                latent_id=latent_id,
+                judge_id=data.judge_id,
+                taxonomy_version_id=data.version_id,
+                explanation_id=explanation_id,
+                judge_call_id=call.id,
+                sample=1,
+                outcome="none",
+            ),
+        ]
+    )
+    session.flush()
 
 
 def column_of(table: str) -> str:
@@ -50,6 +91,8 @@ def column_of(table: str) -> str:
         "judge_label_category": "rank",
         "review_event_category": "rank",
         "evidence_document": "split",
+        "score_call": "judge_call_id",
+        "shuffled_explanation": "source_explanation_id",
     }.get(table, "id")
 
 
