@@ -10,13 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.cluster import AgglomerativeClustering
 
 from taxonomy.errors import InputError
+from taxonomy.linkage import average_linkage
 from taxonomy.mapping import Vectors, normalise_rows
 
 DEFAULT_DISTANCE_THRESHOLD = 0.5
 """Mean cosine distance between two clusters from which they stay apart."""
+
+CENTRES_AT_A_TIME = 256
+"""Clusters whose nearest outsiders are looked for in one product."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,19 @@ def cluster(
     if not 0 < threshold <= 2:
         raise InputError(f"cluster distance {threshold} is no cosine distance; choose 0 < d <= 2")
     if np.size(vectors) == 0:
-        nothing = np.zeros(0, dtype=np.int64)
-        return Clustering(labels=nothing, medoids=nothing, outsiders=())
+        return clustering_of(np.zeros((0, 1)), np.zeros(0, dtype=np.int64))
+    labels = average_linkage(vectors).cut(threshold)
+    return clustering_of(vectors, labels, n_outsiders=n_outsiders)
+
+
+def clustering_of(
+    vectors: npt.ArrayLike, labels: npt.NDArray[np.int64], *, n_outsiders: int = 10
+) -> Clustering:
+    """Describe a partition (n,) of vectors (n, e) whose clusters are 0, 1, ... without a gap."""
+    if len(labels) == 0:
+        return Clustering(labels=labels, medoids=labels, outsiders=())
     rows = normalise_rows(vectors)
-    distinct, inverse = np.unique(rows, axis=0, return_inverse=True)
-    labels = _number_by_first(_agglomerate(distinct, threshold)[inverse.ravel()])
-    centres = _centres(rows, labels)
+    centres = cluster_centres(rows, labels)
     return Clustering(
         labels=labels,
         medoids=_medoids(rows, labels, centres),
@@ -122,29 +132,7 @@ def name_clusters(
     return names
 
 
-def _agglomerate(rows: Vectors, threshold: float) -> npt.NDArray[np.int64]:
-    """Cut the average-linkage tree of (n, e) unit vectors at `threshold`; rows of zeros are far."""
-    if len(rows) == 1:
-        return np.zeros(1, dtype=np.int64)
-    distances = rows @ rows.T
-    np.subtract(1.0, distances, out=distances)
-    np.clip(distances, 0.0, 2.0, out=distances)
-    np.fill_diagonal(distances, 0.0)
-    model = AgglomerativeClustering(
-        n_clusters=None, metric="precomputed", linkage="average", distance_threshold=threshold
-    )
-    return np.asarray(model.fit_predict(distances), dtype=np.int64)
-
-
-def _number_by_first(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Renumber clusters by the position of their first text."""
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[inverse.ravel()]
-
-
-def _centres(rows: Vectors, labels: npt.NDArray[np.int64]) -> Vectors:
+def cluster_centres(rows: Vectors, labels: npt.NDArray[np.int64]) -> Vectors:
     """Mean vectors (C, e); the mean cosine of a text to a cluster is its product with this."""
     sums = np.zeros((int(labels.max()) + 1, rows.shape[1]))
     np.add.at(sums, labels, rows)
@@ -164,9 +152,21 @@ def _medoids(
 def _outsiders(
     rows: Vectors, labels: npt.NDArray[np.int64], centres: Vectors, n_outsiders: int
 ) -> tuple[tuple[int, ...], ...]:
-    found = []
-    for number, centre in enumerate(centres):
-        closeness = np.where(labels == number, -np.inf, np.round(rows @ centre, 12))
-        nearest = np.argsort(-closeness, kind="stable")[:n_outsiders]
-        found.append(tuple(int(index) for index in nearest if np.isfinite(closeness[index])))
+    found: list[tuple[int, ...]] = []
+    for first in range(0, len(centres), CENTRES_AT_A_TIME):
+        block = np.round(centres[first : first + CENTRES_AT_A_TIME] @ rows.T, 12)
+        for offset, closeness in enumerate(block):
+            found.append(_nearest(closeness, labels == first + offset, n_outsiders))
     return tuple(found)
+
+
+def _nearest(closeness: Vectors, excluded: npt.NDArray[np.bool_], n_wanted: int) -> tuple[int, ...]:
+    """Positions of the largest values (n,) that are not excluded; the first of equals first."""
+    closeness[excluded] = -np.inf
+    n = min(n_wanted, len(closeness) - int(excluded.sum()))
+    if n == 0:
+        return ()
+    least = np.partition(closeness, len(closeness) - n)[len(closeness) - n]
+    candidates = np.flatnonzero(closeness >= least)
+    order = np.argsort(-closeness[candidates], kind="stable")[:n]
+    return tuple(int(index) for index in candidates[order])

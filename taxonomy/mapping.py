@@ -14,7 +14,7 @@ snippets; its score is the mean over them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,6 +37,9 @@ DEFAULT_NONE_THRESHOLD = 1.5
 
 TEMPERATURE = 0.3
 """Score difference that changes the odds of two leaves by a factor e."""
+
+LATENTS_AT_A_TIME = 1024
+"""Latents whose snippets are compared with the categories in one product."""
 
 _SPREAD_SHRINKAGE = 0.5
 """How far a leaf's spread moves to the median one: it is estimated from few texts."""
@@ -172,10 +175,7 @@ def standardise(raw: Vectors, index: CategoryIndex) -> Vectors:
 
 def score_latent(snippets: npt.ArrayLike, index: CategoryIndex) -> Vectors:
     """Scores (C,) of a latent whose evidence has the vectors `snippets` (s, e), s at least 1."""
-    vectors = np.atleast_2d(np.asarray(snippets, dtype=np.float64))
-    if len(vectors) == 0:
-        raise InputError("a latent without a snippet can not be mapped; collect its evidence first")
-    result: Vectors = standardise(raw_similarities(vectors, index), index).mean(axis=0)
+    result: Vectors = _mean_scores([_snippet_rows(snippets)], index)[0]
     return result
 
 
@@ -194,8 +194,7 @@ def assign(
     within `secondary_margin` of it and above the threshold are categories too, in order.
     """
     mappings = []
-    for snippets in latents:
-        scores = score_latent(snippets, index)
+    for scores in _scores(latents, index):
         candidates, none_confidence = _rank(scores, index.slugs, none_threshold)
         floor = max(none_threshold, candidates[0].score - secondary_margin)
         categories = tuple(
@@ -210,6 +209,34 @@ def assign(
             )
         )
     return mappings
+
+
+def _scores(latents: Sequence[npt.ArrayLike], index: CategoryIndex) -> Iterator[Vectors]:
+    """Scores (C,) of each latent in order; many latents share one product."""
+    pending: list[Vectors] = []
+    for snippets in latents:
+        pending.append(_snippet_rows(snippets))
+        if len(pending) == LATENTS_AT_A_TIME:
+            yield from _mean_scores(pending, index)
+            pending = []
+    if pending:
+        yield from _mean_scores(pending, index)
+
+
+def _mean_scores(latents: Sequence[Vectors], index: CategoryIndex) -> Vectors:
+    """Scores (n, C): the mean over each latent's snippets."""
+    lengths = np.array([len(snippets) for snippets in latents])
+    scores = standardise(raw_similarities(np.concatenate(latents), index), index)
+    sums: Vectors = np.add.reduceat(scores, np.cumsum(lengths) - lengths, axis=0)
+    result: Vectors = sums / lengths[:, None]
+    return result
+
+
+def _snippet_rows(snippets: npt.ArrayLike) -> Vectors:
+    vectors: Vectors = np.atleast_2d(np.asarray(snippets, dtype=np.float64))
+    if len(vectors) == 0:
+        raise InputError("a latent without a snippet can not be mapped; collect its evidence first")
+    return vectors
 
 
 def normalise_rows(vectors: npt.ArrayLike) -> Vectors:
