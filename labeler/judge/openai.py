@@ -1,13 +1,12 @@
-"""A judge behind any OpenAI-compatible chat endpoint: vLLM, llama-server, a hosted API."""
+"""A judge behind OpenAI-compatible chat endpoints: vLLM, llama-server, a hosted API."""
 
 from __future__ import annotations
 
 import asyncio
-import os
+import json
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from labeler.errors import UsageError, WorkError
 from labeler.judge.base import (
@@ -18,200 +17,250 @@ from labeler.judge.base import (
     ignore_attempt,
 )
 from labeler.judge.completions import read_completion
+from labeler.judge.endpoints import Clock, Endpoints, Sleep
+from labeler.judge.keys import read_key, without_key
+from labeler.judge.lines import Endpoint, HttpAnswer, Line, LineError
 from labeler.judge.retrying import Ended, again, is_worth_retrying, retry_after_s, retry_policy
 from labeler.sections.judging import JudgeSection
 
-if TYPE_CHECKING:
-    from openai import APIStatusError, AsyncOpenAI
-
-Sleep = Callable[[float], Awaitable[None]]
-NO_KEY = "none"
-"""Sent where the config names no key: servers without authentication ignore it."""
+CHAT_PATH = "/chat/completions"
+SHOWN_CHARACTERS = 500
+"""Most characters of a server's error that are kept."""
 
 
 @dataclass(frozen=True)
-class ServerSettings:
-    """How the server is reached; nothing of this changes an answer."""
+class Patience:
+    """How long one request is tried; nothing of this changes an answer."""
 
-    base_url: str
-    api_key_env: str | None = None
     timeout_s: float = 120.0
-    """Seconds for one request, from the first byte sent to the last received."""
-    concurrency: int = 16
+    """Seconds for one attempt, from the first byte sent to the last received."""
     max_attempts: int = 5
     """Tries of one request that ends in a transport error, 408, 429 or 5xx."""
     max_answers: int = 3
     """Tries of one request that ends in an unusable answer."""
+    restart_wait_s: float = 180.0
+    """Seconds to wait for servers that answered before and went away."""
 
 
 class OpenAiJudge:
     """Sends chats with `response_format` = JSON schema and reports every ended attempt.
 
     Transport errors, 408, 429 and 5xx are retried (Retry-After is obeyed), unusable answers a few
-    times; any other 4xx is a WorkError with the server's words. `sleep` is replaced in tests.
+    times; any other 4xx is a WorkError with the server's words. Of several endpoints one that is
+    down gets no requests until it is back. `sleep` and `clock` are replaced in tests.
     """
 
     def __init__(
         self,
         identity: JudgeIdentity,
-        settings: ServerSettings,
+        endpoints: tuple[Endpoint, ...],
+        patience: Patience | None = None,
         sleep: Sleep = asyncio.sleep,
+        clock: Clock = time.monotonic,
     ) -> None:
         self._identity = identity
-        self._settings = settings
+        self._endpoints = Endpoints(endpoints, sleep, clock)
+        self._patience = patience or Patience()
         self._sleep = sleep
-        self._client: AsyncOpenAI | None = None
 
     @classmethod
-    def from_section(cls, section: JudgeSection, sleep: Sleep = asyncio.sleep) -> OpenAiJudge:
+    def from_section(
+        cls,
+        section: JudgeSection,
+        sleep: Sleep = asyncio.sleep,
+        clock: Clock = time.monotonic,
+    ) -> OpenAiJudge:
         """The judge of `[judge]`; UsageError names a key that is missing."""
-        if section.base_url is None or section.model is None:
-            missing = "base_url" if section.base_url is None else "model"
-            raise UsageError(f"judge.{missing}: missing; kind = openai needs it")
-        _read_key(section.api_key_env)
-        identity = JudgeIdentity(
-            name=section.model,
-            model=section.model,
-            endpoint_kind="openai",
-            params={"temperature": section.temperature, "max_tokens": section.max_tokens},
-        )
-        settings = ServerSettings(
-            base_url=section.base_url,
-            api_key_env=section.api_key_env,
+        endpoints = endpoints_of(section)
+        for endpoint in endpoints:
+            read_key(endpoint.api_key_env)
+        patience = Patience(
             timeout_s=section.timeout_s,
-            concurrency=section.concurrency,
             max_attempts=section.max_attempts,
+            restart_wait_s=section.restart_wait_s,
         )
-        return cls(identity, settings, sleep)
+        return cls(identity_of(section), endpoints, patience, sleep, clock)
 
     @property
     def identity(self) -> JudgeIdentity:
-        """Model and sampling parameters; not the address, not the key."""
+        """Model and sampling parameters; not the addresses, not the keys."""
         return self._identity
 
     @property
     def concurrency(self) -> int:
-        """Requests in flight."""
-        return self._settings.concurrency
+        """Requests in flight, at all endpoints together."""
+        return self._endpoints.concurrency
 
     async def ask(
         self, request: JudgeRequest, on_attempt: OnAttempt = ignore_attempt
     ) -> JudgeReply:
         """Ask until there is an answer or the tries are used up; the last reply is returned."""
-        policy = retry_policy(self._settings.max_attempts, self._settings.max_answers, self._sleep)
+        patience = self._patience
+        policy = retry_policy(patience.max_attempts, patience.max_answers, self._sleep)
         ended: Ended = await policy(self._attempt, request, on_attempt)
+        if ended.unpaid and not self._endpoints.has_answered:
+            raise WorkError(
+                f"judge {self._addresses()}: nobody answers there ({ended.reply.error}); start "
+                "the server (`difflens judge serve`) or mend the address, then run again"
+            )
         return ended.reply
 
     async def aclose(self) -> None:
         """Close the connections; a later `ask` opens new ones."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        await self._endpoints.aclose()
 
     async def _attempt(self, request: JudgeRequest, on_attempt: OnAttempt) -> Ended:
-        ended = await self._send(request)
+        line = await self._endpoints.take()
+        try:
+            ended = await self._send(line, request)
+        except BaseException:
+            await line.aclose()
+            raise
+        finally:
+            self._endpoints.give_back(line)
         await on_attempt(ended.reply)
         if ended.stops_the_batch:
-            raise WorkError(f"judge {self._settings.base_url}: {ended.reply.error}")
+            raise WorkError(f"judge {line.endpoint.base_url}: {ended.reply.error}")
+        if ended.again == "away" and not self._endpoints.somebody_is_up:
+            self._require_patience()
         return ended
 
-    async def _send(self, request: JudgeRequest) -> Ended:
-        from openai import APIStatusError, OpenAIError
-
+    async def _send(self, line: Line, request: JudgeRequest) -> Ended:
         started = time.monotonic()
+        body = self._body(line.endpoint, request)
         try:
-            async with asyncio.timeout(self._settings.timeout_s):
-                body = await self._complete(request)
+            async with asyncio.timeout(self._patience.timeout_s):
+                answer = await line.post(CHAT_PATH, body)
         except TimeoutError:
-            return self._failed(started, f"no answer within {self._settings.timeout_s:g} s")
-        except APIStatusError as error:
-            return self._refused_by_server(started, error)
-        except (OpenAIError, OSError, ValueError) as error:
-            return self._failed(started, _words(error))
-        reply = read_completion(request, body, time.monotonic() - started)
+            words = f"no answer within {self._patience.timeout_s:g} s"
+            return await self._hung_up(line, started, words, unpaid=False)
+        except LineError as error:
+            return await self._hung_up(line, started, str(error), error.unpaid)
+        return self._read(line, request, answer, started)
+
+    def _body(self, endpoint: Endpoint, request: JudgeRequest) -> dict[str, Any]:
+        schema = {"name": request.stage, "schema": dict(request.schema), "strict": True}
+        return {
+            "model": endpoint.model,
+            "messages": [
+                {"role": message.role, "content": message.content} for message in request.messages
+            ],
+            "response_format": {"type": "json_schema", "json_schema": schema},
+            "temperature": self._identity.params["temperature"],
+            "max_tokens": self._identity.params["max_tokens"],
+        }
+
+    def _read(self, line: Line, request: JudgeRequest, answer: HttpAnswer, started: float) -> Ended:
+        seconds = time.monotonic() - started
+        if answer.status != 200:
+            return self._refused_by_server(line.endpoint, answer, seconds)
+        try:
+            body = json.loads(answer.content)
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            self._endpoints.failed(line.endpoint, unreachable=False)
+            shown = answer.content[:200].decode("utf-8", "replace")
+            words = without_key(shown, line.endpoint.api_key_env)
+            return _transport(f"the server sent no JSON object: {words!r}", seconds)
+        self._endpoints.answered(line.endpoint)
+        reply = read_completion(request, body, seconds)
         return Ended(reply, again(reply))
 
-    async def _complete(self, request: JudgeRequest) -> dict[str, Any]:
-        schema = {"name": request.stage, "schema": dict(request.schema), "strict": True}
-        body = await self._connected().post(
-            "/chat/completions",
-            cast_to=object,
-            body={
-                "model": self._identity.model,
-                "messages": [
-                    {"role": message.role, "content": message.content}
-                    for message in request.messages
-                ],
-                "response_format": {"type": "json_schema", "json_schema": schema},
-                "temperature": self._identity.params["temperature"],
-                "max_tokens": self._identity.params["max_tokens"],
-            },
-        )
-        if not isinstance(body, dict):
-            raise ValueError(f"the server sent no JSON object: {str(body)[:200]!r}")
-        return body
+    def _refused_by_server(self, endpoint: Endpoint, answer: HttpAnswer, seconds: float) -> Ended:
+        said = without_key(server_words(answer.content), endpoint.api_key_env)
+        words = f"{answer.status}: {said}"
+        if not is_worth_retrying(answer.status):
+            self._endpoints.answered(endpoint)
+            return _transport(words, seconds, stops_the_batch=True)
+        wait_s = retry_after_s(answer.headers.get("retry-after"))
+        if wait_s is not None:
+            self._endpoints.told_to_wait(endpoint, wait_s)
+            return _transport(words, seconds, is_waited_for=True)
+        self._endpoints.failed(endpoint, unreachable=False)
+        return _transport(words, seconds)
 
-    def _refused_by_server(self, started: float, error: APIStatusError) -> Ended:
-        words = f"{error.status_code}: {_server_words(error)}"
-        if is_worth_retrying(error.status_code):
-            wait = retry_after_s(error.response.headers.get("retry-after"))
-            return self._failed(started, words, wait_s=wait)
-        return self._failed(started, words, stops_the_batch=True)
+    async def _hung_up(self, line: Line, started: float, words: str, unpaid: bool) -> Ended:
+        """A line that broke; an unpaid request does not count against its tries where it can."""
+        await line.aclose()
+        self._endpoints.failed(line.endpoint, unreachable=unpaid)
+        seconds = time.monotonic() - started
+        said = without_key(words, line.endpoint.api_key_env)
+        if unpaid and (self._endpoints.has_answered or self._endpoints.somebody_is_up):
+            return Ended(_failed(said, seconds), "away", unpaid=True)
+        return Ended(_failed(said, seconds), "transport", is_waited_for=unpaid, unpaid=unpaid)
 
-    def _failed(
-        self,
-        started: float,
-        words: str,
-        wait_s: float | None = None,
-        stops_the_batch: bool = False,
-    ) -> Ended:
-        reply = JudgeReply(
-            status="transport_error",
-            error=self._without_key(words),
-            latency_s=time.monotonic() - started,
-        )
-        return Ended(reply, "transport", wait_s, stops_the_batch)
-
-    def _without_key(self, words: str) -> str:
-        """Servers repeat a wrong key in their error; it must reach no log and no row."""
-        key = _read_key(self._settings.api_key_env)
-        return words if key == NO_KEY else words.replace(key, "***")
-
-    def _connected(self) -> AsyncOpenAI:
-        from openai import AsyncOpenAI
-
-        if self._client is None:
-            self._client = AsyncOpenAI(
-                base_url=self._settings.base_url,
-                api_key=_read_key(self._settings.api_key_env),
-                timeout=self._settings.timeout_s,
-                max_retries=0,
+    def _require_patience(self) -> None:
+        silent = self._endpoints.silent_for_s()
+        if silent > self._patience.restart_wait_s:
+            raise WorkError(
+                f"judge {self._addresses()}: went away and did not come back within "
+                f"{self._patience.restart_wait_s:g} s (judge.restart_wait_s); "
+                "what was answered is kept, run again to go on"
             )
-        return self._client
+
+    def _addresses(self) -> str:
+        return ", ".join(endpoint.base_url for endpoint in self._endpoints.endpoints)
 
 
-def _read_key(variable: str | None) -> str:
-    if variable is None:
-        return NO_KEY
-    key = os.environ.get(variable)
-    if not key:
+def identity_of(section: JudgeSection) -> JudgeIdentity:
+    """Who judges: the same behind every endpoint of one model."""
+    if section.model is None:
+        raise UsageError("judge.model: missing; kind = openai needs it")
+    return JudgeIdentity(
+        name=section.model,
+        model=section.model,
+        endpoint_kind="openai",
+        params={"temperature": section.temperature, "max_tokens": section.max_tokens},
+    )
+
+
+def endpoints_of(section: JudgeSection) -> tuple[Endpoint, ...]:
+    """The servers of `[judge]`; UsageError where none or both kinds of address are given."""
+    if section.model is None:
+        raise UsageError("judge.model: missing; kind = openai needs it")
+    if (section.base_url is None) == (not section.endpoints):
+        problem = "missing" if section.base_url is None else "stands beside [[judge.endpoints]]"
         raise UsageError(
-            f"judge.api_key_env: environment variable {variable} is not set; export it first"
+            f"judge.base_url: {problem}; kind = openai needs it, or several [[judge.endpoints]]"
         )
-    return key
+    if section.base_url is not None:
+        own = Endpoint(section.base_url, section.model, section.api_key_env, section.concurrency)
+        return (own,)
+    found = tuple(
+        Endpoint(
+            base_url=row.base_url,
+            model=row.model or section.model,
+            api_key_env=row.api_key_env or section.api_key_env,
+            concurrency=row.concurrency or section.concurrency,
+        )
+        for row in section.endpoints
+    )
+    if len({endpoint.base_url for endpoint in found}) < len(found):
+        raise UsageError("judge.endpoints: an address is named twice; raise its concurrency")
+    return found
 
 
-def _server_words(error: APIStatusError) -> str:
-    body = error.body
+def server_words(content: bytes) -> str:
+    """What a server says of an error: its message, else the beginning of the body."""
+    text = content.decode("utf-8", "replace")
+    try:
+        body = json.loads(text)
+    except ValueError:
+        body = None
     if isinstance(body, dict):
         inner = body.get("error", body)
-        message = inner.get("message") if isinstance(inner, dict) else inner
+        message = inner.get("message", inner.get("detail")) if isinstance(inner, dict) else inner
         if isinstance(message, str) and message:
-            return message
-    return error.response.text[:500] or error.message
+            return message[:SHOWN_CHARACTERS]
+    return text[:SHOWN_CHARACTERS] or "no words"
 
 
-def _words(error: BaseException) -> str:
-    cause = error.__cause__
-    detail = f" ({cause})" if cause is not None and str(cause) else ""
-    return f"{type(error).__name__}: {error}{detail}"
+def _failed(words: str, seconds: float) -> JudgeReply:
+    return JudgeReply(status="transport_error", error=words, latency_s=seconds)
+
+
+def _transport(
+    words: str, seconds: float, stops_the_batch: bool = False, is_waited_for: bool = False
+) -> Ended:
+    return Ended(_failed(words, seconds), "transport", is_waited_for, stops_the_batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,8 +14,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_expone
 from labeler.judge.base import JudgeReply
 
 FIRST_WAIT_S, LONGEST_WAIT_S, LONGEST_RETRY_AFTER_S = 0.5, 30.0, 600.0
-Again = Literal["no", "transport", "answer"]
-"""Why a request would be made again."""
+Again = Literal["no", "transport", "answer", "away"]
+"""Why a request would be made again; `away`: the server was not there, which is no try."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,11 @@ class Ended:
 
     reply: JudgeReply
     again: Again
-    wait_s: float | None = None
-    """Seconds that the server asked to wait."""
+    is_waited_for: bool = False
+    """The endpoint rests before its next request, so that this one need not wait by itself."""
     stops_the_batch: bool = False
+    unpaid: bool = False
+    """No server saw the request."""
 
 
 def again(reply: JudgeReply) -> Again:
@@ -62,10 +65,10 @@ def retry_policy(
     """Retry the awaiting coroutine by its result; the last result is returned, never raised.
 
     The two kinds of failure have a limit each: `max_attempts` for transport, `max_answers` for
-    answers that are unusable.
+    answers that are unusable. A server that is away has no limit here: the judge sets it.
     """
-    limits = {"transport": max_attempts, "answer": max_answers}
-    failures = {"transport": 0, "answer": 0}
+    limits = {"transport": max_attempts, "answer": max_answers, "away": math.inf}
+    failures = {"transport": 0, "answer": 0, "away": 0}
     backoff = wait_exponential(FIRST_WAIT_S, LONGEST_WAIT_S) + wait_random(0, FIRST_WAIT_S)
 
     def is_over(state: RetryCallState) -> bool:
@@ -75,9 +78,9 @@ def retry_policy(
 
     def wait(state: RetryCallState) -> float:
         ended = _ended(state)
-        if ended.wait_s is not None:
-            return ended.wait_s
-        return 0.0 if ended.again == "answer" else float(backoff(state))
+        if ended.is_waited_for or ended.again != "transport":
+            return 0.0
+        return float(backoff(state))
 
     return AsyncRetrying(
         retry=retry_if_result(lambda ended: ended.again != "no"),

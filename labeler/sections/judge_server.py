@@ -59,7 +59,7 @@ class JudgeServerSection(Section):
     device: Literal["cpu", "gpu"] | None = None
     """`cpu` or `gpu`; empty: `gpu` where nvidia-smi or rocm-smi is found."""
     dtype: str | None = None
-    """Type of the weights; empty: float32 on a CPU (16 bits prefill far slower there), else auto."""
+    """Type of the weights; empty: float32 on a CPU, where 16 bits are far slower, else auto."""
     max_model_len: int | None = Field(None, ge=64)
     """Longest prompt and answer together, in tokens; empty: the model's own."""
     max_num_seqs: int | None = Field(None, ge=1)

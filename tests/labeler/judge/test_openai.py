@@ -32,11 +32,18 @@ def subject() -> LatentSubject:
 
 
 class Sleeps:
+    """Sleeps by turning a clock on."""
+
     def __init__(self) -> None:
         self.seconds: list[float] = []
 
     async def __call__(self, seconds: float) -> None:
-        self.seconds.append(seconds)
+        if seconds > 0:
+            self.seconds.append(seconds)
+        await asyncio.sleep(0)
+
+    def clock(self) -> float:
+        return sum(self.seconds)
 
 
 def ask(
@@ -48,6 +55,7 @@ def ask(
 ) -> JudgeReply:
     """Ask once over HTTP and close the connections."""
     seen = attempts if attempts is not None else []
+    time = sleeps if sleeps is not None else Sleeps()
 
     async def note(reply: JudgeReply) -> None:
         seen.append(reply)
@@ -55,7 +63,8 @@ def ask(
     async def work() -> JudgeReply:
         judge = OpenAiJudge.from_section(
             JudgeSection(kind="openai", base_url=server.url, model="m", **section),  # type: ignore[arg-type]
-            sleep=sleeps if sleeps is not None else Sleeps(),
+            sleep=time,
+            clock=time.clock,
         )
         try:
             return await judge.ask(request, note)
@@ -129,10 +138,10 @@ def test_tries_are_bounded_and_the_last_failure_is_returned() -> None:
 def test_nobody_listens() -> None:
     with serving(GOOD) as server:
         pass
-    reply = ask(server, explain_request(subject()), max_attempts=2)
-    assert reply.status == "transport_error"
-    assert reply.error is not None
-    assert "onnect" in reply.error
+    attempts: list[JudgeReply] = []
+    with pytest.raises(WorkError, match=r"nobody answers there \(cannot connect.*judge serve"):
+        ask(server, explain_request(subject()), attempts=attempts, max_attempts=2)
+    assert statuses(attempts) == ["transport_error"] * 2
 
 
 def test_a_reply_that_drips_is_cut_by_the_total_timeout() -> None:
