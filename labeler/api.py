@@ -66,6 +66,14 @@ class Study:
 
         return run_query(self.file.database_url, statement, max_rows=max_rows, timeout=timeout)
 
+    def saved_queries(self) -> QueryResult:
+        """Names, titles and origins of the saved questions: the study's own and the shipped."""
+        from labeler.sql import QueryResult
+        from labeler.sql.saved import saved_queries
+
+        rows = tuple((each.name, each.source, each.title) for each in saved_queries(self.file))
+        return QueryResult(("name", "source", "title"), rows, truncated=False)
+
     def category_change(self) -> pd.DataFrame:
         """The view v_category_change: one row per comparison and category."""
         return self._frame("select * from v_category_change order by comparison, level, category")

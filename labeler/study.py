@@ -14,7 +14,7 @@ from pydantic import ValidationError, model_validator
 
 from labeler.errors import UsageError
 from labeler.sections.base import Section
-from labeler.sections.counting import ReportSection, TaxonomySection
+from labeler.sections.counting import ReportSection, SqlSection, TaxonomySection
 from labeler.sections.dictionary import (
     CollectSection,
     ComparisonSection,
@@ -47,6 +47,7 @@ class StudyConfig(Section):
     embedding: EmbeddingSection = EmbeddingSection()
     taxonomy: TaxonomySection = TaxonomySection()
     report: ReportSection = ReportSection()
+    sql: SqlSection = SqlSection()
 
     @model_validator(mode="after")
     def _names_agree(self) -> StudyConfig:

@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from labeler.errors import UsageError
 from labeler.sections.base import Section, inner_section
-from labeler.sections.counting import ReportSection, TaxonomySection
+from labeler.sections.counting import ReportSection, SqlSection, TaxonomySection
 from labeler.sections.dictionary import (
     CollectSection,
     ComparisonSection,
@@ -72,6 +72,7 @@ OPTIONAL = (
     (EmbeddingSection, "[embedding]"),
     (TaxonomySection, "[taxonomy]"),
     (ReportSection, "[report]"),
+    (SqlSection, "[sql]"),
 )
 
 

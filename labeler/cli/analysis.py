@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from labeler.cli.options import LatentName, StudyPath
+from labeler.errors import UsageError
 
 
 class OutputFormat(StrEnum):
@@ -35,18 +36,31 @@ def _taxonomy() -> None:
 
 def sql(
     study: StudyPath,
-    statement: Annotated[str, typer.Argument(help="One SELECT statement.")],
+    statement: Annotated[str | None, typer.Argument(help="One SELECT statement.")] = None,
     output: Annotated[OutputFormat, typer.Option("--format", help="How rows are printed.")] = (
         OutputFormat.TABLE
     ),
+    saved: Annotated[str | None, typer.Option(help="Ask the saved query of this name.")] = None,
+    save: Annotated[str | None, typer.Option(help="Keep the statement under this name.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="List the saved queries.")] = False,
     max_rows: Annotated[int, typer.Option(help="Rows printed at most.", min=1)] = 10_000,
     timeout: Annotated[float, typer.Option(help="Seconds allowed.", min=0.001)] = 30.0,
 ) -> None:
     """Ask the database; read-only by construction."""
     from labeler.api import Study
     from labeler.sql import format_result
+    from labeler.sql.saved import find_query, save_query
 
-    result = Study.open(study).sql(statement, max_rows=max_rows, timeout=timeout)
+    opened = Study.open(study)
+    if show:
+        typer.echo(format_result(opened.saved_queries(), output.value), nl=False)
+        return
+    if (statement is None) == (saved is None):
+        raise UsageError("sql: give a statement, or --saved NAME (`--list` shows the names)")
+    question = statement if statement is not None else find_query(opened.file, str(saved)).statement
+    result = opened.sql(question, max_rows=max_rows, timeout=timeout)
+    if save is not None:
+        typer.echo(f"saved: {save_query(opened.file, save, question)}", err=True)
     typer.echo(format_result(result, output.value), nl=False)
     if result.truncated:
         typer.echo(f"only the first {max_rows} rows; raise --max-rows for more", err=True)

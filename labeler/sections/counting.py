@@ -27,3 +27,10 @@ class ReportSection(Section):
     """Folder of the report, beside study.toml."""
     planted: dict[str, Literal["up", "down"]] = Field(default_factory=dict)
     """Known directions, category by category, that the report checks itself against."""
+
+
+class SqlSection(Section):
+    """`[sql]`: questions to the database."""
+
+    folder: str = "queries"
+    """Folder of the study's saved questions, `NAME.sql`, beside study.toml."""
