@@ -6,6 +6,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
+from labeler.store.audit import draw_audit
 from labeler.store.engine import write_session
 from labeler.store.records import (
     CallRow,
@@ -50,6 +51,7 @@ def populate(session: Session) -> Seed:
     )
     window = EvidenceRow(data.target[0], "top", "explain", "d1", 0, ["a"], [1], ["user"], [0.5])
     add_evidence(session, data.run_id, [window])
+    draw_audit(session, data.comparison_id, "target", size=1, seed=0, drawn_by="ann")
     _add_measures_of_the_judge(session, data, written, score, call)
     return data
 
