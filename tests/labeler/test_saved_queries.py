@@ -66,7 +66,7 @@ def test_questions_are_saved_listed_and_asked_again(tmp_path: Path, capsys: Capt
     study.write_text("[study]\n", encoding="utf-8")
     latents = write_table(tmp_path / "latents.csv", "technical-explanation")
     assert run(["import", str(study), str(latents)]) == 0
-    question = "-- Sides\nselect side, labelled from v_coverage order by side"
+    question = "select side, labelled from v_coverage order by side"
     assert run(["sql", str(study), question, "--save", "sides"]) == 0
     capsys.readouterr()
     assert run(["sql", str(study), "--saved", "sides", "--format", "json"]) == 0
@@ -76,7 +76,7 @@ def test_questions_are_saved_listed_and_asked_again(tmp_path: Path, capsys: Capt
     ]
     assert run(["sql", str(study), "--list", "--format", "json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert {"name": "sides", "source": "study", "title": "Sides"} in listed
+    assert {"name": "sides", "source": "study", "title": "sides"} in listed
     assert run(["sql", str(study)]) == 2
     assert run(["sql", str(study), "select 1", "--saved", "sides"]) == 2
     assert run(["sql", str(study), "select nothing", "--save", "wrong"]) == 2
