@@ -2,9 +2,11 @@
 
     python benchmarks/harvest.py [--quick] [--model PATH[+ADAPTER]]... [--corpus FILE] [--layer N]
 
-Both read the same padded batches: the forward passes and nothing else, then a whole harvest with
-its checks, norms, bf16 shards, hashes and manifest, until the last byte is on the disk. Rounds
-alternate which of the two goes first; medians are printed, and as the last line one JSON object.
+Both read the same padded batches, shard by shard: the forward passes and nothing else, then the
+harvest of that shard with its batching, checks, norms, bf16 storage, hash and manifest, until the
+last byte is on the disk (so the writer thread's work is counted in full, though in a long harvest
+the models read on meanwhile). Which of the two goes first alternates; the medians over all
+shards and rounds are printed, and as the last line one JSON object.
 Without --model two random models of SmolLM2-135M's shape are built (a smaller one with --quick).
 """
 
@@ -42,7 +44,8 @@ class Work:
     readers: Sequence[ResidualReader]
     documents: Sequence[TokenizedDocument]
     shards: Sequence[range]
-    batches: Sequence[PlacedBatch]
+    batches: Sequence[Sequence[PlacedBatch]]
+    """By shard."""
     d_model: int
     layer: int
     batch_tokens: int
@@ -51,7 +54,18 @@ class Work:
     @property
     def n_tokens(self) -> int:
         """Real tokens of one pass of one model."""
-        return sum(len(batch.rows) for batch in self.batches)
+        return sum(len(batch.rows) for batches in self.batches for batch in batches)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One shard read twice."""
+
+    n_tokens: int
+    forward: float
+    """Seconds."""
+    harvest: float
+    """Seconds."""
 
 
 def main() -> None:
@@ -59,27 +73,31 @@ def main() -> None:
     arguments = _arguments()
     with tempfile.TemporaryDirectory(prefix="difflens-harvest-") as scratch:
         work = prepare(arguments, Path(scratch))
-        forward, harvested = measure(work, arguments.rounds, Path(scratch))
+        timings = measure(work, arguments.rounds, Path(scratch))
     share = _padding(work)
-    rate = work.n_tokens / statistics.median(forward)
-    harvest_rate = work.n_tokens / statistics.median(harvested)
-    print(f"{work.n_tokens:,} tokens, {len(work.readers)} models, width {work.d_model}, layer")
-    print(f"{work.layer}, {len(work.shards)} shards, {len(forward)} rounds, {_device(work)}")
-    print(f"bare forward  {rate:10.1f} tokens/s (each token read by every model)")
-    print(f"harvest       {harvest_rate:10.1f} tokens/s, storage included")
+    forward = statistics.median(each.n_tokens / each.forward for each in timings)
+    harvest = statistics.median(each.n_tokens / each.harvest for each in timings)
+    ratio = statistics.median(each.forward / each.harvest for each in timings)
+    print(
+        f"{work.n_tokens:,} tokens, {len(work.readers)} models of width {work.d_model}, layer "
+        f"{work.layer}, {len(work.shards)} shards, {arguments.rounds} rounds, {_device(work)}"
+    )
+    print(f"bare forward  {forward:10.1f} tokens/s (each token read by every model)")
+    print(f"harvest       {harvest:10.1f} tokens/s, storage included")
+    print(f"ratio         {ratio:10.3f} (median of {len(timings)} pairs)")
     print(f"padding       {100 * share:10.2f} % of the positions read")
     figures = {
-        "harvest_over_forward": harvest_rate / rate,
+        "harvest_over_forward": ratio,
         "padding_share": share,
-        "forward_tokens_per_s": rate,
-        "harvest_tokens_per_s": harvest_rate,
+        "forward_tokens_per_s": forward,
+        "harvest_tokens_per_s": harvest,
         "n_tokens": work.n_tokens,
         "n_models": len(work.readers),
         "d_model": work.d_model,
         "layer": work.layer,
         "batch_tokens": work.batch_tokens,
         "storage_dtype": work.storage_dtype,
-        "rounds": len(forward),
+        "n_pairs": len(timings),
         "device": _device(work),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -102,9 +120,8 @@ def prepare(arguments: argparse.Namespace, scratch: Path) -> Work:
     part = _first_tokens(tokenized, arguments.tokens)
     shards = plan_shards(part, arguments.shard_tokens)
     batches = [
-        placed
+        list(place_batches([part[i] for i in members], arguments.batch_tokens))
         for members in shards
-        for placed in place_batches([part[i] for i in members], arguments.batch_tokens)
     ]
     readers = open_readers(facts, part, layer, arguments.device)
     return Work(
@@ -119,18 +136,23 @@ def prepare(arguments: argparse.Namespace, scratch: Path) -> Work:
     )
 
 
-def measure(work: Work, rounds: int, scratch: Path) -> tuple[list[float], list[float]]:
-    """Seconds of the bare passes and of the harvests, one of each a round."""
-    _forward(work, work.batches[:1])
-    forward, harvested = [], []
+def measure(work: Work, rounds: int, scratch: Path) -> list[Timing]:
+    """Both timings of every shard in every round."""
+    _forward(work, work.batches[0][:1])
+    timings = []
     for turn in range(rounds):
-        for kind in ("forward", "harvest") if turn % 2 == 0 else ("harvest", "forward"):
-            if kind == "forward":
-                forward.append(_forward(work, work.batches))
+        for index, batches in enumerate(work.batches):
+            directory = scratch / f"round-{turn}-{index}"
+            if (turn + index) % 2 == 0:
+                forward = _forward(work, batches)
+                harvest = _harvest(work, index, directory)
             else:
-                harvested.append(_harvest(work, scratch / f"round-{turn}"))
-        print(f"round {turn}: {forward[-1]:.2f} s, {harvested[-1]:.2f} s", file=sys.stderr)
-    return forward, harvested
+                harvest = _harvest(work, index, directory)
+                forward = _forward(work, batches)
+            n_tokens = sum(len(batch.rows) for batch in batches)
+            timings.append(Timing(n_tokens, forward, harvest))
+            print(f"{n_tokens} tokens: {forward:.2f} s, {harvest:.2f} s", file=sys.stderr)
+    return timings
 
 
 def _forward(work: Work, batches: Sequence[PlacedBatch]) -> float:
@@ -143,7 +165,7 @@ def _forward(work: Work, batches: Sequence[PlacedBatch]) -> float:
     return time.perf_counter() - started
 
 
-def _harvest(work: Work, directory: Path) -> float:
+def _harvest(work: Work, index: int, directory: Path) -> float:
     """What `crosscoder.harvest.harvest` does once the models are loaded, before the mask."""
     source = HarvestSource(
         subjects=tuple(
@@ -161,8 +183,8 @@ def _harvest(work: Work, directory: Path) -> float:
     started = time.perf_counter()
     reader = CorpusReader(work.readers, work.d_model, work.batch_tokens, work.storage_dtype)
     with ShardWriter(directory, manifest) as writer:
-        for index, members in enumerate(work.shards):
-            writer.put(index, reader.read([work.documents[i] for i in members], lambda n: None))
+        documents = [work.documents[i] for i in work.shards[index]]
+        writer.put(index, reader.read(documents, lambda n: None))
     return time.perf_counter() - started
 
 
@@ -254,9 +276,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     quick = arguments.quick
-    arguments.tokens = arguments.tokens or (8192 if quick else 32768)
+    arguments.tokens = arguments.tokens or (4096 if quick else 24576)
     arguments.rounds = arguments.rounds or (2 if quick else 3)
-    arguments.shard_tokens = arguments.shard_tokens or (4096 if quick else 16384)
+    arguments.shard_tokens = arguments.shard_tokens or (1024 if quick else 8192)
     return arguments
 
 

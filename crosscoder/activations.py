@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 from crosscoder.corpus import TokenRole
+from crosscoder.document_tokens import DocumentTokens
 from crosscoder.errors import InputError
 from crosscoder.files import sha256_file
 from crosscoder.manifest import (
@@ -29,6 +31,8 @@ from crosscoder.shards import (
     STORAGE_DTYPES,
     Shard,
     ShardTokens,
+    read_columns,
+    read_mask,
     read_shard,
     write_masks,
     write_shard,
@@ -107,6 +111,28 @@ class ActivationStore:
     def document_ids(self) -> tuple[str, ...]:
         """Identifier of each document by document index."""
         return self.documents.ids
+
+    @property
+    def document_lengths(self) -> tuple[int, ...]:
+        """Tokens of each document by document index."""
+        return self.documents.n_tokens
+
+    def document_tokens(self, documents: Sequence[int]) -> dict[int, DocumentTokens]:
+        """The tokens of some documents, by ascending index; their activations are not read."""
+        found: dict[int, DocumentTokens] = {}
+        firsts = [record.first_document for record in self.manifest.shards]
+        shard_of = np.searchsorted(firsts, np.asarray(documents, dtype=np.int64), side="right") - 1
+        for index in np.unique(shard_of).tolist():
+            record = self.manifest.shards[index]
+            names = ["token_ids", "roles", "document"]
+            token_ids, roles, document = read_columns(self.directory, record, names)
+            mask, column = read_mask(self.directory, record), document.numpy()
+            for wanted in np.asarray(documents)[shard_of == index].tolist():
+                part = slice(*np.searchsorted(column, [wanted, wanted + 1]).tolist())
+                found[wanted] = DocumentTokens(
+                    token_ids[part].numpy(), roles[part].numpy(), mask[part].numpy()
+                )
+        return found
 
     def verify(self) -> None:
         """Hash every shard and the mask; InputError names the first file that has changed."""

@@ -3,40 +3,70 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import numpy as np
 import torch
 
-from crosscoder.activations import ActivationStore
 from crosscoder.corpus import TokenRole
+from crosscoder.document_tokens import DocumentTokens
 from crosscoder.encoding import restrict
 from crosscoder.errors import InputError
-from crosscoder.evidence_plan import (
-    ActiveCodes,
-    Candidate,
-    CandidatePlanner,
-    EvidenceConfig,
-    EvidenceKind,
-    active_codes,
-    find_maxima,
-)
+from crosscoder.evidence_config import EvidenceConfig, EvidenceKind
+from crosscoder.evidence_pass import EvidencePass
+from crosscoder.evidence_plan import CandidatePlanner, Wanted
 from crosscoder.model import Crosscoder
 from crosscoder.progress import Progress, SilentProgress
 from crosscoder.scaling import check_store
 from crosscoder.shards import Shard
-from crosscoder.token_text import token_texts
+from crosscoder.windows import Window, WindowReader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Evidence", "EvidenceConfig", "EvidenceKind", "Split", "collect_evidence"]
+__all__ = [
+    "Evidence",
+    "EvidenceConfig",
+    "EvidenceKind",
+    "Gathered",
+    "Split",
+    "collect_evidence",
+    "gather",
+]
 
 Split = Literal["explain", "score"]
 
-_HIDDEN_ROLES = (int(TokenRole.TEMPLATE), int(TokenRole.BOS))
+
+class EvidenceSource(Protocol):
+    """Activations with the text they belong to, wherever they come from."""
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Names of the models, in the order of the model axis."""
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all shards."""
+
+    @property
+    def document_ids(self) -> tuple[str, ...]:
+        """Identifier of each document by document index."""
+
+    @property
+    def document_lengths(self) -> tuple[int, ...]:
+        """Tokens of each document by document index."""
+
+    def shards(self) -> Iterator[Shard]:
+        """All shards in order, whole documents each."""
+
+    def document_tokens(self, documents: Sequence[int]) -> dict[int, DocumentTokens]:
+        """The tokens of some documents, without their activations."""
+
 
 
 @dataclass(frozen=True)
@@ -46,7 +76,8 @@ class Evidence:
     latent_index: int
     kind: EvidenceKind
     """`top`: among the strongest documents; `quantile`: drawn below them; `negative`: the
-    latent fires nowhere in the document."""
+    latent fires nowhere in the document; `other_model`: the twin on the other side fires there, and
+    this latent nowhere in the document."""
     split: Split
     """Half to which the document belongs for this latent; the halves share no document."""
     document_id: str
@@ -68,79 +99,96 @@ class Evidence:
         return max(self.activations, default=0.0)
 
 
-@dataclass(frozen=True)
-class _Window:
-    """A candidate with its text."""
-
-    candidate: Candidate
-    start: int
-    tokens: tuple[str, ...]
-    token_ids: tuple[int, ...]
-    role_numbers: tuple[int, ...]
-    activations: tuple[float, ...]
-
-    @property
-    def content(self) -> str:
-        """The text without template tokens and without differences of white space."""
-        shown = zip(self.tokens, self.role_numbers, strict=True)
-        return " ".join("".join(t for t, role in shown if role not in _HIDDEN_ROLES).split())
-
-
 @torch.no_grad()
 def collect_evidence(
     crosscoder: Crosscoder,
-    store: ActivationStore,
+    source: EvidenceSource,
     tokenizer: PreTrainedTokenizerBase,
     latents: Iterable[int],
     config: EvidenceConfig | None = None,
     progress: Progress | None = None,
+    twins: Mapping[int, int] | None = None,
 ) -> list[Evidence]:
-    """Collect windows for some latents, in the order given, by two sequential passes.
+    """Collect windows for some latents, in the order given: `gather`, then `Gathered.evidence`."""
+    wanted = list(dict.fromkeys(int(latent) for latent in latents))
+    gathered = gather(crosscoder, source, wanted, config, progress, twins)
+    return list(gathered.evidence(wanted, tokenizer))
 
-    A window is centred on the strongest token of its document, or, for a negative, where an
-    active document of similar length has its own. Windows of one latent differ in their text,
-    and each comes from a document of its own. A latent that never fires gets nothing.
-    Same seed, same evidence, whatever the size of the shards. Memory grows with the number of
-    latents and not with the store: give very many latents in parts.
-    InputError where a latent does not exist, where store and crosscoder do not fit, or where
+
+@torch.no_grad()
+def gather(
+    crosscoder: Crosscoder,
+    source: EvidenceSource,
+    latents: Iterable[int] | None = None,
+    config: EvidenceConfig | None = None,
+    progress: Progress | None = None,
+    twins: Mapping[int, int] | None = None,
+) -> Gathered:
+    """One sequential pass that keeps the documents worth showing of some latents, or of all.
+
+    A window is centred on the strongest token of its document; for a negative, where an active
+    document of similar length has its own; for `other_model`, where the twin fires. `twins` names
+    the other side's latent by latent. Windows of one latent differ in their text, and each comes
+    from a document of its own. Same seed, same evidence, whatever the size of the shards and
+    whichever other latents are wanted. Memory is fixed by the number of latents: it grows
+    neither with the data nor with how often a latent fires.
+    InputError where a latent does not exist, where source and crosscoder do not fit, or where
     theta is not calibrated.
     """
     config = config or EvidenceConfig()
-    progress = progress or SilentProgress()
-    wanted = list(dict.fromkeys(int(latent) for latent in latents))
-    _check_latents(wanted, crosscoder.config.n_latents)
-    check_store(crosscoder, store)
-    if not wanted or store.n_unmasked == 0:
-        return []
-    part = restrict(crosscoder, wanted)
-    with progress.task("collect: where latents fire", store.n_tokens, "tokens") as advance:
-        maxima = find_maxima(part, store, advance)
-    planner = CandidatePlanner(store, config)
-    candidates = [
-        candidate
-        for place, latent in enumerate(wanted)
-        for candidate in planner.candidates(maxima.of(place), place, latent)
-    ]
-    by_document: dict[int, list[Candidate]] = {}
-    for candidate in candidates:
-        by_document.setdefault(candidate.document, []).append(candidate)
-    windows: dict[Candidate, _Window] = {}
-    with progress.task("collect: read the text", store.n_tokens, "tokens") as advance:
-        for shard in store.shards():
-            documents = shard.document.unique().tolist()
-            here = [c for document in documents for c in by_document.get(document, ())]
-            if here:
-                reader = _WindowReader(shard, active_codes(part, shard), tokenizer, config.window)
-                windows |= {candidate: reader.read(candidate) for candidate in here}
-            advance(shard.n_tokens)
-    by_latent: dict[int, list[_Window]] = {place: [] for place in range(len(wanted))}
-    for candidate in candidates:
-        by_latent[candidate.latent].append(windows[candidate])
-    return [
-        evidence
-        for place, latent in enumerate(wanted)
-        for evidence in _choose(by_latent[place], latent, store.document_ids, config)
-    ]
+    twins = dict(twins or {}) if config.other_model else {}
+    n_latents = crosscoder.config.n_latents
+    wanted = list(range(n_latents)) if latents is None else list(dict.fromkeys(map(int, latents)))
+    wanted += sorted(set(twins.values()) - set(wanted))
+    _check_latents(wanted, n_latents)
+    check_store(crosscoder, source)
+    kept = EvidencePass(wanted, twins, config)
+    if wanted:
+        part = crosscoder if wanted == list(range(n_latents)) else restrict(crosscoder, wanted)
+        with (progress or SilentProgress()).task("collect", source.n_tokens, "tokens") as advance:
+            for shard in source.shards():
+                kept.add(part, shard)
+                advance(shard.n_tokens)
+    return Gathered(kept, source)
+
+
+class Gathered:
+    """What a pass kept, ready to be shown latent by latent."""
+
+    def __init__(self, kept: EvidencePass, source: EvidenceSource) -> None:
+        self._kept = kept
+        self._source = source
+        self._place = {int(latent): place for place, latent in enumerate(kept.latents)}
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of what was kept."""
+        return self._kept.n_bytes
+
+    def evidence(
+        self, latents: Sequence[int], tokenizer: PreTrainedTokenizerBase
+    ) -> Iterator[Evidence]:
+        """The windows of some gathered latents; only the text of their documents is read.
+
+        A latent that never fires gets nothing.
+        """
+        config, lengths = self._kept.config, self._source.document_lengths
+        places = [self._place[latent] for latent in latents]
+        planner = CandidatePlanner(self._kept, lengths)
+        compared = set().union(*(planner.compared_documents(place) for place in places))
+        texts = self._source.document_tokens(sorted(compared))
+        planner = CandidatePlanner(self._kept, lengths, texts)
+        plans = [planner.plan(place) for place in places]
+        shown = {
+            candidate.document
+            for plan in plans
+            for wanted in plan
+            for candidate in wanted.candidates
+        }
+        texts |= self._source.document_tokens(sorted(shown - compared))
+        reader = WindowReader(texts, tokenizer, config.window)
+        for latent, plan in zip(latents, plans, strict=True):
+            yield from _choose(plan, reader, latent, self._source.document_ids, config)
 
 
 def _check_latents(latents: Sequence[int], n_latents: int) -> None:
@@ -149,82 +197,28 @@ def _check_latents(latents: Sequence[int], n_latents: int) -> None:
             raise InputError(f"latent {latent}: this crosscoder has latents 0 to {n_latents - 1}")
 
 
-class _WindowReader:
-    """Cuts windows out of one shard; the text of a document is decoded once."""
-
-    def __init__(
-        self,
-        shard: Shard,
-        codes: ActiveCodes,
-        tokenizer: PreTrainedTokenizerBase,
-        length: int,
-    ) -> None:
-        self._codes = codes
-        self._tokenizer = tokenizer
-        self._length = length
-        self._n_rows = shard.n_tokens
-        self._document = shard.document.numpy()
-        self._token_ids = shard.token_ids.numpy()
-        self._roles = shard.roles.numpy()
-        self._mask = shard.mask.numpy()
-        self._key = codes.latent * self._n_rows + codes.row
-        self._texts: dict[int, list[str]] = {}
-
-    def read(self, candidate: Candidate) -> _Window:
-        """The window of a candidate, moved inwards where the document begins or ends."""
-        first, end = np.searchsorted(
-            self._document, [candidate.document, candidate.document + 1]
-        ).tolist()
-        n_tokens = end - first
-        centre = int(candidate.centre * n_tokens)
-        if candidate.kind == "negative":
-            unmasked = np.flatnonzero(self._mask[first:end])
-            centre = int(unmasked[np.abs(unmasked - centre).argmin()])
-        start = min(max(0, centre - self._length // 2), max(0, n_tokens - self._length))
-        rows = slice(first + start, min(first + start + self._length, end))
-        texts = self._document_texts(candidate.document, slice(first, end))
-        return _Window(
-            candidate=candidate,
-            start=start,
-            tokens=tuple(texts[start : start + self._length]),
-            token_ids=tuple(self._token_ids[rows].tolist()),
-            role_numbers=tuple(self._roles[rows].tolist()),
-            activations=self._activations(candidate.latent, rows),
-        )
-
-    def _document_texts(self, document: int, rows: slice) -> list[str]:
-        if document not in self._texts:
-            self._texts[document] = token_texts(self._tokenizer, self._token_ids[rows].tolist())
-        return self._texts[document]
-
-    def _activations(self, latent: int, rows: slice) -> tuple[float, ...]:
-        offset = latent * self._n_rows
-        low, high = np.searchsorted(self._key, [offset + rows.start, offset + rows.stop])
-        values = np.zeros(rows.stop - rows.start, dtype=np.float64)
-        values[self._codes.row[low:high] - rows.start] = self._codes.value[low:high]
-        return tuple(values.tolist())
-
-
 def _choose(
-    windows: Sequence[_Window], latent: int, document_ids: Sequence[str], config: EvidenceConfig
+    plan: Iterable[Wanted],
+    reader: WindowReader,
+    latent: int,
+    document_ids: Sequence[str],
+    config: EvidenceConfig,
 ) -> list[Evidence]:
     """The first windows of each kind whose document and text this latent has not used yet."""
-    wanted: dict[EvidenceKind, int] = {
-        "top": config.top,
-        "quantile": config.quantile,
-        "negative": config.negative,
-    }
     used_documents: set[int] = set()
     used_texts: set[str] = set()
     chosen: list[Evidence] = []
-    for kind, number in wanted.items():
-        kept: list[_Window] = []
-        for window in windows:
-            if window.candidate.kind != kind or len(kept) == number:
+    for wanted in plan:
+        kept: list[Window] = []
+        for candidate in wanted.candidates:
+            if len(kept) == wanted.number:
+                break
+            if candidate.document in used_documents:
                 continue
-            if window.candidate.document in used_documents or window.content in used_texts:
+            window = reader.read(candidate)
+            if window.content in used_texts:
                 continue
-            used_documents.add(window.candidate.document)
+            used_documents.add(candidate.document)
             used_texts.add(window.content)
             kept.append(window)
         chosen += _with_splits(kept, latent, document_ids, config.seed)
@@ -232,7 +226,7 @@ def _choose(
 
 
 def _with_splits(
-    windows: Sequence[_Window], latent: int, document_ids: Sequence[str], seed: int
+    windows: Sequence[Window], latent: int, document_ids: Sequence[str], seed: int
 ) -> list[Evidence]:
     """Deal neighbouring windows of one kind out to the two halves.
 

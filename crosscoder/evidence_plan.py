@@ -1,77 +1,21 @@
-"""Which documents show what a latent does: strongest, lower quantiles, and negatives."""
+"""Which documents show what a latent does: strongest, lower quantiles, negatives, the twin's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
-from crosscoder.activations import ActivationStore
-from crosscoder.encoding import encode_shard
-from crosscoder.model import Crosscoder
-from crosscoder.progress import Advance
-from crosscoder.shards import Shard
-
-EvidenceKind = Literal["top", "quantile", "negative", "other_model"]
-IntArray = NDArray[np.int64]
+from crosscoder.document_tokens import DocumentTokens
+from crosscoder.evidence_config import EvidenceKind, with_spare
+from crosscoder.evidence_pass import EvidencePass, window_start
+from crosscoder.reservoir import Entries, IntArray
+from crosscoder.similar_text import FiringTokens, similar_documents
 
 _NEIGHBOURS = 16
 """Documents of similar length among which a negative is drawn."""
-
-
-class EvidenceConfig(BaseModel):
-    """How much evidence is collected for each latent."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    top: int = Field(default=12, ge=1)
-    """Strongest documents."""
-    quantile: int = Field(default=8, ge=0)
-    """Documents drawn over the strata below the strongest."""
-    strata: int = Field(default=4, ge=1)
-    """Equal parts into which the documents below the strongest are ranked."""
-    negative: int = Field(default=8, ge=0)
-    """Documents in which the latent never fires."""
-    window: int = Field(default=32, ge=1)
-    """Tokens of a window; a shorter document is shown whole."""
-    seed: int = 0
-    """Seed of the random draws."""
-
-
-@dataclass(frozen=True)
-class ActiveCodes:
-    """Where some latents are active in a shard, ordered by latent, then row."""
-
-    latent: IntArray
-    """(n,) position in the list of wanted latents."""
-    row: IntArray
-    """(n,) row in the shard."""
-    value: NDArray[np.float32]
-    """(n,) unscaled activation."""
-
-
-@dataclass(frozen=True)
-class Maxima:
-    """The strongest token of each latent in each document where it fires, by latent."""
-
-    latent: IntArray
-    """(n,) position in the list of wanted latents, ascending."""
-    document: IntArray
-    """(n,) ascending within a latent."""
-    position: IntArray
-    """(n,) within the document; the first one on a tie."""
-    value: NDArray[np.float32]
-    """(n,) unscaled activation there."""
-
-    def of(self, latent: int) -> Maxima:
-        """The documents of one latent."""
-        part = slice(*np.searchsorted(self.latent, [latent, latent + 1]).tolist())
-        return Maxima(self.latent[part], self.document[part], self.position[part], self.value[part])
 
 
 @dataclass(frozen=True)
@@ -79,108 +23,146 @@ class Candidate:
     """A document that may become evidence."""
 
     latent: int
-    """Position in the list of wanted latents."""
+    """Place in the list of wanted latents."""
     document: int
     kind: EvidenceKind
     quantile: int | None
     """Stratum, 0 = weakest; only for `quantile`."""
     centre: float
     """Middle of the window as a share of the document's length."""
+    activations: tuple[float, ...] | None
+    """Of the window's tokens; None where the latent is silent in the whole document."""
 
 
-def active_codes(part: Crosscoder, shard: Shard) -> ActiveCodes:
-    """Encode a shard's unmasked tokens with a crosscoder of the wanted latents only."""
-    pieces = [
-        (tokens.codes.latent.cpu(), tokens.row[tokens.codes.token.cpu()], tokens.codes.value.cpu())
-        for tokens in encode_shard(part, shard)
-    ]
-    if not pieces:
-        none = np.empty(0, dtype=np.int64)
-        return ActiveCodes(none, none, none.astype(np.float32))
-    latent, row, value = (torch.cat(column).numpy() for column in zip(*pieces, strict=True))
-    order = np.lexsort((row, latent))
-    return ActiveCodes(latent[order], row[order], value[order].astype(np.float32))
+@dataclass(frozen=True)
+class Wanted:
+    """So many windows of one kind, from these candidates, best first."""
 
-
-def find_maxima(part: Crosscoder, store: ActivationStore, advance: Advance) -> Maxima:
-    """One pass: per wanted latent and document, the strongest unmasked token."""
-    pieces = []
-    for shard in store.shards():
-        pieces.append(_shard_maxima(active_codes(part, shard), shard))
-        advance(shard.n_tokens)
-    columns = [np.concatenate(column) for column in zip(*pieces, strict=True)]
-    order = np.lexsort((columns[1], columns[0]))
-    latent, document, position, value = (column[order] for column in columns)
-    return Maxima(latent, document, position, value)
-
-
-def _shard_maxima(
-    codes: ActiveCodes, shard: Shard
-) -> tuple[IntArray, IntArray, IntArray, NDArray[np.float32]]:
-    document = shard.document.numpy()[codes.row].astype(np.int64)
-    position = shard.position.numpy()[codes.row].astype(np.int64)
-    order = np.lexsort((position, -codes.value, document, codes.latent))
-    latent, document = codes.latent[order], document[order]
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = (np.diff(latent) != 0) | (np.diff(document) != 0)
-    return latent[first], document[first], position[order][first], codes.value[order][first]
+    kind: EvidenceKind
+    number: int
+    candidates: tuple[Candidate, ...]
 
 
 class CandidatePlanner:
-    """Draws candidates for one latent after another; a draw depends on the seed and the latent.
+    """Turns what a pass kept into candidates; a draw depends on the seed and the latent alone."""
 
-    There are more candidates than evidence wanted, so that repeated texts can be passed over.
-    """
+    def __init__(
+        self,
+        kept: EvidencePass,
+        lengths: Sequence[int],
+        texts: Mapping[int, DocumentTokens] | None = None,
+    ) -> None:
+        """`lengths` are the tokens of each document of the corpus.
 
-    def __init__(self, store: ActivationStore, config: EvidenceConfig) -> None:
-        self._config = config
-        self._length = np.asarray(store.documents.n_tokens, dtype=np.int64)
-        usable = np.flatnonzero(np.asarray(store.documents.n_unmasked) > 0)
-        self._by_length = usable[np.argsort(self._length[usable], kind="stable")]
-
-    def candidates(self, maxima: Maxima, latent: int, latent_index: int) -> Iterator[Candidate]:
-        """Candidates for one latent, kind by kind, best first.
-
-        `maxima` are the documents of this latent, `latent` its position in the wanted list.
+        `texts` holds `compared_documents` of the latents; only similar negatives need them.
         """
-        if len(maxima.document) == 0:
-            return
-        rng = np.random.default_rng([self._config.seed, latent_index])
-        centre = (maxima.position + 0.5) / self._length[maxima.document]
-        ranked = np.lexsort((maxima.document, -maxima.value))
-        for i in ranked[: _with_spare(self._config.top)]:
-            yield Candidate(latent, int(maxima.document[i]), "top", None, float(centre[i]))
-        for stratum, i in self._lower(ranked[self._config.top :], rng):
-            yield Candidate(latent, int(maxima.document[i]), "quantile", stratum, float(centre[i]))
-        for document, i in self._negatives(maxima, rng):
-            yield Candidate(latent, document, "negative", None, float(centre[i]))
+        self._kept = kept
+        self._texts = texts or {}
+        self._config = kept.config
+        self._length = np.asarray(lengths, dtype=np.int64)
 
-    def _lower(self, ranked: IntArray, rng: np.random.Generator) -> list[tuple[int, int]]:
-        """(stratum, place) of documents below the strongest, one stratum after another."""
-        strata = np.array_split(ranked[::-1], self._config.strata)
+    def plan(self, latent: int) -> tuple[Wanted, ...]:
+        """Candidates of the latent at that place, kind by kind; none where it never fires."""
+        kept, config = self._kept, self._config
+        top = kept.top.of(latent)
+        if len(top.entries) == 0:
+            return ()
+        rng = np.random.default_rng([config.seed, int(kept.latents[latent])])
+        top_windows = kept.top_windows.read(latent, top.slot)
+        strongest = [
+            self._candidate(top.entries, i, "top", None, tuple(top_windows[i].tolist()))
+            for i in range(len(top.entries))
+        ]
+        sample = kept.sample.of(latent).entries
+        return (
+            Wanted("top", config.top, tuple(strongest)),
+            Wanted("quantile", config.quantile, tuple(self._lower(latent, top.entries, rng))),
+            Wanted("negative", config.similar, tuple(self._similar(latent, top.entries))),
+            Wanted(
+                "negative",
+                config.negative - config.similar,
+                tuple(self._negatives(latent, sample, rng)),
+            ),
+            Wanted("other_model", config.other_model, tuple(self._others(latent))),
+        )
+
+    def compared_documents(self, latent: int) -> set[int]:
+        """Documents whose words are compared to find similar negatives."""
+        if self._config.similar == 0:
+            return set()
+        kept = (self._kept.top, self._kept.silent)
+        return {int(document) for part in kept for document in part.of(latent).entries.document}
+
+    def _candidate(
+        self,
+        entries: Entries,
+        i: int,
+        kind: EvidenceKind,
+        quantile: int | None,
+        activations: tuple[float, ...] | None,
+    ) -> Candidate:
+        document = int(entries.document[i])
+        centre = (int(entries.position[i]) + 0.5) / int(self._length[document])
+        return Candidate(int(entries.latent[i]), document, kind, quantile, centre, activations)
+
+    def _lower(self, latent: int, top: Entries, rng: np.random.Generator) -> Iterator[Candidate]:
+        """Sampled documents below the strongest, one stratum after another in turn."""
+        sample = self._kept.sample.of(latent)
+        entries = sample.entries
+        windows = self._kept.sample_windows.read(latent, sample.slot)
+        below = ~np.isin(entries.document, top.document[: self._config.top])
+        ranked = np.lexsort((entries.document, -entries.value))
+        strata = np.array_split(ranked[below[ranked]][::-1], self._config.strata)
         shuffled = [rng.permutation(stratum).tolist() for stratum in strata]
-        rounds = max((len(stratum) for stratum in shuffled), default=0)
+        rounds = max(map(len, shuffled))
         drawn = [
             (number, stratum[turn])
             for turn in range(rounds)
             for number, stratum in enumerate(shuffled)
             if turn < len(stratum)
         ]
-        return drawn[: _with_spare(self._config.quantile)]
+        for number, i in drawn[: with_spare(self._config.quantile)]:
+            yield self._candidate(entries, i, "quantile", number, tuple(windows[i].tolist()))
 
-    def _negatives(self, maxima: Maxima, rng: np.random.Generator) -> list[tuple[int, int]]:
-        """(document, place of the active document whose length and centre it imitates)."""
-        pool = self._by_length[~np.isin(self._by_length, maxima.document)]
-        drawn: list[tuple[int, int]] = []
-        while len(pool) and len(drawn) < _with_spare(self._config.negative):
-            model = int(rng.integers(len(maxima.document)))
-            place = int(np.searchsorted(self._length[pool], self._length[maxima.document[model]]))
-            low = min(max(0, place - _NEIGHBOURS // 2), max(0, len(pool) - _NEIGHBOURS))
-            chosen = int(rng.integers(low, min(low + _NEIGHBOURS, len(pool))))
-            drawn.append((int(pool[chosen]), model))
+    def _negatives(
+        self, latent: int, active: Entries, rng: np.random.Generator
+    ) -> Iterator[Candidate]:
+        """Silent documents, each of a length like that of a random active one."""
+        silent = self._kept.silent.of(latent).entries.document
+        pool = silent[np.lexsort((silent, self._length[silent]))]
+        for _ in range(min(len(pool), with_spare(self._config.negative))):
+            model = int(rng.integers(len(active)))
+            like = int(active.document[model])
+            chosen = _draw_of_length(self._length[pool], int(self._length[like]), rng)
+            centre = (int(active.position[model]) + 0.5) / int(self._length[like])
+            yield Candidate(latent, int(pool[chosen]), "negative", None, centre, None)
             pool = np.delete(pool, chosen)
-        return drawn
+
+    def _similar(self, latent: int, top: Entries) -> Iterator[Candidate]:
+        """Silent documents that use the words on which the latent fires most."""
+        if self._config.similar == 0:
+            return
+        slots = self._kept.top.of(latent).slot
+        windows = []
+        for i, values in enumerate(self._kept.top_windows.read(latent, slots)):
+            ids = self._texts[int(top.document[i])].token_ids
+            start = int(window_start(top.position[i], np.array(len(ids)), self._config.window))
+            shown = ids[start : start + self._config.window]
+            windows.append((shown, values[: len(shown)]))
+        pool = self._kept.silent.of(latent).entries.document.tolist()
+        found = similar_documents(FiringTokens.of(windows), pool, self._texts)
+        for similar in itertools.islice(found, with_spare(self._config.similar)):
+            centre = (similar.position + 0.5) / int(self._length[similar.document])
+            yield Candidate(latent, similar.document, "negative", None, centre, None)
+
+    def _others(self, latent: int) -> Iterator[Candidate]:
+        entries = self._kept.other.of(latent).entries
+        for i in range(len(entries)):
+            yield self._candidate(entries, i, "other_model", None, None)
 
 
-def _with_spare(wanted: int) -> int:
-    return 2 * wanted + 4 if wanted else 0
+def _draw_of_length(lengths: IntArray, wanted: int, rng: np.random.Generator) -> int:
+    """Place of one of the documents whose ascending `lengths` are nearest to `wanted`."""
+    place = int(np.searchsorted(lengths, wanted))
+    low = min(max(0, place - _NEIGHBOURS // 2), max(0, len(lengths) - _NEIGHBOURS))
+    return int(rng.integers(low, min(low + _NEIGHBOURS, len(lengths))))
