@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
 from scipy.stats import t as student_t
 
 from taxonomy.errors import InputError
@@ -15,6 +14,8 @@ from taxonomy.intervals import Interval, Side
 
 ZERO_CORRECTION = 0.5
 """Added to every count and total, so that a count of 0 has a logarithm (Walter 1975)."""
+_LEAST_PART = 1e-6
+"""Part of the variance that lies between seeds below which Student's t is the normal."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,13 @@ def log_ratio_of(target: Side, reference: Side) -> LogRatio:
 
 
 def combine_seeds(seeds: Sequence[LogRatio], alpha: float = 0.05) -> CombinedChange:
-    """Combine by Rubin's rules (1987, eqs. 3.1.5 to 3.1.8): mean, and W + (1 + 1/m) B.
+    """Combine m seeds: the mean log ratio, with variance W + B / m.
 
-    W is the mean variance within a seed, B the variance between the m seeds. W is not divided by
-    m: other seeds are other dictionaries of the same two models, no new models, so that the
-    interval never gets narrower than that of one crosscoder. InputError without seeds.
+    W is the mean variance within a seed, B the variance between seeds, found from the spread of
+    the values. Random effects with errors within seeds that are taken as perfectly correlated
+    (Borenstein et al. 2009, chapter 24, r = 1): other seeds are other dictionaries of the same
+    two models, no new models, so that the interval never gets narrower than that of one seed.
+    Student's t by Satterthwaite's degrees of freedom. InputError without seeds.
     """
     if not seeds:
         raise InputError("no seeds to combine")
@@ -78,11 +81,12 @@ def combine_seeds(seeds: Sequence[LogRatio], alpha: float = 0.05) -> CombinedCha
     within = float(np.mean([seed.variance for seed in seeds]))
     mean, n_seeds = float(values.mean()), len(seeds)
     between = float(values.var(ddof=1)) if n_seeds > 1 else None
-    added = (1 + 1 / n_seeds) * (between or 0.0)
+    added = (between or 0.0) / n_seeds
     error = math.sqrt(within + added)
-    freedom = (n_seeds - 1) * (1 + within / added) ** 2 if added > 0 else math.inf
-    quantile = student_t.isf(alpha / 2, freedom) if added > 0 else norm.isf(alpha / 2)
-    interval = Interval(mean - float(quantile) * error, mean + float(quantile) * error)
+    part = added / (within + added) if added > 0 else 0.0
+    freedom = (n_seeds - 1) / part**2 if part > _LEAST_PART else math.inf
+    quantile = float(student_t.isf(alpha / 2, freedom))
+    interval = Interval(mean - quantile * error, mean + quantile * error)
     return CombinedChange(
         n_seeds=n_seeds,
         percent_change=100 * math.expm1(mean),

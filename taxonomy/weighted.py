@@ -19,7 +19,7 @@ from scipy.stats import t as student_t
 from taxonomy.change import CategoryChange, CategoryCounts, TestedCategory, statistics_of
 from taxonomy.errors import InputError
 from taxonomy.exact import least_attainable_p
-from taxonomy.intervals import Side, score_p
+from taxonomy.intervals import Interval, Side, ratio_interval, score_p
 
 Weights = npt.NDArray[np.float64]
 
@@ -62,17 +62,30 @@ def _tested(
         effective_side(target.weights, target.rows_of(row.category)),
         effective_side(reference.weights, reference.rows_of(row.category)),
     )
-    freedom = max(1.0, min(side.total for side in sides) - 1.0)
     return TestedCategory(
         counts=row,
         target=sides[0],
         reference=sides[1],
-        p_value=score_p(*sides, degrees_of_freedom=freedom),
+        p_value=score_p(*sides, degrees_of_freedom=_freedom(*sides)),
         least_p=least_attainable_p(row.target, row.reference),
         test="score",
-        interval_alpha=2.0 * float(norm.sf(student_t.isf(alpha / 2, freedom))),
+        interval_alpha=_widened(alpha, *sides),
         is_weighted=True,
     )
+
+
+def weighted_ratio_interval(target: Side, reference: Side, alpha: float = 0.05) -> Interval | None:
+    """Interval of target share / reference share of two effective sides; None where undefined."""
+    return ratio_interval(target, reference, _widened(alpha, target, reference))
+
+
+def _freedom(target: Side, reference: Side) -> float:
+    return max(1.0, min(target.total, reference.total) - 1.0)
+
+
+def _widened(alpha: float, target: Side, reference: Side) -> float:
+    """The level at which a normal quantile equals Student's t at `alpha`."""
+    return 2.0 * float(norm.sf(student_t.isf(alpha / 2, _freedom(target, reference))))
 
 
 def effective_side(weights: Weights, rows: npt.NDArray[np.int64]) -> Side:

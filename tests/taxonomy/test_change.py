@@ -147,3 +147,48 @@ def test_equal_shares_print_a_plus_sign_and_no_negative_zero() -> None:
     assert print_change(Side(2, 10), Side(4, 20)) == "+0.0%"
     assert print_change(Side(49_999, 100_000), Side(50_000, 100_000)) == "+0.0%"
     assert percent_change(Side(2, 10), Side(4, 20)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("target", "reference", "situation"),
+    [
+        ((19, 89), (18, 112), "counted"),
+        ((0, 0), (3, 112), "no latents on a side"),
+        ((0, 89), (0, 112), "on neither side"),
+        ((3, 89), (0, 112), "only on the target side"),
+        ((0, 89), (4, 112), "only on the reference side"),
+        ((89, 89), (4, 112), "every latent of a side"),
+    ],
+)
+def test_where_formulas_break_down_the_situation_is_named(
+    target: tuple[int, int], reference: tuple[int, int], situation: str
+) -> None:
+    (change,) = change_statistics([counts_of("safety", target, reference)])
+    assert change.situation == situation
+
+
+def test_the_smallest_change_that_could_have_been_found_at_the_papers_size() -> None:
+    rows = {b: change_statistics([counts_of("x", (b, 89), (b, 112))])[0] for b in (1, 4, 9, 18, 32)}
+    rises = {b: round(row.detectable_rise or 0) for b, row in rows.items()}
+    falls = {b: row.detectable_fall for b, row in rows.items()}
+    assert rises == {1: 655, 4: 215, 9: 138, 18: 82, 32: 53}
+    assert falls[1] is falls[4] is None
+    assert {b: round(falls[b] or 0) for b in (9, 18, 32)} == {9: -86, 18: -58, 32: -45}
+
+
+def test_a_new_category_has_no_smallest_change() -> None:
+    (change,) = change_statistics([counts_of("fresh", (3, 89), (0, 112))])
+    assert change.detectable_rise is change.detectable_fall is None
+
+
+def test_boschloo_is_an_option_and_named() -> None:
+    (change,) = change_statistics([counts_of("safety", (19, 89), (18, 112))], test="boschloo")
+    assert change.test == "boschloo"
+    assert change.p_value == pytest.approx(0.36118, abs=1e-5)
+    assert change.least_attainable_p < 0.05
+    assert change_statistics([counts_of("safety", (19, 89), (18, 112))])[0].test == "fisher"
+
+
+def test_unweighted_sides_are_as_effective_as_they_are_large() -> None:
+    (change,) = change_statistics([counts_of("safety", (19, 89), (18, 112))])
+    assert (change.target_effective, change.reference_effective) == (89, 112)
