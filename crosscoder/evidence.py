@@ -68,7 +68,6 @@ class EvidenceSource(Protocol):
         """The tokens of some documents, without their activations."""
 
 
-
 @dataclass(frozen=True)
 class Evidence:
     """A window of one document, with the activation of one latent on each token."""

@@ -147,9 +147,7 @@ class EvidencePass:
         of_twin = Maxima(latent, maxima.document[place], maxima.row[place], maxima.value[place])
         self.other.offer(self._entries(of_twin, documents, of_twin.value.astype(np.float64)))
 
-    def _entries(
-        self, maxima: Maxima, documents: ShardDocuments, priority: FloatArray
-    ) -> Entries:
+    def _entries(self, maxima: Maxima, documents: ShardDocuments, priority: FloatArray) -> Entries:
         at = np.searchsorted(documents.index, maxima.document)
         position = maxima.row - documents.first[at]
         return Entries(maxima.latent, maxima.document, priority, position, maxima.value)

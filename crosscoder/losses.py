@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 
 from crosscoder.model import Crosscoder
-from crosscoder.sparse import SparseCodes, sparse_encode
+from crosscoder.sparse import Precision, SparseCodes
+from crosscoder.workspace import Workspace
 
 ReconstructionLoss = Literal["squared", "unsquared"]
 
@@ -27,6 +28,8 @@ class LossSettings:
     """Weight of AuxK."""
     l1_coefficient: float = 0.0
     """Weight of the sparsity penalty under `l1`."""
+    precision: Precision = "float32"
+    """Of the encoder product under `batch_topk`."""
 
 
 @dataclass(frozen=True)
@@ -54,28 +57,35 @@ def crosscoder_loss(
     z: torch.Tensor,
     settings: LossSettings,
     dead: torch.Tensor | None = None,
+    workspace: Workspace | None = None,
 ) -> Losses:
-    """The objective for normalised activations (B, M, d); `dead` (n_dead,) latent indices."""
+    """The objective for normalised activations (B, M, d); `dead` (n_dead,) ascending latents.
+
+    With a `workspace` the gradients of the weights lie in it and are good until its next use.
+    """
     if crosscoder.config.activation == "l1":
         return _l1_loss(crosscoder, z, settings)
-    return _batch_topk_loss(crosscoder, z, settings, dead)
+    return _batch_topk_loss(crosscoder, z, settings, dead, workspace or Workspace())
 
 
 def _batch_topk_loss(
-    crosscoder: Crosscoder, z: torch.Tensor, settings: LossSettings, dead: torch.Tensor | None
+    crosscoder: Crosscoder,
+    z: torch.Tensor,
+    settings: LossSettings,
+    dead: torch.Tensor | None,
+    workspace: Workspace,
 ) -> Losses:
     if settings.aux_coefficient == 0 or (dead is not None and dead.numel() == 0):
         dead = None
-    norms = crosscoder.code_norms().detach()
     k_total = round(settings.k * z.shape[0])
-    encoded = sparse_encode(z, crosscoder.W_enc, crosscoder.b_enc, norms, k_total, dead)
-    z_hat = crosscoder.decode_pairs(encoded.value, encoded.token, encoded.latent, z.shape[0])
+    encoded = crosscoder.encode_topk(z, k_total, dead, settings.precision, workspace)
+    z_hat, estimate = crosscoder.decode_encoded(encoded, z.shape[0], workspace)
     codes = SparseCodes(encoded.token, encoded.latent, encoded.value.detach())
     error = z - z_hat
     reconstruction = _reconstruction(error, settings.reconstruction)
     total, auxiliary = reconstruction, reconstruction.new_zeros(())
     if dead is not None:
-        auxiliary = auxk_loss(crosscoder, error.detach(), encoded.dead_pre, dead, norms)
+        auxiliary = auxk_loss(error.detach(), estimate)
         total = total + settings.aux_coefficient * auxiliary
     return Losses(
         total=total,
@@ -83,7 +93,7 @@ def _batch_topk_loss(
         auxiliary=auxiliary.detach(),
         sparsity=reconstruction.new_zeros(()),
         codes=codes,
-        threshold=_smallest(codes, norms),
+        threshold=_smallest(codes, crosscoder.code_norms().detach()),
         squared_errors=error.detach().square().sum((0, 2)),
     )
 
@@ -120,28 +130,13 @@ def _reconstruction(error: torch.Tensor, kind: ReconstructionLoss) -> torch.Tens
     return error.norm(dim=-1).mean()
 
 
-def auxk_loss(
-    crosscoder: Crosscoder,
-    residual: torch.Tensor,
-    dead_pre: torch.Tensor,
-    dead: torch.Tensor,
-    norms: torch.Tensor,
-) -> torch.Tensor:
+def auxk_loss(residual: torch.Tensor, estimate: torch.Tensor) -> torch.Tensor:
     """AuxK: the dead latents reconstruct what the living ones leave over.
 
     aux = mean_i ||r_i - rhat_i||^2 / mean_i ||r_i - mean r||^2, where rhat decodes, per token, the
-    k_aux = min(d // 2, n_dead) largest v among the dead latents, unscaled and without the bias;
-    0 where it is undefined. Form of arXiv 2406.04093 and 2504.02922.
-    `residual` (B, M, d) and the code norms (F,) have no gradient, `dead_pre` is (B, n_dead).
+    min(d // 2, n_dead) largest v among the dead latents, unscaled and without the bias; 0 where
+    it is undefined. Form of arXiv 2406.04093 and 2504.02922. Both are (B, M, d); the residual r
+    has no gradient.
     """
-    k_aux = min(crosscoder.config.d_model // 2, dead.numel())
-    activation = dead_pre.relu()
-    if k_aux < dead.numel():
-        weighted = activation.detach() * norms.index_select(0, dead)
-        chosen = torch.topk(weighted, k_aux, dim=1, sorted=False).indices
-        mask = torch.zeros_like(activation).scatter_(1, chosen, 1.0)
-        activation = activation * mask
-    target = residual.flatten(1)
-    estimate = activation @ crosscoder.W_dec.index_select(0, dead).flatten(1)
-    spread = (target - target.mean(0)).square().sum()
-    return ((target - estimate).square().sum() / spread).nan_to_num(0.0, 0.0, 0.0)
+    spread = (residual - residual.mean(0)).square().sum()
+    return ((residual - estimate).square().sum() / spread).nan_to_num(0.0, 0.0, 0.0)

@@ -11,16 +11,20 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from crosscoder.errors import InputError
+from crosscoder.kernels import sum_rows
 from crosscoder.normalisation import Normaliser
 from crosscoder.sparse import (
     EncodedBatch,
+    Precision,
+    Selection,
     SparseCodes,
-    SparseDecode,
     batch_topk,
     latent_rows,
+    sparse_decode,
     sparse_encode,
     threshold_codes,
 )
+from crosscoder.workspace import Workspace
 
 
 class CrosscoderConfig(BaseModel):
@@ -171,14 +175,20 @@ class Crosscoder(nn.Module):
         return SparseCodes(kept.token, kept.latent, a[kept.token, kept.latent])
 
     def encode_topk(
-        self, z: torch.Tensor, k_total: int, dead: torch.Tensor | None = None
+        self,
+        z: torch.Tensor,
+        k_total: int,
+        dead: torch.Tensor | None = None,
+        precision: Precision = "float32",
+        workspace: Workspace | None = None,
     ) -> EncodedBatch:
         """Encode and select in one go, without keeping the (B, F) tensor; differentiable.
 
-        `dead` (n_dead,) names latents whose pre-activations are wanted beside.
+        Of the latents `dead` (n_dead,), ascending, the d // 2 largest of each token are kept
+        beside. A `workspace` lends the memory of the pre-activations and of the gradient.
         """
-        norms = self.code_norms().detach()
-        return sparse_encode(z, self.W_enc, self.b_enc, norms, k_total, dead)
+        selection = Selection(k_total, self.code_norms().detach(), dead, self.config.d_model // 2)
+        return sparse_encode(z, self.W_enc, self.b_enc, selection, precision, workspace)
 
     @torch.no_grad()
     def encode_thresholded(self, z: torch.Tensor) -> SparseCodes:
@@ -194,14 +204,19 @@ class Crosscoder(nn.Module):
 
     def decode(self, codes: SparseCodes, n_tokens: int) -> torch.Tensor:
         """Reconstruction of all models from sparse codes, normalised: (n_tokens, M, d)."""
-        return self.decode_pairs(codes.value, codes.token, codes.latent, n_tokens)
+        rows = self.W_dec.detach().flatten(1)
+        out = sum_rows(rows, codes.token, codes.latent, codes.value.detach(), n_tokens)
+        return out.view(n_tokens, *self.b_dec.shape) + self.b_dec.detach()
 
-    def decode_pairs(
-        self, value: torch.Tensor, token: torch.Tensor, latent: torch.Tensor, n_tokens: int
-    ) -> torch.Tensor:
-        """As `decode`, from the three columns (n,) of the codes; differentiable in `value`."""
-        out: torch.Tensor = SparseDecode.apply(value, self.W_dec, token, latent, n_tokens)
-        return out + self.b_dec
+    def decode_encoded(
+        self, encoded: EncodedBatch, n_tokens: int, workspace: Workspace | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reconstruction (n_tokens, M, d), and what the dead pairs add up to; differentiable.
+
+        The second has no bias, and no element where there are no dead pairs.
+        """
+        out, dead = sparse_decode(encoded, self.W_dec, n_tokens, workspace)
+        return out + self.b_dec, dead
 
     def decode_dense(self, f: torch.Tensor) -> torch.Tensor:
         """Reconstruction from dense codes (B, F): (B, M, d)."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from crosscoder.sparse import SparseCodes, sum_rows
+from crosscoder.kernels import sum_rows
+from crosscoder.sparse import SparseCodes
 
 GATHER_BYTES = 1 << 26
 """Bound on the gathered decoder rows and signals that are in memory at a time."""

@@ -3,90 +3,161 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 
-SAMPLED_TOKENS = 64
+from crosscoder.kernels import true_positions
+from crosscoder.workspace import Workspace
+
+SAMPLED_TOKENS = 32
 """Tokens from which the pivot of a large batch is estimated."""
 PIVOT_MARGIN = 1.3
 """The pivot aims at this multiple of the wanted number of survivors."""
 SMALL_BATCH = 1 << 16
 """At or below this many activations every positive one is a candidate: no pivot is needed."""
+SORTED_AT_ONCE = 1 << 22
+"""Activations of dead latents that are ranked at a time: what bounds their memory."""
+
+
+@dataclass(frozen=True)
+class Preactivations:
+    """pre = product + bias of a batch, without the pass over it that would add the bias."""
+
+    product: torch.Tensor
+    """(B, F) encoder product; `pre` itself where `bias` is None."""
+    bias: torch.Tensor | None = None
+    """(F,)"""
+    weight: torch.Tensor | None = None
+    """(F,) n_j of v = pre * n_j; None for ones."""
+
+    @property
+    def n_latents(self) -> int:
+        """F."""
+        return self.product.shape[1]
+
+    def at(self, flat: torch.Tensor) -> torch.Tensor:
+        """Pre-activations (n,) at flat positions."""
+        values = self.product.flatten().index_select(0, flat)
+        if self.bias is None:
+            return values
+        return values + self.bias.index_select(0, flat % self.n_latents)
+
+    def weighted(self, values: torch.Tensor, flat: torch.Tensor) -> torch.Tensor:
+        """v (n,) of pre-activations at flat positions."""
+        if self.weight is None:
+            return values
+        return values * self.weight.index_select(0, flat % self.n_latents)
+
+    def above(self, pivot: float, workspace: Workspace | None = None) -> torch.Tensor:
+        """Flat positions, ascending, of a superset of the places where v > max(pivot, 0)."""
+        product, bias, weight = self.product, self.bias, self.weight
+        # One pass over the batch: divide the pivot instead of multiplying every activation. The
+        # slack covers the rounding of all that is left out of that pass; a latent of norm 0 has
+        # no floor to pass (inf, nan).
+        slack = 8 * torch.finfo(product.dtype).eps
+        floor = product.new_full((self.n_latents,), pivot * (1 - slack))
+        if weight is not None:
+            floor = floor / weight
+        if bias is not None:
+            floor = floor - bias - slack * (floor.abs() + bias.abs())
+        if workspace is None:
+            return true_positions(product > floor)
+        mask = workspace.take("mask", tuple(product.shape), product, torch.bool)
+        return true_positions(torch.gt(product, floor, out=mask))
 
 
 def select_largest(
-    pre: torch.Tensor, weight: torch.Tensor | None, k_total: int
+    pre: Preactivations, k_total: int, workspace: Workspace | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Flat indices (n,), ascending, and pre-activations (n,) of the `k_total` largest v = pre * w.
+    """Flat indices (n,), ascending, and pre-activations (n,) of the `k_total` largest v.
 
-    `pre` is (B, F), `weight` (F,) or None for ones. Only v > 0 is ever kept, so n may be smaller
-    than `k_total`. Equal values at the boundary are kept from the lowest flat index on.
-    The pivot only decides how much is sorted, never what is kept.
+    Only v > 0 is ever kept, so n may be smaller than `k_total`. Equal values at the boundary are
+    kept from the lowest flat index on. The pivot only decides how much is sorted, never what is
+    kept.
     """
-    for pivot in _pivots(pre, weight, k_total):
-        flat = _above(pre, weight, pivot)
+    for pivot in _pivots(pre, k_total):
+        flat = pre.above(pivot, workspace)
         if flat.numel() >= k_total or pivot == 0:
             break
-    values = pre.flatten().index_select(0, flat)
-    kept = _keep_largest(_weighted(values, weight, flat, pre.shape[1]), k_total)
+    values = pre.at(flat)
+    kept = _keep_largest(pre.weighted(values, flat), k_total)
     return flat[kept], values[kept]
 
 
-def select_above(
-    pre: torch.Tensor, weight: torch.Tensor, theta: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Flat indices (n,), ascending, and pre-activations (n,) where pre * w > theta >= 0.
+def select_above(pre: Preactivations, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Flat indices (n,), ascending, and pre-activations (n,) where v > theta >= 0.
 
     The comparison is made in float64 on the products rounded to the type of `pre`.
     """
-    flat = _above(pre, weight, theta)
-    values = pre.flatten().index_select(0, flat)
-    kept = _weighted(values, weight, flat, pre.shape[1]).double() > theta
+    flat = pre.above(theta)
+    values = pre.at(flat)
+    kept = pre.weighted(values, flat).double() > theta
     return flat[kept], values[kept]
 
 
-def _pivots(pre: torch.Tensor, weight: torch.Tensor | None, k_total: int) -> tuple[float, ...]:
-    """Lower bounds to try in turn; the last, 0, lets every positive value through."""
-    if pre.numel() <= SMALL_BATCH or k_total == 0:
-        return (0.0,)
-    sample = pre[:: max(1, pre.shape[0] // SAMPLED_TOKENS)]
-    weighted = (sample if weight is None else sample * weight).flatten()
-    wanted = math.ceil(PIVOT_MARGIN * k_total * weighted.numel() / pre.numel()) + 1
-    if wanted >= weighted.numel():
-        return (0.0,)
-    pivot = float(torch.topk(weighted, wanted, sorted=False).values.min())
-    return (pivot, pivot / 2, 0.0) if math.isfinite(pivot) and pivot > 0 else (0.0,)
+def select_among(
+    pre: Preactivations, among: torch.Tensor, k_token: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Flat indices (n,), ascending, and pre-activations (n,) of each token's `k_token` largest v.
+
+    Only the latents `among` (n_among,), ascending, take part, and only v > 0 is kept.
+    """
+    n_tokens = pre.product.shape[0]
+    rows_at_once = max(1, SORTED_AT_ONCE // max(1, among.numel()))
+    flats = [
+        _largest_of_rows(pre, among, k_token, range(start, min(start + rows_at_once, n_tokens)))
+        for start in range(0, n_tokens, rows_at_once)
+    ]
+    flat = torch.cat(flats) if flats else among[:0]
+    return flat, pre.at(flat)
 
 
-def _above(pre: torch.Tensor, weight: torch.Tensor | None, pivot: float) -> torch.Tensor:
-    """Flat indices, ascending, of a superset of the places where pre * w > max(pivot, 0)."""
-    if weight is None:
-        mask = pre >= pivot if pivot > 0 else pre > 0
-    else:
-        # One pass over the batch: divide the pivot instead of multiplying every activation. The
-        # slack covers the rounding of both; a latent of norm 0 has no floor to pass (inf, nan).
-        slack = 1 - 8 * torch.finfo(pre.dtype).eps
-        mask = pre > (pivot * slack) / weight
-    return mask.flatten().nonzero().squeeze(1)
-
-
-def _weighted(
-    values: torch.Tensor, weight: torch.Tensor | None, flat: torch.Tensor, n_latents: int
+def _largest_of_rows(
+    pre: Preactivations, among: torch.Tensor, k_token: int, rows: range
 ) -> torch.Tensor:
-    return values if weight is None else values * weight.index_select(0, flat % n_latents)
+    value = pre.product[rows.start : rows.stop].index_select(1, among)
+    if pre.bias is not None:
+        value += pre.bias.index_select(0, among)
+    if pre.weight is not None:
+        value *= pre.weight.index_select(0, among)
+    kept = value > 0
+    if k_token < among.numel():
+        largest = torch.topk(value, k_token, dim=1, sorted=False).indices
+        kept &= torch.zeros_like(kept).scatter_(1, largest, True)
+    position = true_positions(kept)
+    token = position // among.numel()
+    return (token + rows.start) * pre.n_latents + among[position - token * among.numel()]
+
+
+def _pivots(pre: Preactivations, k_total: int) -> tuple[float, ...]:
+    """Lower bounds to try in turn; the last, 0, lets every positive value through."""
+    n_tokens, size = pre.product.shape[0], pre.product.numel()
+    if size <= SMALL_BATCH or k_total == 0:
+        return (0.0,)
+    sample = pre.product[:: max(1, n_tokens // SAMPLED_TOKENS)]
+    if pre.bias is not None:
+        sample = sample + pre.bias
+    if pre.weight is not None:
+        sample = sample * pre.weight
+    wanted = math.ceil(PIVOT_MARGIN * k_total * sample.numel() / size) + 1
+    if wanted >= sample.numel():
+        return (0.0,)
+    pivot = float(torch.topk(sample.flatten(), wanted, sorted=False).values.min())
+    return (pivot, pivot / 2, 0.0) if math.isfinite(pivot) and pivot > 0 else (0.0,)
 
 
 def _keep_largest(weighted: torch.Tensor, k_total: int) -> torch.Tensor:
     """Ascending positions of the `k_total` largest positive values, ties from the first on."""
     positive = weighted > 0
     if k_total == 0:
-        return positive.nonzero().squeeze(1)[:0]
+        return true_positions(positive)[:0]
     if int(positive.sum()) <= k_total:
-        return positive.nonzero().squeeze(1)
+        return true_positions(positive)
     boundary = torch.topk(weighted, k_total, sorted=False).values.min()
     kept = weighted >= boundary
     surplus = int(kept.sum()) - k_total
     if surplus > 0:
-        tied = (weighted == boundary).nonzero().squeeze(1)
+        tied = true_positions(weighted == boundary)
         kept[tied[tied.numel() - surplus :]] = False
-    return kept.nonzero().squeeze(1)
+    return true_positions(kept)

@@ -21,9 +21,7 @@ class FiringTokens:
     """(n,) summed activation, positive."""
 
     @classmethod
-    def of(
-        cls, windows: Sequence[tuple[NDArray[np.int32], NDArray[np.float32]]]
-    ) -> FiringTokens:
+    def of(cls, windows: Sequence[tuple[NDArray[np.int32], NDArray[np.float32]]]) -> FiringTokens:
         """From the token ids and activations of each window."""
         ids = np.concatenate([tokens for tokens, _ in windows]).astype(np.int64)
         activation = np.concatenate([values for _, values in windows]).astype(np.float64)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
-from crosscoder.selection import select_above, select_largest
+from crosscoder.dead_pairs import DeadPairs
+from crosscoder.kernels import order_by_latent, pair_products, sum_rows
+from crosscoder.selection import Preactivations, select_above, select_among, select_largest
+from crosscoder.workspace import Workspace
+
+Precision = Literal["float32", "bfloat16"]
+"""Type of the two factors of the encoder product in training; sums and all else are float32."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +42,37 @@ class SparseCodes:
 def batch_topk(weighted: torch.Tensor, k_total: int) -> SparseCodes:
     """The `k_total` largest positive values of a (B, F) tensor, ties from the lowest flat index.
 
-    Fewer than `k_total` positive values are all kept. BatchTopK: arXiv 2412.06410.
+    Fewer than `k_total` positive values are all kept. B counts tokens: a tensor of documents and
+    positions is a ValueError, for its k_total would be ambiguous. BatchTopK: arXiv 2412.06410.
     """
-    flat, value = select_largest(weighted, None, k_total)
+    if weighted.dim() != 2:
+        raise ValueError(f"(tokens, latents) wanted, not {tuple(weighted.shape)}; flatten the text")
+    flat, value = select_largest(Preactivations(weighted), k_total)
     return _codes(flat, value, weighted.shape[1])
 
 
 def threshold_codes(pre: torch.Tensor, weight: torch.Tensor, theta: float) -> SparseCodes:
     """Pre-activations (B, F) kept where pre * weight > theta, for theta >= 0; values unscaled."""
-    flat, value = select_above(pre, weight, theta)
+    flat, value = select_above(Preactivations(pre, weight=weight), theta)
     return _codes(flat, value, pre.shape[1])
 
 
 def _codes(flat: torch.Tensor, value: torch.Tensor, n_latents: int) -> SparseCodes:
     token = flat // n_latents
     return SparseCodes(token, flat - token * n_latents, value)
+
+
+class Selection(NamedTuple):
+    """What `sparse_encode` keeps of a batch."""
+
+    k_total: int
+    """Pairs of BatchTopK."""
+    weight: torch.Tensor
+    """(F,) n_j of v = pre * n_j, without gradient."""
+    dead: torch.Tensor | None = None
+    """(n_dead,) ascending latents of AuxK."""
+    k_dead: int = 0
+    """Largest v of each token that are kept among the dead latents, beside the others."""
 
 
 class EncodedBatch(NamedTuple):
@@ -63,30 +84,61 @@ class EncodedBatch(NamedTuple):
     """(n,) int64 latent of each selected pair."""
     value: torch.Tensor
     """(n,) unscaled activation of each selected pair; carries the gradient."""
-    dead_pre: torch.Tensor
-    """(B, n_dead) pre-activations of the dead latents; carries the gradient."""
+    dead: DeadPairs | None
+    """Selected pairs of dead latents; None where AuxK has nothing to do."""
+    dead_value: torch.Tensor
+    """(n_dead_pairs,) their unscaled activations; carries the gradient."""
 
 
 def sparse_encode(
     z: torch.Tensor,
     w_enc: torch.Tensor,
     b_enc: torch.Tensor,
-    weight: torch.Tensor,
-    k_total: int,
-    dead: torch.Tensor | None = None,
+    selection: Selection,
+    precision: Precision = "float32",
+    workspace: Workspace | None = None,
 ) -> EncodedBatch:
     """Encode (B, M, d) by one product and keep the `k_total` largest pre * weight.
 
-    `w_enc` is (M, d, F), `weight` (F,) without gradient, `dead` (n_dead,) latent indices. The
-    gradients of `w_enc` and `b_enc` come from the selected pairs and the dead latents only.
+    `w_enc` is (M, d, F). The gradients of `w_enc` and `b_enc` come from the selected pairs only.
+    With a `workspace` the gradient of `w_enc` lies in it, see there.
     """
-    if dead is None:
-        dead = torch.empty(0, dtype=torch.int64, device=z.device)
-    return EncodedBatch(*SparseEncode.apply(z, w_enc, b_enc, weight, k_total, dead))
+    if z.dim() != 3:
+        raise ValueError(f"(tokens, models, d) wanted, not {tuple(z.shape)}; flatten the text")
+    workspace = workspace or Workspace()
+    with torch.no_grad():
+        product = encoder_product(z.flatten(1), latent_rows(w_enc), precision, workspace)
+        pre = Preactivations(product, b_enc, selection.weight)
+        flat, value = select_largest(pre, selection.k_total, workspace)
+        codes = _codes(flat, value, pre.n_latents)
+        dead, dead_value = None, value[:0]
+        if selection.dead is not None:
+            flat, dead_value = select_among(pre, selection.dead, selection.k_dead)
+            found = _codes(flat, dead_value, pre.n_latents)
+            dead = DeadPairs.of(found.token, found.latent, selection.dead, z.shape[0])
+    values = SparseEncode.apply(z, w_enc, b_enc, codes, dead, dead_value, workspace)
+    return EncodedBatch(codes.token, codes.latent, values[0], dead, values[1])
+
+
+def encoder_product(
+    z: torch.Tensor, rows: torch.Tensor, precision: Precision, workspace: Workspace
+) -> torch.Tensor:
+    """z (B, M*d) times rows (F, M*d) transposed, without a bias, in float32: (B, F)."""
+    shape = (z.shape[0], rows.shape[0])
+    if precision == "float32":
+        return torch.mm(z, rows.T, out=workspace.take("pre", shape, z))
+    half = workspace.take("rows", tuple(rows.shape), z, torch.bfloat16).copy_(rows)
+    if z.is_cuda:
+        return torch.mm(z.bfloat16(), half.T, out_dtype=torch.float32)
+    product = workspace.take("half_pre", shape, z, torch.bfloat16)
+    return workspace.take("pre", shape, z).copy_(torch.mm(z.bfloat16(), half.T, out=product))
 
 
 class SparseEncode(torch.autograd.Function):
-    """Encoder product and selection; keeps the selected pairs, not the (B, F) pre-activations."""
+    """The values of selected pairs as a function of z, w_enc and b_enc.
+
+    The selection was made outside; no (B, F) tensor is kept for the gradients.
+    """
 
     @staticmethod
     def forward(
@@ -94,120 +146,113 @@ class SparseEncode(torch.autograd.Function):
         z: torch.Tensor,
         w_enc: torch.Tensor,
         b_enc: torch.Tensor,
-        weight: torch.Tensor,
-        k_total: int,
-        dead: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        codes: SparseCodes,
+        dead: DeadPairs | None,
+        dead_value: torch.Tensor,
+        workspace: Workspace,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `sparse_encode`."""
-        rows = latent_rows(w_enc)
-        pre = torch.addmm(b_enc, z.flatten(1), rows.T)
-        flat, value = select_largest(pre, weight, k_total)
-        codes = _codes(flat, value, pre.shape[1])
-        ctx.save_for_backward(z, w_enc, codes.token, codes.latent, dead)
-        ctx.mark_non_differentiable(codes.token, codes.latent)
-        return codes.token, codes.latent, codes.value, pre.index_select(1, dead)
+        ctx.save_for_backward(z, w_enc)
+        ctx.codes, ctx.dead, ctx.workspace = codes, dead, workspace
+        return codes.value, dead_value
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, _token: None, _latent: None, grad_value: torch.Tensor, grad_dead: torch.Tensor
+        ctx: Any, grad_value: torch.Tensor, grad_dead: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
         """Gradients of z, w_enc and b_enc from the pairs."""
-        z, w_enc, token, latent, dead = ctx.saved_tensors
+        z, w_enc = ctx.saved_tensors
+        token, latent, dead = ctx.codes.token, ctx.codes.latent, ctx.dead
         n_models, d_model, n_latents = w_enc.shape
         flat_z = z.flatten(1)
         order = order_by_latent(latent, n_latents)
-        grad_rows = sum_rows(flat_z, latent[order], token[order], grad_value[order], n_latents)
-        grad_bias = grad_value.new_zeros(n_latents).index_add_(0, latent, grad_value)
-        if dead.numel():
-            grad_rows.index_add_(0, dead, grad_dead.T @ flat_z)
-            grad_bias.index_add_(0, dead, grad_dead.sum(0))
+        sorted_pairs = latent[order], token[order], grad_value[order], n_latents
+        out = ctx.workspace.take("grad_enc", (n_latents, n_models * d_model), z)
+        grad_rows = sum_rows(flat_z, *sorted_pairs, out)
+        grad_bias = sum_rows(z.new_ones(z.shape[0], 1), *sorted_pairs).squeeze(1)
+        if dead is not None:
+            dead.add_outer(grad_rows, grad_dead, flat_z)
+            dead.add_outer(grad_bias.unsqueeze(1), grad_dead, z.new_ones(z.shape[0], 1))
         grad_z = None
         if ctx.needs_input_grad[0]:
             rows = latent_rows(w_enc)
             grad_z = sum_rows(rows, token, latent, grad_value, z.shape[0])
-            grad_z = (grad_z + grad_dead @ rows.index_select(0, dead)).view_as(z)
+            if dead is not None:
+                grad_z = grad_z + dead.decode(grad_dead, rows)
+            grad_z = grad_z.view_as(z)
         grad_w_enc = grad_rows.view(n_latents, n_models, d_model).permute(1, 2, 0)
-        return grad_z, grad_w_enc, grad_bias, None, None, None
+        return grad_z, grad_w_enc, grad_bias, None, None, None, None
+
+
+def sparse_decode(
+    encoded: EncodedBatch, w_dec: torch.Tensor, n_tokens: int, workspace: Workspace | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """sum_j f_ij W_dec_j of the selected and of the dead pairs: (n_tokens, M, d) each, no bias.
+
+    `w_dec` is (F, M, d); its gradient touches the pairs only and lies in the `workspace`.
+    """
+    pairs = SparseCodes(encoded.token, encoded.latent, encoded.value.detach())
+    decoded: tuple[torch.Tensor, torch.Tensor] = SparseDecode.apply(
+        encoded.value,
+        encoded.dead_value,
+        w_dec,
+        pairs,
+        encoded.dead,
+        n_tokens,
+        workspace or Workspace(),
+    )
+    return decoded
 
 
 class SparseDecode(torch.autograd.Function):
-    """sum_j f_ij W_dec_j over the selected pairs: (n_tokens, M, d), without a bias.
-
-    Arguments: value (n,), w_dec (F, M, d), token (n,) ascending, latent (n,), n_tokens.
-    Both gradients touch the selected pairs only.
-    """
+    """See `sparse_decode`; one function for both, so that W_dec has one gradient to fill."""
 
     @staticmethod
     def forward(
         ctx: Any,
         value: torch.Tensor,
+        dead_value: torch.Tensor,
         w_dec: torch.Tensor,
-        token: torch.Tensor,
-        latent: torch.Tensor,
+        codes: SparseCodes,
+        dead: DeadPairs | None,
         n_tokens: int,
-    ) -> torch.Tensor:
+        workspace: Workspace,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Decode the pairs."""
-        ctx.save_for_backward(value, w_dec, token, latent)
-        out = sum_rows(w_dec.flatten(1), token, latent, value, n_tokens)
-        return out.view(n_tokens, *w_dec.shape[1:])
+        ctx.save_for_backward(value, dead_value, w_dec)
+        ctx.codes, ctx.dead, ctx.workspace = codes, dead, workspace
+        rows = w_dec.flatten(1)
+        out = sum_rows(rows, codes.token, codes.latent, value, n_tokens)
+        shape = (n_tokens, *w_dec.shape[1:])
+        if dead is None:
+            return out.view(shape), value.new_zeros(0)
+        return out.view(shape), dead.decode(dead_value, rows).view(shape)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Gradients of value and w_dec."""
-        value, w_dec, token, latent = ctx.saved_tensors
-        n_latents = w_dec.shape[0]
+    def backward(
+        ctx: Any, grad: torch.Tensor, grad_dead: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of both values and of w_dec."""
+        value, dead_value, w_dec = ctx.saved_tensors
+        n_latents, rows = w_dec.shape[0], w_dec.flatten(1)
         flat_grad = grad.flatten(1).contiguous()
-        grad_value = pair_products(flat_grad, w_dec.flatten(1), token, latent)
-        order = order_by_latent(latent, n_latents)
-        grad_rows = sum_rows(flat_grad, latent[order], token[order], value[order], n_latents)
-        return grad_value, grad_rows.view_as(w_dec), None, None, None
+        order = order_by_latent(ctx.codes.latent, n_latents)
+        latent, token = ctx.codes.latent[order], ctx.codes.token[order]
+        grad_value = torch.empty_like(value)
+        # By latent the large matrix is read once from end to end, the small one at random.
+        grad_value[order] = pair_products(rows, flat_grad, latent, token)
+        out = ctx.workspace.take("grad_dec", tuple(rows.shape), rows)
+        grad_rows = sum_rows(flat_grad, latent, token, value[order], n_latents, out)
+        grad_dead_value = None
+        if ctx.dead is not None:
+            flat_dead = grad_dead.flatten(1).contiguous()
+            grad_dead_value = ctx.dead.products(flat_dead, rows)
+            ctx.dead.add_outer(grad_rows, dead_value, flat_dead)
+        return grad_value, grad_dead_value, grad_rows.view_as(w_dec), None, None, None, None
 
 
 def latent_rows(w_enc: torch.Tensor) -> torch.Tensor:
     """`W_enc` (M, d, F) as (F, M*d); a view where the memory lies latent by latent."""
     return w_enc.permute(2, 0, 1).flatten(1)
-
-
-def sum_rows(
-    rows: torch.Tensor, group: torch.Tensor, index: torch.Tensor, weight: torch.Tensor, n_out: int
-) -> torch.Tensor:
-    """out[g] = sum over pairs p with group[p] = g of weight[p] * rows[index[p]]: (n_out, D).
-
-    `group` (n,) ascends. Each output row is summed in the order of its pairs, so the result
-    does not depend on the number of threads.
-    """
-    if index.numel() == 0:
-        return rows.new_zeros(n_out, rows.shape[1])
-    starts = torch.searchsorted(group, torch.arange(n_out, device=group.device))
-    return torch.nn.functional.embedding_bag(
-        index, rows, starts, mode="sum", per_sample_weights=weight
-    )
-
-
-def pair_products(
-    left: torch.Tensor, right: torch.Tensor, left_index: torch.Tensor, right_index: torch.Tensor
-) -> torch.Tensor:
-    """<left[left_index[p]], right[right_index[p]]> for each pair p: (n,).
-
-    `left_index` ascends. No (n, D) tensor is made: this is the gradient of an embedding bag
-    with respect to its per-sample weights.
-    """
-    if left_index.numel() == 0:
-        return left.new_zeros(0)
-    starts = torch.searchsorted(left_index, torch.arange(left.shape[0], device=left_index.device))
-    sum_mode, no_padding = 0, -1
-    products: torch.Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        left, right, right_index, starts, left_index, sum_mode, no_padding
-    )
-    return products
-
-
-def order_by_latent(latent: torch.Tensor, n_latents: int) -> torch.Tensor:
-    """Stable order (n,) that sorts pairs by latent."""
-    if latent.device.type != "cpu":
-        return torch.sort(latent, stable=True).indices
-    # numpy sorts 16-bit keys by radix: a hundred times faster than torch's stable sort on CPU.
-    keys = latent.numpy().astype(np.uint16 if n_latents <= 1 << 16 else np.int64)
-    return torch.from_numpy(np.argsort(keys, kind="stable"))

@@ -15,6 +15,7 @@ from crosscoder.model import Crosscoder
 from crosscoder.optimiser import Adam
 from crosscoder.schedule import annealed_k, learning_rate
 from crosscoder.train_config import TrainConfig
+from crosscoder.workspace import Workspace
 
 THETA_DECAY = 0.999
 """Decay of the running threshold of `theta = "ema_min"` (arXiv 2504.02922)."""
@@ -62,6 +63,7 @@ class Trainer:
         self._config = config
         self._dead_after = dead_after_tokens
         self._adam = Adam(crosscoder)
+        self._workspace = Workspace()
         n_latents = crosscoder.config.n_latents
         self._tokens_since_fired = torch.zeros(n_latents, dtype=torch.int64)
 
@@ -76,7 +78,7 @@ class Trainer:
         z = self.crosscoder.normalise(batch.to(device))
         dead = self.dead
         settings = self._settings()
-        losses = crosscoder_loss(self.crosscoder, z, settings, dead.to(device))
+        losses = crosscoder_loss(self.crosscoder, z, settings, dead.to(device), self._workspace)
         loss = float(losses.total.detach())
         if not math.isfinite(loss):
             raise WorkError(

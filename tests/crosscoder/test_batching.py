@@ -66,6 +66,13 @@ def shard(document: int) -> ShardTokens:
     )
 
 
+def write_one(folder: Path, then: BaseException | None = None) -> None:
+    with ShardWriter(folder, empty_manifest()) as writer:
+        writer.put(0, shard(0))
+        if then is not None:
+            raise then
+
+
 def test_the_manifest_names_every_shard_in_order(tmp_path: Path) -> None:
     with ShardWriter(tmp_path, empty_manifest()) as writer:
         for index in range(3):
@@ -81,9 +88,10 @@ def test_a_failed_write_is_raised_by_the_next_call(
         raise WorkError("the disk is full")
 
     monkeypatch.setattr(shard_writer, "write_shard", full)
-    with pytest.raises(WorkError, match="full"), ShardWriter(tmp_path, empty_manifest()) as writer:
+    with ShardWriter(tmp_path, empty_manifest()) as writer:
         writer.put(0, shard(0))
-        writer.put(1, shard(1))
+        with pytest.raises(WorkError, match="full"):
+            writer.put(1, shard(1))
 
 
 def test_a_failed_last_write_is_raised_at_the_end(
@@ -93,13 +101,13 @@ def test_a_failed_last_write_is_raised_at_the_end(
         raise WorkError("the disk is full")
 
     monkeypatch.setattr(shard_writer, "write_shard", full)
-    with pytest.raises(WorkError, match="full"), ShardWriter(tmp_path, empty_manifest()) as writer:
-        writer.put(0, shard(0))
+    with pytest.raises(WorkError, match="full"):
+        write_one(tmp_path)
 
 
 def test_an_interrupted_harvest_keeps_the_shard_that_was_being_written(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), ShardWriter(tmp_path, empty_manifest()) as writer:
-        writer.put(0, shard(0))
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_one(tmp_path, KeyboardInterrupt())
     kept = read_manifest(tmp_path)
-    assert kept is not None and len(kept.shards) == 1
+    assert kept is not None
+    assert len(kept.shards) == 1

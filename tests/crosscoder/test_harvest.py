@@ -17,9 +17,9 @@ from tiny_models import save_tiny_model, tiny_llama
 from crosscoder import corpus_reader, shard_writer
 from crosscoder import harvest as harvest_module
 from crosscoder.activations import ActivationStore
+from crosscoder.batching import plan_batches, plan_shards
 from crosscoder.corpus import Document, Message, TokenizedDocument, TokenRole
 from crosscoder.errors import InputError, WorkError
-from crosscoder.batching import padding_share, plan_batches, plan_shards
 from crosscoder.harvest import HarvestConfig, harvest
 from crosscoder.manifest import MANIFEST_NAME, ShardRecord
 from crosscoder.masking import content_tokens, median_norms, token_mask
