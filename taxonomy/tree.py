@@ -216,11 +216,16 @@ def next_version(version: str) -> str:
 def load_taxonomy(path: str | Path) -> Taxonomy:
     """Read a taxonomy from a YAML file; InputError names the file and the key that is wrong."""
     source = Path(path)
+    return taxonomy_from(load_yaml(source), str(source))
+
+
+def load_yaml(path: Path) -> dict[Hashable, Any]:
+    """Read a YAML file that holds a mapping; InputError where it is none."""
     try:
-        text = source.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{source}: can not be read as a taxonomy ({error})") from error
-    return parse_taxonomy(text, str(source))
+        raise InputError(f"{path}: can not be read as a taxonomy ({error})") from error
+    return _parse_yaml(text, str(path))
 
 
 def seed_taxonomy(name: str = "model-diffing") -> Taxonomy:
@@ -233,12 +238,21 @@ def seed_taxonomy(name: str = "model-diffing") -> Taxonomy:
 
 def parse_taxonomy(text: str, source: str) -> Taxonomy:
     """Check YAML text key by key; `source` stands for the file in messages of InputError."""
+    return taxonomy_from(_parse_yaml(text, source), source)
+
+
+def _parse_yaml(text: str, source: str) -> dict[Hashable, Any]:
     try:
         content = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise InputError(f"{source}: is no YAML: {_yaml_problem(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{source}: must hold the keys name, version and categories")
+    return content
+
+
+def taxonomy_from(content: dict[Hashable, Any], source: str) -> Taxonomy:
+    """Check the content of a taxonomy file key by key."""
     try:
         return Taxonomy.model_validate(content)
     except ValidationError as error:

@@ -1,0 +1,231 @@
+"""A taxonomy made from explanations: clustered, named, consolidated, grouped.
+
+The caller brings the vectors, whoever names clusters and whoever says which categories are one.
+What comes out is a proposal: clusters too small to be a category leave their texts out, and the
+categories of the texts are decided by a later pass that knows nothing of the clusters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from taxonomy.canonical import canonicalise
+from taxonomy.clustering import Clustering, clustering_of
+from taxonomy.consolidation import Merging, consolidate
+from taxonomy.levels import MOST_GROUPS, group_leaves
+from taxonomy.linkage import average_linkage
+from taxonomy.mapping import Vectors, normalise_rows
+from taxonomy.naming import (
+    CategoryName,
+    Embedding,
+    Naming,
+    NamingPlan,
+    NamingTask,
+    chosen_names,
+    distinct_members,
+    naming_tasks,
+)
+from taxonomy.threshold import ThresholdSweep, centred, sweep_thresholds
+
+SHOWN_EXAMPLES = 5
+"""Members shown with a category when it is compared with another."""
+
+
+@dataclass(frozen=True)
+class InductionConfig:
+    """How a taxonomy is made."""
+
+    distance: float | None = None
+    """Cosine distance between centred vectors at which clusters stay apart; None = swept."""
+    min_members: int = 3
+    """Texts that a cluster needs to become a category."""
+    merge_similarity: float = 0.5
+    """Cosine of two clusters' centres from which they are judged for being one."""
+    most_groups: int = MOST_GROUPS
+    naming: NamingPlan = field(default_factory=NamingPlan)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class InducedCategory:
+    """A category with the texts that it comes from."""
+
+    name: CategoryName
+    members: tuple[int, ...]
+    """Given texts, in order."""
+    examples: tuple[str, ...]
+    """Canonical texts of the members, the most central first."""
+    group: int | None
+    """Its group; None where it stands alone or there is no first level."""
+
+
+@dataclass(frozen=True)
+class Induction:
+    """What was made of the texts."""
+
+    categories: tuple[InducedCategory, ...]
+    """Largest first."""
+    groups: tuple[CategoryName, ...]
+    left_out: tuple[int, ...]
+    """Given texts that belong to no category."""
+    distance: float
+    sweep: ThresholdSweep | None
+
+    @property
+    def coverage(self) -> float:
+        """Share of the texts that a category was made from."""
+        n_inside = sum(len(category.members) for category in self.categories)
+        n = n_inside + len(self.left_out)
+        return n_inside / n if n else 0.0
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    name: CategoryName
+    rows: npt.NDArray[np.int64]
+    """Canonical texts."""
+    examples: tuple[str, ...]
+
+
+def induce(
+    texts: Sequence[str],
+    embed: Embedding,
+    naming: Naming,
+    merging: Merging,
+    config: InductionConfig | None = None,
+) -> Induction:
+    """Make categories from explanations; there may be none.
+
+    Raises InputError for too few different texts to choose a distance from, where none is given.
+    """
+    config = config or InductionConfig()
+    canonical = canonicalise(texts)
+    rows = centred(embed(canonical.texts)) if canonical.texts else np.zeros((0, 1))
+    counts = np.bincount(canonical.of, minlength=len(canonical.texts))
+    distance, sweep = _distance(rows, config)
+    if not len(rows):
+        return Induction((), (), (), distance, sweep)
+    clustering = clustering_of(rows, average_linkage(rows).cut(distance))
+    leaves = _named_leaves(clustering, canonical.texts, counts, embed, naming, config)
+    leaves = _consolidated(leaves, rows, canonical.texts, embed, naming, merging, config)
+    leaves.sort(key=lambda leaf: (-int(counts[leaf.rows].sum()), leaf.rows[0]))
+    group_of, groups = _first_level(leaves, rows, embed, naming, config)
+    owner = {row: number for number, leaf in enumerate(leaves) for row in leaf.rows.tolist()}
+    members: list[list[int]] = [[] for _ in leaves]
+    left_out: list[int] = []
+    for given, row in enumerate(canonical.of):
+        (members[owner[row]] if row in owner else left_out).append(given)
+    return Induction(
+        categories=tuple(
+            InducedCategory(leaf.name, tuple(members[number]), leaf.examples, group_of[number])
+            for number, leaf in enumerate(leaves)
+        ),
+        groups=groups,
+        left_out=tuple(left_out),
+        distance=distance,
+        sweep=sweep,
+    )
+
+
+def _distance(rows: Vectors, config: InductionConfig) -> tuple[float, ThresholdSweep | None]:
+    if config.distance is not None:
+        return config.distance, None
+    sweep = sweep_thresholds(rows, seed=config.seed, min_members=config.min_members)
+    return sweep.threshold, sweep
+
+
+def _named_leaves(
+    clustering: Clustering,
+    texts: Sequence[str],
+    counts: npt.NDArray[np.int64],
+    embed: Embedding,
+    naming: Naming,
+    config: InductionConfig,
+) -> list[_Leaf]:
+    """Clusters of enough texts that somebody could name."""
+    sizes = np.bincount(clustering.labels, weights=counts)
+    large = [int(number) for number in np.flatnonzero(sizes >= config.min_members)]
+    names = chosen_names(naming_tasks(clustering, texts, large, config.naming), naming, embed)
+    return [
+        _Leaf(
+            names[number],
+            clustering.members(number),
+            tuple(distinct_members(clustering, texts, number)),
+        )
+        for number in large
+        if number in names
+    ]
+
+
+def _consolidated(
+    leaves: list[_Leaf],
+    rows: Vectors,
+    texts: Sequence[str],
+    embed: Embedding,
+    naming: Naming,
+    merging: Merging,
+    config: InductionConfig,
+) -> list[_Leaf]:
+    """The leaves with those that are one made one, and named anew."""
+    groups = consolidate(
+        [leaf.name for leaf in leaves],
+        [leaf.examples[:SHOWN_EXAMPLES] for leaf in leaves],
+        _centres(leaves, rows),
+        merging,
+        least_similarity=config.merge_similarity,
+    )
+    kept = [leaves[group[0]] for group in groups if len(group) == 1]
+    unions = [[leaves[number] for number in group] for group in groups if len(group) > 1]
+    if not unions:
+        return kept
+    labels = np.full(len(rows), len(unions), dtype=np.int64)
+    for number, union in enumerate(unions):
+        labels[np.concatenate([leaf.rows for leaf in union])] = number
+    whole = clustering_of(rows, labels)
+    wanted = list(range(len(unions)))
+    names = chosen_names(naming_tasks(whole, texts, wanted, config.naming), naming, embed)
+    return kept + [
+        _Leaf(
+            names.get(number, max(union, key=lambda leaf: len(leaf.rows)).name),
+            whole.members(number),
+            tuple(distinct_members(whole, texts, number)),
+        )
+        for number, union in enumerate(unions)
+    ]
+
+
+def _first_level(
+    leaves: Sequence[_Leaf],
+    rows: Vectors,
+    embed: Embedding,
+    naming: Naming,
+    config: InductionConfig,
+) -> tuple[list[int | None], tuple[CategoryName, ...]]:
+    """Group of each leaf and the groups' names; a leaf alone in its group has none."""
+    alone: list[int | None] = [None] * len(leaves)
+    if not leaves:
+        return alone, ()
+    labels = group_leaves(_centres(leaves, rows), most_groups=config.most_groups)
+    if labels is None:
+        return alone, ()
+    descriptions = [leaf.name.description for leaf in leaves]
+    clustering = clustering_of(_centres(leaves, rows), labels)
+    sizes = np.bincount(labels)
+    wanted = [int(number) for number in np.flatnonzero(sizes >= 2)]
+    tasks = [
+        NamingTask(1, task.cluster, task.sample, task.size, task.members, task.outsiders)
+        for task in naming_tasks(clustering, descriptions, wanted, config.naming)
+    ]
+    names = chosen_names(tasks, naming, embed)
+    places = {number: place for place, number in enumerate(names)}
+    return [places.get(int(label)) for label in labels], tuple(names.values())
+
+
+def _centres(leaves: Sequence[_Leaf], rows: Vectors) -> Vectors:
+    if not leaves:
+        return np.zeros((0, rows.shape[1]))
+    return normalise_rows(np.stack([rows[leaf.rows].mean(axis=0) for leaf in leaves]))
