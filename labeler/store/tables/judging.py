@@ -84,7 +84,7 @@ class WorkItem(Base):
     __tablename__ = "work_item"
     __table_args__ = (
         one_of("status", ("open", "claimed", "done", "failed")),
-        UniqueConstraint("run_id", "stage", "item_key"),
+        UniqueConstraint("stage", "item_key"),
         Index(None, "run_id", "status"),
     )
 
