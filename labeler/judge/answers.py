@@ -70,30 +70,17 @@ class CategorizeAnswer(Answer):
         return self
 
 
-class DetectedItem(Answer):
-    """Whether the latent fires on one of the shown texts."""
+class ExamplesAnswer(Answer):
+    """Yes or no for each shown text, by its id; a missing one counts as not parsed."""
 
-    id: str
-    fires: bool
-
-
-class DetectAnswer(Answer):
-    """An answer for each shown text, by its id; a missing one counts as not parsed."""
-
-    answers: tuple[DetectedItem, ...]
-
-    @model_validator(mode="after")
-    def _each_once(self) -> DetectAnswer:
-        ids = [item.id for item in self.answers]
-        if len(set(ids)) != len(ids):
-            raise ValueError("an id is answered twice")
-        return self
+    answers: dict[str, bool]
 
 
 _ANSWERS: dict[str, type[Answer]] = {
     "explain": ExplainAnswer,
     "categorize": CategorizeAnswer,
-    "detect": DetectAnswer,
+    "detect": ExamplesAnswer,
+    "fuzz": ExamplesAnswer,
 }
 
 
@@ -126,10 +113,9 @@ def categorize_schema(slugs: Sequence[str]) -> dict[str, Any]:
     )
 
 
-def detect_schema(item_ids: Sequence[str]) -> dict[str, Any]:
-    """JSON schema of a yes or no for each of `item_ids`."""
-    item = _object({"id": {"type": "string", "enum": list(item_ids)}, "fires": {"type": "boolean"}})
-    return _object({"answers": {"type": "array", "items": item, "maxItems": len(item_ids)}})
+def examples_schema(example_ids: Sequence[str]) -> dict[str, Any]:
+    """JSON schema of a yes or no for each of `example_ids`, under the id itself."""
+    return _object({"answers": _object({key: {"type": "boolean"} for key in example_ids})})
 
 
 def parse_answer(request: JudgeRequest, text: str) -> dict[str, Any]:
@@ -158,8 +144,8 @@ def check_answer(request: JudgeRequest, value: dict[str, Any]) -> dict[str, Any]
         raise AnswerError(_first_problem(error)) from None
     if isinstance(answer, CategorizeAnswer):
         _require_known([chosen.category for chosen in answer.categories], _slugs(request))
-    if isinstance(answer, DetectAnswer):
-        _require_known([item.id for item in answer.answers], request.item_ids)
+    if isinstance(answer, ExamplesAnswer):
+        _require_known(list(answer.answers), request.example_ids)
     return answer.model_dump(mode="json")
 
 
@@ -185,7 +171,7 @@ def _without_thinking(text: str) -> str:
 
 def _json_objects(text: str) -> Iterator[dict[str, Any]]:
     """Yield the outermost JSON objects in a text, in order."""
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(object_pairs_hook=_each_key_once)
     at = text.find("{")
     while at >= 0:
         try:
@@ -196,6 +182,16 @@ def _json_objects(text: str) -> Iterator[dict[str, Any]]:
             if isinstance(value, dict):
                 yield value
         at = text.find("{", end)
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object; AnswerError where a key has two values, of which neither is the answer."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found and found[key] != value:
+            raise AnswerError(f"{key!r} is answered twice")
+        found[key] = value
+    return found
 
 
 def _first_problem(error: ValidationError) -> str:

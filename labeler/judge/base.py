@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from labeler.study import canonical_json, sha256_text
 
-Stage = Literal["explain", "categorize", "detect"]
+Stage = Literal["explain", "categorize", "detect", "fuzz"]
 EndpointKind = Literal["evidence", "openai", "scripted", "import"]
 ReplyStatus = Literal["ok", "parse_error", "refused", "truncated", "transport_error"]
 CONTENT_ROLES = frozenset({"user", "assistant", "plain"})
@@ -108,6 +108,16 @@ class CategoryOption:
 
 
 @dataclass(frozen=True)
+class ShownExample:
+    """A text that a judge is asked about, under an id that says nothing of it."""
+
+    id: str
+    window: EvidenceWindow
+    marks: frozenset[int] = frozenset()
+    """`fuzz`: positions of the marked tokens, right or wrong; `detect` shows none."""
+
+
+@dataclass(frozen=True)
 class ChatMessage:
     """One message of a chat."""
 
@@ -131,8 +141,13 @@ class JudgeRequest:
     subject: LatentSubject | None = None
     options: tuple[CategoryOption, ...] = ()
     explanation: str | None = None
-    item_ids: tuple[str, ...] = ()
-    """`detect`: the texts that are asked about."""
+    examples: tuple[ShownExample, ...] = ()
+    """`detect` and `fuzz`: the texts that are asked about."""
+
+    @property
+    def example_ids(self) -> tuple[str, ...]:
+        """Ids of the examples, in the order in which they are shown."""
+        return tuple(example.id for example in self.examples)
 
     def sha256(self, identity: JudgeIdentity) -> str:
         """Hash of who is asked what; nothing of the run or of the latent's number is in it."""

@@ -2,7 +2,9 @@
 
 The explanation is assembled from the most activating words, roles, languages and place in the turn;
 the category is the one whose definition and prototypes are nearest to the text around the firing
-tokens. Template and system text is never embedded, and nothing is read of a document but its text.
+tokens. Of the scores it knows detection alone: the texts that are most like the explanation. It
+reads no marks. Template and system text is never embedded, and nothing is read of a document but
+its text.
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ from labeler.judge.base import (
 )
 from labeler.judge.languages import LanguageIdentifier
 from labeler.judge.nearest import CategoryFinder
+from labeler.judge.similarity import alike
 from labeler.judge.snippets import Snippet, snippet
 from labeler.judge.statistics import summarise
+from labeler.judge.windows import content_text
 from labeler.judge.wording import explanation_of
 
 METHOD_VERSION = 1
@@ -90,6 +94,8 @@ class EvidenceJudge:
         """Nothing is open."""
 
     def _answer(self, request: JudgeRequest) -> dict[str, Any] | None:
+        if request.stage == "detect":
+            return self._detect(request)
         if request.subject is None:
             return None
         if request.stage == "explain":
@@ -97,6 +103,11 @@ class EvidenceJudge:
         if request.stage == "categorize":
             return self._categorize(request)
         return None
+
+    def _detect(self, request: JudgeRequest) -> dict[str, Any]:
+        texts = [content_text(example.window) for example in request.examples]
+        fires = alike(request.explanation or "", texts, self._embedder)
+        return {"answers": dict(zip(request.example_ids, fires, strict=True))}
 
     def _explain(self, subject: LatentSubject) -> dict[str, Any]:
         reading = _read(subject)

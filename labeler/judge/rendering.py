@@ -6,10 +6,16 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
-from labeler.judge.base import CategoryOption, EvidenceWindow, LatentFacts, LatentSubject
+from labeler.judge.base import (
+    CategoryOption,
+    EvidenceWindow,
+    LatentFacts,
+    LatentSubject,
+    ShownExample,
+)
 from labeler.judge.windows import (
-    Turn,
     in_order,
     joined,
     marked_runs,
@@ -49,11 +55,16 @@ def visible(text: str) -> str:
     return _MARK_LIKE.sub(lambda found: _escape(found.group()), shown)
 
 
-def frame(body: str) -> Frame:
-    """Enclose `body` in lines with a token derived from it and not contained in it."""
+def frame(body: str, key: str | None = None) -> Frame:
+    """Enclose `body` in lines with a token that it does not contain.
+
+    The token is derived from `key`, or from the body itself: whoever wrote a text of the corpus
+    knows neither.
+    """
     counter = 0
+    source = body if key is None else visible(key)
     while True:
-        token = sha256_text(f"{counter}\n{body}")[:16]
+        token = sha256_text(f"{counter}\n{source}")[:16]
         if token not in body:
             return Frame(token, f"==== {token} begins ====\n{body}\n==== {token} ends ====")
         counter += 1
@@ -71,28 +82,23 @@ def render_evidence(subject: LatentSubject) -> str:
     return "\n".join(blocks)
 
 
-def render_plain_window(label: str, window: EvidenceWindow) -> str:
-    """One window without marks, so that it does not tell where the latent fires."""
-    lines = [f"[{label}]"]
-    lines += [
-        f"  {turn.role}: {visible(joined(window, turn.positions).strip())}"
-        for turn in turns(window)
-    ]
-    return "\n".join(lines)
+def render_examples(explanation: str, examples: Sequence[ShownExample]) -> str:
+    """An explanation and the texts it is tested on, with no more marks than each example has."""
+    blocks = [_example(example) for example in examples]
+    return "\n".join([f"explanation: {visible(explanation)}", *blocks])
 
 
 def render_facts(facts: LatentFacts) -> str:
     """What the crosscoder says, blind to the models' names and to the side of the comparison."""
     known = [
-        ("decoder norm difference (1 = only the model at hand has it, 0 = only the other model)",
-         facts.delta_norm),
         ("nu error (0 = the other model lacks it, 1 = both have it)", facts.nu_error),
         ("nu reconstruction (0 = the other model lacks it, 1 = both have it)",
          facts.nu_reconstruction),
         ("share of tokens on which it fires", facts.density),
         ("texts in which it fires", facts.n_documents),
     ]  # fmt: skip
-    lines = [f"- {name}: {value:.3g}" for name, value in known if value is not None]
+    lines = [] if facts.delta_norm is None else [_norm_line(facts.delta_norm)]
+    lines += [f"- {name}: {value:.3g}" for name, value in known if value is not None]
     return "\n".join(["What the dictionary says of the latent:", *lines]) if lines else ""
 
 
@@ -111,18 +117,44 @@ def _option(option: CategoryOption) -> str:
     return "\n".join(lines)
 
 
+def _norm_line(delta_norm: float) -> str:
+    """How strongly each model represents the latent: what it writes is its activation times this.
+
+    delta_norm = ((t - r) / max(t, r) + 1) / 2 for decoder norms t and r (arXiv 2504.02922), hence
+    r / t = 2 - 2 delta_norm where t is the larger one, and t / r = 2 delta_norm where r is.
+    """
+    own, other = (1.0, 2 - 2 * delta_norm) if delta_norm >= 0.5 else (2 * delta_norm, 1.0)
+    share = own / (own + other)
+    return (
+        f"- share of its decoder norm, which scales what it does at every token: {share:.0%} in "
+        f"the model at hand, {1 - share:.0%} in the other model"
+    )
+
+
+def _example(example: ShownExample) -> str:
+    window, lines = example.window, [f"[{example.id}]"]
+    for turn in turns(window):
+        runs = groupby(turn.positions, key=lambda position: position in example.marks)
+        shown = _marked_turn(window, [(marked, tuple(run)) for marked, run in runs])
+        lines.append(f"  {turn.role}: {shown}")
+    return "\n".join(lines)
+
+
 def _marked_window(label: str, window: EvidenceWindow, scale: float) -> str:
     lines = [f"[{label}]"]
-    lines += [f"  {turn.role}: {_marked_turn(window, turn)}" for turn in turns(window)]
+    lines += [
+        f"  {turn.role}: {_marked_turn(window, marked_runs(window, turn))}"
+        for turn in turns(window)
+    ]
     fires = _strongest(window, scale)
     if fires:
         lines.append(f"  fires: {fires}")
     return "\n".join(lines)
 
 
-def _marked_turn(window: EvidenceWindow, turn: Turn) -> str:
+def _marked_turn(window: EvidenceWindow, runs: Sequence[tuple[bool, tuple[int, ...]]]) -> str:
     parts = []
-    for marked, positions in marked_runs(window, turn):
+    for marked, positions in runs:
         text = visible(joined(window, positions))
         inside = text.lstrip(" ")
         space = text[: len(text) - len(inside)]
@@ -151,9 +183,3 @@ def _visible_character(character: str) -> str:
 
 def _escape(characters: str) -> str:
     return "".join(f"\\u{{{ord(character):x}}}" for character in characters)
-
-
-def render_detection(explanation: str, items: Sequence[tuple[str, EvidenceWindow]]) -> str:
-    """An explanation and the texts it is tested on."""
-    blocks = [render_plain_window(label, window) for label, window in items]
-    return "\n".join([f"explanation: {visible(explanation)}", *blocks])

@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from string import Template
+from typing import Literal
 
-from labeler.judge.answers import categorize_schema, detect_schema, explain_schema
+from labeler.judge.answers import categorize_schema, examples_schema, explain_schema
 from labeler.judge.base import (
     CategoryOption,
     ChatMessage,
-    EvidenceWindow,
     JudgeRequest,
     LatentSubject,
+    ShownExample,
 )
 from labeler.judge.rendering import (
     frame,
-    render_detection,
     render_evidence,
+    render_examples,
     render_facts,
     render_options,
     visible,
@@ -105,19 +106,35 @@ def categorize_request(
 
 
 def detect_request(
-    explanation: str, items: Sequence[tuple[str, EvidenceWindow]], sample: int = 0
+    explanation: str, examples: Sequence[ShownExample], sample: int = 0
 ) -> JudgeRequest:
-    """Ask on which of some texts a latent with this explanation fires; items are (id, window)."""
-    prompt = prompt_file("detect")
-    framed = frame(render_detection(explanation, items))
-    item_ids = tuple(item_id for item_id, _ in items)
+    """Ask on which of some texts a latent with this explanation fires."""
+    return _examples_request("detect", explanation, examples, sample)
+
+
+def fuzz_request(
+    explanation: str, examples: Sequence[ShownExample], sample: int = 0
+) -> JudgeRequest:
+    """Ask in which of some texts the marked tokens are those on which the latent fires."""
+    return _examples_request("fuzz", explanation, examples, sample)
+
+
+def _examples_request(
+    stage: Literal["detect", "fuzz"],
+    explanation: str,
+    examples: Sequence[ShownExample],
+    sample: int,
+) -> JudgeRequest:
+    prompt = prompt_file(stage)
+    # The token hangs on the explanation alone, so that the prompts of one explanation start alike.
+    framed = frame(render_examples(explanation, examples), key=explanation)
     return JudgeRequest(
-        stage="detect",
+        stage=stage,
         prompt_name=prompt.name,
         prompt_sha256=prompt.sha256,
         messages=prompt.messages({"token": framed.token, "frame": framed.text}),
-        schema=detect_schema(item_ids),
+        schema=examples_schema([example.id for example in examples]),
         sample=sample,
         explanation=explanation,
-        item_ids=item_ids,
+        examples=tuple(examples),
     )

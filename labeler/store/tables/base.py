@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from sqlalchemy import CheckConstraint, DateTime, Dialect, MetaData, Text
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeDecorator
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 NAMING_CONVENTION = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -60,14 +63,8 @@ class FreeText(TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """Replace what PostgreSQL's text or UTF-8 cannot hold."""
-        if value is None:
-            return None
-        return (
-            value.replace("\x00", "\ufffd")
-            .encode("utf-8", "surrogatepass")
-            .decode("utf-8", "replace")
-        )
+        """Replace what PostgreSQL's text or UTF-8 cannot hold, one sign for one character."""
+        return None if value is None else _UNSTORABLE.sub("\ufffd", value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
         """Return the text as stored."""

@@ -5,15 +5,15 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from judge_subjects import OPTIONS, refusals, subject
+from judge_subjects import OPTIONS, refusals, subject, window
 
 from labeler.judge.answers import AnswerError, check_answer, is_refusal, parse_answer
-from labeler.judge.base import EvidenceWindow, JudgeReply
+from labeler.judge.base import EvidenceWindow, JudgeReply, ShownExample
 from labeler.judge.requests import categorize_request, detect_request, explain_request
 
 EXPLAIN = explain_request(subject(refusals()))
 CATEGORIZE = categorize_request(subject(refusals()), "x", OPTIONS)
-DETECT = detect_request("x", [("a", refusals()[0]), ("b", refusals()[1])])
+DETECT = detect_request("x", [ShownExample(key, window("a <<text>>")) for key in "ab"])
 
 
 def chosen(slug: str, confidence: float = 0.5) -> dict[str, object]:
@@ -51,11 +51,23 @@ def test_a_wrong_categorisation_is_no_answer(answer: dict[str, object], reason: 
 
 
 def test_answers_are_found_by_id_and_a_missing_one_stays_missing() -> None:
-    answer = {"answers": [{"id": "b", "fires": True}]}
+    answer = {"answers": {"b": True}}
     assert check_answer(DETECT, answer) == answer
-    for wrong in ([{"id": "c", "fires": True}], [{"id": "a", "fires": True}] * 2):
+    for wrong in ({"c": True}, {"a": "perhaps"}, {"a": None}, [True, False]):
         with pytest.raises(AnswerError):
             check_answer(DETECT, {"answers": wrong})
+
+
+def test_an_id_with_two_answers_has_none() -> None:
+    with pytest.raises(AnswerError, match="'a' is answered twice"):
+        parse_answer(DETECT, '{"answers": {"a": true, "b": false, "a": false}}')
+    assert parse_answer(DETECT, '{"answers": {"a": true, "a": true}}') == {"answers": {"a": True}}
+
+
+def test_the_schema_names_every_id_and_allows_no_other() -> None:
+    answers = DETECT.schema["properties"]["answers"]
+    assert answers["required"] == ["a", "b"]
+    assert answers["additionalProperties"] is False
 
 
 def test_the_last_valid_object_counts() -> None:

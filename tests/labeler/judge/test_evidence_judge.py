@@ -11,9 +11,14 @@ from judge_subjects import COOKING, MULTILINGUAL, OPTIONS, SAFETY, refusals, sub
 from labeler.embedding import Embedder, TfidfEmbedder
 from labeler.embedding.base import Vectors, normalised
 from labeler.judge.answers import check_answer
-from labeler.judge.base import EvidenceWindow, JudgeReply, JudgeRequest
+from labeler.judge.base import EvidenceWindow, JudgeReply, JudgeRequest, ShownExample
 from labeler.judge.evidence import EvidenceJudge
-from labeler.judge.requests import categorize_request, detect_request, explain_request
+from labeler.judge.requests import (
+    categorize_request,
+    detect_request,
+    explain_request,
+    fuzz_request,
+)
 from labeler.judge.snippets import snippet
 from labeler.judge.statistics import edge_of_turn, word_activations
 from labeler.judge.windows import strength
@@ -177,9 +182,22 @@ def test_the_answer_is_the_one_every_judge_gives_and_the_raw_text_holds_it() -> 
         assert reply.parsed == check_answer(request, json.loads(str(reply.raw)))
 
 
-def test_it_says_that_it_does_not_detect() -> None:
-    reply = ask(detect_request("x", [("a", refusals()[0])]))
-    assert (reply.status, reply.error) == ("refused", "evidence-words answers no detect")
+def test_it_detects_the_texts_that_are_most_like_the_explanation() -> None:
+    texts = ("sorry, I cannot help", "bake the bread", "sorry, I cannot", "salt the soup")
+    shown = [ShownExample(str(n), window(text)) for n, text in enumerate(texts)]
+    reply = ask(detect_request("says sorry, I cannot help", shown))
+    assert reply.parsed == {"answers": {"0": True, "1": False, "2": True, "3": False}}
+
+
+def test_it_calls_no_text_alike_where_all_are() -> None:
+    shown = [ShownExample(key, window("the same words")) for key in "ab"]
+    reply = ask(detect_request("something else", shown))
+    assert reply.parsed == {"answers": {"a": False, "b": False}}
+
+
+def test_it_says_that_it_reads_no_marks() -> None:
+    reply = ask(fuzz_request("x", [ShownExample("a", refusals()[0], frozenset({1}))]))
+    assert (reply.status, reply.error) == ("refused", "evidence-words answers no fuzz")
 
 
 def test_its_name_says_what_it_is_and_its_parameters_what_it_embeds_with() -> None:

@@ -14,12 +14,14 @@ from labeler.judge.base import (
     JudgeRequest,
     LatentFacts,
     LatentSubject,
+    ShownExample,
 )
 from labeler.judge.rendering import frame, render_evidence, render_facts, visible
 from labeler.judge.requests import (
     categorize_request,
     detect_request,
     explain_request,
+    fuzz_request,
     prompt_file,
 )
 
@@ -58,7 +60,23 @@ def shown(request: JudgeRequest) -> str:
         ("categorize", categorize_request(evidence(), "apologies; they cost $5", OPTIONS)),
         (
             "detect",
-            detect_request("apologies", [("a", window("<<sorry>>")), ("b", window("<<no>> way"))]),
+            detect_request(
+                "apologies",
+                [
+                    ShownExample("a", window("<<sorry>>")),
+                    ShownExample("b", window("<<no>> way")),
+                ],
+            ),
+        ),
+        (
+            "fuzz",
+            fuzz_request(
+                "apologies",
+                [
+                    ShownExample("a", window("so <<sorry>> dear"), frozenset({5})),
+                    ShownExample("b", window("<<no>> way < out"), frozenset({4, 5})),
+                ],
+            ),
         ),
     ],
 )
@@ -138,6 +156,27 @@ def test_hostile_text_stays_inside_its_frame(hostile: str) -> None:
 
 def identity_of_tests() -> JudgeIdentity:
     return JudgeIdentity("j", "m", "openai")
+
+
+def test_the_decoder_norms_are_told_as_shares() -> None:
+    def share(delta_norm: float) -> str:
+        return render_facts(LatentFacts(delta_norm=delta_norm))
+
+    assert "50% in the model at hand, 50% in the other model" in share(0.5)
+    assert "100% in the model at hand, 0% in the other model" in share(1.0)
+    assert "0% in the model at hand, 100% in the other model" in share(0.0)
+    # Norms 3 and 1: delta_norm = ((3 - 1) / 3 + 1) / 2 = 5 / 6; and the other way round.
+    assert "75% in the model at hand, 25% in the other model" in share(5 / 6)
+    assert "25% in the model at hand, 75% in the other model" in share(1 / 6)
+
+
+def test_the_prompts_of_one_explanation_start_alike() -> None:
+    first, second = (
+        detect_request("apologies", [ShownExample("a", window(text))]).messages[1].content
+        for text in ("<<sorry>>", "another text")
+    )
+    start = first.index("[a]")
+    assert first[:start] == second[:start]
 
 
 @given(st.text(max_size=200))
