@@ -190,3 +190,15 @@ class CategoryChangeStatistic(Base):
     q_value: Mapped[float | None]
     verdict: Mapped[str] = mapped_column(String(32))
     printed_change: Mapped[str] = mapped_column(String(32))
+    situation: Mapped[str | None] = mapped_column(String(32))
+    """Where the counts lie: counted, on neither side, only on one side, ...; NULL in old rows."""
+    test: Mapped[str | None] = mapped_column(String(16))
+    """fisher, boschloo or score."""
+    target_effective: Mapped[float | None]
+    """Number of equally weighted latents as uncertain as the weighted ones."""
+    reference_effective: Mapped[float | None]
+    detectable_rise: Mapped[float | None]
+    """Smallest rise in percent that this size could have shown; NULL = none could."""
+    detectable_fall: Mapped[float | None]
+    is_main: Mapped[bool | None]
+    """The way of counting that the report leads with; NULL in old rows, which all are."""

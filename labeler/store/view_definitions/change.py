@@ -69,16 +69,16 @@ _STATISTIC_COLUMNS = {
     "parent": "slug of its parent; NULL for a parent itself",
     "level": "1 = parent, 2 = leaf",
     "counting": "primary = primary categories only, any = every category of a latent",
-    "weighting": "what a latent counts; none = 1",
+    "weighting": "what a latent counts: none = 1, frequency = density, mass = density * mean",
     "denominator": "labelled, assigned or isolated",
     "target_count": "latents of the target side in the category",
     "target_total": "latents of the target side in the denominator",
     "reference_count": "latents of the reference side in the category",
     "reference_total": "latents of the reference side in the denominator",
-    "target_share": "target_count / target_total",
+    "target_share": "target_count / target_total; of the weights where latents are weighted",
     "target_share_low": "lower end of its 95 % interval",
     "target_share_high": "upper end of its 95 % interval",
-    "reference_share": "reference_count / reference_total",
+    "reference_share": "the same of the reference side",
     "reference_share_low": "lower end of its 95 % interval",
     "reference_share_high": "upper end of its 95 % interval",
     "percent_change": "100 * (target_share / reference_share - 1); NULL without a reference",
@@ -87,16 +87,31 @@ _STATISTIC_COLUMNS = {
     "difference_points": "difference of the shares in percentage points",
     "difference_points_low": "lower end of its 95 % interval",
     "difference_points_high": "upper end of its 95 % interval",
-    "p_value": "Fisher's exact test",
+    "p_value": "p of the test that both shares are equal",
     "q_value": "Benjamini-Hochberg over the categories of the same level",
     "verdict": "up, down, too few to say, or no evidence",
     "printed_change": "the change as the report prints it",
+    "situation": "counted, on neither side, only on one side, ...: where formulas break down",
+    "test": "fisher, boschloo, or score for weighted shares",
+    "target_effective": "equally weighted latents as uncertain as the target's weighted ones",
+    "reference_effective": "the same of the reference side",
+    "detectable_rise": "smallest rise in percent that this size could have shown; NULL = none",
+    "detectable_fall": "smallest fall in percent; NULL = none",
 }
 
-_STATISTIC = f"""
+_REPORTED_COLUMNS = {
+    "comparison": "name of the comparison",
+    **_STATISTIC_COLUMNS,
+    "taxonomy_version": "name and version of the taxonomy the report used",
+    "report_run_id": "run of the report",
+    "computed_at": "when its counts were read, UTC",
+    "is_stale": "an effective label changed after that",
+}
+
+_EVERY_WAY = f"""
 SELECT c.name AS comparison, {", ".join(f"s.{name}" for name in _STATISTIC_COLUMNS)},
        t.name || ' ' || t.version AS taxonomy_version, s.report_run_id, s.computed_at,
-       c.labels_changed_at > s.computed_at AS is_stale
+       c.labels_changed_at > s.computed_at AS is_stale{{main}}
 FROM category_change_statistic AS s
 JOIN (
   SELECT comparison_id, max(report_run_id) AS report_run_id
@@ -106,6 +121,8 @@ JOIN (
 JOIN comparison AS c ON c.id = s.comparison_id
 JOIN taxonomy_version AS t ON t.id = s.taxonomy_version_id
 """
+_STATISTIC = _EVERY_WAY.replace("{main}", "") + "WHERE s.is_main IS NOT FALSE\n"
+_SENSITIVITY = _EVERY_WAY.replace("{main}", ",\n       s.is_main IS NOT FALSE AS is_main")
 
 _COVERAGE = """
 WITH place AS (
@@ -151,16 +168,15 @@ CATEGORY_CHANGE = View(
 )
 CATEGORY_CHANGE_STATISTIC = View(
     name="v_category_change_statistic",
-    description="The newest report's statistics of each comparison.",
-    columns={
-        "comparison": "name of the comparison",
-        **_STATISTIC_COLUMNS,
-        "taxonomy_version": "name and version of the taxonomy the report used",
-        "report_run_id": "run of the report",
-        "computed_at": "when its counts were read, UTC",
-        "is_stale": "an effective label changed after that",
-    },
+    description="The newest report's statistics of each comparison, as the report leads with them.",
+    columns=_REPORTED_COLUMNS,
     select=_STATISTIC,
+)
+CATEGORY_CHANGE_SENSITIVITY = View(
+    name="v_category_change_sensitivity",
+    description="The same, counted in every way: counting x weighting x denominator.",
+    columns={**_REPORTED_COLUMNS, "is_main": "the way of counting that the report leads with"},
+    select=_SENSITIVITY,
 )
 COVERAGE = View(
     name="v_coverage",
@@ -193,4 +209,10 @@ RUN = View(
     },
     select=_RUN,
 )
-VIEWS = (CATEGORY_CHANGE, CATEGORY_CHANGE_STATISTIC, COVERAGE, RUN)
+VIEWS = (
+    CATEGORY_CHANGE,
+    CATEGORY_CHANGE_STATISTIC,
+    CATEGORY_CHANGE_SENSITIVITY,
+    COVERAGE,
+    RUN,
+)

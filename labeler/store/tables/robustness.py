@@ -1,0 +1,120 @@
+"""What a report found beside the change itself: judge error taken out, thresholds swept."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from labeler.store.tables.base import Base, FreeText, UtcDateTime, one_of, utc_now
+
+ESTIMANDS = ("redraws", "these latents")
+STABILITIES = ("stable", "unstable", "too few to say")
+
+
+class JudgeCorrection(Base):
+    """Whether a report could take the judge's errors out of a comparison, and from what."""
+
+    __tablename__ = "judge_correction"
+    __table_args__ = (
+        one_of("estimand", ESTIMANDS),
+        UniqueConstraint("report_run_id", "comparison_id"),
+        Index(None, "comparison_id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    report_run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"))
+    computed_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    estimand: Mapped[str] = mapped_column(String(16))
+    denominator: Mapped[str] = mapped_column(String(16))
+    refusal: Mapped[str | None] = mapped_column(FreeText)
+    """Why nothing was corrected; NULL where it was."""
+    target_reviewed: Mapped[int]
+    """Latents of the side reviewed blind from a random draw."""
+    target_judged: Mapped[int]
+    """Latents of the side with a label of the judge in force."""
+    target_is_whole: Mapped[bool]
+    """Every one of them has a reviewer's decision: nothing is left to correct."""
+    reference_reviewed: Mapped[int]
+    reference_judged: Mapped[int]
+    reference_is_whole: Mapped[bool]
+
+
+class CategoryCorrection(Base):
+    """One category's change without the judge's errors; ci_* in percent, NULL = infinite."""
+
+    __tablename__ = "category_correction"
+    __table_args__ = (UniqueConstraint("judge_correction_id", "category"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    judge_correction_id: Mapped[int] = mapped_column(ForeignKey("judge_correction.id"))
+    category: Mapped[str] = mapped_column(String(200))
+    parent: Mapped[str | None] = mapped_column(String(200))
+    level: Mapped[int]
+    target_share: Mapped[float]
+    target_share_low: Mapped[float]
+    target_share_high: Mapped[float]
+    reference_share: Mapped[float]
+    reference_share_low: Mapped[float]
+    reference_share_high: Mapped[float]
+    target_judge_share: Mapped[float | None]
+    """What the judge alone says."""
+    reference_judge_share: Mapped[float | None]
+    percent_change: Mapped[float | None]
+    ci_low: Mapped[float | None]
+    ci_high: Mapped[float | None]
+    p_value: Mapped[float]
+    q_value: Mapped[float]
+    target_hits: Mapped[int]
+    """Reviewed latents of the category that the judge puts there too."""
+    target_positives: Mapped[int]
+    """Reviewed latents of the category."""
+    target_rejections: Mapped[int]
+    """Reviewed latents outside the category that the judge keeps out too."""
+    target_negatives: Mapped[int]
+    reference_hits: Mapped[int]
+    reference_positives: Mapped[int]
+    reference_rejections: Mapped[int]
+    reference_negatives: Mapped[int]
+    alike_p: Mapped[float]
+    """p that the judge errs alike on both sides."""
+    alike_q: Mapped[float]
+    target_rogan_gladen: Mapped[float | None]
+    reference_rogan_gladen: Mapped[float | None]
+
+
+class CategorySweep(Base):
+    """One category's change at one isolation threshold; `threshold` rises to the study's own."""
+
+    __tablename__ = "category_sweep"
+    __table_args__ = (
+        one_of("stability", STABILITIES),
+        UniqueConstraint(
+            "report_run_id",
+            "comparison_id",
+            "category",
+            "threshold",
+            name="uq_category_sweep_point",
+        ),
+        Index(None, "comparison_id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    report_run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"))
+    computed_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    category: Mapped[str] = mapped_column(String(200))
+    swept: Mapped[str] = mapped_column(String(64))
+    """What the threshold is a threshold of."""
+    threshold: Mapped[float]
+    target_count: Mapped[int]
+    target_total: Mapped[int]
+    reference_count: Mapped[int]
+    reference_total: Mapped[int]
+    percent_change: Mapped[float | None]
+    ci_low: Mapped[float | None]
+    ci_high: Mapped[float | None]
+    stability: Mapped[str] = mapped_column(String(16))
+    """Of the category over all thresholds."""
