@@ -16,7 +16,7 @@ _VERB = (
     r"(?:(?:mainly|mostly|primarily|strongly|consistently|typically|often|always)\s+)?"
     r"(?:on|for|to|in|when|whenever|by|at)?\s*"
 )
-_BOILERPLATE = re.compile(rf"^\W*{_SUBJECT}{_VERB}(?=\S)", re.IGNORECASE)
+_BOILERPLATE = re.compile(rf"^\W*(?>{_SUBJECT}{_VERB})(?=\S)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
