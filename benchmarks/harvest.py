@@ -177,9 +177,7 @@ def _harvest(work: Work, index: int, directory: Path) -> float:
         corpus_sha256="",
         config={},
     )
-    manifest = HarvestManifest(
-        source=source, d_model=work.d_model, n_documents=len(work.documents)
-    )
+    manifest = HarvestManifest(source=source, d_model=work.d_model, n_documents=len(work.documents))
     started = time.perf_counter()
     reader = CorpusReader(work.readers, work.d_model, work.batch_tokens, work.storage_dtype)
     with ShardWriter(directory, manifest) as writer:
@@ -236,9 +234,7 @@ def _random_models(folder: Path, texts: Sequence[str], small: bool) -> list[Subj
     shape = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
     if small:
         shape = {"hidden_size": 288, "intermediate_size": 768, "num_hidden_layers": 8}
-    config = LlamaConfig(
-        vocab_size=4096, num_attention_heads=9, num_key_value_heads=3, **shape
-    )
+    config = LlamaConfig(vocab_size=4096, num_attention_heads=9, num_key_value_heads=3, **shape)
     specs = []
     for index in range(2):
         target = folder / f"random-{index}"

@@ -81,11 +81,23 @@ class ComparisonSection(Section):
 class CollectSection(Section):
     """`[collect]`: the evidence of each latent."""
 
+    latents: Literal["selected", "all"] = "selected"
+    """`selected`: the latents of the comparisons' sets; `all`: every latent of the dictionary."""
     top: int = Field(12, ge=2)
     """Strongest documents per latent."""
     quantile: int = Field(8, ge=0)
     """Documents drawn over the lower quantiles of activation."""
     negative: int = Field(8, ge=0)
     """Documents in which the latent does not fire."""
+    similar: int = Field(0, ge=0)
+    """Of the negatives, those that use the very words on which the latent fires most."""
+    other_model: int = Field(4, ge=0)
+    """Documents in which the twin, the nearest latent of the other side, fires and it does not."""
     window: int = Field(32, ge=4)
     """Tokens in a window of evidence."""
+
+    @model_validator(mode="after")
+    def _similar_are_negatives(self) -> CollectSection:
+        if self.similar > self.negative:
+            raise ValueError(f"similar: {self.similar} of {self.negative} negatives; lower it")
+        return self

@@ -1,8 +1,9 @@
-"""Collect: windows of text for every latent of the study's latent sets."""
+"""Collect: windows of text for every latent of the study's latent sets, or for all latents."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -14,12 +15,13 @@ from labeler.stages.isolate import comparisons
 from labeler.stages.train import opened_store
 from labeler.store.engine import read_session, write_session
 from labeler.store.evidence_records import EvidenceRow, add_evidence, latents_with_evidence
-from labeler.store.schema import Comparison, Latent, LatentSetMember
+from labeler.store.schema import Comparison, Latent, LatentSet, LatentSetMember
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from crosscoder.evidence import Evidence
+    from crosscoder.model import Crosscoder as CrosscoderModule
 
 LATENTS_A_PART = 256
 """Latents whose windows are written in one transaction."""
@@ -38,30 +40,34 @@ class CollectStage:
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
         """Collect, part by part, what an interrupted run has not written."""
         from crosscoder.checkpoints import load_crosscoder
-        from crosscoder.evidence import EvidenceConfig, collect_evidence
+        from crosscoder.evidence import EvidenceConfig, gather
 
         section = context.study.config.collect
-        config = EvidenceConfig(seed=context.study.config.study.seed, **section.model_dump())
+        settings = section.model_dump(exclude={"latents"})
+        config = EvidenceConfig(seed=context.study.config.study.seed, **settings)
         with read_session(context.engine) as session:
             done = latents_with_evidence(session, run_id)
             wanted = {
                 latent.latent_index: latent.id
-                for latent in comparison_latents(session, context)
+                for latent in _wanted_latents(session, context)
                 if latent.id not in done
             }
+            sides = _sides(session, context)
         crosscoder = load_crosscoder(context.folder("train"))
-        store = opened_store(context)
+        twins = _twins(crosscoder, sides)
         indices = sorted(wanted)
+        gathered = gather(
+            crosscoder,
+            opened_store(context),
+            indices,
+            config,
+            context.progress,
+            {latent: twin for latent, twin in twins.items() if latent in wanted},
+        )
+        tokenizer = _tokenizer(context)
         n_windows = 0
         for first in range(0, len(indices), LATENTS_A_PART):
-            evidence = collect_evidence(
-                crosscoder,
-                store,
-                _tokenizer(context),
-                indices[first : first + LATENTS_A_PART],
-                config,
-                context.progress,
-            )
+            evidence = gathered.evidence(indices[first : first + LATENTS_A_PART], tokenizer)
             with write_session(context.engine) as session:
                 n_windows += add_evidence(session, run_id, _rows(evidence, wanted))
         return StageOutcome(f"{n_windows:,} windows for {len(indices):,} latents")
@@ -69,6 +75,77 @@ class CollectStage:
     def is_whole(self, context: StageContext) -> bool:
         """The database is the product."""
         return True
+
+
+def _wanted_latents(session: Session, context: StageContext) -> list[Latent]:
+    """Latents whose evidence is collected: those of the sets, or the whole dictionary."""
+    selected = comparison_latents(session, context)
+    if context.study.config.collect.latents == "selected":
+        return selected
+    crosscoder_ids = {latent.crosscoder_id for latent in selected}
+    if not crosscoder_ids:
+        return []
+    query = select(Latent).where(Latent.crosscoder_id.in_(crosscoder_ids)).order_by(Latent.id)
+    return list(session.execute(query).scalars())
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side of a comparison."""
+
+    model: str
+    """Its target model."""
+    latents: tuple[int, ...]
+    """Latent indices, most specific first."""
+
+
+def _sides(session: Session, context: StageContext) -> list[tuple[_Side, _Side]]:
+    """Both sides of each comparison whose sides lie in one crosscoder."""
+    pairs = []
+    for row in comparisons(context):
+        comparison = session.execute(
+            select(Comparison).where(Comparison.name == row.name)
+        ).scalar_one()
+        sets = [
+            session.get_one(LatentSet, set_id)
+            for set_id in (comparison.target_set_id, comparison.reference_set_id)
+        ]
+        if sets[0].crosscoder_id == sets[1].crosscoder_id:
+            models = (row.target, row.reference)
+            target, reference = (
+                _Side(model, _members(session, latent_set.id))
+                for model, latent_set in zip(models, sets, strict=True)
+            )
+            pairs.append((target, reference))
+    return pairs
+
+
+def _members(session: Session, set_id: int) -> tuple[int, ...]:
+    query = (
+        select(Latent.latent_index)
+        .join(LatentSetMember, LatentSetMember.latent_id == Latent.id)
+        .where(LatentSetMember.latent_set_id == set_id)
+        .order_by(LatentSetMember.rank)
+    )
+    return tuple(session.execute(query).scalars())
+
+
+def _twins(crosscoder: CrosscoderModule, pairs: list[tuple[_Side, _Side]]) -> dict[int, int]:
+    """The twin of every latent of a set; a latent of several keeps that of the first."""
+    from crosscoder.twins import nearest_twins
+
+    twins: dict[int, int] = {}
+    for target, reference in pairs:
+        for own, other in ((target, reference), (reference, target)):
+            found = nearest_twins(
+                crosscoder.W_dec,
+                own.latents,
+                crosscoder.config.model_index(own.model),
+                other.latents,
+                crosscoder.config.model_index(other.model),
+            )
+            twins = found | twins
+    return twins
 
 
 def comparison_latents(session: Session, context: StageContext) -> list[Latent]:
@@ -98,7 +175,7 @@ def _tokenizer(context: StageContext) -> PreTrainedTokenizerBase:
     return template_subject(facts, template_model).tokenizer
 
 
-def _rows(evidence: list[Evidence], latent_ids: dict[int, int]) -> Iterator[EvidenceRow]:
+def _rows(evidence: Iterable[Evidence], latent_ids: dict[int, int]) -> Iterator[EvidenceRow]:
     for window in evidence:
         yield EvidenceRow(
             latent_id=latent_ids[window.latent_index],

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_evidence import (
+from evidence_data import (
     CONFIG,
     LENGTH,
     N_DOCUMENTS,
     WordTokenizer,
+    coordinate_crosscoder,
     document_of,
     make_store,
     of_kind,
