@@ -60,8 +60,7 @@ def test_rescaling_a_latent_changes_neither_selection_nor_reconstruction(
     assert torch.equal(before.latent, after.latent)
     torch.testing.assert_close(after.value, before.value / s[after.latent])
     torch.testing.assert_close(
-        scaled.decode_pairs(after.value, after.token, after.latent, 24),
-        plain.decode_pairs(before.value, before.token, before.latent, 24),
+        scaled.decode_encoded(after, 24)[0], plain.decode_encoded(before, 24)[0]
     )
 
 

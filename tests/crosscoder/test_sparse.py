@@ -6,15 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosscoder import selection
-from crosscoder.selection import select_largest
-from crosscoder.sparse import (
-    SparseDecode,
-    batch_topk,
-    order_by_latent,
-    pair_products,
-    sum_rows,
-    threshold_codes,
-)
+from crosscoder.kernels import order_by_latent, pair_products, sum_rows
+from crosscoder.selection import Preactivations, select_largest
+from crosscoder.sparse import EncodedBatch, batch_topk, sparse_decode, threshold_codes
 
 
 def sorted_reference(v: torch.Tensor, k_total: int) -> set[int]:
@@ -72,7 +66,7 @@ def test_weighted_selection_equals_selection_of_the_products(
     weight[0] = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selection, "SMALL_BATCH", 0)
-        flat, value = select_largest(pre, weight, k_total)
+        flat, value = select_largest(Preactivations(pre, weight=weight), k_total)
     assert set(flat.tolist()) == sorted_reference(pre * weight, k_total)
     assert torch.equal(value, pre.flatten()[flat])
 
@@ -148,7 +142,7 @@ def test_products_without_pairs_are_zero() -> None:
     none = torch.empty(0, dtype=torch.int64)
     w_dec = torch.ones(4, 2, 3, requires_grad=True)
     value = torch.empty(0, requires_grad=True)
-    out = SparseDecode.apply(value, w_dec, none, none, 5)
+    out, _ = sparse_decode(EncodedBatch(none, none, value, None, value[:0]), w_dec, 5)
     assert out.shape == (5, 2, 3)
     out.sum().backward()
     assert w_dec.grad is not None
