@@ -180,3 +180,6 @@ class JudgeLabelCategory(Base):
     category_id: Mapped[int] = mapped_column(ForeignKey("category.id"))
     confidence: Mapped[float | None]
     quote: Mapped[str | None] = mapped_column(FreeText)
+    """Words of the evidence or the explanation; what the judge invented stays in its call."""
+    quote_found: Mapped[bool | None]
+    """False where the judge quoted words that are in neither; NULL where it quoted none."""
