@@ -9,16 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from crosscoder.progress import Progress
 from labeler import __version__
 from labeler.errors import UsageError, WorkError
 from labeler.stages import load_stage
 from labeler.stages.base import STAGE_NAMES, StageContext
-from labeler.stages.judging import require_judge
+from labeler.stages.judging import require_embedding, require_judge
 from labeler.store import migrate
 from labeler.store.engine import open_engine, read_session, shown_url, write_session
+from labeler.store.failures import database_failure
 from labeler.store.records import begin_run, finish_run, latest_done_run
 from labeler.study import StudyFile, canonical_json, sha256_text
 from labeler.study_lock import study_lock
@@ -101,9 +102,11 @@ def opened(study: StudyFile, create: bool = False) -> Iterator[Engine]:
     try:
         migrate.require_current(engine)
         yield engine
-    except OperationalError as error:
-        shown = shown_url(study.database_url)
-        raise WorkError(f"{shown}: {error.orig}; what was committed is kept") from error
+    except DBAPIError as error:
+        if not (isinstance(error, OperationalError) or error.connection_invalidated):
+            raise
+        shown, failure = shown_url(study.database_url), database_failure(error)
+        raise WorkError(f"{shown}: {failure}; what was committed is kept") from error
     finally:
         engine.dispose()
 
@@ -131,6 +134,8 @@ def _check_config(context: StageContext, names: tuple[str, ...]) -> None:
         _check_planted(context.study)
     if "label" in names and not is_done(context, "label"):
         require_judge(context.study)
+    if any(name in names and not is_done(context, name) for name in ("label", "categorize")):
+        require_embedding(context.study)
 
 
 def _check_planted(study: StudyFile) -> None:

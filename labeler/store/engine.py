@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
-from labeler.errors import UsageError
+from labeler.errors import UsageError, WorkError
 from labeler.study import expand_environment
 
 BUSY_TIMEOUT_MS = 30_000
@@ -105,7 +105,12 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-    cursor.execute("PRAGMA journal_mode = WAL")
+    mode = cursor.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode not in ("wal", "memory"):
+        raise WorkError(
+            "database.url: this file system cannot hold SQLite's write-ahead log, as network"
+            " shares often cannot; put the study on a local disk, or in PostgreSQL"
+        )
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
