@@ -1,0 +1,1 @@
+"""Review in the browser: a queue, a page for each latent, and the numbers they lead to."""

@@ -1,0 +1,90 @@
+"""The review server of a study: its routes behind the guard."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+from sqlalchemy import Engine
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from labeler.review.board import Board
+from labeler.review.identity import Access
+from labeler.review.rendering import build_environment, read_static
+from labeler.review.room import Handler, Room, endpoint
+from labeler.review.routes import latent, numbers, queue, sql
+from labeler.review.routes.entrance import Entrance
+from labeler.review.saved import read_saved
+from labeler.review.security import Guard, HostRule
+
+PAGES: tuple[tuple[str, str, Handler], ...] = (
+    ("GET", "/queue", queue.show_queue),
+    ("GET", "/start", queue.start),
+    ("GET", "/find", queue.go_to_latent),
+    ("POST", "/bulk", queue.preview_bulk),
+    ("POST", "/bulk/apply", queue.do_bulk),
+    ("GET", "/latents/{latent_id:int}", latent.show_latent),
+    ("POST", "/latents/{latent_id:int}", latent.decide_latent),
+    ("POST", "/undo", latent.undo_decision),
+    ("GET", "/categories", numbers.show_categories),
+    ("GET", "/taxonomy", numbers.show_taxonomy),
+    ("GET", "/progress", numbers.show_progress),
+    ("GET", "/audit", numbers.show_audit),
+    ("POST", "/audit", numbers.make_draw),
+    ("GET", "/sql", sql.show_sql),
+    ("POST", "/sql", sql.run_sql),
+)
+
+
+def build_room(
+    engine: Engine,
+    database_url: str,
+    *,
+    study: str,
+    title: str = "",
+    reviewer: str | None = None,
+    token: str | None = None,
+    queries: Path | None = None,
+) -> Room:
+    """The state of a server; UsageError for a token that is too short."""
+    static = read_static()
+    return Room(
+        study=study,
+        title=title or study,
+        database_url=database_url,
+        engine=engine,
+        board=Board(engine),
+        access=Access.build(token, reviewer, secrets.token_bytes(32)),
+        saved=read_saved(queries),
+        static=static,
+        environment=build_environment(static),
+    )
+
+
+def build_app(room: Room, host: str = "127.0.0.1", extra_hosts: Iterable[str] = ()) -> Guard:
+    """The application, answering to the names of `host` only."""
+    entrance = Entrance(room)
+    routes = [
+        Route(path, endpoint(room, handler), methods=[method]) for method, path, handler in PAGES
+    ]
+    routes += [
+        Route("/", _home, methods=["GET"]),
+        Route("/favicon.ico", _nothing, methods=["GET"]),
+        Route("/sign-in", entrance.show, methods=["GET"]),
+        Route("/sign-in", entrance.sign_in, methods=["POST"]),
+        Route("/sign-out", entrance.sign_out, methods=["POST"]),
+        Route("/static/{name}", entrance.static, methods=["GET"]),
+    ]
+    return Guard(Starlette(routes=routes), HostRule.of(host, extra_hosts))
+
+
+async def _home(request: Request) -> Response:
+    return RedirectResponse("/queue", 303)
+
+
+async def _nothing(request: Request) -> Response:
+    return PlainTextResponse("", 404)

@@ -1,0 +1,138 @@
+"""Keeps the queues of all comparisons in memory, and equal to the database at every request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from threading import RLock
+from typing import Any
+
+from sqlalchemy import Engine, select, text
+from sqlalchemy.orm import Session
+
+from labeler.errors import UsageError
+from labeler.review.places import Setting, read_places, read_settings
+from labeler.review.table import Leaf, QueueTable
+from labeler.store.engine import read_session
+from labeler.store.schema import Category
+
+LATE_EVENTS = 200
+"""Events looked at again: on PostgreSQL a lower id may be committed after a higher one."""
+MANY_EVENTS = 5_000
+"""New events beyond which everything is read afresh."""
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """What the database looked like: `basis` changes rarely and asks for a full reading."""
+
+    basis: tuple[Any, ...]
+    last_event: int
+    labels_changed_at: Any
+
+
+class Board:
+    """The queues, shared by the server's threads; hold `lock` while a queue is read."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.lock = RLock()
+        self._tables: dict[str, QueueTable] = {}
+        self._marks: dict[str, _Mark] = {}
+
+    def names(self) -> list[str]:
+        """Comparisons that can be reviewed, by name."""
+        with read_session(self.engine) as session:
+            return [setting.comparison for setting in read_settings(session)]
+
+    def table(self, session: Session, comparison: str = "") -> QueueTable:
+        """The current queue of a comparison, or of the first one; hold `lock`.
+
+        UsageError where there is no such comparison, or none at all.
+        """
+        settings = {setting.comparison: setting for setting in read_settings(session)}
+        if not settings:
+            raise UsageError(
+                "review: no comparison is labelled yet; `difflens import` brings labels, "
+                "`difflens run` makes them"
+            )
+        if comparison and comparison not in settings:
+            raise UsageError(f"comparison: {comparison!r} is not one of {', '.join(settings)}")
+        setting = settings[comparison or next(iter(settings))]
+        name = setting.comparison
+        mark = _mark(session, setting)
+        known = self._marks.get(name)
+        if known is None or known.basis != mark.basis or self._is_unexplained(known, mark):
+            self._tables[name] = _load(session, setting)
+        elif known != mark:
+            self._take_events(session, setting, known, mark)
+        self._marks[name] = mark
+        return self._tables[name]
+
+    def _is_unexplained(self, known: _Mark, mark: _Mark) -> bool:
+        """Labels changed by something other than a few decisions."""
+        n_new = mark.last_event - known.last_event
+        return n_new > MANY_EVENTS or (
+            n_new == 0 and known.labels_changed_at != mark.labels_changed_at
+        )
+
+    def _take_events(
+        self, session: Session, setting: Setting, known: _Mark, mark: _Mark
+    ) -> None:
+        latents = session.execute(
+            text("SELECT DISTINCT latent_id FROM review_event WHERE id > :last"),
+            {"last": known.last_event - LATE_EVENTS},
+        ).scalars()
+        table = self._tables[setting.comparison]
+        mine = [latent_id for latent_id in latents if latent_id in table.rows_of]
+        table.replace(read_places(session, setting, mine))
+
+
+def _load(session: Session, setting: Setting) -> QueueTable:
+    return QueueTable(setting, read_categories(session, setting), read_places(session, setting))
+
+
+def read_categories(session: Session, setting: Setting) -> list[Leaf]:
+    """The categories of the version in force, in the order of the taxonomy."""
+    rows = list(
+        session.execute(
+            select(Category)
+            .where(Category.taxonomy_version_id == setting.taxonomy_version_id)
+            .order_by(Category.position, Category.id)
+        ).scalars()
+    )
+    slugs = {row.id: row.slug for row in rows}
+    return [
+        Leaf(
+            slug=row.slug,
+            name=row.name,
+            parent=None if row.parent_id is None else slugs[row.parent_id],
+            definition=row.definition,
+            include_when=row.include_when,
+            exclude_when=row.exclude_when,
+        )
+        for row in rows
+    ]
+
+
+_BASIS = text(
+    """
+SELECT target_set_id, reference_set_id, labels_changed_at,
+       (SELECT count(*) FROM latent_set_member
+        WHERE latent_set_id IN (c.target_set_id, c.reference_set_id)) AS n_members,
+       (SELECT max(id) FROM comparison_setting) AS last_setting,
+       (SELECT max(id) FROM judge_label) AS last_label,
+       (SELECT max(id) FROM explanation) AS last_explanation,
+       (SELECT max(id) FROM audit_draw) AS last_draw,
+       (SELECT max(id) FROM review_event) AS last_event
+FROM comparison AS c WHERE id = :comparison_id
+"""
+)
+
+
+def _mark(session: Session, setting: Setting) -> _Mark:
+    row = session.execute(_BASIS, {"comparison_id": setting.comparison_id}).one()
+    basis = (
+        setting, row.target_set_id, row.reference_set_id, row.n_members, row.last_setting,
+        row.last_label, row.last_explanation, row.last_draw,
+    )  # fmt: skip
+    return _Mark(basis, row.last_event or 0, row.labels_changed_at)

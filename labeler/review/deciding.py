@@ -1,0 +1,181 @@
+"""From a submitted form to a decision, and from a decision back to what stood before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from labeler.errors import UsageError
+from labeler.review.filters import Filters
+from labeler.review.forms import Form
+from labeler.review.places import Place, Setting
+from labeler.store.effective_rule import standing_events
+from labeler.store.reviews import Decision, record_decision, stream_of
+from labeler.store.schema import Explanation, JudgeLabel, ReviewEvent
+from labeler.store.view_definitions.base import ADJUDICATED
+
+ACTIONS = ("accept", "set", "none", "uninterpretable", "skip")
+REASONS = {
+    "judge-wrong": "the judge misread the evidence",
+    "too-narrow": "explanation too narrow",
+    "too-broad": "explanation too broad",
+    "several-concepts": "several concepts at once",
+    "unclear-category": "the categories overlap or are unclear",
+    "weak-evidence": "too little evidence",
+    "other": "other",
+}
+LONGEST_TEXT = 4_000
+LONGEST_ELAPSED_MS = 24 * 3600 * 1000
+RECENT_EVENTS = 200
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a reviewer sent, kept whole so that a conflict loses nothing."""
+
+    action: str
+    base_revision: int
+    stream: str
+    categories: tuple[str, ...]
+    explanation: str
+    label_id: int | None
+    reason: str
+    note: str
+    label_was_shown: bool
+    elapsed_ms: int | None
+
+
+def read_submission(form: Form, reviewer: str) -> Submission:
+    """The submitted form; UsageError for a field that says nothing valid."""
+    action = form.one("action")
+    if action not in ACTIONS:
+        raise UsageError(f"action: {action!r} is not one of {', '.join(ACTIONS)}")
+    reason = form.one("reason")
+    if reason and reason not in REASONS:
+        raise UsageError(f"reason: {reason!r} is not known")
+    elapsed = form.number("elapsed_ms")
+    return Submission(
+        action=action,
+        base_revision=form.number("base_revision") or 0,
+        stream=ADJUDICATED if form.one("adjudicate") == "1" else reviewer,
+        categories=tuple(slug for slug in form.all("category") if slug),
+        explanation=form.one("explanation")[:LONGEST_TEXT].strip(),
+        label_id=form.number("label_id"),
+        reason=reason,
+        note=form.one("note")[:LONGEST_TEXT].strip(),
+        label_was_shown=form.one("shown") == "1",
+        elapsed_ms=None if elapsed is None else min(elapsed, LONGEST_ELAPSED_MS),
+    )
+
+
+def decide(
+    session: Session,
+    setting: Setting,
+    place: Place,
+    filters: Filters,
+    reviewer: str,
+    sent: Submission,
+) -> ReviewEvent:
+    """Record a submission; RevisionConflictError where the stream has moved on.
+
+    UsageError for a blind reviewer who accepts a label that was not to be seen.
+    """
+    is_blind = place.hidden_from(reviewer) and not sent.label_was_shown
+    if is_blind and sent.action == "accept":
+        raise UsageError("accept: this latent is to be decided blind; choose a category")
+    if is_blind and sent.stream == ADJUDICATED:
+        raise UsageError("adjudicate: decide this latent blind in your own stream first")
+    label_id = None if is_blind else sent.label_id
+    has_words = sent.action != "skip"
+    return record_decision(
+        session,
+        Decision(
+            latent_id=place.latent_id,
+            taxonomy_version_id=setting.taxonomy_version_id,
+            reviewer=sent.stream,
+            entered_by=reviewer if sent.stream != reviewer else None,
+            base_revision=sent.base_revision,
+            action=sent.action,
+            categories=sent.categories if sent.action == "set" else (),
+            explanation_text=_own_words(session, sent, label_id) if has_words else None,
+            based_on_judge_label_id=label_id,
+            reason=sent.reason or None,
+            note=sent.note or None,
+            was_blind=is_blind,
+            selection=_selection(place, filters),
+            inclusion_prob=place.audit.inclusion_prob if place.audit else None,
+            elapsed_ms=sent.elapsed_ms,
+        ),
+    )
+
+
+def _selection(place: Place, filters: Filters) -> str:
+    if place.audit is not None:
+        return "random"
+    return "uncertain" if filters.order in ("uncertain", "disagreement") else "manual"
+
+
+def _own_words(session: Session, sent: Submission, label_id: int | None) -> str | None:
+    """The reviewer's explanation; None where it is the judge's, word for word."""
+    if not sent.explanation:
+        return None
+    if label_id is not None:
+        said = session.execute(
+            select(Explanation.text)
+            .join(JudgeLabel, JudgeLabel.explanation_id == Explanation.id)
+            .where(JudgeLabel.id == label_id)
+        ).scalar_one_or_none()
+        if said is not None and _normal(said) == _normal(sent.explanation):
+            return None
+    return sent.explanation
+
+
+def _normal(words: str) -> str:
+    return " ".join(words.split())
+
+
+def undo(session: Session, reviewer: str, event_id: int) -> ReviewEvent:
+    """Undo a decision that this reviewer entered and that stands; returns the new event.
+
+    UsageError where it is not theirs or does not stand any more.
+    """
+    event = session.get(ReviewEvent, event_id)
+    if event is None or reviewer not in (event.reviewer, event.entered_by):
+        raise UsageError("undo: that is no decision of yours")
+    stream = stream_of(session, event.latent_id, event.taxonomy_version_id, event.reviewer)
+    standing = standing_events(stream).get(event.reviewer)
+    if standing is None or standing.id != event.id:
+        raise UsageError("undo: that decision does not stand any more; see the latent's history")
+    return record_decision(
+        session,
+        Decision(
+            latent_id=event.latent_id,
+            taxonomy_version_id=event.taxonomy_version_id,
+            reviewer=event.reviewer,
+            entered_by=event.entered_by,
+            base_revision=stream[-1].revision,
+            action="undo",
+        ),
+    )
+
+
+def last_decision(session: Session, setting: Setting, reviewer: str) -> ReviewEvent | None:
+    """The reviewer's newest decision that stands: what the undo key undoes."""
+    recent = session.execute(
+        select(ReviewEvent)
+        .where(
+            (ReviewEvent.reviewer == reviewer) | (ReviewEvent.entered_by == reviewer),
+            ReviewEvent.taxonomy_version_id == setting.taxonomy_version_id,
+            ReviewEvent.action.not_in(("skip", "undo")),
+        )
+        .order_by(ReviewEvent.id.desc())
+        .limit(RECENT_EVENTS)
+    ).scalars()
+    for event in recent:
+        stream = stream_of(session, event.latent_id, event.taxonomy_version_id, event.reviewer)
+        standing = standing_events(stream).get(event.reviewer)
+        if standing is not None and standing.id == event.id:
+            return event
+    return None

@@ -1,0 +1,184 @@
+"""A page of the queue: the latents that pass the filters, and counts beside every filter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from labeler.errors import UsageError
+from labeler.review.filters import CHOICES, Filters
+from labeler.review.places import Place
+from labeler.review.table import OUTCOMES, Mask, QueueTable, Rows
+
+PAGE_SIZE = 50
+FACETS = ("side", "status", "mine", "category", "source", "confidence", "disagreement", "audit")
+TITLES = {
+    "side": "Side", "status": "Review", "mine": "Mine", "category": "Category",
+    "source": "Label by", "confidence": "Confidence", "disagreement": "Judges",
+    "audit": "Random audit",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Option:
+    """A value of a filter, how many latents it would keep, and the URL that takes or drops it."""
+
+    value: str
+    label: str
+    count: int
+    selected: bool
+    query: str
+    level: int = 1
+
+
+@dataclass(frozen=True)
+class Facet:
+    """One filter with its values."""
+
+    name: str
+    title: str
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True)
+class QueueItem:
+    """One row of the list; `hidden` = to be decided blind by this reviewer."""
+
+    place: Place
+    hidden: bool
+
+
+@dataclass(frozen=True)
+class QueuePage:
+    """What the list shows."""
+
+    items: tuple[QueueItem, ...]
+    total: int
+    n_hidden: int
+    """Latents left out because being listed would tell a blind reviewer the label."""
+    facets: tuple[Facet, ...]
+    after: str | None
+    """Cursor of the next page."""
+    before_first: int
+    """How many latents come before this page."""
+
+
+def matching(table: QueueTable, filters: Filters, reviewer: str) -> Rows:
+    """The rows that pass the filters, in the order asked for."""
+    order = table.order(filters.order)
+    keep = _all_of(table.masks(filters, reviewer), len(order))
+    return order[keep[order]]
+
+
+def queue_page(
+    table: QueueTable, filters: Filters, reviewer: str, after: str | None = None
+) -> QueuePage:
+    """The page that follows a cursor."""
+    masks = table.masks(filters, reviewer)
+    order = table.order(filters.order)
+    rows = order[_all_of(masks, len(order))[order]]
+    start = int(np.searchsorted(_behind(table, filters, rows, after), True)) if after else 0
+    shown = rows[start : start + PAGE_SIZE]
+    hidden = table.hidden(reviewer)
+    more = start + PAGE_SIZE < len(rows)
+    return QueuePage(
+        items=tuple(QueueItem(table.places[row], bool(hidden[row])) for row in shown),
+        total=len(rows),
+        n_hidden=_left_out(masks),
+        facets=tuple(_facet(table, filters, reviewer, masks, name) for name in FACETS),
+        after=cursor(table, filters, int(shown[-1])) if more else None,
+        before_first=start,
+    )
+
+
+def neighbour(
+    table: QueueTable, filters: Filters, reviewer: str, latent_id: int, step: int = 1
+) -> int | None:
+    """The latent after (or before, with step -1) another in the queue, itself in it or not."""
+    place_rows = table.rows_of.get(latent_id)
+    rows = matching(table, filters, reviewer)
+    rows = rows[table.latent_id[rows] != latent_id]
+    if not len(rows):
+        return None
+    if not place_rows:
+        return int(table.latent_id[rows[0]])
+    passed = _behind(table, filters, rows, cursor(table, filters, place_rows[0]))
+    start = int(np.searchsorted(passed, True))
+    index = start if step > 0 else start - 1
+    return int(table.latent_id[rows[index]]) if 0 <= index < len(rows) else None
+
+
+def cursor(table: QueueTable, filters: Filters, row: int) -> str:
+    """The key of a row in the order of the filters, as text: it holds when the row is gone."""
+    numbers = [repr(key[row].item()) for key in reversed(table.sort_keys(filters.order))]
+    return "~".join(numbers)
+
+
+def _behind(table: QueueTable, filters: Filters, rows: Rows, after: str | None) -> Mask:
+    """(len(rows),) False for the rows up to and with the cursor, True for those behind it."""
+    keys = list(reversed(table.sort_keys(filters.order)))
+    values = (after or "").split("~")
+    if len(values) != len(keys):
+        raise UsageError("after: is no place in this order; start at the first page")
+    behind = np.zeros(len(rows), np.bool_)
+    equal = np.ones(len(rows), np.bool_)
+    for key, value in zip(keys, values, strict=True):
+        try:
+            edge = float(value) if key.dtype.kind == "f" else int(value)
+        except ValueError:
+            raise UsageError("after: is no place in this order; start at the first page") from None
+        column = key[rows]
+        behind |= equal & (column > edge)
+        equal &= column == edge
+    return behind
+
+
+def _all_of(masks: Mapping[str, Mask], n: int) -> Mask:
+    keep = np.ones(n, np.bool_)
+    for mask in masks.values():
+        keep &= mask
+    return keep
+
+
+def _left_out(masks: Mapping[str, Mask]) -> int:
+    if "blind" not in masks:
+        return 0
+    return int((~masks["blind"]).sum())
+
+
+def _facet(
+    table: QueueTable, filters: Filters, reviewer: str, masks: Mapping[str, Mask], name: str
+) -> Facet:
+    others = {key: mask for key, mask in masks.items() if key != name}
+    if name in ("category", "source", "confidence", "disagreement"):
+        # A count would tell a blind reviewer the label as well as a list would.
+        others["blind"] = ~table.hidden(reviewer)
+    counts = table.count_by(name, _all_of(others, len(table.places)), reviewer)
+    chosen = getattr(filters, name)
+    values = _category_values(table) if name == "category" else CHOICES[name]
+    options = []
+    for value, label in values.items():
+        selected = value == chosen
+        if not counts.get(value) and not selected:
+            continue
+        leaf = table.categories.get(value)
+        options.append(
+            Option(
+                value=value,
+                label=label,
+                count=counts.get(value, 0),
+                selected=selected,
+                query=filters.query(**{name: "" if selected else value}),
+                level=2 if leaf is not None and leaf.parent else 1,
+            )
+        )
+    return Facet(name, TITLES[name], tuple(options))
+
+
+def _category_values(table: QueueTable) -> dict[str, str]:
+    """Slug -> title, each group before its categories."""
+    values = {slug: leaf.name for slug, leaf in table.in_tree_order()}
+    titles = {"none": "in none", "error": "judge failed", "unlabelled": "not labelled"}
+    return values | {outcome: titles.get(outcome, outcome) for outcome in OUTCOMES}

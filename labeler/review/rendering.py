@@ -1,0 +1,95 @@
+"""Templates of the pages: everything that is printed is escaped, and nothing invisible is left."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from labeler.report.highlight import runs_of
+from labeler.report.html import KIND_TITLES, VERDICT_SIGNS
+from labeler.report.text import (
+    clip,
+    interval_text,
+    number_text,
+    one_line,
+    percent_text,
+    plural,
+    probability_text,
+    share_text,
+    visible,
+)
+
+PACKAGE = "labeler.review"
+CONTENT_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
+}
+
+
+@dataclass(frozen=True)
+class StaticFile:
+    """A file of the pages, held in memory: no request names a path."""
+
+    content: bytes
+    content_type: str
+    version: str
+    """Start of its hash, so that a browser may keep it for good."""
+
+
+def read_static() -> Mapping[str, StaticFile]:
+    """Every file that the server hands out, by name."""
+    files = {}
+    for entry in resources.files(PACKAGE).joinpath("static").iterdir():
+        suffix = "." + entry.name.rpartition(".")[2]
+        if suffix in CONTENT_TYPES:
+            content = entry.read_bytes()
+            version = hashlib.sha256(content).hexdigest()[:12]
+            files[entry.name] = StaticFile(content, CONTENT_TYPES[suffix], version)
+    return files
+
+
+def build_environment(static: Mapping[str, StaticFile]) -> Environment:
+    """The templates' environment."""
+    environment = Environment(
+        loader=PackageLoader(PACKAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+        auto_reload=False,
+    )
+    environment.filters.update(
+        one_line=one_line,
+        clip=clip,
+        number=number_text,
+        percent=percent_text,
+        probability=probability_text,
+        share=share_text,
+        strength=strength_class,
+    )
+    environment.globals.update(
+        plural=plural,
+        interval=interval_text,
+        runs_of=runs_of,
+        kind_titles=KIND_TITLES,
+        verdict_signs=VERDICT_SIGNS,
+        asset=lambda name: f"/static/{name}?v={static[name].version}",
+    )
+    return environment
+
+
+def strength_class(opacity: float) -> str:
+    """The class of a highlight: the policy allows no inline style, so strengths are in percent."""
+    return f"a{round(100 * opacity)}"
+
+
+def _shown(value: Any) -> Any:
+    return visible(value) if type(value) is str else value

@@ -1,0 +1,117 @@
+"""What every page needs: the study, its queues, who asks, and how an answer is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from labeler.errors import UsageError, WorkError
+from labeler.report.text import clip
+from labeler.review.board import Board
+from labeler.review.filters import Filters
+from labeler.review.forms import Form, read_form
+from labeler.review.identity import COOKIE, Access
+from labeler.review.rendering import StaticFile
+from labeler.review.saved import SavedQuery
+from labeler.review.table import QueueTable
+from labeler.store.engine import read_session
+
+
+@dataclass(frozen=True)
+class Room:
+    """The server's state; nothing in it changes but the board, which follows the database."""
+
+    study: str
+    title: str
+    database_url: str
+    engine: Engine
+    board: Board
+    access: Access
+    saved: Mapping[str, SavedQuery]
+    static: Mapping[str, StaticFile]
+    environment: Environment
+
+    @contextmanager
+    def queue(self, filters: Filters) -> Iterator[tuple[Session, QueueTable]]:
+        """A snapshot of the database and the queue that is equal to it."""
+        with read_session(self.engine) as session, self.board.lock:
+            yield session, self.board.table(session, filters.comparison)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request of a reviewer."""
+
+    room: Room
+    request: Request
+    reviewer: str
+    form: Form
+
+    @property
+    def filters(self) -> Filters:
+        """The filters in the URL."""
+        return Filters.read(dict(self.request.query_params))
+
+    def page(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+        """A page of this reviewer."""
+        return render(self.room, template, status, reviewer=self.reviewer, **values)
+
+
+Handler = Callable[[Asked], Response]
+
+
+def render(
+    room: Room, template: str, status: int = 200, *, reviewer: str | None = None, **values: Any
+) -> HTMLResponse:
+    """A page."""
+    text = room.environment.get_template(template).render(
+        study=room.study,
+        study_title=room.title,
+        reviewer=reviewer,
+        shares_token=room.access.token is not None,
+        **values,
+    )
+    return HTMLResponse(text, status)
+
+
+def endpoint(room: Room, handler: Handler) -> Callable[[Request], Any]:
+    """A route that asks for a reviewer, reads the form, and turns errors into pages."""
+
+    async def answer(request: Request) -> Response:
+        reviewer = room.access.reviewer(request.cookies.get(COOKIE))
+        if reviewer is None:
+            return RedirectResponse("/sign-in", 303)
+        try:
+            form = await read_form(request) if request.method == "POST" else Form({})
+            return await run_in_threadpool(handler, Asked(room, request, reviewer, form))
+        except UsageError as error:
+            return _failed(room, reviewer, 400, error)
+        except WorkError as error:
+            return _failed(room, reviewer, 409, error)
+        except DBAPIError as error:
+            words = clip(str(error.orig).strip().partition("\n")[0], 300)
+            line = WorkError(f"the database did not take it: {words}; nothing was changed")
+            return _failed(room, reviewer, 503, line)
+
+    return answer
+
+
+def _failed(room: Room, reviewer: str, status: int, error: Exception) -> Response:
+    return render(
+        room, "failed.html.j2", status, reviewer=reviewer, message=str(error), section=""
+    )
+
+
+def redirect(url: str) -> RedirectResponse:
+    """Go on with another page."""
+    return RedirectResponse(url, 303)

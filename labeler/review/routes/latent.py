@@ -1,0 +1,160 @@
+"""The page of one latent, decisions on it, and their undoing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from sqlalchemy.orm import Session
+from starlette.responses import Response
+
+from labeler.errors import UsageError
+from labeler.review.deciding import (
+    REASONS,
+    Submission,
+    decide,
+    last_decision,
+    read_submission,
+    undo,
+)
+from labeler.review.filters import Filters
+from labeler.review.latents import latent_page, voice_of
+from labeler.review.places import Place
+from labeler.review.queue import matching, neighbour
+from labeler.review.room import Asked, redirect
+from labeler.review.routes.queue import names_of
+from labeler.review.table import QueueTable
+from labeler.store.engine import write_session
+from labeler.store.reviews import RevisionConflictError, stream_of
+from labeler.store.schema import ReviewEvent
+
+
+@dataclass(frozen=True)
+class Done:
+    """What the reviewer did last, shown on the page that follows."""
+
+    event_id: int
+    latent: str
+    latent_id: int
+    answer: str
+    judge_answer: str | None
+    """Of a blind decision: what the judge had said."""
+
+
+def show_latent(asked: Asked) -> Response:
+    """One latent."""
+    filters, latent_id = asked.filters, _latent_id(asked)
+    query = asked.request.query_params
+    with asked.room.queue(filters) as (session, table):
+        place = _place(table, latent_id)
+        adjudicate = query.get("as") == "adjudicated"
+        page = latent_page(session, table, place, asked.reviewer, adjudicate)
+        rows = matching(table, filters, asked.reviewer)
+        return asked.page(
+            "latent.html.j2",
+            section="queue",
+            filters=filters,
+            comparison=table.setting.comparison,
+            page=page,
+            place=place,
+            names=names_of(table.categories),
+            categories=table.in_tree_order(),
+            reasons=REASONS,
+            left=len(rows),
+            next_id=neighbour(table, filters, asked.reviewer, latent_id),
+            previous_id=neighbour(table, filters, asked.reviewer, latent_id, -1),
+            adjudicate=adjudicate and not page.hidden,
+            done=_done(session, table, asked.reviewer, query.get("done")),
+            undoable=_undoable(session, table, asked.reviewer),
+        )
+
+
+def decide_latent(asked: Asked) -> Response:
+    """Record a decision and go on to the next latent; a stale one is answered with 409."""
+    filters, latent_id = asked.filters, _latent_id(asked)
+    sent = read_submission(asked.form, asked.reviewer)
+    try:
+        with write_session(asked.room.engine) as session, asked.room.board.lock:
+            table = asked.room.board.table(session, filters.comparison)
+            place = _place(table, latent_id)
+            following = neighbour(table, filters, asked.reviewer, latent_id)
+            event = decide(session, table.setting, place, filters, asked.reviewer, sent)
+            event_id, is_skip = event.id, event.action == "skip"
+    except RevisionConflictError as error:
+        return _conflict(asked, latent_id, filters, sent, error)
+    said = "" if is_skip else "&" + urlencode({"done": event_id})
+    if following is None:
+        return redirect(f"/queue?{filters.query()}")
+    return redirect(f"/latents/{following}?{filters.query()}{said}")
+
+
+def _conflict(
+    asked: Asked,
+    latent_id: int,
+    filters: Filters,
+    sent: Submission,
+    error: RevisionConflictError,
+) -> Response:
+    """What stands now beside what was sent, and a form that sends it again on top."""
+    with asked.room.queue(filters) as (session, table):
+        place = _place(table, latent_id)
+        events = stream_of(session, latent_id, table.setting.taxonomy_version_id, sent.stream)
+        newer = [voice_of(session, event) for event in events if event.revision > sent.base_revision]
+        return asked.page(
+            "conflict.html.j2",
+            409,
+            section="queue",
+            filters=filters,
+            place=place,
+            names=names_of(table.categories),
+            sent=sent,
+            newer=newer,
+            current_revision=error.current_revision,
+            reasons=REASONS,
+        )
+
+
+def undo_decision(asked: Asked) -> Response:
+    """Undo a decision of the reviewer and show its latent again."""
+    event_id = asked.form.number("event_id")
+    if event_id is None:
+        raise UsageError("undo: nothing of yours is left to undo")
+    with write_session(asked.room.engine) as session:
+        event = undo(session, asked.reviewer, event_id)
+        latent_id = event.latent_id
+    return redirect(f"/latents/{latent_id}?{asked.filters.query()}")
+
+
+def _latent_id(asked: Asked) -> int:
+    return int(asked.request.path_params["latent_id"])
+
+
+def _place(table: QueueTable, latent_id: int) -> Place:
+    place = table.find(latent_id)
+    if place is None:
+        raise UsageError(f"latent {latent_id}: is not in comparison {table.setting.comparison!r}")
+    return place
+
+
+def _undoable(session: Session, table: QueueTable, reviewer: str) -> int | None:
+    event = last_decision(session, table.setting, reviewer)
+    return None if event is None else event.id
+
+
+def _done(session: Session, table: QueueTable, reviewer: str, text: str | None) -> Done | None:
+    """What `done=` in the URL names, where it is this reviewer's and of this comparison."""
+    if not text or not text.isascii() or not text.isdigit() or len(text) > 15:
+        return None
+    event = session.get(ReviewEvent, int(text))
+    if event is None or reviewer not in (event.reviewer, event.entered_by):
+        return None
+    place = table.find(event.latent_id)
+    if place is None:
+        return None
+    return Done(
+        event_id=event.id,
+        latent=f"{place.crosscoder}:{place.latent_index}",
+        latent_id=place.latent_id,
+        answer=place.voices.get(event.reviewer, "undone"),
+        judge_answer=place.judge_answer if event.was_blind else None,
+    )

@@ -1,0 +1,92 @@
+"""The pages of numbers: category table, taxonomy, progress, random audit."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from labeler.errors import UsageError
+from labeler.review.change import change_rows
+from labeler.review.progress import read_progress
+from labeler.review.room import Asked, redirect
+from labeler.review.routes.queue import names_of
+from labeler.store.audit import draw_audit, draws_in_force
+from labeler.store.engine import write_session
+
+DEFAULT_DRAW = 60
+"""Latents a side from which on the corrected estimates are steadier than the plain ones."""
+
+
+def show_categories(asked: Asked) -> Response:
+    """Counts, change and reviewed share of every category."""
+    filters = asked.filters
+    with asked.room.queue(filters) as (_, table):
+        return asked.page(
+            "categories.html.j2",
+            section="categories",
+            filters=filters,
+            comparison=table.setting.comparison,
+            comparisons=asked.room.board.names(),
+            rows=change_rows(table),
+        )
+
+
+def show_taxonomy(asked: Asked) -> Response:
+    """Every category with its definition."""
+    filters = asked.filters
+    with asked.room.queue(filters) as (_, table):
+        return asked.page(
+            "taxonomy.html.j2",
+            section="taxonomy",
+            filters=filters,
+            comparison=table.setting.comparison,
+            comparisons=asked.room.board.names(),
+            categories=table.in_tree_order(),
+            target=table.count_by("category", table.is_target, asked.reviewer),
+            reference=table.count_by("category", ~table.is_target, asked.reviewer),
+        )
+
+
+def show_progress(asked: Asked) -> Response:
+    """How far everybody is, and how far they agree."""
+    filters = asked.filters
+    with asked.room.queue(filters) as (session, table):
+        return asked.page(
+            "progress.html.j2",
+            section="progress",
+            filters=filters,
+            comparison=table.setting.comparison,
+            comparisons=asked.room.board.names(),
+            progress=read_progress(session, table),
+            rows=[row for row in change_rows(table) if not row.is_empty],
+            names=names_of(table.categories),
+        )
+
+
+def show_audit(asked: Asked) -> Response:
+    """The random draws in force, and the form that makes a new one."""
+    filters = asked.filters
+    with asked.room.queue(filters) as (session, table):
+        return asked.page(
+            "audit.html.j2",
+            section="audit",
+            filters=filters,
+            comparison=table.setting.comparison,
+            comparisons=asked.room.board.names(),
+            draws=draws_in_force(session, table.setting.comparison_id),
+            left=int((table.hidden(asked.reviewer)).sum()),
+            sizes={"target": int(table.is_target.sum()), "reference": int((~table.is_target).sum())},
+            size=DEFAULT_DRAW,
+        )
+
+
+def make_draw(asked: Asked) -> Response:
+    """Draw a random sample of both sides."""
+    filters, form = asked.filters, asked.form
+    size, seed = form.number("size"), form.number("seed")
+    if size is None or seed is None:
+        raise UsageError("audit: name a size and a seed, both whole numbers")
+    with write_session(asked.room.engine) as session, asked.room.board.lock:
+        comparison_id = asked.room.board.table(session, filters.comparison).setting.comparison_id
+        for offset, side in enumerate(("target", "reference")):
+            draw_audit(session, comparison_id, side, size, seed + offset, asked.reviewer)
+    return redirect(f"/audit?{filters.query()}")

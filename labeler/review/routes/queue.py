@@ -1,0 +1,117 @@
+"""The queue: a list with filters, and one action on all that it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from labeler.errors import UsageError
+from labeler.review.bulk import ACTIONS, BulkChangedError, BulkPlan, apply_bulk, plan_bulk, read_action
+from labeler.review.filters import ORDERS
+from labeler.review.queue import matching, queue_page
+from labeler.review.room import Asked, redirect
+from labeler.review.table import Leaf
+from labeler.store.engine import read_session, write_session
+from labeler.store.latent_records import find_latent
+
+SHOWN_LATENTS = 500
+"""Latents that a preview lists; the action is on all of them."""
+
+
+def show_queue(asked: Asked) -> Response:
+    """The list."""
+    filters = asked.filters
+    after = asked.request.query_params.get("after")
+    with asked.room.queue(filters) as (_, table):
+        page = queue_page(table, filters, asked.reviewer, after)
+        return asked.page(
+            "queue.html.j2",
+            section="queue",
+            filters=filters,
+            comparison=table.setting.comparison,
+            comparisons=asked.room.board.names(),
+            page=page,
+            orders=ORDERS,
+            categories=table.in_tree_order(),
+            names=names_of(table.categories),
+            bulk_actions=ACTIONS,
+            done=_number(asked.request.query_params.get("bulk")),
+        )
+
+
+def go_to_latent(asked: Asked) -> Response:
+    """The latent that is named, as `crosscoder:index` or by its id, or a search for the words."""
+    words = asked.request.query_params.get("text", "").strip()
+    try:
+        with read_session(asked.room.engine) as session:
+            latent = find_latent(session, words)
+    except UsageError:
+        return redirect(f"/queue?{replace(asked.filters, text=words).query()}")
+    return redirect(f"/latents/{latent.id}?{asked.filters.query(text='')}")
+
+
+def start(asked: Asked) -> Response:
+    """The first latent of the queue, or the empty queue."""
+    filters = asked.filters
+    with asked.room.queue(filters) as (_, table):
+        rows = matching(table, filters, asked.reviewer)
+        if not len(rows):
+            return redirect(f"/queue?{filters.query()}")
+        return redirect(f"/latents/{int(table.latent_id[rows[0]])}?{filters.query()}")
+
+
+def preview_bulk(asked: Asked) -> Response:
+    """The latents an action would change, before anything is done."""
+    filters, form = asked.filters, asked.form
+    with asked.room.queue(filters) as (session, table):
+        action = read_action(form.one("action"), form.one("category"), form.one("note"), table)
+        plan = plan_bulk(session, table, filters, asked.reviewer, action)
+        return _shown(asked, plan, names_of(table.categories))
+
+
+def do_bulk(asked: Asked) -> Response:
+    """Do what was shown; where the latents have changed since, show them again."""
+    filters, form = asked.filters, asked.form
+    with write_session(asked.room.engine) as session, asked.room.board.lock:
+        table = asked.room.board.table(session, filters.comparison)
+        action = read_action(form.one("action"), form.one("category"), form.one("note"), table)
+        plan = plan_bulk(session, table, filters, asked.reviewer, action)
+        try:
+            count = apply_bulk(session, table, plan, asked.reviewer, form.one("digest"))
+        except BulkChangedError as error:
+            return _shown(asked, error.plan, names_of(table.categories), status=409)
+    return redirect(f"/queue?{filters.query()}&{urlencode({'bulk': count})}")
+
+
+def _shown(asked: Asked, plan: BulkPlan, names: dict[str, str], status: int = 200) -> Response:
+    return asked.page(
+        "bulk.html.j2",
+        status,
+        section="queue",
+        filters=asked.filters,
+        plan=plan,
+        names=names,
+        actions=ACTIONS,
+        shown=plan.changed[:SHOWN_LATENTS],
+        changed_since=status == 409,
+    )
+
+
+def names_of(categories: Mapping[str, Leaf]) -> dict[str, str]:
+    """Title by slug, reserved outcomes too."""
+    return {slug: leaf.name for slug, leaf in categories.items()} | OUTCOME_NAMES
+
+
+OUTCOME_NAMES = {
+    "none": "none fits",
+    "uninterpretable": "uninterpretable",
+    "error": "judge failed",
+    "unlabelled": "not labelled",
+}
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None

@@ -1,0 +1,126 @@
+"""Starts the review server of a study: who may reach it, and under which name."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from labeler.errors import UsageError, WorkError
+
+LARGEST_TOKEN_FILE = 4_096
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """The options of `difflens review`."""
+
+    host: str = "127.0.0.1"
+    port: int = 8400
+    reviewer: str | None = None
+    token: str | None = None
+    token_file: Path | None = None
+    allow_hosts: tuple[str, ...] = ()
+
+
+def serve(study_path: Path, options: ServerOptions) -> None:
+    """Serve the pages until interrupted.
+
+    UsageError for options that do not go together or a study without a database; WorkError where
+    the port is taken.
+    """
+    _require_web()
+    import typer
+    import uvicorn
+
+    from labeler.api import Study
+    from labeler.review.app import build_app, build_room
+    from labeler.review.identity import checked_name
+
+    token = read_token(options)
+    require_token(options.host, token)
+    name = None if token else checked_name(options.reviewer or getpass.getuser())
+    study = Study.open(study_path)
+    with study.engine() as engine:
+        room = build_room(
+            engine,
+            study.file.database_url,
+            study=study.file.config.study.name,
+            title=study.file.config.study.title or "",
+            reviewer=name,
+            token=token,
+            queries=study.file.folder / "queries",
+        )
+        if not room.board.names():
+            raise UsageError(
+                "review: no comparison is labelled yet; `difflens import` brings labels, "
+                "`difflens run` makes them"
+            )
+        with _listening(options) as listener:
+            port = listener.getsockname()[1]
+            typer.echo(f"difflens review: {url_of(options.host, port)}  (Ctrl-C ends it)", err=True)
+            config = uvicorn.Config(
+                build_app(room, options.host, options.allow_hosts),
+                log_level="warning",
+                server_header=False,
+                proxy_headers=False,
+            )
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def read_token(options: ServerOptions) -> str | None:
+    """The token from its option or file; UsageError for both at once or a file without one."""
+    if options.token_file is None:
+        return options.token
+    if options.token is not None:
+        raise UsageError("--token, --token-file: name one of them")
+    try:
+        with options.token_file.open(encoding="utf-8") as source:
+            token = source.read(LARGEST_TOKEN_FILE).partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--token-file: {options.token_file} cannot be read: {error}") from None
+    if not token:
+        raise UsageError(f"--token-file: the first line of {options.token_file} is empty")
+    return token
+
+
+def require_token(host: str, token: str | None) -> None:
+    """UsageError where others could reach the server without a token."""
+    from labeler.review.security import LOOPBACK
+
+    if token is None and host not in LOOPBACK:
+        raise UsageError(
+            f"--host {host}: others can reach it, so it needs --token or --token-file"
+        )
+
+
+def url_of(host: str, port: int) -> str:
+    """What to open in the browser."""
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+    return f"http://[{shown}]:{port}/" if ":" in shown else f"http://{shown}:{port}/"
+
+
+def _listening(options: ServerOptions) -> socket.socket:
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((options.host, options.port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise WorkError(
+            f"review: cannot listen on {options.host}:{options.port}: {error.strerror}; "
+            "another --port may be free"
+        ) from None
+    return listener
+
+
+def _require_web() -> None:
+    try:
+        import starlette
+        import uvicorn
+    except ModuleNotFoundError:
+        raise UsageError("review: needs the web extra; `pip install 'difflens[web]'`") from None
+    del starlette, uvicorn

@@ -1,0 +1,262 @@
+"""The queue in memory: arrays over all latents of a comparison, for filters, counts and orders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labeler.review.filters import Filters
+from labeler.review.places import Place, Setting
+
+Mask = NDArray[np.bool_]
+Rows = NDArray[np.int64]
+OUTCOMES = ("none", "uninterpretable", "error", "unlabelled")
+_SOURCES = ("judge", "human", "import", "nobody")
+_CONFIDENCES = ("low", "middle", "high", "unknown")
+_CONFIDENCE_EDGES = (0.5, 0.8)
+_HASH_STEP = 0x9E3779B97F4A7C15
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A category of the version in force."""
+
+    slug: str
+    name: str
+    parent: str | None
+    definition: str = ""
+    include_when: str = ""
+    exclude_when: str = ""
+
+
+class QueueTable:
+    """All places of a comparison; a place is replaced when its label or its streams change."""
+
+    def __init__(
+        self, setting: Setting, categories: Sequence[Leaf], places: Sequence[Place]
+    ) -> None:
+        self.setting = setting
+        self.categories = {leaf.slug: leaf for leaf in categories}
+        self.answers = [*self.categories, *OUTCOMES]
+        self._codes = {answer: code for code, answer in enumerate(self.answers)}
+        parents = [leaf.parent or leaf.slug for leaf in categories] + list(OUTCOMES)
+        self._parents = np.array([self._codes[parent] for parent in parents])
+        self.places = list(places)
+        self.rows_of: dict[int, list[int]] = {}
+        n = len(self.places)
+        self.latent_id = np.zeros(n, np.int64)
+        self.latent_index = np.zeros(n, np.int64)
+        self.is_target = np.zeros(n, np.bool_)
+        self.answer = np.zeros(n, np.int32)
+        self.source = np.zeros(n, np.int8)
+        self.confidence = np.zeros(n, np.float64)
+        self.disagreement = np.zeros(n, np.float64)
+        self.priority = np.zeros(n, np.float64)
+        self.reviewed = np.zeros(n, np.bool_)
+        self.conflict = np.zeros(n, np.bool_)
+        self.audit = np.zeros(n, np.int64)
+        self._text: list[str] = [""] * n
+        self._mine: dict[str, _Mine] = {}
+        self._orders: dict[str, Rows] = {}
+        self._found: dict[str, Mask] = {}
+        for row, place in enumerate(self.places):
+            self.rows_of.setdefault(place.latent_id, []).append(row)
+            self._put(row, place)
+        self.random = _scrambled(self.latent_id)
+
+    def replace(self, places: Sequence[Place]) -> None:
+        """Put newer places where the same latents stood; new latents are left out."""
+        for place in places:
+            for row in self.rows_of.get(place.latent_id, ()):
+                if self.places[row].side == place.side:
+                    self.places[row] = place
+                    self._put(row, place)
+                    for reviewer, mine in self._mine.items():
+                        mine.put(row, place, reviewer)
+        self._orders.clear()
+        self._found.clear()
+
+    def _put(self, row: int, place: Place) -> None:
+        self.latent_id[row] = place.latent_id
+        self.latent_index[row] = place.latent_index
+        self.is_target[row] = place.side == "target"
+        self.answer[row] = self._codes.get(place.answer, self._codes["unlabelled"])
+        self.source[row] = _SOURCES.index(place.source or "nobody")
+        self.confidence[row] = np.nan if place.confidence is None else place.confidence
+        self.disagreement[row] = place.disagreement
+        self.priority[row] = place.priority
+        self.reviewed[row] = place.reviewed
+        self.conflict[row] = place.conflict
+        self.audit[row] = place.audit.position if place.audit else 0
+        self._text[row] = f"{place.crosscoder}:{place.latent_index} {place.explanation}".casefold()
+
+    def mine(self, reviewer: str) -> _Mine:
+        """What a reviewer did, latent by latent."""
+        if reviewer not in self._mine:
+            mine = _Mine(len(self.places))
+            for row, place in enumerate(self.places):
+                if place.touched or place.skipped:
+                    mine.put(row, place, reviewer)
+            self._mine[reviewer] = mine
+        return self._mine[reviewer]
+
+    def hidden(self, reviewer: str) -> Mask:
+        """(n,) latents whose label the reviewer must not see yet."""
+        return (self.audit > 0) & ~self.mine(reviewer).touched
+
+    def masks(self, filters: Filters, reviewer: str) -> dict[str, Mask]:
+        """One mask for each filter that is set."""
+        mine = self.mine(reviewer)
+        made = {
+            "side": lambda value: self.is_target == (value == "target"),
+            "category": self.in_category,
+            "source": lambda value: self.source == _SOURCES.index(value),
+            "status": lambda value: self.by_status()[value],
+            "mine": lambda value: self.by_mine(mine)[value],
+            "confidence": lambda value: self.confidence_bin() == _CONFIDENCES.index(value),
+            "disagreement": lambda value: (self.disagreement > 0) == (value == "yes"),
+            "audit": lambda value: (self.audit > 0) & ((value == "drawn") | ~mine.decided),
+            "text": self.with_text,
+        }
+        masks = {name: made[name](value) for name, value in filters.active.items()}
+        if filters.tells_label:
+            masks["blind"] = ~self.hidden(reviewer)
+        return masks
+
+    def in_category(self, slug: str) -> Mask:
+        """(n,) latents whose primary category, or its parent, or whose outcome it is."""
+        code = self._codes.get(slug, -1)
+        return (self.answer == code) | (self._parents[self.answer] == code)
+
+    def labelled(self) -> Mask:
+        """(n,) latents that count: with a category, or with none of them."""
+        codes = [self._codes[outcome] for outcome in ("uninterpretable", "error", "unlabelled")]
+        return ~np.isin(self.answer, codes)
+
+    def in_tree_order(self) -> list[tuple[str, Leaf]]:
+        """Slug and category, each group before its categories."""
+        pairs: list[tuple[str, Leaf]] = []
+        for slug, group in self.categories.items():
+            if group.parent is None:
+                pairs.append((slug, group))
+                pairs += [p for p in self.categories.items() if p[1].parent == slug]
+        return pairs
+
+    def by_status(self) -> Mapping[str, Mask]:
+        """Mask by status."""
+        return {
+            "open": ~self.reviewed,
+            "reviewed": self.reviewed,
+            "conflict": self.conflict,
+        }
+
+    def by_mine(self, mine: _Mine) -> Mapping[str, Mask]:
+        """Mask by what one reviewer did."""
+        return {
+            "todo": ~mine.decided & ~mine.skipped,
+            "decided": mine.decided,
+            "skipped": mine.skipped & ~mine.decided,
+        }
+
+    def confidence_bin(self) -> NDArray[np.int64]:
+        """(n,) index of the confidence's range."""
+        bins = np.digitize(self.confidence, _CONFIDENCE_EDGES)
+        return np.where(np.isnan(self.confidence), len(_CONFIDENCE_EDGES) + 1, bins)
+
+    def with_text(self, words: str) -> Mask:
+        """(n,) latents whose name or explanation contains the words."""
+        wanted = words.casefold()
+        if wanted not in self._found:
+            if len(self._found) > 20:
+                self._found.clear()
+            self._found[wanted] = np.fromiter(
+                (wanted in text for text in self._text), np.bool_, len(self._text)
+            )
+        return self._found[wanted]
+
+    def count_by(self, name: str, mask: Mask, reviewer: str) -> dict[str, int]:
+        """How many latents of a mask each value of a filter would keep."""
+        if name == "side":
+            n = int(self.is_target[mask].sum())
+            return {"target": n, "reference": int(mask.sum()) - n}
+        if name == "category":
+            return self._count_categories(mask)
+        if name == "source":
+            return _counted(self.source[mask], _SOURCES)
+        if name == "confidence":
+            return _counted(self.confidence_bin()[mask], _CONFIDENCES)
+        if name == "disagreement":
+            n = int((self.disagreement[mask] > 0).sum())
+            return {"yes": n, "no": int(mask.sum()) - n}
+        mine = self.mine(reviewer)
+        if name == "audit":
+            drawn = mask & (self.audit > 0)
+            return {"drawn": int(drawn.sum()), "todo": int((drawn & ~mine.decided).sum())}
+        by_value = self.by_status() if name == "status" else self.by_mine(mine)
+        return {value: int((mask & hit).sum()) for value, hit in by_value.items()}
+
+    def _count_categories(self, mask: Mask) -> dict[str, int]:
+        own = np.bincount(self.answer[mask], minlength=len(self.answers))
+        counts = {answer: int(n) for answer, n in zip(self.answers, own, strict=True)}
+        for slug, leaf in self.categories.items():
+            if leaf.parent is not None:
+                counts[leaf.parent] += counts[slug]
+        return counts
+
+    def sort_keys(self, name: str) -> tuple[NDArray[Any], ...]:
+        """Keys of an order, the least significant first, as `lexsort` takes them."""
+        keys: dict[str, tuple[NDArray[Any], ...]] = {
+            "uncertain": (self.latent_id, -self.priority),
+            "disagreement": (self.latent_id, -self.priority, -self.disagreement),
+            "random": (self.latent_id, self.random, self._audit_position()),
+            "index": (self.latent_id, self.latent_index, (~self.is_target).astype(np.int64)),
+        }
+        return keys[name]
+
+    def order(self, name: str) -> Rows:
+        """(n,) rows in an order, ties by latent."""
+        if name not in self._orders:
+            self._orders[name] = np.lexsort(self.sort_keys(name))
+        return self._orders[name]
+
+    def _audit_position(self) -> Rows:
+        last = np.iinfo(np.int64).max
+        return np.where(self.audit > 0, self.audit, last)
+
+    def find(self, latent_id: int) -> Place | None:
+        """The place of a latent; the target one, where it lies on both sides."""
+        rows = self.rows_of.get(latent_id, ())
+        places = [self.places[row] for row in rows]
+        return max(places, key=lambda place: place.side, default=None)
+
+
+class _Mine:
+    """Masks of one reviewer."""
+
+    def __init__(self, n: int) -> None:
+        self.decided = np.zeros(n, np.bool_)
+        self.touched = np.zeros(n, np.bool_)
+        self.skipped = np.zeros(n, np.bool_)
+
+    def put(self, row: int, place: Place, reviewer: str) -> None:
+        """Take over what a place says of the reviewer."""
+        self.decided[row] = reviewer in place.voices
+        self.touched[row] = reviewer in place.touched
+        self.skipped[row] = reviewer in place.skipped
+
+
+def _counted(codes: NDArray[np.generic], names: Sequence[str]) -> dict[str, int]:
+    counts = np.bincount(np.asarray(codes, np.int64), minlength=len(names))
+    return {name: int(n) for name, n in zip(names, counts, strict=True)}
+
+
+def _scrambled(ids: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """(n,) a fixed pseudo-random order of latents (the mixing steps of SplitMix64)."""
+    mixed = ids.astype(np.uint64) * np.uint64(_HASH_STEP)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))
