@@ -44,8 +44,9 @@ class CrosscoderConfig(BaseModel):
     """Names of the subject models in the order of the model axis."""
     activation: Literal["batch_topk", "l1"] = "batch_topk"
     """`batch_topk` keeps the k*B largest weighted activations of a batch, `l1` all positive."""
-    code_norm: Literal["sum_of_norms"] = "sum_of_norms"
-    """Weight of a latent in the selection: n_j = sum_m ||d_j^m|| (arXiv 2504.02922)."""
+    code_norm: Literal["sum_of_norms", "concatenated", "none"] = "sum_of_norms"
+    """Weight n_j of a latent in the selection: `sum_of_norms` is sum_m ||d_j^m|| (arXiv
+    2504.02922); published crosscoders also have the norm of the concatenated rows, or 1."""
     normalisation: Literal["affine", "none"] = "affine"
     """`affine` centres each model and scales it to mean ||z||^2 = d; `none` leaves it raw."""
     same_init: bool = True
@@ -158,7 +159,11 @@ class Crosscoder(nn.Module):
         return self.W_dec.norm(dim=-1)
 
     def code_norms(self) -> torch.Tensor:
-        """n_j = sum_m ||d_j^m||: (F,)."""
+        """n_j, by default sum_m ||d_j^m||: (F,)."""
+        if self.config.code_norm == "concatenated":
+            return self.W_dec.flatten(1).norm(dim=-1)
+        if self.config.code_norm == "none":
+            return torch.ones_like(self.b_enc)
         return self.decoder_norms().sum(-1)
 
     def pre_activations(self, z: torch.Tensor) -> torch.Tensor:
@@ -211,9 +216,9 @@ class Crosscoder(nn.Module):
     def decode_encoded(
         self, encoded: EncodedBatch, n_tokens: int, workspace: Workspace | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Reconstruction (n_tokens, M, d), and what the dead pairs add up to; differentiable.
+        """Reconstruction (n_tokens, M, d), and what dead latents add up to; differentiable.
 
-        The second has no bias, and no element where there are no dead pairs.
+        The second has no bias, and no element where no latent is dead.
         """
         out, dead = sparse_decode(encoded, self.W_dec, n_tokens, workspace)
         return out + self.b_dec, dead

@@ -16,8 +16,6 @@ PIVOT_MARGIN = 1.3
 """The pivot aims at this multiple of the wanted number of survivors."""
 SMALL_BATCH = 1 << 16
 """At or below this many activations every positive one is a candidate: no pivot is needed."""
-SORTED_AT_ONCE = 1 << 22
-"""Activations of dead latents that are ranked at a time: what bounds their memory."""
 
 
 @dataclass(frozen=True)
@@ -94,40 +92,6 @@ def select_above(pre: Preactivations, theta: float) -> tuple[torch.Tensor, torch
     values = pre.at(flat)
     kept = pre.weighted(values, flat).double() > theta
     return flat[kept], values[kept]
-
-
-def select_among(
-    pre: Preactivations, among: torch.Tensor, k_token: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Flat indices (n,), ascending, and pre-activations (n,) of each token's `k_token` largest v.
-
-    Only the latents `among` (n_among,), ascending, take part, and only v > 0 is kept.
-    """
-    n_tokens = pre.product.shape[0]
-    rows_at_once = max(1, SORTED_AT_ONCE // max(1, among.numel()))
-    flats = [
-        _largest_of_rows(pre, among, k_token, range(start, min(start + rows_at_once, n_tokens)))
-        for start in range(0, n_tokens, rows_at_once)
-    ]
-    flat = torch.cat(flats) if flats else among[:0]
-    return flat, pre.at(flat)
-
-
-def _largest_of_rows(
-    pre: Preactivations, among: torch.Tensor, k_token: int, rows: range
-) -> torch.Tensor:
-    value = pre.product[rows.start : rows.stop].index_select(1, among)
-    if pre.bias is not None:
-        value += pre.bias.index_select(0, among)
-    if pre.weight is not None:
-        value *= pre.weight.index_select(0, among)
-    kept = value > 0
-    if k_token < among.numel():
-        largest = torch.topk(value, k_token, dim=1, sorted=False).indices
-        kept &= torch.zeros_like(kept).scatter_(1, largest, True)
-    position = true_positions(kept)
-    token = position // among.numel()
-    return (token + rows.start) * pre.n_latents + among[position - token * among.numel()]
 
 
 def _pivots(pre: Preactivations, k_total: int) -> tuple[float, ...]:

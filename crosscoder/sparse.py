@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
-from crosscoder.dead_pairs import DeadPairs
+from crosscoder.dead_codes import DeadCodes, select_dead
 from crosscoder.kernels import order_by_latent, pair_products, sum_rows
-from crosscoder.selection import Preactivations, select_above, select_among, select_largest
+from crosscoder.selection import Preactivations, select_above, select_largest
 from crosscoder.workspace import Workspace
 
 Precision = Literal["float32", "bfloat16"]
@@ -84,10 +84,10 @@ class EncodedBatch(NamedTuple):
     """(n,) int64 latent of each selected pair."""
     value: torch.Tensor
     """(n,) unscaled activation of each selected pair; carries the gradient."""
-    dead: DeadPairs | None
-    """Selected pairs of dead latents; None where AuxK has nothing to do."""
+    dead: DeadCodes | None
+    """What is kept of the dead latents; None where AuxK has nothing to do."""
     dead_value: torch.Tensor
-    """(n_dead_pairs,) their unscaled activations; carries the gradient."""
+    """Their unscaled activations, shaped as `dead` asks for; carries the gradient."""
 
 
 def sparse_encode(
@@ -111,11 +111,10 @@ def sparse_encode(
         pre = Preactivations(product, b_enc, selection.weight)
         flat, value = select_largest(pre, selection.k_total, workspace)
         codes = _codes(flat, value, pre.n_latents)
-        dead, dead_value = None, value[:0]
+        dead: DeadCodes | None = None
+        dead_value = value[:0]
         if selection.dead is not None:
-            flat, dead_value = select_among(pre, selection.dead, selection.k_dead)
-            found = _codes(flat, dead_value, pre.n_latents)
-            dead = DeadPairs.of(found.token, found.latent, selection.dead, z.shape[0])
+            dead, dead_value = select_dead(pre, selection.dead, selection.k_dead)
     values = SparseEncode.apply(z, w_enc, b_enc, codes, dead, dead_value, workspace)
     return EncodedBatch(codes.token, codes.latent, values[0], dead, values[1])
 
@@ -147,7 +146,7 @@ class SparseEncode(torch.autograd.Function):
         w_enc: torch.Tensor,
         b_enc: torch.Tensor,
         codes: SparseCodes,
-        dead: DeadPairs | None,
+        dead: DeadCodes | None,
         dead_value: torch.Tensor,
         workspace: Workspace,
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -188,7 +187,7 @@ class SparseEncode(torch.autograd.Function):
 def sparse_decode(
     encoded: EncodedBatch, w_dec: torch.Tensor, n_tokens: int, workspace: Workspace | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """sum_j f_ij W_dec_j of the selected and of the dead pairs: (n_tokens, M, d) each, no bias.
+    """sum_j f_ij W_dec_j of the selected and of the dead latents: (n_tokens, M, d) each, no bias.
 
     `w_dec` is (F, M, d); its gradient touches the pairs only and lies in the `workspace`.
     """
@@ -215,7 +214,7 @@ class SparseDecode(torch.autograd.Function):
         dead_value: torch.Tensor,
         w_dec: torch.Tensor,
         codes: SparseCodes,
-        dead: DeadPairs | None,
+        dead: DeadCodes | None,
         n_tokens: int,
         workspace: Workspace,
     ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from crosscoder.losses import ReconstructionLoss
+from crosscoder.sparse import Precision
 
 
 class TrainConfig(BaseModel):
@@ -51,8 +52,12 @@ class TrainConfig(BaseModel):
     """Step from which `ema_min` follows the batches."""
     checkpoint_every: int = Field(50, ge=1)
     """Steps between resumable checkpoints."""
-    device: str = "cpu"
-    """Torch device of the weights and of the step."""
+    max_dead_share: float = Field(0.9, gt=0, le=1)
+    """Share of dead latents above which the run stops: the dictionary has collapsed."""
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    """Where the weights lie and the steps are taken; `auto` is the GPU where there is one."""
+    precision: Precision = "float32"
+    """Of the two factors of the encoder product in training; all else is float32."""
 
     @model_validator(mode="after")
     def _annealing_has_a_start(self) -> TrainConfig:

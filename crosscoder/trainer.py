@@ -135,6 +135,7 @@ class Trainer:
             k=k,
             aux_coefficient=config.aux_coefficient,
             l1_coefficient=config.l1_coefficient,
+            precision=config.precision,
         )
 
     def _learning_rate(self) -> float:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from crosscoders import random_batch, random_crosscoder
 
+from crosscoder import dead_codes
+from crosscoder.dead_codes import DeadBlock, DeadPairs
 from crosscoder.losses import Losses, LossSettings, crosscoder_loss
 from crosscoder.model import Crosscoder
 
@@ -97,7 +99,12 @@ def test_batch_topk_loss_and_gradients_equal_the_dense_formulas(kind: str, n_mod
 
 @pytest.mark.parametrize("dead", [DEAD, DEAD[:2]], ids=["more than d//2", "fewer than d//2"])
 def test_auxk_and_its_gradients_equal_the_dense_formulas(dead: torch.Tensor) -> None:
-    crosscoder, z = random_crosscoder(), random_batch()
+    assert_auxk_equals_the_dense_formulas(random_crosscoder(), random_batch(), dead)
+
+
+def assert_auxk_equals_the_dense_formulas(
+    crosscoder: Crosscoder, z: torch.Tensor, dead: torch.Tensor
+) -> None:
     reference = Reference.of(crosscoder)
     a = reference.encode(z)
     error = z - reference.decode(reference.select(a, 3 * 24))
@@ -154,3 +161,26 @@ def test_loss_changes_nothing_in_the_crosscoder() -> None:
     assert torch.equal(first.total, second.total)
     for name, tensor in crosscoder.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize(("density", "form"), [(2.0, DeadPairs), (0.0, DeadBlock)])
+@pytest.mark.parametrize("dead", [DEAD, DEAD[:2]], ids=["more than d//2", "fewer than d//2"])
+def test_auxk_has_the_same_gradients_in_its_dense_and_its_sparse_form(
+    dead: torch.Tensor, density: float, form: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_codes, "DENSE_FROM", density)
+    monkeypatch.setattr(dead_codes, "RANKED_AT_ONCE", 7)
+    crosscoder, z = random_crosscoder(), random_batch()
+    assert isinstance(crosscoder.encode_topk(z, 40, dead).dead, form)
+    assert_auxk_equals_the_dense_formulas(crosscoder, z, dead)
+
+
+def test_auxk_of_latents_that_never_fire_is_all_of_the_residual() -> None:
+    crosscoder, z = random_crosscoder(), random_batch()
+    with torch.no_grad():
+        crosscoder.b_enc[DEAD] = -100
+    losses = crosscoder_loss(crosscoder, z, LossSettings(k=3, aux_coefficient=1.0), DEAD)
+    torch.autograd.backward(losses.total)
+    assert crosscoder.W_dec.grad is not None
+    assert float(crosscoder.W_dec.grad[DEAD].abs().max()) == 0
+    assert float(losses.auxiliary) >= 1
