@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from labeler.api import Study
-from labeler.sections.base import Section, inner_section
+from labeler.sections.base import Section, inner_section, own_fields
 from labeler.store.views import VIEWS, View
 from labeler.study import StudyConfig
 
@@ -88,9 +88,10 @@ def _sections(section: type[Section]) -> list[str]:
     """A table of the config, then those inside it."""
     title, _, text = " ".join((section.__doc__ or "").split()).partition(": ")
     head = [f"## {title.strip('`')}", "", f"{text[:1].upper()}{text[1:]}", ""]
-    head += ["| key | value | default | meaning |", "|---|---|---|---|"]
+    fields = own_fields(section)
+    head += ["| key | value | default | meaning |", "|---|---|---|---|"] if fields else []
     rows, inside = [], []
-    for key, field in section.model_fields.items():
+    for key, field in fields.items():
         inner = inner_section(field.annotation)
         if inner is None:
             rows.append(_key(key, field))
@@ -131,6 +132,8 @@ def _default(field: FieldInfo) -> str:
         return "needed"
     if default is None or default in ({}, ()):
         return ""
+    if isinstance(default, tuple):
+        return ", ".join(f"`{item}`" for item in default)
     return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
 
 

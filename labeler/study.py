@@ -21,7 +21,8 @@ from labeler.sections.dictionary import (
     IsolateSection,
     TrainSection,
 )
-from labeler.sections.judging import EmbeddingSection, JudgeSection
+from labeler.sections.judging import EmbeddingSection, FurtherJudgeSection, JudgeSection
+from labeler.sections.scoring import ScoresSection
 from labeler.sections.subjects import (
     CorpusSection,
     DatabaseSection,
@@ -44,6 +45,8 @@ class StudyConfig(Section):
     comparison: tuple[ComparisonSection, ...] = ()
     collect: CollectSection = CollectSection()
     judge: JudgeSection = JudgeSection()
+    judges: tuple[FurtherJudgeSection, ...] = ()
+    scores: ScoresSection = ScoresSection()
     embedding: EmbeddingSection = EmbeddingSection()
     taxonomy: TaxonomySection = TaxonomySection()
     report: ReportSection = ReportSection()

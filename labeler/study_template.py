@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from labeler.errors import UsageError
-from labeler.sections.base import Section, inner_section
+from labeler.sections.base import Section, inner_section, own_fields
 from labeler.sections.counting import ReportSection, SqlSection, TaxonomySection
 from labeler.sections.dictionary import (
     CollectSection,
@@ -19,7 +19,8 @@ from labeler.sections.dictionary import (
     TrainSection,
 )
 from labeler.sections.judge_server import JudgeEndpointSection, JudgeServerSection
-from labeler.sections.judging import EmbeddingSection, JudgeSection
+from labeler.sections.judging import EmbeddingSection, FurtherJudgeSection, JudgeSection
+from labeler.sections.scoring import ScoresSection
 from labeler.sections.subjects import (
     CorpusSection,
     DatabaseSection,
@@ -69,6 +70,8 @@ OPTIONAL = (
     (JudgeSection, "[judge]"),
     (JudgeServerSection, "[judge.server]"),
     (JudgeEndpointSection, "[[judge.endpoints]]"),
+    (FurtherJudgeSection, "[[judges]]"),
+    (ScoresSection, "[scores]"),
     (EmbeddingSection, "[embedding]"),
     (TaxonomySection, "[taxonomy]"),
     (ReportSection, "[report]"),
@@ -98,7 +101,7 @@ def write_template(path: Path) -> None:
 
 def _table(section: type[Section], title: str, commented: bool) -> str:
     lines = [f"# {title}" if commented else title]
-    for key, field in section.model_fields.items():
+    for key, field in own_fields(section).items():
         if inner_section(field.annotation) is not None:
             continue
         lines += _explanation(field)

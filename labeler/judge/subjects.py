@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, aliased
 
+from labeler.controls import matched_sets
 from labeler.judge.base import CategoryOption, EvidenceWindow, LatentFacts, LatentSubject
 from labeler.store.evidence_records import evidence_of
 from labeler.store.helpers import chunks
@@ -96,23 +97,20 @@ def _window(row: Evidence) -> EvidenceWindow:
 
 
 def _facts(session: Session, latent: Latent) -> LatentFacts:
-    """Facts for the pair of models of the newest latent set that holds the latent."""
+    """Facts for the pair of models of the latent's set, or of the set that a control matches."""
     target, against = aliased(SubjectModel), aliased(SubjectModel)
     row = session.execute(
         select(target.name, against.name, LatentScaling)
-        .select_from(LatentSetMember)
-        .join(LatentSet, LatentSet.id == LatentSetMember.latent_set_id)
+        .select_from(LatentSet)
         .join(target, target.id == LatentSet.target_model_id)
         .join(against, against.id == LatentSet.against_model_id)
         .outerjoin(
             LatentScaling,
-            (LatentScaling.latent_id == LatentSetMember.latent_id)
+            (LatentScaling.latent_id == latent.id)
             & (LatentScaling.target_model_id == LatentSet.target_model_id)
             & (LatentScaling.reference_model_id == LatentSet.against_model_id),
         )
-        .where(LatentSetMember.latent_id == latent.id)
-        .order_by(LatentSet.id.desc())
-        .limit(1)
+        .where(LatentSet.id == _set_of(session, latent.id))
     ).first()
     names, scaling = ((row[0], row[1]), row[2]) if row is not None else ((None, None), None)
     return LatentFacts(
@@ -124,3 +122,12 @@ def _facts(session: Session, latent: Latent) -> LatentFacts:
         density=latent.density,
         n_documents=latent.n_documents,
     )
+
+
+def _set_of(session: Session, latent_id: int) -> int | None:
+    """The newest latent set that holds the latent, else that of the latent it is matched with."""
+    newest = select(func.max(LatentSetMember.latent_set_id)).where(
+        LatentSetMember.latent_id == latent_id
+    )
+    found = session.execute(newest).scalar_one()
+    return found if found is not None else matched_sets(session, [latent_id]).get(latent_id)

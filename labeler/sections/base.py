@@ -5,12 +5,20 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
 
 
 class Section(BaseModel):
     """A table of study.toml: immutable, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def own_fields(section: type[Section]) -> dict[str, FieldInfo]:
+    """The keys that a section adds to those of the section it extends."""
+    parents = [base for base in section.__mro__[1:] if issubclass(base, BaseModel)]
+    inherited = {key for base in parents for key in base.model_fields}
+    return {key: field for key, field in section.model_fields.items() if key not in inherited}
 
 
 def inner_section(annotation: Any) -> type[Section] | None:

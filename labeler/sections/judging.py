@@ -41,8 +41,18 @@ class JudgeSection(Section):
     """Price of a million answered tokens, in the same currency."""
     server: JudgeServerSection = JudgeServerSection()
     """How `difflens judge serve` starts the judge's own server."""
+    categorize_repeats: int = Field(1, ge=1, le=20)
+    """Times each latent is categorised; from the second on the categories are shuffled, and the
+    answers only measure how sure the first one is."""
     script: str | None = None
     """`scripted`: JSONL file of answers."""
+
+
+class FurtherJudgeSection(JudgeSection):
+    """`[[judges]]`: a further judge that labels every latent too, with the keys of [judge].
+
+    Its labels measure agreement and feed the review queue; those of [judge] are in force.
+    """
 
 
 class EmbeddingSection(Section):

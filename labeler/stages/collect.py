@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from labeler.controls import ensure_controls
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.stages.harvest import subject_specs
 from labeler.stages.isolate import comparisons
 from labeler.stages.train import opened_store
-from labeler.store.engine import read_session, write_session
+from labeler.store.engine import write_session
 from labeler.store.evidence_records import EvidenceRow, add_evidence, latents_with_evidence
 from labeler.store.schema import Comparison, Latent, LatentSet, LatentSetMember
 
@@ -35,7 +36,10 @@ class CollectStage:
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
         """How many windows of which kind."""
-        return {"collect": context.study.config.collect.model_dump()}
+        return {
+            "collect": context.study.config.collect.model_dump(),
+            "controls": context.study.config.scores.controls,
+        }
 
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
         """Collect, part by part, what an interrupted run has not written."""
@@ -45,11 +49,12 @@ class CollectStage:
         section = context.study.config.collect
         settings = section.model_dump(exclude={"latents"})
         config = EvidenceConfig(seed=context.study.config.study.seed, **settings)
-        with read_session(context.engine) as session:
+        with write_session(context.engine) as session:
+            controls = _control_latents(session, context, run_id)
             done = latents_with_evidence(session, run_id)
             wanted = {
                 latent.latent_index: latent.id
-                for latent in _wanted_latents(session, context)
+                for latent in (*_wanted_latents(session, context), *controls)
                 if latent.id not in done
             }
             sides = _sides(session, context)
@@ -75,6 +80,17 @@ class CollectStage:
     def is_whole(self, context: StageContext) -> bool:
         """The database is the product."""
         return True
+
+
+def _control_latents(session: Session, context: StageContext, run_id: int) -> list[Latent]:
+    """Latents of no set that are labelled like the specific ones, drawn once for this run."""
+    names = [row.name for row in comparisons(context)]
+    ids = session.execute(select(Comparison.id).where(Comparison.name.in_(names)))
+    config = context.study.config
+    drawn = ensure_controls(
+        session, run_id, sorted(ids.scalars()), config.scores.controls, config.study.seed
+    )
+    return [session.get_one(Latent, latent_id) for latent_id in drawn]
 
 
 def _wanted_latents(session: Session, context: StageContext) -> list[Latent]:

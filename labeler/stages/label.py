@@ -6,8 +6,13 @@ from typing import Any
 
 from labeler.errors import WorkError
 from labeler.stages.base import Stage, StageContext, StageOutcome
-from labeler.stages.collect import comparison_latents
 from labeler.stages.judging import judging_inputs, study_embedder, study_judge
+from labeler.stages.scores import (
+    further_inputs,
+    label_with_further_judges,
+    labelled_latents,
+    score_with,
+)
 from labeler.store.engine import read_session
 
 MOST_FAILED = 0.2
@@ -22,7 +27,7 @@ class LabelStage:
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
         """Who judges, and with which vectors."""
-        return judging_inputs(context.study)
+        return judging_inputs(context.study) | further_inputs(context.study)
 
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
         """Ask for what was never answered."""
@@ -31,7 +36,7 @@ class LabelStage:
         embedder = study_embedder(context.study)
         judge = study_judge(context.study, embedder)
         with read_session(context.engine) as session:
-            latents = [latent.id for latent in comparison_latents(session, context)]
+            latents = labelled_latents(session, context)
         summary = label_latents(context.engine, judge, run_id, latents, progress=context.progress)
         failed = ""
         if summary.n_failed > MOST_FAILED * summary.n_latents:
@@ -41,11 +46,13 @@ class LabelStage:
             )
         if summary.n_failed:
             failed = f", {summary.n_failed} without an answer (`--from label` asks again)"
+        scores = score_with(context, context.study.config.judge, embedder, run_id, latents)
+        further = label_with_further_judges(context, embedder, run_id, latents)
         return StageOutcome(
             f"{judge.identity.name} explained {summary.n_explained} latents, "
             f"{summary.n_uninterpretable} uninterpretable, "
             f"{summary.n_too_little_evidence} with too little evidence, "
-            f"{summary.n_reused} reused{failed}",
+            f"{summary.n_reused} reused{failed}; {'; '.join([scores, *further])}",
             {"judge": judge.identity.name, "embedder": embedder.name},
         )
 

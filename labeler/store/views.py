@@ -12,10 +12,16 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, inspect, text
 
 from labeler.store.triggers import definitions
-from labeler.store.view_definitions import change, labels, review, robustness
+from labeler.store.view_definitions import change, labels, review, robustness, scores
 from labeler.store.view_definitions.base import View
 
-VIEWS: tuple[View, ...] = (*labels.VIEWS, *change.VIEWS, *review.VIEWS, *robustness.VIEWS)
+VIEWS: tuple[View, ...] = (
+    *labels.VIEWS,
+    *change.VIEWS,
+    *review.VIEWS,
+    *robustness.VIEWS,
+    *scores.VIEWS,
+)
 """All views, in an order in which they can be made."""
 
 RETIRED_VIEWS: tuple[str, ...] = ()

@@ -1,0 +1,127 @@
+"""Balanced accuracy of an explanation with its interval, and own against shuffled explanations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from labeler.scoring_examples import Trial
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well an explanation predicts; the balanced accuracy is None exactly where `reason` is."""
+
+    n_asked: int
+    n_positive: int
+    """Answered examples on which it fires, or whose marks are right."""
+    n_negative: int
+    n_true_positive: int
+    n_true_negative: int
+    balanced_accuracy: float | None
+    ci_low: float | None
+    ci_high: float | None
+    reason: str | None
+
+    @property
+    def n_parsed(self) -> int:
+        """Examples with a usable answer."""
+        return self.n_positive + self.n_negative
+
+
+def score_of(trials: Sequence[Trial], answers: Mapping[str, bool], alpha: float = ALPHA) -> Score:
+    """Count the answers by example id; an example without an answer counts nowhere but as asked.
+
+    The interval combines the Wilson intervals of the two rates by MOVER (Zou and Donner 2008):
+    a half of the sum of independent estimates, each with its own lower and upper distance.
+    """
+    parsed = [(trial.truth, answers[trial.example.id]) for trial in trials
+              if trial.example.id in answers]  # fmt: skip
+    positive = [said for truth, said in parsed if truth]
+    negative = [said for truth, said in parsed if not truth]
+    hits, rejections = sum(positive), sum(not said for said in negative)
+    counts = (len(trials), len(positive), len(negative), hits, rejections)
+    reason = _reason(trials, positive, negative)
+    if reason is not None:
+        return Score(*counts, None, None, None, reason)
+    first, second = wilson(hits, len(positive), alpha), wilson(rejections, len(negative), alpha)
+    balanced = (first.share + second.share) / 2
+    below = math.hypot(first.share - first.low, second.share - second.low) / 2
+    above = math.hypot(first.high - first.share, second.high - second.share) / 2
+    return Score(*counts, balanced, max(0.0, balanced - below), min(1.0, balanced + above), None)
+
+
+def not_scored(reason: str) -> Score:
+    """A score that is undefined because nothing was asked."""
+    return Score(0, 0, 0, 0, 0, None, None, None, reason)
+
+
+def _reason(
+    trials: Sequence[Trial], positive: Sequence[bool], negative: Sequence[bool]
+) -> str | None:
+    """Why the balanced accuracy is undefined: what was not there, or was not answered."""
+    for wanted, answered, words in (
+        (True, positive, "positive"),
+        (False, negative, "negative"),
+    ):
+        asked = sum(trial.truth is wanted for trial in trials)
+        if not asked:
+            return f"no {words} example in the score half"
+        if not answered:
+            return f"none of the {asked} {words} examples was answered"
+    return None
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share with its Wilson interval."""
+
+    share: float
+    low: float
+    high: float
+
+
+def wilson(count: int, total: int, alpha: float = ALPHA) -> Rate:
+    """Wilson's score interval of count / total (Wilson 1927)."""
+    z2 = NormalDist().inv_cdf(1 - alpha / 2) ** 2
+    share = count / total
+    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = math.sqrt(z2 * (share * (1 - share) / total + z2 / (4 * total**2))) / (1 + z2 / total)
+    return Rate(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Mean of own minus shuffled over latents; None where there are too few pairs."""
+
+    n: int
+    own: float | None
+    shuffled: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+
+
+def paired_difference(
+    own: Sequence[float], shuffled: Sequence[float], alpha: float = ALPHA
+) -> PairedDifference:
+    """Paired t interval over latents: the latent, not the example, is the unit that was drawn."""
+    if len(own) != len(shuffled):
+        raise ValueError("own and shuffled scores come in pairs")
+    n = len(own)
+    if n == 0:
+        return PairedDifference(0, None, None, None, None, None)
+    means = sum(own) / n, sum(shuffled) / n
+    differences = [a - b for a, b in zip(own, shuffled, strict=True)]
+    mean = sum(differences) / n
+    if n < 2:
+        return PairedDifference(n, *means, mean, None, None)
+    from scipy.stats import t
+
+    variance = sum((value - mean) ** 2 for value in differences) / (n - 1)
+    half = float(t.ppf(1 - alpha / 2, n - 1)) * math.sqrt(variance / n)
+    return PairedDifference(n, *means, mean, mean - half, mean + half)

@@ -1,0 +1,76 @@
+"""What the judging stages do beside their main work: controls, further judges, scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from labeler.controls import control_latents, mixed
+from labeler.embedding.base import Embedder
+from labeler.judge.factory import make_judge
+from labeler.sections.judging import JudgeSection
+from labeler.stages.base import StageContext
+from labeler.stages.collect import comparison_latents
+from labeler.stages.isolate import comparisons
+from labeler.stages.judging import NO_MATTER_TO_ANSWERS
+from labeler.store.schema import Comparison
+from labeler.study import StudyFile
+
+
+def labelled_latents(session: Session, context: StageContext) -> list[int]:
+    """The latents of the comparisons with their controls among them."""
+    names = [row.name for row in comparisons(context)]
+    ids = session.execute(select(Comparison.id).where(Comparison.name.in_(names))).scalars()
+    latents = [latent.id for latent in comparison_latents(session, context)]
+    return mixed(latents, control_latents(session, list(ids)))
+
+
+def further_inputs(study: StudyFile) -> dict[str, Any]:
+    """What decides the work of further judges and the scores."""
+    judges = [section.model_dump(exclude=NO_MATTER_TO_ANSWERS) for section in study.config.judges]
+    return {"judges": judges, "scores": study.config.scores.model_dump()}
+
+
+def score_with(
+    context: StageContext,
+    section: JudgeSection,
+    embedder: Embedder,
+    run_id: int,
+    latents: list[int],
+) -> str:
+    """Let one judge score its explanations as `[scores]` says; what came of it, in words."""
+    from labeler.scoring import ScoreConfig, score_explanations
+
+    scores = context.study.config.scores
+    if not scores.methods or section.kind not in scores.judges:
+        return "no scores asked for"
+    judge = make_judge(section, embedder, context.study.folder)
+    config = ScoreConfig(
+        methods=scores.methods,
+        examples=scores.examples,
+        per_call=scores.per_call,
+        shuffled=scores.shuffled,
+        seed=context.study.config.study.seed,
+    )
+    summary = score_explanations(context.engine, judge, run_id, latents, config, context.progress)
+    return summary.words
+
+
+def label_with_further_judges(
+    context: StageContext, embedder: Embedder, run_id: int, latents: list[int]
+) -> list[str]:
+    """Let every judge of `[[judges]]` explain the latents and score them; a line about each."""
+    from labeler.labeling import label_latents
+
+    lines = []
+    for section in context.study.config.judges:
+        judge = make_judge(section, embedder, context.study.folder)
+        summary = label_latents(context.engine, judge, run_id, latents, progress=context.progress)
+        scores = score_with(context, section, embedder, run_id, latents)
+        lines.append(
+            f"{judge.identity.name} explained {summary.n_explained}, "
+            f"{summary.n_failed} without an answer, {scores}"
+        )
+    return lines
