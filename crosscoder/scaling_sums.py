@@ -118,5 +118,8 @@ class ScalingSums:
                 weighted.view(len(part), *signals.shape[1:]).transpose(1, 2),
             ).to(self.residual.device, torch.float64)
             target = part.to(self.residual.device)
-            self.residual.flatten(0, 1)[target] += products[:, :, : self.n_models]
-            self.reconstruction.flatten(0, 1)[target] += products[:, :, self.n_models :]
+            # Each key occurs once, so nothing depends on the order of the additions.
+            self.residual.flatten(0, 1).index_add_(0, target, products[:, :, : self.n_models])
+            self.reconstruction.flatten(0, 1).index_add_(
+                0, target, products[:, :, self.n_models :]
+            )

@@ -1,0 +1,256 @@
+"""Crosscoders that others trained, as crosscoders of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crosscoder.checkpoints import load_crosscoder
+from crosscoder.errors import InputError
+from crosscoder.model import Crosscoder, CrosscoderConfig
+from crosscoder.normalisation import Normaliser
+from crosscoder.published_files import Layout, PublishedFiles, read_published
+
+CODE_NORMS = {1: "sum_of_norms", 2: "concatenated", 4: "none"}
+"""dictionary_learning's `code_normalization_id` by the name it has here."""
+_REFUSED_NORMS = {3: "MIXED", 5: "DECOUPLED"}
+_VARIANCE_FLOOR = 1e-8
+
+
+@dataclass(frozen=True)
+class PublishedCrosscoder:
+    """A loaded crosscoder and what its file left open."""
+
+    crosscoder: Crosscoder
+    layout: Layout
+    path: Path
+    """The weights file."""
+    notes: tuple[str, ...]
+    """One line for everything that was assumed."""
+
+
+def load_published(
+    path: Path,
+    model_names: Sequence[str],
+    *,
+    layer: int | None = None,
+    tokenizer_sha256: str | None = None,
+    scaling_factors: Sequence[float] | None = None,
+    k: int | None = None,
+) -> PublishedCrosscoder:
+    """Load a crosscoder of any known layout; the order of `model_names` is that of its models.
+
+    In the published layouts the base model comes first. `scaling_factors` multiply each model's
+    activations: the ckkissane layout does not store them. `k` is needed where the file names none
+    and theta is not set. InputError names what does not fit and the mend.
+    """
+    files = read_published(path)
+    if files.layout == "difflens":
+        crosscoder = load_crosscoder(files.path.parent)
+        _check_names(crosscoder.config.n_models, model_names, files.path)
+        changes = {"model_names": tuple(model_names)}
+        crosscoder.config = crosscoder.config.model_copy(update=changes)
+        return PublishedCrosscoder(crosscoder, files.layout, files.path, ())
+    notes: list[str] = []
+    weights = _ckkissane(files) if files.layout == "ckkissane" else _dictionary_learning(files)
+    n_models, d_model, n_latents = weights.w_enc.shape
+    _check_names(n_models, model_names, files.path)
+    normaliser = _normaliser(files, n_models, d_model, scaling_factors, notes)
+    stored_k = files.tensors.get("k", files.config.get("k"))
+    is_l1 = files.layout == "ckkissane" or (
+        "threshold" not in files.tensors and stored_k is None and k is None
+    )
+    config = CrosscoderConfig(
+        n_models=n_models,
+        d_model=d_model,
+        n_latents=n_latents,
+        k=min(n_latents, 1 if is_l1 else _k(files, stored_k, k)),
+        model_names=tuple(model_names),
+        activation="l1" if is_l1 else "batch_topk",
+        code_norm=_code_norm(files, notes),
+        normalisation="none" if normaliser is None else "affine",
+        layer=layer,
+        tokenizer_sha256=tokenizer_sha256,
+    )
+    crosscoder = Crosscoder(config, normaliser=normaliser)
+    _fill(crosscoder, weights, _partition(files, n_latents))
+    crosscoder.theta.fill_(0.0 if is_l1 else _theta(files, notes))
+    return PublishedCrosscoder(crosscoder, files.layout, files.path, tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Tensors of any layout in one orientation."""
+
+    w_enc: torch.Tensor
+    """(M, d, F)."""
+    w_dec: torch.Tensor
+    """(F, M, d)."""
+    b_enc: torch.Tensor
+    b_dec: torch.Tensor
+
+
+def _dictionary_learning(files: PublishedFiles) -> _Weights:
+    """encoder.weight (M, d, F), decoder.weight (M, F, d)."""
+    tensors = files.tensors
+    return _checked(
+        files,
+        tensors["encoder.weight"],
+        tensors["decoder.weight"].transpose(0, 1),
+        tensors["encoder.bias"],
+        tensors["decoder.bias"],
+    )
+
+
+def _ckkissane(files: PublishedFiles) -> _Weights:
+    """W_enc (M, d, F), W_dec (F, M, d)."""
+    tensors = files.tensors
+    return _checked(files, tensors["W_enc"], tensors["W_dec"], tensors["b_enc"], tensors["b_dec"])
+
+
+def _checked(
+    files: PublishedFiles,
+    w_enc: torch.Tensor,
+    w_dec: torch.Tensor,
+    b_enc: torch.Tensor,
+    b_dec: torch.Tensor,
+) -> _Weights:
+    fits = w_enc.dim() == 3 and w_dec.dim() == 3
+    if fits:
+        n_models, d_model, n_latents = w_enc.shape
+        fits = (
+            w_dec.shape == (n_latents, n_models, d_model)
+            and b_enc.shape == (n_latents,)
+            and b_dec.shape == (n_models, d_model)
+        )
+    if not fits:
+        shapes = ", ".join(str(tuple(t.shape)) for t in (w_enc, w_dec, b_enc, b_dec))
+        raise InputError(f"{files.path}: shapes {shapes} are not those of one crosscoder")
+    return _Weights(w_enc.float(), w_dec.float(), b_enc.float(), b_dec.float())
+
+
+def _check_names(n_models: int, model_names: Sequence[str], path: Path) -> None:
+    if n_models != len(model_names):
+        raise InputError(
+            f"crosscoder.path: {path} was trained on {n_models} models, the study has "
+            f"{len(model_names)} ({', '.join(model_names)}); name its models, in its order"
+        )
+
+
+def _code_norm(files: PublishedFiles, notes: list[str]) -> Any:
+    stored = files.tensors.get("code_normalization_id")
+    if stored is None:
+        if files.layout == "dictionary_learning":
+            notes.append("no code_normalization_id in the file: the sum of norms is assumed")
+        return "sum_of_norms"
+    number = int(stored)
+    if number not in CODE_NORMS:
+        name = _REFUSED_NORMS.get(number, str(number))
+        raise InputError(
+            f"{files.path}: code normalisation {name} is not supported; choose a crosscoder "
+            "trained with CROSSCODER, SAE or NONE"
+        )
+    return CODE_NORMS[number]
+
+
+def _normaliser(
+    files: PublishedFiles,
+    n_models: int,
+    d_model: int,
+    scaling_factors: Sequence[float] | None,
+    notes: list[str],
+) -> Normaliser | None:
+    """The map of raw activations that the crosscoder expects; None where it takes them raw."""
+    if scaling_factors is not None:
+        if len(scaling_factors) != n_models or min(scaling_factors) <= 0:
+            raise InputError(
+                f"crosscoder.scaling_factors: {list(scaling_factors)}; give {n_models} positive "
+                "numbers, one a model"
+            )
+        factors = torch.tensor(list(scaling_factors), dtype=torch.float32)
+        return Normaliser(torch.zeros(n_models, d_model), 1 / factors)
+    if files.layout == "ckkissane":
+        raise InputError(
+            f"{files.path}: this layout does not store the factors by which its models' "
+            "activations were scaled; give them in crosscoder.scaling_factors, or "
+            'crosscoder.scaling_factors = "estimate" for sqrt(d) / mean norm of the harvest'
+        )
+    mean, std = files.tensors.get("activation_mean"), files.tensors.get("activation_std")
+    if mean is None or std is None or bool(mean.isnan().any()) or bool(std.isnan().any()):
+        return None
+    if files.config.get("keep_relative_variance") is False:
+        raise InputError(
+            f"{files.path}: was trained on activations divided neuron by neuron; only one scale a "
+            "model is supported (keep_relative_variance)"
+        )
+    return Normaliser(mean.float().view(n_models, d_model), 1 / _global_scale(files, std, n_models))
+
+
+def _global_scale(files: PublishedFiles, std: torch.Tensor, n_models: int) -> torch.Tensor:
+    """(M,) factor target_rms / sqrt(sum of the variances), stored or made from what is stored."""
+    stored = files.tensors.get("activation_global_scale")
+    if stored is not None and not bool(stored.isnan().any()):
+        return stored.float().flatten().expand(n_models).clone()
+    target = float(files.tensors.get("target_rms", torch.tensor(1.0)))
+    variance = std.float().view(n_models, -1).square().sum(dim=1)
+    return target / (variance + _VARIANCE_FLOOR).sqrt()
+
+
+def _k(files: PublishedFiles, stored: torch.Tensor | int | None, given: int | None) -> int:
+    if given is not None:
+        return given
+    if stored is None:
+        raise InputError(
+            f"{files.path}: names no k; give crosscoder.k, the latents that fire on a token"
+        )
+    return int(stored)
+
+
+def _theta(files: PublishedFiles, notes: list[str]) -> float:
+    """The stored threshold, or -1 where it was never estimated."""
+    stored = files.tensors.get("threshold")
+    if stored is None or float(stored.flatten()[0]) < 0:
+        notes.append("the file has no calibrated threshold")
+        return -1.0
+    return float(stored.flatten()[0])
+
+
+@dataclass(frozen=True)
+class _Partition:
+    """Latents that a dedicated crosscoder keeps for one model: first those of model 0."""
+
+    n_first: int
+    n_second: int
+
+
+def _partition(files: PublishedFiles, n_latents: int) -> _Partition | None:
+    """The partition of a dedicated-feature crosscoder (arXiv 2602.11729), from its config."""
+    table = files.config.get("_partition_config") or files.config.get("partition_config")
+    if isinstance(table, Mapping):
+        sizes = [table.get("model_a_exclusive_size"), table.get("model_b_exclusive_size")]
+    else:
+        shares = [files.config.get(f"model_{m}_exclusive_pct") for m in "ab"]
+        sizes = [None if share is None else int(n_latents * share) for share in shares]
+    if sizes[0] is None or sizes[1] is None:
+        return None
+    if min(sizes) < 0 or sum(sizes) > n_latents:
+        raise InputError(f"{files.path}: a partition of {sizes} does not fit {n_latents} latents")
+    return _Partition(int(sizes[0]), int(sizes[1]))
+
+
+@torch.no_grad()
+def _fill(crosscoder: Crosscoder, weights: _Weights, partition: _Partition | None) -> None:
+    crosscoder.W_enc.copy_(weights.w_enc)
+    crosscoder.W_dec.copy_(weights.w_dec)
+    crosscoder.b_enc.copy_(weights.b_enc)
+    crosscoder.b_dec.copy_(weights.b_dec)
+    if partition is not None:
+        first = slice(0, partition.n_first)
+        second = slice(partition.n_first, partition.n_first + partition.n_second)
+        for model, excluded in ((1, first), (0, second)):
+            crosscoder.W_enc[model, :, excluded] = 0
+            crosscoder.W_dec[excluded, model] = 0
