@@ -29,7 +29,7 @@ from labeler.demo.runner import ASSETS
 PACKAGES = ("crosscoder", "taxonomy", "labeler")
 PAPER = ROOT / "examples" / "paper"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-INSTALLED_EXTRAS = ("dev", "postgres")
+INSTALLED_EXTRAS = ("dev", "postgres", "web")
 """Extras that `make setup` installs."""
 PLATFORM_PARTS = re.compile(r"nvidia|cuda|triton")
 """What torch's builds for GPUs bring: their versions are torch's own choice."""
@@ -88,6 +88,11 @@ def test_wheel_holds_the_packages_with_their_data_and_nothing_else(wheel: Path) 
         "labeler/migrations/versions/0001_first_schema.py",
         "labeler/judge/prompts/explain.txt",
         "labeler/report/templates/report.html.j2",
+        "labeler/review/queries/coverage.sql",
+        "labeler/review/static/htmx-LICENSE.txt",
+        "labeler/review/static/htmx.min.js",
+        "labeler/review/static/review.css",
+        "labeler/review/templates/latent.html.j2",
         "taxonomy/seeds/model-diffing.yaml",
     ):
         assert data in inside
