@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from crosscoder.devices import Device
 from crosscoder.losses import ReconstructionLoss
 from crosscoder.sparse import Precision
 
@@ -54,7 +55,7 @@ class TrainConfig(BaseModel):
     """Steps between resumable checkpoints."""
     max_dead_share: float = Field(0.9, gt=0, le=1)
     """Share of dead latents above which the run stops: the dictionary has collapsed."""
-    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    device: Device = "cpu"
     """Where the weights lie and the steps are taken; `auto` is the GPU where there is one."""
     precision: Precision = "float32"
     """Of the two factors of the encoder product in training; all else is float32."""

@@ -73,21 +73,23 @@ class Trainer:
         return (self._tokens_since_fired >= self._dead_after).nonzero().squeeze(1)
 
     def step(self, batch: torch.Tensor) -> StepMetrics:
-        """One step on raw activations (B, M, d); WorkError where the loss is not finite."""
+        """One step on raw activations (B, M, d).
+
+        Raises WorkError where loss or gradient are not finite or the dictionary has collapsed,
+        before the weights change.
+        """
         device = self.crosscoder.W_dec.device
         z = self.crosscoder.normalise(batch.to(device))
         dead = self.dead
+        self._require_life(dead.numel())
         settings = self._settings()
         losses = crosscoder_loss(self.crosscoder, z, settings, dead.to(device), self._workspace)
         loss = float(losses.total.detach())
-        if not math.isfinite(loss):
-            raise WorkError(
-                f"training step {self.n_done + 1}: the loss is not finite; lower "
-                "train.learning_rate, or harvest with storage_dtype = float32"
-            )
+        self._require_finite(loss, "loss")
         torch.autograd.backward(losses.total)
         limit = self._config.max_grad_norm or math.inf
         gradient_norm = float(nn.utils.clip_grad_norm_(self.crosscoder.parameters(), limit))
+        self._require_finite(gradient_norm, "gradient")
         rate = self._learning_rate()
         self._adam.step(rate)
         self._count(losses, z.shape[0])
@@ -126,6 +128,23 @@ class Trainer:
         self._tokens_since_fired = state["tokens_since_fired"]
         self.n_done, self.n_tokens = state["progress"].tolist()
         self.last_loss = float(state["last_loss"])
+
+    def _require_finite(self, number: float, name: str) -> None:
+        if not math.isfinite(number):
+            raise WorkError(
+                f"training step {self.n_done + 1}: the {name} is not finite; lower "
+                "train.learning_rate, or harvest with storage_dtype = float32"
+            )
+
+    def _require_life(self, n_dead: int) -> None:
+        share = n_dead / self.crosscoder.config.n_latents
+        if share > self._config.max_dead_share:
+            raise WorkError(
+                f"training step {self.n_done + 1}: {100 * share:.1f}% of the latents have not "
+                f"fired for {self._dead_after:,} tokens; lower train.learning_rate or "
+                "train.n_latents, raise train.aux_coefficient, or allow it with "
+                "train.max_dead_share"
+            )
 
     def _settings(self) -> LossSettings:
         config, target = self._config, self.crosscoder.config.k

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from crosscoder.activations import ActivationStore
 from crosscoder.checkpoints import crosscoder_tensors, fill_crosscoder, save_crosscoder
+from crosscoder.devices import resolve_device
 from crosscoder.errors import InputError, WorkError
 from crosscoder.files import canonical_json, sha256_text, write_text
 from crosscoder.initialisation import initial_decoder_bias
@@ -36,6 +38,8 @@ RESULT_NAME = "result.json"
 CHECKPOINTS_NAME = "checkpoints"
 MAX_DEAD_AFTER_TOKENS = 10_000_000
 """Tokens after which a silent latent is dead, where an epoch is not shorter."""
+DRIFT_WORTH_A_WARNING = 0.1
+"""Relative distance of the held-out L0 from k."""
 _CURSOR = "cursor."
 _WEIGHTS = "crosscoder."
 
@@ -61,6 +65,8 @@ class TrainResult:
     """n_dead / n_latents."""
     quality: Quality
     """On the unmasked tokens of the held-out documents."""
+    theta_drift: float | None
+    """L0 at inference, held out, over k, minus 1; None under `l1`, which aims at no k."""
 
 
 def train(
@@ -117,10 +123,23 @@ class _Run:
                 f"train.epochs: {train_config.epochs:g} epochs of {n_train} tokens are no whole "
                 f"step of {self._batch_size}; raise train.epochs or lower train.batch_size"
             )
+        self._require_a_threshold()
+        self._device = resolve_device(train_config.device)
         self._dead_after = train_config.dead_after_tokens or min(MAX_DEAD_AFTER_TOKENS, n_train)
         # One seed, two independent streams: the weights' and the data order's.
         root = torch.Generator().manual_seed(train_config.seed)
         self._init_seed, self._data_seed = torch.randint(0, 1 << 62, (2,), generator=root).tolist()
+
+    def _require_a_threshold(self) -> None:
+        """WorkError, before the first step, where `ema_min` would start after the last."""
+        config = self._train_config
+        follows = config.theta == "ema_min" and self._config.activation != "l1"
+        if follows and self._n_steps <= config.theta_start_step:
+            raise WorkError(
+                f'train.theta: "ema_min" starts after step {config.theta_start_step} '
+                f"and this run has {self._n_steps} steps; lower train.theta_start_step, "
+                'or set train.theta = "calibrated"'
+            )
 
     def restore_or_start(self) -> None:
         """Take over the newest checkpoint, or draw the weights."""
@@ -156,7 +175,7 @@ class _Run:
         return crosscoder
 
     def _new_trainer(self, crosscoder: Crosscoder) -> Trainer:
-        crosscoder.to(self._train_config.device)
+        crosscoder.to(self._device)
         return Trainer(crosscoder, self._train_config, self._n_steps, self._dead_after)
 
     def train(self, progress: Progress) -> None:
@@ -195,24 +214,39 @@ class _Run:
             n_dead=n_dead,
             dead_share=n_dead / self._config.n_latents,
             quality=quality,
+            theta_drift=self._theta_drift(quality),
         )
         text = json.dumps(asdict(result), indent=2, default=str)
         write_text(self._out_dir / RESULT_NAME, text + "\n")
         self._checkpoints.clear()
         return result
 
+    def _theta_drift(self, quality: Quality) -> float | None:
+        if self._config.activation == "l1":
+            return None
+        drift = quality.l0 / self._config.k - 1
+        if abs(drift) > DRIFT_WORTH_A_WARNING:
+            logger.warning(
+                "theta: %.1f latents a held-out token are active, k is %d; %s",
+                quality.l0,
+                self._config.k,
+                "k is more than there is to say, lower train.k"
+                if drift < 0
+                else 'set train.theta = "calibrated"',
+            )
+        return drift
+
     def _set_theta(self, crosscoder: Crosscoder) -> None:
         if self._config.activation == "l1":
             theta = 0.0
         elif self._train_config.theta == "calibrated":
             theta = calibrate_theta(crosscoder, self._held_out, self._config.k)
-        elif crosscoder.calibrated:
-            return
         else:
+            theta = float(crosscoder.theta)
+        if not (math.isfinite(theta) and theta >= 0):
             raise WorkError(
-                f'train.theta: "ema_min" starts after step {self._train_config.theta_start_step} '
-                f"and this run has {self._n_steps} steps; lower train.theta_start_step, "
-                'or set train.theta = "calibrated"'
+                f"train.theta: never calibrated, it is {theta:g} after the last step; lower "
+                "train.learning_rate, or harvest with storage_dtype = float32"
             )
         crosscoder.theta.fill_(theta)
 

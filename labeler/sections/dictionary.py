@@ -32,8 +32,14 @@ class TrainSection(Section):
     """Weight of the AuxK loss on dead latents."""
     dead_after_tokens: int | None = Field(None, ge=1)
     """Tokens without firing after which a latent is dead; the smaller of 10 M and an epoch."""
+    max_dead_share: float = Field(0.9, gt=0, le=1)
+    """Share of dead latents above which the run stops: the dictionary has collapsed."""
     checkpoint_every: int = Field(50, ge=1)
     """Steps between resumable checkpoints."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the steps are taken; `auto` is the GPU where there is one."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the two factors of the encoder product; all else is float32."""
 
     @model_validator(mode="after")
     def _k_fits(self) -> TrainSection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -9,6 +10,7 @@ from sqlalchemy import select
 from labeler.sections.dictionary import TrainSection
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.stages.harvest import harvest_section
+from labeler.stages.loaded import is_loaded, load_into, loaded_inputs
 from labeler.store.engine import write_session
 from labeler.store.latent_records import get_or_create_crosscoder, get_or_create_subject_model
 from labeler.store.schema import Corpus
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from crosscoder.activations import ActivationStore
     from crosscoder.model import CrosscoderConfig
     from crosscoder.train_config import TrainConfig
-    from crosscoder.training import TrainResult
 
 
 class TrainStage:
@@ -28,31 +29,43 @@ class TrainStage:
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
         """What decides the weights."""
+        if is_loaded(context.study):
+            return {
+                "crosscoder": loaded_inputs(context.study),
+                "held_out": harvest_section(context.study).held_out,
+            }
         return {
             "train": context.study.config.train.model_dump(exclude={"checkpoint_every"}),
             "held_out": harvest_section(context.study).held_out,
         }
 
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
-        """Train to the end, going on from the newest checkpoint."""
+        """Train to the end, going on from the newest checkpoint; or load what is named."""
+        from crosscoder.store_source import StoreSource
         from crosscoder.training import train
 
         store = opened_store(context)
+        if is_loaded(context.study):
+            outcome = load_into(context, StoreSource(store), context.folder(self.name))
+            _register(context, run_id, store, context.folder(self.name))
+            return outcome
         crosscoder_config, train_config = configs(context, store)
         result = train(
             store, crosscoder_config, train_config, context.folder(self.name), context.progress
         )
-        _register(context, run_id, store, result)
+        _register(context, run_id, store, result.directory)
         quality = result.quality
         shown = ", ".join(f"FVE {row.fve:.3f} {row.model}" for row in quality.fve)
+        drift = "" if result.theta_drift is None else f" ({100 * result.theta_drift:+.1f}% of k)"
         return StageOutcome(
             f"{crosscoder_config.n_latents:,} latents, {result.n_steps:,} steps; "
-            f"held out: {shown}, L0 {quality.l0:.1f}, {100 * result.dead_share:.1f}% dead",
+            f"held out: {shown}, L0 {quality.l0:.1f}{drift}, {100 * result.dead_share:.1f}% dead",
             {
                 "fve": {row.model: row.fve for row in quality.fve},
                 "l0": quality.l0,
                 "dead_share": result.dead_share,
                 "theta": result.theta,
+                "theta_drift": result.theta_drift,
                 "n_steps": result.n_steps,
             },
         )
@@ -91,7 +104,9 @@ def configs(context: StageContext, store: ActivationStore) -> tuple[CrosscoderCo
     own = {"seed": context.study.config.study.seed, **_own_settings(section)}
     if published:
         stated = {name: own[name] for name in own if name in section.model_fields_set}
-        return crosscoder_config, TrainConfig.minder2025(**{"seed": own["seed"], **stated})
+        return crosscoder_config, TrainConfig.minder2025(
+            **{"seed": own["seed"], "device": own["device"], **stated}
+        )
     return crosscoder_config, TrainConfig(**own)
 
 
@@ -99,12 +114,10 @@ def _own_settings(section: TrainSection) -> dict[str, Any]:
     return section.model_dump(exclude={"preset", "n_latents", "k"})
 
 
-def _register(
-    context: StageContext, run_id: int, store: ActivationStore, result: TrainResult
-) -> None:
+def _register(context: StageContext, run_id: int, store: ActivationStore, directory: Path) -> None:
     from crosscoder.checkpoints import read_crosscoder_file
 
-    header = read_crosscoder_file(result.directory)
+    header = read_crosscoder_file(directory)
     source = store.manifest.source
     with write_session(context.engine) as session:
         models = [
@@ -121,7 +134,7 @@ def _register(
             models,
             run_id=run_id,
             corpus_id=corpus.id if corpus else None,
-            path=str(result.directory.relative_to(context.study.folder)),
+            path=str(directory.relative_to(context.study.folder)),
             n_latents=header.crosscoder.n_latents,
             config=header.crosscoder.model_dump(mode="json"),
         )
