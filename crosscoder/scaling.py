@@ -229,7 +229,6 @@ class _Betas:
 
     def __init__(self, sums: ScalingSums, gram: FloatArray) -> None:
         self._gram = gram
-        self._active = sums.n_active.cpu().numpy() > 0
         self._square = sums.square.cpu().numpy()
         self._residual = sums.residual.cpu().numpy()
         self._reconstruction = sums.reconstruction.cpu().numpy()
@@ -249,8 +248,8 @@ class _Betas:
         # Put the latent's own contribution back, with each model's own decoder.
         error = [self._residual[:, :, t, m] + self._square * self._gram[:, t, m] for m in (t, r)]
         reconstruction = [self._reconstruction[:, :, t, m] for m in (t, r)]
-        beta_error = [jackknife_ratio(part, unit, self._active) for part in error]
-        beta_reconstruction = [jackknife_ratio(part, unit, self._active) for part in reconstruction]
+        beta_error = [jackknife_ratio(part, unit, self._square) for part in error]
+        beta_reconstruction = [jackknife_ratio(part, unit, self._square) for part in reconstruction]
         error_open = ~(beta_error[0].low > 0) & ~too_few
         reconstruction_open = ~(beta_reconstruction[0].low > 0) & ~too_few
         nu_error = self._nu(error, too_few | error_open)
@@ -284,7 +283,7 @@ class _Betas:
 
     def _nu(self, parts: list[FloatArray], undefined: BoolArray) -> Interval:
         """Ratio of the reference's part to the target's; the unit C ||d||^2 cancels."""
-        ratio = jackknife_ratio(parts[1], parts[0], self._active)
+        ratio = jackknife_ratio(parts[1], parts[0], self._square)
         return Interval(
             *(np.where(undefined, np.nan, getattr(ratio, field.name)) for field in fields(Interval))
         )

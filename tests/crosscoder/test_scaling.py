@@ -137,7 +137,11 @@ def test_interval_equals_explicit_recomputation_without_each_block(
                 / planted.brute_force_beta(latent, 2, 2, kind, keep)
             )
         deviations = np.array(left_out) - np.mean(left_out)
-        half = stats.t.ppf(0.975, 19) * np.sqrt(19 / 20 * (deviations**2).sum())
+        square = planted.dense[:, latent] ** 2
+        weight = np.array([float(square[blocks == block].sum()) for block in range(20)])
+        effective = weight.sum() ** 2 / (weight**2).sum()
+        assert 10 < effective <= 20
+        half = stats.t.ppf(0.975, effective - 1) * np.sqrt(19 / 20 * (deviations**2).sum())
         assert getattr(pair, f"nu_{kind}_low")[latent] == pytest.approx(nu - half, rel=1e-8)
         assert getattr(pair, f"nu_{kind}_high")[latent] == pytest.approx(nu + half, rel=1e-8)
 
@@ -255,24 +259,28 @@ def test_regular_corpus_does_not_fall_into_few_blocks() -> None:
     assert len(document_blocks(every_twentieth, 20).unique()) >= 15
 
 
-def test_inactive_blocks_add_no_degrees_of_freedom() -> None:
+def test_blocks_without_weight_add_no_degrees_of_freedom() -> None:
     rng = np.random.default_rng(0)
     numerator, denominator = rng.random((10, 3)), 1 + rng.random((10, 3))
-    active = np.ones((10, 3), dtype=bool)
     empty = np.zeros((5, 3))
-    alone = jackknife_ratio(numerator, denominator, active)
-    padded = jackknife_ratio(
-        np.vstack([numerator, empty]),
-        np.vstack([denominator, empty]),
-        np.vstack([active, empty > 0]),
-    )
+    alone = jackknife_ratio(numerator, denominator, denominator)
+    padded = jackknife_ratio(*(np.vstack([one, empty]) for one in (numerator, *[denominator] * 2)))
     np.testing.assert_allclose(padded.low, alone.low, rtol=1e-12)
 
 
+def test_blocks_of_unequal_weight_widen_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    numerator, denominator = rng.random((20, 1)), 1 + rng.random((20, 1))
+    even = jackknife_ratio(numerator, denominator, np.ones((20, 1)))
+    uneven = jackknife_ratio(numerator, denominator, np.arange(1.0, 21)[:, None] ** 3)
+    assert uneven.high[0] > even.high[0]
+    assert uneven.value[0] == even.value[0]
+
+
 def test_one_active_block_gives_no_interval() -> None:
-    active = np.zeros((10, 1), dtype=bool)
-    active[3] = True
-    interval = jackknife_ratio(active * 1.0, active * 2.0, active)
+    weight = np.zeros((10, 1))
+    weight[3] = 1
+    interval = jackknife_ratio(weight, 2 * weight, weight)
     assert interval.value[0] == 0.5
     assert np.isnan(interval.low[0])
 
