@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,21 @@ def load_published(
     _fill(crosscoder, weights, _partition(files, n_latents))
     crosscoder.theta.fill_(0.0 if is_l1 else _theta(files, notes))
     return PublishedCrosscoder(crosscoder, files.layout, files.path, tuple(notes))
+
+
+def estimated_factors(batches: Iterable[torch.Tensor]) -> tuple[float, ...]:
+    """sqrt(d) / mean norm of each model's raw activations (B, M, d), as ckkissane's buffer does.
+
+    InputError where there are no tokens.
+    """
+    total, count, d_model = torch.zeros(0, dtype=torch.float64), 0, 0
+    for batch in batches:
+        norms = batch.double().norm(dim=-1).sum(0)
+        total = norms if count == 0 else total + norms
+        count, d_model = count + batch.shape[0], batch.shape[-1]
+    if count == 0:
+        raise InputError("crosscoder.scaling_factors: no token to estimate on; give more text")
+    return tuple((math.sqrt(d_model) * count / total).tolist())
 
 
 @dataclass(frozen=True)

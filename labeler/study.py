@@ -18,6 +18,7 @@ from labeler.sections.counting import ReportSection, SqlSection, TaxonomySection
 from labeler.sections.dictionary import (
     CollectSection,
     ComparisonSection,
+    CrosscoderSection,
     IsolateSection,
     TrainSection,
 )
@@ -41,6 +42,7 @@ class StudyConfig(Section):
     corpus: CorpusSection | None = None
     harvest: HarvestSection | None = None
     train: TrainSection = TrainSection()
+    crosscoder: CrosscoderSection = CrosscoderSection()
     isolate: IsolateSection = IsolateSection()
     comparison: tuple[ComparisonSection, ...] = ()
     collect: CollectSection = CollectSection()

@@ -15,6 +15,7 @@ from labeler.sections.counting import ReportSection, SqlSection, TaxonomySection
 from labeler.sections.dictionary import (
     CollectSection,
     ComparisonSection,
+    CrosscoderSection,
     IsolateSection,
     TrainSection,
 )
@@ -47,6 +48,9 @@ EXAMPLES: dict[tuple[type[Section], str], Any] = {
     (ComparisonSection, "reference"): "base",
     (JudgeSection, "base_url"): "http://127.0.0.1:8000/v1",
     (JudgeSection, "price_prompt_per_million"): 0.15,
+    (CrosscoderSection, "path"): "crosscoders/gemma-2-2b-L13-k100",
+    (CrosscoderSection, "scaling_factors"): "estimate",
+    (CrosscoderSection, "k"): 100,
     (JudgeSection, "price_completion_per_million"): 0.6,
     (JudgeServerSection, "max_model_len"): 4096,
     (JudgeServerSection, "max_num_seqs"): 16,
@@ -65,6 +69,7 @@ COMMENTED = (
 )
 OPTIONAL = (
     (TrainSection, "[train]"),
+    (CrosscoderSection, "[crosscoder]"),
     (IsolateSection, "[isolate]"),
     (CollectSection, "[collect]"),
     (JudgeSection, "[judge]"),

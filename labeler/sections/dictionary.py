@@ -48,6 +48,22 @@ class TrainSection(Section):
         return self
 
 
+class CrosscoderSection(Section):
+    """`[crosscoder]`: a crosscoder that was trained elsewhere, instead of training one."""
+
+    path: str | None = None
+    """Folder or weights file: dictionary_learning (Hub or local), ckkissane, DFC, or difflens's
+    own. `[[models]]` must name its models in its order; published ones put the base first."""
+    scaling_factors: tuple[float, ...] | Literal["estimate"] | None = None
+    """Factors on each model's activations, which the ckkissane layout does not store; `estimate`
+    takes sqrt(d) / mean norm of the training text."""
+    theta: Literal["stored", "calibrated"] = "stored"
+    """`stored` keeps the file's threshold, `calibrated` sets it on held-out text to a mean of k
+    active latents; a file without a threshold is calibrated in any case."""
+    k: int | None = Field(None, ge=1)
+    """Active latents per token, where the file does not say."""
+
+
 class IsolateSection(Section):
     """`[isolate]`: which latents count as specific to one model."""
 
