@@ -1,6 +1,6 @@
 """How close a training step comes to its encoder product, and how far the dense step is from it.
 
-    python benchmarks/train_step.py [--quick] [--dead-share 0.05] [--repeats 7] [--threads N]
+    python benchmarks/train_step.py [--quick] [--sizes F ...] [--dead-share 0.05] [--repeats 7]
 
 In one process, in turn: (a) the training step, as `difflens train` takes it; (b) the same
 algorithm written densely (benchmarks/dense_step.py), from the same weights, with the same latents
@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from crosscoder.trainer import Trainer
 BATCH, N_MODELS, D_MODEL = 2048, 2, 576
 MAIN = (16384, 64)
 LATENTS, KS = (4096, 16384, 65536), (32, 64, 128)
+OTHER_SHARES = (0.0, 0.2)
 LEARNING_RATE = 1e-3
 GIB = 1 << 30
 
@@ -177,7 +178,7 @@ def measure_bf16(dead_share: float, repeats: int) -> float:
 
 def peak_memory(variant: str, n_latents: int, dead_share: float) -> float:
     """Peak resident GiB of a process that takes two steps of one variant."""
-    command = [sys.executable, __file__, "--memory-of", variant, "--latents", str(n_latents)]
+    command = [sys.executable, __file__, "--memory-of", variant, "--sizes", str(n_latents)]
     command += ["--dead-share", str(dead_share), "--threads", str(torch.get_num_threads())]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout)
@@ -264,7 +265,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     share = arguments.dead_share
     if arguments.memory_of:
-        print_own_peak(arguments.memory_of, arguments.latents, share)
+        print_own_peak(arguments.memory_of, arguments.sizes[0], share)
         return
     print(machine())
     print(f"B = {BATCH}, M = {N_MODELS}, d = {D_MODEL}; {100 * share:g}% of latents dead in both")
@@ -280,8 +281,8 @@ def main() -> None:
         )
     memory: dict[str, dict[str, float]] = {}
     if not arguments.quick:
-        points += measure_table(share)
-        memory = measure_memory(share)
+        points += measure_table(arguments.sizes, share)
+        memory = measure_memory(arguments.sizes, share)
     best = points[0].row()
     figures = {
         "dense_over_step": best["dense_over_step"],
@@ -296,10 +297,13 @@ def main() -> None:
     print(json.dumps(figures))
 
 
-def measure_table(share: float) -> list[Point]:
-    """All other points, two rounds each."""
+def measure_table(sizes: Sequence[int], share: float) -> list[Point]:
+    """The main point with other shares of dead latents and all other points, two rounds each."""
     points = []
-    for n_latents in LATENTS:
+    for other in OTHER_SHARES if MAIN[0] in sizes else ():
+        points.append(measure(*MAIN, other, 2))
+        print_point(points[-1], "medians of 2")
+    for n_latents in sizes:
         for k in KS:
             if (n_latents, k) == MAIN:
                 continue
@@ -312,10 +316,10 @@ def measure_table(share: float) -> list[Point]:
     return points
 
 
-def measure_memory(share: float) -> dict[str, dict[str, float]]:
+def measure_memory(sizes: Sequence[int], share: float) -> dict[str, dict[str, float]]:
     """Peak GiB by dictionary size and variant; `none` is the process with its data alone."""
     memory: dict[str, dict[str, float]] = {}
-    for n_latents in LATENTS:
+    for n_latents in sizes:
         short = shortage(n_latents)
         if short:
             print(f"memory at F = {n_latents}: left out, {short}")
@@ -346,7 +350,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=7, help="rounds at the main point")
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves them")
     parser.add_argument("--memory-of", choices=("none", "step", "dense"), help=argparse.SUPPRESS)
-    parser.add_argument("--latents", type=int, default=MAIN[0], help=argparse.SUPPRESS)
+    parser.add_argument("--sizes", type=int, nargs="+", default=LATENTS, help="F of the table")
     return parser.parse_args()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 
 from crosscoder.activations import ActivationStore, write_store
 from crosscoder.model import Crosscoder, CrosscoderConfig
+from crosscoder.progress import Advance
 
 
 def small_config(**changes: object) -> CrosscoderConfig:
@@ -80,3 +83,19 @@ def planted_store(directory: Path, n_tokens: int = 6000, d_model: int = 32) -> P
     x[:, 1] *= 3
     store = write_store(directory, x, model_names=("base", "tuned"))
     return PlantedData(store.split(0.1, 0), directions, n_shared, n_own)
+
+
+class StopAfter:
+    """A progress that interrupts the work once so many units are done."""
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+
+    @contextmanager
+    def task(self, label: str, total: int, unit: str) -> Iterator[Advance]:
+        def advance(n: int) -> None:
+            self._left -= n
+            if self._left <= 0:
+                raise KeyboardInterrupt
+
+        yield advance

@@ -6,17 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from crosscoders import random_batch, small_config
+from crosscoders import StopAfter, random_batch, small_config
 from safetensors.torch import load_file
 
 from crosscoder.activations import ActivationStore, write_store
-from crosscoder.progress import Advance
 from crosscoder.resume import TrainingCheckpoints
 from crosscoder.train_config import TrainConfig
 from crosscoder.training import train
@@ -62,22 +59,6 @@ def test_runs_of_these_tests_have_dead_latents_and_several_checkpoints(
     lines = losses(uninterrupted)
     assert len(lines) == 20
     assert lines[-1]["n_dead"] != lines[10]["n_dead"]
-
-
-class StopAfter:
-    """A progress that interrupts the work once so many units are done."""
-
-    def __init__(self, limit: int) -> None:
-        self._left = limit
-
-    @contextmanager
-    def task(self, label: str, total: int, unit: str) -> Iterator[Advance]:
-        def advance(n: int) -> None:
-            self._left -= n
-            if self._left <= 0:
-                raise KeyboardInterrupt
-
-        yield advance
 
 
 def losses(directory: Path) -> list[dict[str, object]]:

@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from crosscoders import PlantedData, planted_store, random_batch, small_config
+from crosscoders import PlantedData, StopAfter, planted_store, random_batch, small_config
 from pydantic import ValidationError
 
+from crosscoder import training
 from crosscoder.activations import write_store
 from crosscoder.checkpoints import load_crosscoder, read_crosscoder_file
+from crosscoder.devices import resolve_device
 from crosscoder.errors import InputError, WorkError
 from crosscoder.losses import LossSettings, crosscoder_loss
 from crosscoder.model import Crosscoder, CrosscoderConfig
@@ -18,6 +22,7 @@ from crosscoder.quality import measure_quality
 from crosscoder.train_config import TrainConfig
 from crosscoder.trainer import Trainer
 from crosscoder.training import TrainResult, train
+from crosscoder.workspace import Workspace
 
 PLANTED = CrosscoderConfig(n_models=2, d_model=32, n_latents=48, k=2, model_names=("base", "tuned"))
 
@@ -139,14 +144,6 @@ def test_published_preset_follows_the_smallest_selected_value(
     assert torch.equal(load_crosscoder(tmp_path).act_scale, torch.ones(2))
 
 
-def test_running_threshold_that_never_started_stops_the_run(
-    planted: PlantedData, tmp_path: Path
-) -> None:
-    config = TrainConfig.minder2025(epochs=1, batch_size=1024)
-    with pytest.raises(WorkError, match=r"lower train\.theta_start_step"):
-        train(planted.store, PLANTED, config, tmp_path)
-
-
 def test_batch_is_cut_to_the_training_tokens_there_are(tmp_path: Path) -> None:
     store = write_store(tmp_path / "store", random_batch(64).float(), model_names=("base", "tuned"))
     config = TrainConfig(epochs=3, batch_size=2048, held_out=0.25)
@@ -266,3 +263,170 @@ def test_result_without_a_measurable_fve_is_read_again(tmp_path: Path) -> None:
     written = (tmp_path / "out" / "result.json").stat().st_mtime_ns
     train(store, small_config(), config, tmp_path / "out")
     assert (tmp_path / "out" / "result.json").stat().st_mtime_ns == written
+
+
+def test_collapsed_dictionary_stops_the_run_and_says_what_to_change() -> None:
+    trainer, batch = make_trainer(dead_after=24, max_dead_share=0.5), random_batch().float()
+    with torch.no_grad():
+        trainer.crosscoder.b_enc[:9] = -1000
+    trainer.step(batch)
+    message = (
+        r"step 2: 56\.2% of the latents have not fired for 24 tokens; lower train\.learning_rate"
+    )
+    with pytest.raises(WorkError, match=message):
+        trainer.step(batch)
+
+
+def test_gradient_that_is_not_finite_stops_the_run_before_the_weights_are_spoilt() -> None:
+    trainer = make_trainer()
+    batch = random_batch().float() * 1e14
+    with pytest.raises(WorkError, match="step 1: the gradient is not finite; lower"):
+        trainer.step(batch)
+    assert bool(torch.isfinite(trainer.crosscoder.W_dec).all())
+
+
+def test_running_threshold_that_starts_too_late_stops_the_run_before_its_first_step(
+    planted: PlantedData, tmp_path: Path
+) -> None:
+    config = TrainConfig.minder2025(epochs=1, batch_size=1024)
+    with pytest.raises(WorkError, match=r"lower train\.theta_start_step"):
+        train(planted.store, PLANTED, config, tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_theta_that_is_no_number_stops_the_run(
+    planted: PlantedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "calibrate_theta", lambda *_: math.nan)
+    config = TrainConfig(epochs=1, batch_size=1024)
+    with pytest.raises(WorkError, match=r"train\.theta: never calibrated, it is nan"):
+        train(planted.store, PLANTED, config, tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_drift_of_a_running_threshold_is_recorded_and_a_large_one_is_warned_of(
+    planted: PlantedData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = TrainConfig.minder2025(epochs=2, batch_size=512, theta_start_step=2)
+    result = train(planted.store, PLANTED, config, tmp_path)
+    assert result.theta_drift is not None
+    assert result.theta_drift == pytest.approx(result.quality.l0 / 2 - 1)
+    assert result.theta_drift > 0.1
+    assert 'set train.theta = "calibrated"' in caplog.text
+
+
+def test_calibrated_theta_does_not_drift(trained: TrainResult) -> None:
+    assert trained.theta_drift == pytest.approx(0.0)
+
+
+def test_gpu_that_is_not_there_is_refused_and_auto_takes_what_there_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r'train\.device: "cuda", but PyTorch sees no GPU'):
+        resolve_device("cuda")
+    assert resolve_device("auto").type == resolve_device("cpu").type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto").type == "cuda"
+    assert resolve_device("cpu").type == "cpu"
+
+
+def test_bfloat16_changes_the_encoder_product_alone_and_only_by_its_rounding() -> None:
+    exact, rounded = make_trainer(), make_trainer(precision="bfloat16")
+    batch = random_batch().float()
+    first, second = exact.step(batch), rounded.step(batch)
+    assert first.loss == pytest.approx(second.loss, rel=2e-2)
+    assert first.loss != second.loss
+    assert rounded.crosscoder.W_enc.dtype == torch.float32
+    torch.testing.assert_close(
+        rounded.crosscoder.W_dec, exact.crosscoder.W_dec, rtol=0, atol=2.5e-3
+    )
+
+
+def test_gradients_are_not_copied_out_of_the_memory_that_steps_share() -> None:
+    crosscoder = Crosscoder(small_config(), torch.Generator().manual_seed(0))
+    workspace, z = Workspace(), random_batch().float()
+    places = []
+    for _ in range(2):
+        crosscoder.zero_grad()
+        losses = crosscoder_loss(crosscoder, z, LossSettings(k=3), None, workspace)
+        torch.autograd.backward(losses.total)
+        assert crosscoder.W_dec.grad is not None
+        assert crosscoder.W_enc.grad is not None
+        places.append((crosscoder.W_dec.grad.data_ptr(), crosscoder.W_enc.grad.data_ptr()))
+    assert places[0] == places[1]
+
+
+def test_steps_with_shared_memory_equal_steps_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, apart = make_trainer(dead_after=30), make_trainer(dead_after=30)
+    monkeypatch.setattr(apart, "_workspace", None)
+    for seed in range(4):
+        batch = random_batch(seed=seed).float()
+        assert shared.step(batch) == apart.step(batch)
+    assert torch.equal(shared.crosscoder.W_enc, apart.crosscoder.W_enc)
+    assert torch.equal(shared.crosscoder.W_dec, apart.crosscoder.W_dec)
+
+
+class ListSource:
+    """Batches from a list, as a source of one's own would give them."""
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        self._rows = rows
+        self.model_names, self.d_model = ("base", "tuned"), rows.shape[2]
+        self.layer, self.tokenizer_sha256 = 3, None
+        self.n_train_tokens = len(rows)
+
+    def fingerprint(self) -> str:
+        return "f"
+
+    def description(self) -> dict[str, object]:
+        return {"source": {"kind": "list"}}
+
+    def n_batches(self, batch_size: int, epochs: float) -> int:
+        return round(epochs * (len(self._rows) // batch_size))
+
+    def train_batches(
+        self,
+        batch_size: int,
+        epochs: float,
+        seed: int,
+        cursor: Mapping[str, torch.Tensor] | None = None,
+    ) -> ListBatches:
+        start = 0 if cursor is None else int(cursor["at"])
+        return ListBatches(self._rows, batch_size, start, self.n_batches(batch_size, epochs))
+
+    def normaliser_batches(self, batch_size: int) -> Iterator[torch.Tensor]:
+        return iter(self._rows.split(batch_size))
+
+    def held_out_batches(self, batch_size: int) -> Iterator[torch.Tensor]:
+        return iter(self._rows[:64].split(batch_size))
+
+
+class ListBatches:
+    def __init__(self, rows: torch.Tensor, batch_size: int, start: int, total: int) -> None:
+        self._pieces = [piece for piece in rows.split(batch_size) if len(piece) == batch_size]
+        self._at, self._total = start, total
+
+    def __iter__(self) -> ListBatches:
+        return self
+
+    def __next__(self) -> torch.Tensor:
+        if self._at >= self._total:
+            raise StopIteration
+        self._at += 1
+        return self._pieces[(self._at - 1) % len(self._pieces)]
+
+    def cursor(self) -> dict[str, torch.Tensor]:
+        return {"at": torch.tensor(self._at)}
+
+
+def test_training_takes_any_source_of_rows_and_goes_on_from_its_cursor(tmp_path: Path) -> None:
+    source = ListSource(random_batch(200).float())
+    config = TrainConfig(epochs=4, batch_size=64, checkpoint_every=2, warmup_steps=1)
+    whole = train(source, small_config(), config, tmp_path / "whole")
+    assert read_crosscoder_file(tmp_path / "whole").crosscoder.layer == 3
+    with pytest.raises(KeyboardInterrupt):
+        train(source, small_config(), config, tmp_path / "cut", StopAfter(7))
+    cut = train(source, small_config(), config, tmp_path / "cut")
+    assert replace(cut, directory=whole.directory) == whole
+    assert whole.n_steps == 12
