@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from labeler.review.board import Board
@@ -73,7 +73,6 @@ def build_app(room: Room, host: str = "127.0.0.1", extra_hosts: Iterable[str] = 
     ]
     routes += [
         Route("/", _home, methods=["GET"]),
-        Route("/favicon.ico", _nothing, methods=["GET"]),
         Route("/sign-in", entrance.show, methods=["GET"]),
         Route("/sign-in", entrance.sign_in, methods=["POST"]),
         Route("/sign-out", entrance.sign_out, methods=["POST"]),
@@ -84,7 +83,3 @@ def build_app(room: Room, host: str = "127.0.0.1", extra_hosts: Iterable[str] = 
 
 async def _home(request: Request) -> Response:
     return RedirectResponse("/queue", 303)
-
-
-async def _nothing(request: Request) -> Response:
-    return PlainTextResponse("", 404)

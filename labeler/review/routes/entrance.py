@@ -26,9 +26,10 @@ class Entrance:
 
     async def sign_in(self, request: Request) -> Response:
         """Check the token and remember the name."""
-        form = await read_form(request)
-        name = form.one("name")
+        name = ""
         try:
+            form = await read_form(request)
+            name = form.one("name")
             if not self.room.access.is_token(form.one("token")):
                 raise UsageError("token: is not the one of this server")
             cookie = self.room.access.cookie(checked_name(name))
