@@ -166,7 +166,8 @@ def _print_table(outcomes: Sequence[Outcome]) -> None:
         called = " | ".join(f"{n} of {total}" for n, total in row.called_of_class.values())
         print(
             f"| {row.setting} | {row.method} | "
-            f"{only.precision:.3f} ({only.n_right}/{only.n_called}) | {only.recall:.3f} ({only.n_found}/{only.n_true}) | {only.recall_rare:.3f} | "
+            f"{only.precision:.3f} ({only.n_right}/{only.n_called}) | "
+            f"{only.recall:.3f} ({only.n_found}/{only.n_true}) | {only.recall_rare:.3f} | "
             f"{both.precision:.3f} | {both.recall:.3f} | {called} |"
         )
 

@@ -264,7 +264,8 @@ def test_blocks_without_weight_add_no_degrees_of_freedom() -> None:
     numerator, denominator = rng.random((10, 3)), 1 + rng.random((10, 3))
     empty = np.zeros((5, 3))
     alone = jackknife_ratio(numerator, denominator, denominator)
-    padded = jackknife_ratio(*(np.vstack([one, empty]) for one in (numerator, *[denominator] * 2)))
+    more = np.vstack([denominator, empty])
+    padded = jackknife_ratio(np.vstack([numerator, empty]), more, more)
     np.testing.assert_allclose(padded.low, alone.low, rtol=1e-12)
 
 
