@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Engine
@@ -13,11 +13,13 @@ from labeler.judge.requests import prompt_file
 from labeler.store.engine import read_session, write_session
 from labeler.store.judging_records import (
     CallRow,
-    find_ok_call,
+    find_ended_calls,
     get_or_create_judge,
     get_or_create_prompt,
-    record_call,
+    record_calls,
 )
+from labeler.store.schema import JudgeCall, utc_now
+from labeler.store.work_items import Claims, Worker
 
 
 @dataclass(frozen=True)
@@ -29,16 +31,60 @@ class StoredCall:
     parsed: dict[str, Any] | None
     error: str | None
     was_asked: bool
-    """False where an earlier run had asked it."""
+    """False where an earlier run, another worker or an equal question had asked it."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request for one latent."""
+
+    latent_id: int
+    request: JudgeRequest
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """A question with its request's hash."""
+
+    question: Question
+    key: str
+
+
+@dataclass(frozen=True)
+class EndedAttempt:
+    """One attempt that ended."""
+
+    asked: Keyed
+    reply: JudgeReply
+
+
+@dataclass(frozen=True)
+class Reserved:
+    """What may be asked of some questions, by the hashes of their requests."""
+
+    ended: Mapping[str, StoredCall]
+    """Answered before, or failed for good since this batch began."""
+    claimed: Collection[str] = field(default_factory=frozenset)
+    """This worker's to ask; those in neither are another worker's at the moment."""
+
+
+OnAnswer = Callable[[Question, StoredCall], None]
+"""Told of the final call of each question, in the order in which they end."""
+Keep = Callable[[Sequence[tuple[Question, StoredCall]]], None]
+"""Writes what follows from final calls, many at a time, in a thread of its own."""
 
 
 class CallStore:
     """Calls of one judge in one run; each is committed as soon as it has ended."""
 
-    def __init__(self, engine: Engine, identity: JudgeIdentity, run_id: int) -> None:
+    def __init__(
+        self, engine: Engine, identity: JudgeIdentity, run_id: int, worker: Worker | None = None
+    ) -> None:
         self._engine = engine
         self._identity = identity
         self._run_id = run_id
+        self._claims = Claims(worker or Worker.here(), run_id)
+        self._began = utc_now()
         self._prompt_ids: dict[str, int] = {}
         with write_session(engine) as session:
             self.judge_id = get_or_create_judge(
@@ -50,40 +96,103 @@ class CallStore:
                 params_sha256=identity.params_sha256,
             ).id
 
+    @property
+    def lease_s(self) -> float:
+        """Seconds after which claims that are not renewed may be taken over."""
+        return self._claims.lease_s
+
+    def keyed(self, question: Question) -> Keyed:
+        """The question with its request's hash, the one key of its call."""
+        return Keyed(question, question.request.sha256(self._identity))
+
     def find(self, request: JudgeRequest) -> StoredCall | None:
         """The answered call of an equal request, whichever run or latent it was made for."""
+        key = request.sha256(self._identity)
         with read_session(self._engine) as session:
-            row = find_ok_call(
-                session, self.judge_id, request.sha256(self._identity), request.sample
-            )
-            if row is None:
-                return None
-            return StoredCall(row.id, row.status, row.parsed, row.error, was_asked=False)
+            return _stored(find_ended_calls(session, self.judge_id, [key])).get(key)
+
+    def answered(self, keys: Collection[str]) -> dict[str, StoredCall]:
+        """The answered calls among these requests."""
+        with read_session(self._engine) as session:
+            return _stored(find_ended_calls(session, self.judge_id, keys))
+
+    def reserve(self, asked: Sequence[Keyed]) -> Reserved:
+        """Look up what has ended and claim the rest, so that no other worker asks it too."""
+        ended = self.answered({each.key for each in asked})
+        open_ = [each for each in asked if each.key not in ended]
+        if not open_:
+            return Reserved(ended)
+        claimed: set[str] = set()
+        with write_session(self._engine) as session:
+            for stage, keys in _by_stage(open_).items():
+                taken = self._claims.take(session, stage, keys)
+                # Another worker's answer and the end of its claim are one transaction: looking
+                # after the claim is granted sees it.
+                found = _stored(
+                    find_ended_calls(session, self.judge_id, taken, failed_since=self._began)
+                )
+                self._claims.give_back(session, stage, found)
+                ended |= found
+                claimed |= taken - found.keys()
+        return Reserved(ended, claimed)
 
     def record(self, request: JudgeRequest, reply: JudgeReply, latent_id: int | None) -> StoredCall:
         """Write one ended attempt under the next attempt number."""
-        prompt_id = self._prompt_id(request)
+        row = self._row(request, request.sha256(self._identity), reply, latent_id)
         with write_session(self._engine) as session:
-            row = record_call(
-                session,
-                CallRow(
-                    judge_id=self.judge_id,
-                    request_sha256=request.sha256(self._identity),
-                    stage=request.stage,
-                    run_id=self._run_id,
-                    status=reply.status,
-                    raw=reply.raw,
-                    sample=request.sample,
-                    parsed=reply.parsed,
-                    latent_id=latent_id,
-                    prompt_id=prompt_id,
-                    error=reply.error,
-                    latency_s=reply.latency_s,
-                    prompt_tokens=reply.prompt_tokens,
-                    completion_tokens=reply.completion_tokens,
-                ),
+            (call_id,) = record_calls(session, [row])
+        return _as_stored(call_id, reply)
+
+    def record_all(
+        self, attempts: Sequence[EndedAttempt], ended: Sequence[Keyed]
+    ) -> list[StoredCall]:
+        """Write ended attempts and end the claims of ended questions in one transaction."""
+        rows = [
+            self._row(
+                each.asked.question.request,
+                each.asked.key,
+                each.reply,
+                each.asked.question.latent_id,
             )
-        return StoredCall(row.id, reply.status, reply.parsed, reply.error, was_asked=True)
+            for each in attempts
+        ]
+        with write_session(self._engine) as session:
+            ids = record_calls(session, rows) if rows else []
+            for stage, keys in _by_stage(ended).items():
+                self._claims.give_back(session, stage, keys)
+        return [
+            _as_stored(call_id, each.reply) for call_id, each in zip(ids, attempts, strict=True)
+        ]
+
+    def renew_claims(self) -> None:
+        """Keep what this worker has in hand from being taken over."""
+        with write_session(self._engine) as session:
+            self._claims.renew(session)
+
+    def release_claims(self) -> None:
+        """Let others ask what this worker leaves unasked."""
+        with write_session(self._engine) as session:
+            self._claims.give_all_back(session)
+
+    def _row(
+        self, request: JudgeRequest, key: str, reply: JudgeReply, latent_id: int | None
+    ) -> CallRow:
+        return CallRow(
+            judge_id=self.judge_id,
+            request_sha256=key,
+            stage=request.stage,
+            run_id=self._run_id,
+            status=reply.status,
+            raw=reply.raw,
+            sample=request.sample,
+            parsed=reply.parsed,
+            latent_id=latent_id,
+            prompt_id=self._prompt_id(request),
+            error=reply.error,
+            latency_s=reply.latency_s,
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+        )
 
     def _prompt_id(self, request: JudgeRequest) -> int:
         known = self._prompt_ids.get(request.prompt_sha256)
@@ -95,13 +204,19 @@ class CallStore:
         return known
 
 
-OnAnswer = Callable[["Question", StoredCall], None]
-"""Told of the final call of each question, in the order in which they end."""
+def _stored(calls: Mapping[str, JudgeCall]) -> dict[str, StoredCall]:
+    return {
+        key: StoredCall(call.id, call.status, call.parsed, call.error, was_asked=False)
+        for key, call in calls.items()
+    }
 
 
-@dataclass(frozen=True)
-class Question:
-    """A request for one latent."""
+def _as_stored(call_id: int, reply: JudgeReply) -> StoredCall:
+    return StoredCall(call_id, reply.status, reply.parsed, reply.error, was_asked=True)
 
-    latent_id: int
-    request: JudgeRequest
+
+def _by_stage(asked: Sequence[Keyed]) -> dict[str, list[str]]:
+    grouped: dict[str, list[str]] = {}
+    for each in asked:
+        grouped.setdefault(each.question.request.stage, []).append(each.key)
+    return grouped

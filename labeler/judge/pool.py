@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 from labeler.errors import WorkError
 from labeler.judge.base import Judge, JudgeReply
-from labeler.judge.calls import CallStore, OnAnswer, Question, StoredCall
+from labeler.judge.calls import CallStore, Keep, Keyed, OnAnswer, Question
+from labeler.judge.recorder import Recorder
+from labeler.judge.spending import Spending
 
-QUEUE_PER_WORKER = 2
-"""Questions prepared ahead for each worker."""
+READ_AHEAD = 32
+"""Questions that are made, looked up and claimed at a time."""
+MOST_HELD = 4 * READ_AHEAD
+"""Questions in other workers' hands above which no further ones are made."""
+POLL_S = 0.2
+"""Seconds between two looks at what another worker has in hand."""
+Task = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,14 @@ class FailureLimit:
 
     share: float = 0.2
     min_calls: int = 20
+
+
+class _InterruptedError(Exception):
+    """Ctrl-C inside a task: as what it is, it would end the event loop before the clean-up."""
+
+
+class BudgetReachedError(Exception):
+    """Another attempt might pass a limit on tokens or cost."""
 
 
 class _Failures:
@@ -32,76 +48,158 @@ class _Failures:
         self._asked = 0
         self._failed = 0
 
-    def count(self, call: StoredCall) -> None:
+    def count(self, reply: JudgeReply) -> None:
         """Count one; WorkError where too many failed."""
         self._asked += 1
-        self._failed += call.status != "ok"
+        self._failed += reply.status != "ok"
         enough = self._asked >= self._limit.min_calls
         if enough and self._failed > self._limit.share * self._asked:
             raise WorkError(
                 f"judge {self._judge_name} failed {self._failed} of {self._asked} calls, "
-                f"the last one with {call.status}: {call.error}; "
+                f"the last one with {reply.status}: {reply.error}; "
                 "what was answered is kept, run again to go on"
             )
 
 
 class AskPool:
-    """Asks questions with as many workers as the judge takes requests."""
+    """Asks questions with as many workers as the judge takes requests.
 
-    def __init__(self, judge: Judge, store: CallStore, limit: FailureLimit) -> None:
+    Several processes may share a batch: each asks what it claims and takes the others' answers
+    from the database.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        store: CallStore,
+        limit: FailureLimit,
+        spending: Spending | None = None,
+    ) -> None:
         self._judge = judge
         self._store = store
         self._failures = _Failures(judge.identity.name, limit)
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._spending = spending
+        self._equal: dict[str, list[Question]] = {}
+        """Questions in hand, by the key of their one call."""
+        self.budget_is_reached = False
 
-    async def run(self, questions: Iterable[Question], on_answer: OnAnswer) -> None:
-        """Ask all questions; the first error ends the batch, and what ended before it is kept."""
-        queue: asyncio.Queue[Question | None] = asyncio.Queue(
-            QUEUE_PER_WORKER * self._judge.concurrency
-        )
+    async def run(
+        self, questions: Iterable[Question], on_answer: OnAnswer, keep: Keep | None = None
+    ) -> None:
+        """Ask all questions; the first error ends the batch, and what ended before it is kept.
+
+        `on_answer` is told of each final call after its commit; `keep`, if given, writes what
+        follows from final calls, many at a time, and has written all when this returns.
+        """
+        queue: asyncio.Queue[Keyed | None] = asyncio.Queue(self._judge.concurrency)
+        recorder = Recorder(self._store, on_answer, keep, self._judge.concurrency)
 
         async def work() -> None:
-            while (question := await queue.get()) is not None:
-                on_answer(question, await self._answer(question))
+            while (asked := await queue.get()) is not None:
+                await self._ask(asked, recorder)
                 # A judge that computes never waits, and the other tasks want their turn.
                 await asyncio.sleep(0)
 
         async def feed() -> None:
-            for question in questions:
-                await queue.put(question)
+            await self._feed(iter(questions), queue, recorder)
             for _ in range(self._judge.concurrency):
                 await queue.put(None)
 
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._judge.aclose)
+        async def ask_all() -> None:
             await _together([feed, *[work] * self._judge.concurrency])
+            recorder.finish()
 
-    async def _answer(self, question: Question) -> StoredCall:
-        """The stored answer, or a new one; equal questions of a batch are asked once."""
-        key = question.request.sha256(self._judge.identity)
-        async with self._locks.setdefault(key, asyncio.Lock()):
-            found = self._store.find(question.request)
-            return found if found is not None else await self._ask(question)
+        try:
+            await _together([ask_all, recorder.write_as_they_come])
+        except _InterruptedError as interruption:
+            raise KeyboardInterrupt from interruption
+        finally:
+            recorder.close()
+            await self._judge.aclose()
 
-    async def _ask(self, question: Question) -> StoredCall:
-        ended: list[StoredCall] = []
+    async def _feed(
+        self, questions: Iterator[Question], queue: asyncio.Queue[Keyed | None], recorder: Recorder
+    ) -> None:
+        """Queue what is this worker's to ask; wait for what others have in hand."""
+        held: list[Keyed] = []
+        are_left = True
+        while not self.budget_is_reached and (are_left or held):
+            read = [] if len(held) > MOST_HELD else list(islice(questions, READ_AHEAD))
+            are_left = bool(read) or len(held) > MOST_HELD
+            waiting = [*held, *self._first_of_equals([self._store.keyed(each) for each in read])]
+            if held and not read:
+                await asyncio.sleep(POLL_S)
+            reserved = await recorder.in_thread(self._store.reserve, waiting)
+            held = []
+            for asked in waiting:
+                if asked.key in reserved.ended:
+                    recorder.found(self._equal.pop(asked.key), reserved.ended[asked.key])
+                elif asked.key in reserved.claimed:
+                    await queue.put(asked)
+                else:
+                    held.append(asked)
+            await recorder.room()
 
-        async def record(reply: JudgeReply) -> None:
-            ended.append(self._store.record(question.request, reply, question.latent_id))
+    def _first_of_equals(self, asked: list[Keyed]) -> list[Keyed]:
+        """Questions whose call nobody makes yet; the others wait for the one that does."""
+        first = []
+        for each in asked:
+            others = self._equal.get(each.key)
+            if others is None:
+                self._equal[each.key] = [each.question]
+                first.append(each)
+            else:
+                others.append(each.question)
+        return first
 
-        await self._judge.ask(question.request, record)
+    async def _ask(self, asked: Keyed, recorder: Recorder) -> None:
+        request = asked.question.request
+        if not self._is_affordable(asked):
+            return
+        ended: list[JudgeReply] = []
+
+        async def note(reply: JudgeReply) -> None:
+            ended.append(reply)
+            recorder.attempt(asked, reply)
+            if self._spending is not None:
+                self._spending.spend(request, reply)
+                if reply.status not in ("ok", "refused") and not self._is_affordable(asked):
+                    raise BudgetReachedError
+
+        try:
+            await self._judge.ask(request, note)
+        except BudgetReachedError:
+            self.budget_is_reached = True
+        finally:
+            if self._spending is not None:
+                self._spending.release(request)
+        committed = recorder.end(asked, self._equal.pop(asked.key))
         self._failures.count(ended[-1])
-        return ended[-1]
+        await committed
+
+    def _is_affordable(self, asked: Keyed) -> bool:
+        if self._spending is None:
+            return True
+        if not self.budget_is_reached and not self._spending.admit(asked.question.request):
+            self.budget_is_reached = True
+        return not self.budget_is_reached
 
 
-async def _together(functions: Iterable[Callable[[], object]]) -> None:
+async def _together(functions: Iterable[Task]) -> None:
     """Await coroutines together; the first error cancels the others and is raised as it is."""
     try:
         async with asyncio.TaskGroup() as group:
             for function in functions:
-                group.create_task(function())  # type: ignore[arg-type]
+                group.create_task(_interruptible(function))
     except BaseExceptionGroup as errors:
         first: BaseException = errors
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
         raise first from None
+
+
+async def _interruptible(function: Task) -> None:
+    try:
+        await function()
+    except KeyboardInterrupt as interruption:
+        raise _InterruptedError from interruption

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from labeler.store.effective import refresh_effective
-from labeler.store.helpers import get_or_create, json_sha256, number
+from labeler.store.helpers import chunks, get_or_create, json_sha256, number
 from labeler.store.latent_records import freeze_version
 from labeler.store.schema import (
     Explanation,
@@ -20,6 +21,7 @@ from labeler.store.schema import (
     JudgeCall,
     JudgeLabel,
     JudgeLabelCategory,
+    Latent,
     Prompt,
 )
 
@@ -51,6 +53,8 @@ class LabelCategory:
     category_id: int
     confidence: float | None = None
     quote: str | None = None
+    quote_found: bool | None = None
+    """False where the judge's words were in neither evidence nor explanation."""
 
 
 @dataclass(frozen=True)
@@ -112,26 +116,91 @@ def find_ok_call(
     ).scalar_one_or_none()
 
 
+def find_ended_calls(
+    session: Session,
+    judge_id: int,
+    request_sha256s: Collection[str],
+    failed_since: datetime | None = None,
+) -> dict[str, JudgeCall]:
+    """For each request its newest answered call; else, where a moment is given, its last failure
+    since then. The sample is part of a request's hash.
+    """
+    found: dict[str, JudgeCall] = {}
+    for part in chunks(request_sha256s):
+        query = select(JudgeCall).where(
+            JudgeCall.judge_id == judge_id, JudgeCall.request_sha256.in_(part)
+        )
+        if failed_since is None:
+            query = query.where(JudgeCall.status == "ok")
+        else:
+            query = query.where(or_(JudgeCall.status == "ok", JudgeCall.created_at >= failed_since))
+        for call in session.execute(query.order_by(JudgeCall.attempt)).scalars():
+            known = found.get(call.request_sha256)
+            if known is None or known.status != "ok" or call.status == "ok":
+                found[call.request_sha256] = call
+    return found
+
+
 def record_call(session: Session, call: CallRow) -> JudgeCall:
     """Write one call that ended, under the next free attempt number."""
-    same = (
-        JudgeCall.judge_id == call.judge_id,
-        JudgeCall.request_sha256 == call.request_sha256,
-        JudgeCall.sample == call.sample,
-    )
-    values = {**call.__dict__, "parsed": None if call.parsed is None else dict(call.parsed)}
+    return session.get_one(JudgeCall, record_calls(session, [call])[0])
+
+
+def record_calls(session: Session, calls: Sequence[CallRow]) -> list[int]:
+    """Write calls that ended, in order, each under its request's next free attempt number.
+
+    Returns their ids. Two workers that number the same request at once are told apart by the
+    unique key: the later one counts again.
+    """
     while True:
-        last = session.execute(select(func.max(JudgeCall.attempt)).where(*same)).scalar_one()
-        row = JudgeCall(**values, attempt=0 if last is None else last + 1)
+        numbered = _numbered(session, calls)
         try:
             with session.begin_nested():
-                session.add(row)
+                return list(
+                    session.execute(
+                        insert(JudgeCall).returning(JudgeCall.id, sort_by_parameter_order=True),
+                        numbered,
+                    ).scalars()
+                )
         except IntegrityError:
-            taken = session.execute(select(func.max(JudgeCall.attempt)).where(*same)).scalar_one()
-            if taken == last:
+            if _numbered(session, calls) == numbered:
                 raise
-            continue
-        return row
+
+
+def _numbered(session: Session, calls: Sequence[CallRow]) -> list[dict[str, Any]]:
+    """The calls as rows with their attempt numbers."""
+    last: dict[tuple[int, str, int], int] = {}
+    for part in chunks({call.request_sha256 for call in calls}):
+        rows = session.execute(
+            select(
+                JudgeCall.judge_id,
+                JudgeCall.request_sha256,
+                JudgeCall.sample,
+                func.max(JudgeCall.attempt).label("attempt"),
+            )
+            .where(JudgeCall.request_sha256.in_(part))
+            .group_by(JudgeCall.judge_id, JudgeCall.request_sha256, JudgeCall.sample)
+        )
+        last |= {(row.judge_id, row.request_sha256, row.sample): row.attempt for row in rows}
+    values = []
+    for call in calls:
+        key = (call.judge_id, call.request_sha256, call.sample)
+        last[key] = last.get(key, -1) + 1
+        parsed = None if call.parsed is None else dict(call.parsed)
+        values.append({**call.__dict__, "parsed": parsed, "attempt": last[key]})
+    return values
+
+
+@dataclass(frozen=True)
+class ExplanationRow:
+    """What a judge says a latent stands for."""
+
+    latent_id: int
+    text: str
+    judge_call_id: int | None = None
+    interpretable: bool = True
+    confidence: float | None = None
+    is_control: bool = False
 
 
 def add_explanation(
@@ -146,21 +215,64 @@ def add_explanation(
     is_control: bool = False,
 ) -> Explanation:
     """Write one explanation; effective labels that lack one get it."""
-    row = Explanation(
-        run_id=run_id,
-        latent_id=latent_id,
-        judge_id=judge_id,
-        judge_call_id=judge_call_id,
-        text=text,
-        interpretable=interpretable,
-        confidence=number(confidence),
-        is_control=is_control,
-    )
-    session.add(row)
+    row = ExplanationRow(latent_id, text, judge_call_id, interpretable, confidence, is_control)
+    return add_explanations(session, run_id, judge_id, [row])[0]
+
+
+def add_explanations(
+    session: Session, run_id: int, judge_id: int, explanations: Iterable[ExplanationRow]
+) -> list[Explanation]:
+    """Write explanations in their order; effective labels that lack one get it."""
+    rows = [
+        Explanation(
+            run_id=run_id,
+            judge_id=judge_id,
+            latent_id=explanation.latent_id,
+            judge_call_id=explanation.judge_call_id,
+            text=explanation.text,
+            interpretable=explanation.interpretable,
+            confidence=number(explanation.confidence),
+            is_control=explanation.is_control,
+        )
+        for explanation in explanations
+    ]
+    session.add_all(rows)
     session.flush()
-    if not is_control:
-        refresh_effective(session, latent_ids=[latent_id])
-    return row
+    latent_ids = {row.latent_id for row in rows if not row.is_control}
+    if latent_ids:
+        refresh_effective(session, latent_ids=latent_ids)
+    return rows
+
+
+def newest_explanations(
+    session: Session, latent_ids: Collection[int], judge_id: int
+) -> dict[int, Explanation]:
+    """The latest explanation of each latent by a judge, controls left out."""
+    found: dict[int, Explanation] = {}
+    for part in chunks(latent_ids):
+        newest = (
+            select(func.max(Explanation.id))
+            .where(
+                Explanation.latent_id.in_(part),
+                Explanation.judge_id == judge_id,
+                Explanation.is_control.is_(False),
+            )
+            .group_by(Explanation.latent_id)
+        )
+        rows = session.execute(select(Explanation).where(Explanation.id.in_(newest))).scalars()
+        found |= {row.latent_id: row for row in rows}
+    return found
+
+
+def lock_latents(session: Session, latent_ids: Collection[int]) -> None:
+    """Let writers of explanations of the same latents follow each other (PostgreSQL)."""
+    for part in chunks(sorted(set(latent_ids))):
+        session.execute(
+            select(Latent.id)
+            .where(Latent.id.in_(part))
+            .order_by(Latent.id)
+            .with_for_update(key_share=True)
+        ).all()
 
 
 def add_explanation_score(session: Session, **values: Any) -> ExplanationScore:
@@ -239,4 +351,5 @@ def _category_rows(
             "category_id": category.category_id,
             "confidence": number(category.confidence),
             "quote": category.quote,
+            "quote_found": category.quote_found,
         }
