@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
@@ -14,12 +15,20 @@ from labeler.judge.base import Judge
 from labeler.judge.calls import CallStore, Question, StoredCall
 from labeler.judge.pool import AskPool, FailureLimit
 from labeler.judge.requests import explain_request
+from labeler.judge.spending import Spending
 from labeler.judge.subjects import load_subject
 from labeler.store.engine import read_session, write_session
-from labeler.store.judging_records import add_explanation
+from labeler.store.judging_records import (
+    ExplanationRow,
+    add_explanations,
+    lock_latents,
+    newest_explanations,
+)
 from labeler.store.schema import Explanation
 
 FIRING_KINDS = ("top", "quantile")
+READ_AT_ONCE = 16
+"""Latents whose evidence is read in one session."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,9 @@ class LabelSummary:
     n_failed: int
     """Calls that gave no answer; the next run asks again."""
     n_reused: int
-    """Latents whose answer an earlier run had paid for."""
+    """Latents whose answer an earlier run, or another worker, had paid for."""
+    n_left: int = 0
+    """Latents that a limit on tokens or cost left unasked."""
 
 
 @dataclass
@@ -55,6 +66,11 @@ class _Counts:
     failed: int = 0
     reused: int = 0
 
+    @property
+    def handled(self) -> int:
+        """Latents of which something became."""
+        return self.explained + self.uninterpretable + self.too_little + self.failed
+
 
 def label_latents(
     engine: Engine,
@@ -63,8 +79,9 @@ def label_latents(
     latent_ids: Sequence[int],
     config: LabelConfig | None = None,
     progress: Progress | None = None,
+    spending: Spending | None = None,
 ) -> LabelSummary:
-    """Ask the judge to explain latents; every call and explanation is committed as it arrives.
+    """Ask the judge to explain latents; every call is committed as it arrives.
 
     A request that was ever answered is not sent again. A latent with too little evidence gets an
     explanation that says so and is not interpretable. Raises WorkError when the judge can not go
@@ -74,7 +91,7 @@ def label_latents(
     store = CallStore(engine, judge.identity, run_id)
     progress = progress or SilentProgress()
     with progress.task("label", len(latents), "latents") as advance:
-        labeler = _Labeler(engine, store, run_id, config or LabelConfig(), advance)
+        labeler = _Labeler(engine, store, run_id, config or LabelConfig(), advance, spending)
         asyncio.run(labeler.run(judge, latents))
     counts = labeler.counts
     return LabelSummary(
@@ -85,7 +102,32 @@ def label_latents(
         n_too_little_evidence=counts.too_little,
         n_failed=counts.failed,
         n_reused=counts.reused,
+        n_left=len(latents) - counts.handled,
     )
+
+
+def explain_questions(
+    engine: Engine, latent_ids: Sequence[int], min_windows: int
+) -> Iterator[Question | TooLittle]:
+    """The question about each latent, in order, or that its evidence is too little to ask."""
+    left = iter(latent_ids)
+    while part := list(islice(left, READ_AT_ONCE)):
+        with read_session(engine) as session:
+            subjects = [load_subject(session, latent_id) for latent_id in part]
+        for subject in subjects:
+            n_firing = sum(window.peak > 0 for window in subject.of_kind(*FIRING_KINDS))
+            if n_firing >= min_windows:
+                yield Question(subject.latent_id, explain_request(subject))
+            else:
+                yield TooLittle(subject.latent_id, n_firing)
+
+
+@dataclass(frozen=True)
+class TooLittle:
+    """A latent that is not asked about."""
+
+    latent_id: int
+    n_firing: int
 
 
 @dataclass
@@ -97,67 +139,70 @@ class _Labeler:
     run_id: int
     config: LabelConfig
     advance: Advance
+    spending: Spending | None = None
     counts: _Counts = field(default_factory=_Counts)
 
     async def run(self, judge: Judge, latents: Sequence[int]) -> None:
         """Ask for all of them."""
-        pool = AskPool(judge, self.store, self.config.failure_limit)
-        await pool.run(self._questions(latents), self._keep)
+        pool = AskPool(judge, self.store, self.config.failure_limit, self.spending)
+        await pool.run(self._questions(latents), self._count, self._keep)
 
     def _questions(self, latents: Sequence[int]) -> Iterator[Question]:
-        for latent_id in latents:
-            with read_session(self.engine) as session:
-                subject = load_subject(session, latent_id)
-            n_firing = sum(window.peak > 0 for window in subject.of_kind(*FIRING_KINDS))
-            if n_firing >= self.config.min_windows:
-                yield Question(latent_id, explain_request(subject))
+        for asked in explain_questions(self.engine, latents, self.config.min_windows):
+            if isinstance(asked, Question):
+                yield asked
             else:
-                self._skip(latent_id, n_firing)
+                self._skip(asked)
 
-    def _skip(self, latent_id: int, n_firing: int) -> None:
+    def _skip(self, skipped: TooLittle) -> None:
         text = (
-            f"Too little evidence: it fires in {n_firing} texts of the explain half, "
+            f"Too little evidence: it fires in {skipped.n_firing} texts of the explain half, "
             f"{self.config.min_windows} are needed"
         )
-        with write_session(self.engine) as session:
-            newest = newest_explanation(session, latent_id, self.store.judge_id)
-            if newest is None or newest.text != text:
-                add_explanation(
-                    session,
-                    self.run_id,
-                    latent_id,
-                    self.store.judge_id,
-                    text,
-                    interpretable=False,
-                )
+        self._write([ExplanationRow(skipped.latent_id, text, interpretable=False)])
         self.counts.too_little += 1
         self.advance(1)
 
-    def _keep(self, question: Question, call: StoredCall) -> None:
+    def _count(self, _: Question, call: StoredCall) -> None:
         self.counts.reused += not call.was_asked
         if call.parsed is None:
             self.counts.failed += 1
+        elif call.parsed["interpretable"]:
+            self.counts.explained += 1
         else:
-            self._explain(question.latent_id, call.id, call.parsed)
+            self.counts.uninterpretable += 1
         self.advance(1)
 
-    def _explain(self, latent_id: int, call_id: int, answer: dict[str, object]) -> None:
-        interpretable = bool(answer["interpretable"])
-        with write_session(self.engine) as session:
-            newest = newest_explanation(session, latent_id, self.store.judge_id)
-            if newest is None or newest.judge_call_id != call_id:
-                add_explanation(
-                    session,
-                    self.run_id,
-                    latent_id,
-                    self.store.judge_id,
-                    str(answer["explanation"]).strip(),
-                    judge_call_id=call_id,
-                    interpretable=interpretable,
-                    confidence=float(str(answer["confidence"])),
+    def _keep(self, answers: Sequence[tuple[Question, StoredCall]]) -> None:
+        """Write the explanations of a batch of answers."""
+        self._write(
+            [
+                ExplanationRow(
+                    latent_id=question.latent_id,
+                    text=str(call.parsed["explanation"]).strip(),
+                    judge_call_id=call.id,
+                    interpretable=bool(call.parsed["interpretable"]),
+                    confidence=float(call.parsed["confidence"]),
                 )
-        self.counts.explained += interpretable
-        self.counts.uninterpretable += not interpretable
+                for question, call in answers
+                if call.parsed is not None
+            ]
+        )
+
+    def _write(self, rows: Sequence[ExplanationRow]) -> None:
+        """Write explanations, except those that are their latent's newest already."""
+        latent_ids = [row.latent_id for row in rows]
+        with write_session(self.engine) as session:
+            lock_latents(session, latent_ids)
+            newest = newest_explanations(session, latent_ids, self.store.judge_id)
+            fresh = [row for row in rows if not _is_written(row, newest.get(row.latent_id))]
+            add_explanations(session, self.run_id, self.store.judge_id, fresh)
+
+
+def _is_written(row: ExplanationRow, newest: Explanation | None) -> bool:
+    if newest is None:
+        return False
+    return (newest.judge_call_id, newest.text) == (row.judge_call_id, row.text)
 
 
 def newest_explanation(session: Session, latent_id: int, judge_id: int) -> Explanation | None:
