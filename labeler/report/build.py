@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from labeler.report.answer import ALPHA
+from labeler.report.checks_stored import ReportKey, write_checks
 from labeler.report.files import write_whole
 from labeler.report.latents import read_latents, read_set
 from labeler.report.model import ChangeTable, Direction, ReportData
@@ -20,15 +22,20 @@ from labeler.report.provenance import (
     read_embedder,
     read_fingerprints,
     read_judge,
+    read_revision,
     read_runs,
 )
-from labeler.report.statistics import category_names, compute_rows, write_rows
+from labeler.report.robustness import RobustnessInput, check_robustness, checks_of_robustness
+from labeler.report.statistics import compute_rows, read_places, write_rows
 from labeler.report.stored import ComparisonFacts, change_table, read_comparisons
 from labeler.report.tables import to_csv, to_json, to_markdown
 from labeler.report.text import one_line
 from labeler.store.engine import READ_ONLY_OPTION, write_session
 from labeler.store.schema import utc_now
 from labeler.study import StudyConfig
+
+if TYPE_CHECKING:
+    from taxonomy.change import ExactTest
 
 PAGE = "index.html"
 CSV = "category_change.csv"
@@ -46,6 +53,7 @@ class ReportOptions:
     denominator: str = "labelled"
     planted: Mapping[str, Direction] = field(default_factory=dict)
     alpha: float = ALPHA
+    test: ExactTest = "fisher"
 
     @classmethod
     def from_config(cls, config: StudyConfig) -> ReportOptions:
@@ -55,6 +63,7 @@ class ReportOptions:
             title=config.study.title,
             denominator=config.report.denominator,
             planted=config.report.planted,
+            test=config.report.test,
         )
 
 
@@ -140,34 +149,56 @@ def _read(
     report_run_id: int,
     computed_at: datetime,
 ) -> ReportData:
+    places = read_places(session, facts.version.id)
     rows = compute_rows(
-        session, facts.comparison.name, facts.version.id, options.denominator, options.alpha
+        session, facts.comparison.name, places, options.denominator, options.alpha, options.test
     )
-    table = change_table(session, facts, rows, options.denominator, options.planted)
+    sets = (read_set(session, facts, "target"), read_set(session, facts, "reference"))
+    robustness = check_robustness(
+        session, facts, RobustnessInput(rows, places, sets, options.test, options.alpha)
+    )
+    table = replace(
+        change_table(session, facts, rows, options.denominator, options.planted),
+        report_run_id=report_run_id,
+        computed_at=computed_at,
+        checks=checks_of_robustness(robustness),
+    )
     return ReportData(
-        table=replace(table, report_run_id=report_run_id, computed_at=computed_at),
-        sets=(read_set(session, facts, "target"), read_set(session, facts, "reference")),
+        table=table,
+        sets=sets,
         latents=read_latents(session, facts),
         judge=read_judge(session, facts),
         crosscoders=read_crosscoders(session, facts),
         fingerprints=read_fingerprints(session, facts),
         runs=read_runs(session, facts, report_run_id),
-        category_names=category_names(session, facts.version.id),
+        category_names={place.category: place.name for place in places},
         embedder=read_embedder(session),
+        robustness=robustness,
+        revision=read_revision(session, facts),
     )
 
 
 def _store(engine: Engine, found: list[_Read], report_run_id: int, computed_at: datetime) -> None:
     with write_session(engine) as session:
         for entry in found:
+            robustness = entry.data.robustness
             write_rows(
                 session,
                 entry.data.table.rows,
+                robustness.others if robustness else (),
                 report_run_id=report_run_id,
                 comparison_id=entry.facts.comparison.id,
                 taxonomy_version_id=entry.facts.version.id,
                 computed_at=computed_at,
             )
+            if robustness:
+                write_checks(
+                    session,
+                    ReportKey(report_run_id, entry.facts.comparison.id, computed_at),
+                    robustness.correction,
+                    robustness.sweep,
+                    entry.data.table.denominator,
+                )
 
 
 def _written(path: Path, text: str) -> Path:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from labeler.report.beside import Beside
+    from labeler.report.checks import Checks
+    from labeler.report.sensitivity import CategorySensitivity
+    from labeler.report.sweeping import Sweep
+    from taxonomy.corrected_change import Correction
 
 Direction = Literal["up", "down"]
 SideName = Literal["target", "reference"]
@@ -53,6 +60,15 @@ class CategoryRow:
     verdict: str
     """up, down, too few to say, or no evidence."""
     printed_change: str
+    situation: str | None = None
+    """Where the counts lie; None in rows of older versions."""
+    test: str | None = None
+    """fisher, boschloo or score."""
+    target_effective: float | None = None
+    reference_effective: float | None = None
+    detectable_rise: float | None = None
+    """Smallest rise in percent that this size could have shown; None = none could."""
+    detectable_fall: float | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -125,6 +141,8 @@ class ChangeTable:
     computed_at: datetime | None = None
     is_stale: bool = False
     """A label changed after the table was computed."""
+    checks: Checks | None = None
+    """What the conclusions survive; None in reports of older versions."""
 
     @property
     def filled(self) -> tuple[CategoryRow, ...]:
@@ -280,6 +298,29 @@ class RunView:
 
 
 @dataclass(frozen=True)
+class LabelRevision:
+    """Up to where the labels reached when a report read them."""
+
+    newest_judge_label: int | None
+    newest_decision: int | None
+    labels_changed_at: datetime
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """What the change is checked against."""
+
+    others: tuple[CategoryRow, ...]
+    """Rows of every other way of counting."""
+    missing: tuple[str, ...]
+    """Weightings that the latents' facts do not allow, and why."""
+    sensitivity: tuple[CategorySensitivity, ...]
+    correction: Correction
+    sweep: Sweep
+    beside: Beside
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything the page says of one comparison."""
 
@@ -295,3 +336,5 @@ class ReportData:
     """Title by slug."""
     embedder: str | None = None
     """Name of the embedder whose vectors were clustered."""
+    robustness: Robustness | None = None
+    revision: LabelRevision | None = None

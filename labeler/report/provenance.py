@@ -8,7 +8,13 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from labeler.report.model import CrosscoderView, Fingerprint, JudgeView, RunView
+from labeler.report.model import (
+    CrosscoderView,
+    Fingerprint,
+    JudgeView,
+    LabelRevision,
+    RunView,
+)
 from labeler.report.stored import ComparisonFacts
 from labeler.store.schema import (
     Corpus,
@@ -21,6 +27,7 @@ from labeler.store.schema import (
     JudgeLabel,
     Latent,
     LatentSetMember,
+    ReviewEvent,
     Run,
     SubjectModel,
 )
@@ -111,6 +118,15 @@ def read_embedder(session: Session) -> str | None:
     )
     name = (result or {}).get("embedder")
     return name if isinstance(name, str) else None
+
+
+def read_revision(session: Session, facts: ComparisonFacts) -> LabelRevision:
+    """The newest judge label and decision there are, and when a label in force last changed."""
+    return LabelRevision(
+        newest_judge_label=session.scalar(select(func.max(JudgeLabel.id))),
+        newest_decision=session.scalar(select(func.max(ReviewEvent.id))),
+        labels_changed_at=facts.comparison.labels_changed_at,
+    )
 
 
 def read_fingerprints(session: Session, facts: ComparisonFacts) -> tuple[Fingerprint, ...]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, select, text
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from labeler.report.model import CategoryRow
 from labeler.store.schema import Category, CategoryChangeStatistic
 
 if TYPE_CHECKING:
-    from taxonomy.change import CategoryCounts
+    from taxonomy.change import CategoryChange, CategoryCounts, ExactTest
 
 COUNTING = "primary"
 WEIGHTING = "none"
@@ -56,29 +56,69 @@ def read_counts(session: Session, comparison: str, denominator: str) -> list[Cat
     ]
 
 
+@dataclass(frozen=True)
+class CategoryPlace:
+    """A category, its title, and its place in the tree."""
+
+    category: str
+    name: str
+    level: int
+    parent: str | None
+
+
 def compute_rows(
-    session: Session, comparison: str, taxonomy_version_id: int, denominator: str, alpha: float
+    session: Session,
+    comparison: str,
+    places: Sequence[CategoryPlace],
+    denominator: str,
+    alpha: float,
+    test: ExactTest = "fisher",
 ) -> tuple[CategoryRow, ...]:
     """The statistics of every category of the version in force, each group before its categories.
 
-    The score interval of the ratio, Fisher's p and the Benjamini-Hochberg q of `taxonomy.change`.
+    The score interval of the ratio, the exact test's p and the Benjamini-Hochberg q of
+    `taxonomy.change`, from the counts of the view v_category_change.
     """
     from taxonomy.change import change_statistics
 
-    changes = change_statistics(read_counts(session, comparison, denominator), alpha)
-    names = category_names(session, taxonomy_version_id)
+    changes = change_statistics(read_counts(session, comparison, denominator), alpha, test)
+    return rows_of(changes, places, counting=COUNTING, weighting=WEIGHTING, denominator=denominator)
+
+
+def rows_of(
+    changes: Sequence[CategoryChange],
+    places: Sequence[CategoryPlace],
+    *,
+    counting: str,
+    weighting: str,
+    denominator: str,
+) -> tuple[CategoryRow, ...]:
+    """Rows of one way of counting, each group before its categories."""
+    names = {place.category: place.name for place in places}
     computed = [name for name in ROW_COLUMNS if name not in _OWN]
     rows = [
         CategoryRow(
             name=names.get(change.category, change.category),
-            counting=COUNTING,
-            weighting=WEIGHTING,
+            counting=counting,
+            weighting=weighting,
             denominator=denominator,
             **{name: getattr(change, name) for name in computed},
         )
         for change in changes
     ]
     return in_tree_order(rows, list(names))
+
+
+def read_places(session: Session, taxonomy_version_id: int) -> tuple[CategoryPlace, ...]:
+    """Every category of a version, in the order of the taxonomy."""
+    parent = aliased(Category)
+    rows = session.execute(
+        select(Category.slug, Category.name, Category.level, parent.slug.label("parent"))
+        .outerjoin(parent, parent.id == Category.parent_id)
+        .where(Category.taxonomy_version_id == taxonomy_version_id)
+        .order_by(Category.position, Category.id)
+    )
+    return tuple(CategoryPlace(row.slug, row.name, row.level, row.parent) for row in rows)
 
 
 _OWN = frozenset({"counting", "weighting", "denominator"})
@@ -110,13 +150,17 @@ def in_tree_order(rows: Sequence[CategoryRow], slugs: Sequence[str]) -> tuple[Ca
 def write_rows(
     session: Session,
     rows: Sequence[CategoryRow],
+    others: Sequence[CategoryRow] = (),
     *,
     report_run_id: int,
     comparison_id: int,
     taxonomy_version_id: int,
     computed_at: datetime,
 ) -> None:
-    """Store the rows of one comparison under a report's run, replacing those it wrote before."""
+    """Store the rows of one comparison under a report's run, replacing those it wrote before.
+
+    `rows` are those the report leads with, `others` those of the other ways of counting.
+    """
     session.execute(
         delete(CategoryChangeStatistic).where(
             CategoryChangeStatistic.report_run_id == report_run_id,
@@ -129,7 +173,9 @@ def write_rows(
             comparison_id=comparison_id,
             taxonomy_version_id=taxonomy_version_id,
             computed_at=computed_at,
+            is_main=is_main,
             **{name: getattr(row, name) for name in ROW_COLUMNS},
         )
-        for row in rows
+        for is_main, some in ((True, rows), (False, others))
+        for row in some
     )

@@ -10,6 +10,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
+from labeler.report.checks_stored import read_checks
 from labeler.report.model import (
     SIDES,
     CategoryRow,
@@ -165,10 +166,12 @@ def _newest_statistics(session: Session, comparison_id: int) -> list[CategoryCha
     )
     return list(
         session.scalars(
-            select(CategoryChangeStatistic).where(
+            select(CategoryChangeStatistic)
+            .where(
                 CategoryChangeStatistic.comparison_id == comparison_id,
                 CategoryChangeStatistic.report_run_id == newest,
             )
+            .order_by(CategoryChangeStatistic.id)
         )
     )
 
@@ -179,20 +182,16 @@ def _stored_table(
     statistics: list[CategoryChangeStatistic],
     planted: Mapping[str, Direction],
 ) -> ChangeTable:
-    first = statistics[0]
+    leading = [row for row in statistics if row.is_main is not False]
+    first = leading[0]
     version = session.get_one(TaxonomyVersion, first.taxonomy_version_id)
     names = category_names(session, version.id)
-    rows = [
-        CategoryRow(
-            name=names.get(row.category, row.category),
-            **{name: getattr(row, name) for name in ROW_COLUMNS},
-        )
-        for row in statistics
-    ]
+    rows = in_tree_order([_row(row, names) for row in leading], list(names))
+    others = [_row(row, names) for row in statistics if row.is_main is False]
     table = change_table(
         session,
         replace(facts, version=version),
-        in_tree_order(rows, list(names)),
+        rows,
         first.denominator,
         planted,
     )
@@ -201,4 +200,12 @@ def _stored_table(
         report_run_id=first.report_run_id,
         computed_at=first.computed_at,
         is_stale=facts.comparison.labels_changed_at > first.computed_at,
+        checks=read_checks(session, first.report_run_id, facts.comparison.id, rows, others),
+    )
+
+
+def _row(row: CategoryChangeStatistic, names: Mapping[str, str]) -> CategoryRow:
+    return CategoryRow(
+        name=names.get(row.category, row.category),
+        **{name: getattr(row, name) for name in ROW_COLUMNS},
     )

@@ -27,7 +27,8 @@ def files(request: pytest.FixtureRequest) -> ReportFiles:
 def stored_rows(files: ReportFiles) -> dict[str, CategoryChangeStatistic]:
     engine = open_engine(f"sqlite:///{files.folder.parent / 'difflens.db'}")
     with Session(engine) as session:
-        return {row.category: row for row in session.scalars(select(CategoryChangeStatistic))}
+        leading = select(CategoryChangeStatistic).where(CategoryChangeStatistic.is_main)
+        return {row.category: row for row in session.scalars(leading)}
 
 
 def written(value: Any) -> str:

@@ -1,0 +1,17 @@
+"""Reads what stands beside a comparison's result: null runs, scores, base rates of controls."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from labeler.report.beside import Beside
+from labeler.report.stored import ComparisonFacts
+from labeler.scoring_report import read_control_rates, read_scores
+
+
+def read_beside(session: Session, facts: ComparisonFacts) -> Beside:
+    """What was stored for a comparison; empty parts where nothing was."""
+    return Beside(
+        scores=read_scores(session, facts.comparison, facts.judge_id),
+        controls=read_control_rates(session, facts.comparison.name),
+    )

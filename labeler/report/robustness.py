@@ -1,0 +1,67 @@
+"""Runs every check of one comparison: other ways of counting, judge error, stricter isolation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy.orm import Session
+
+from labeler.report.checks import Checks, checks_of
+from labeler.report.members import read_members
+from labeler.report.model import CategoryRow, LatentSetView, Robustness
+from labeler.report.read_beside import read_beside
+from labeler.report.reviewed import read_judged
+from labeler.report.sensitivity import sensitivity_of
+from labeler.report.statistics import CategoryPlace
+from labeler.report.stored import ComparisonFacts
+from labeler.report.sweeping import sweep_members
+from labeler.report.variants import compute_variants
+
+if TYPE_CHECKING:
+    from taxonomy.change import ExactTest
+
+
+@dataclass(frozen=True)
+class RobustnessInput:
+    """What the checks start from: the leading rows, and how they were computed."""
+
+    main: tuple[CategoryRow, ...]
+    places: Sequence[CategoryPlace]
+    sets: tuple[LatentSetView, LatentSetView]
+    test: ExactTest
+    alpha: float
+
+
+def check_robustness(
+    session: Session, facts: ComparisonFacts, given: RobustnessInput
+) -> Robustness:
+    """Run the checks of a comparison whose leading rows are computed."""
+    from taxonomy.corrected_change import CategoryKey, correct_changes
+
+    denominator = given.main[0].denominator
+    members = read_members(session, facts)
+    variants = compute_variants(members, given.places, test=given.test, alpha=given.alpha)
+    leading = _way(given.main[0])
+    others = tuple(row for row in variants.rows if _way(row) != leading)
+    judged = read_judged(session, facts, given.places, denominator)
+    keys = [CategoryKey(place.category, place.level, place.parent) for place in given.places]
+    return Robustness(
+        others=others,
+        missing=variants.missing,
+        sensitivity=sensitivity_of(given.main, others),
+        correction=correct_changes(keys, judged.target, judged.reference, alpha=given.alpha),
+        sweep=sweep_members(members, given.sets, given.places, denominator, given.alpha),
+        beside=read_beside(session, facts),
+    )
+
+
+def checks_of_robustness(robustness: Robustness) -> Checks:
+    """What the checks say, in short."""
+    ways = {_way(row) for row in robustness.others}
+    return checks_of(robustness.correction, robustness.sweep, robustness.sensitivity, 1 + len(ways))
+
+
+def _way(row: CategoryRow) -> tuple[str, str, str]:
+    return row.counting, row.weighting, row.denominator
