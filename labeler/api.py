@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from crosscoder.progress import Progress, SilentProgress
 from labeler.pipeline import StageReport, opened, run_stage, run_study
+from labeler.stages.base import StageContext
 from labeler.store.engine import require_existing
 from labeler.study import StudyFile
 from labeler.study_taxonomy import study_taxonomy
@@ -19,6 +20,7 @@ from taxonomy.tree import Taxonomy
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labeler.feature_tables import FeatureTableResult
     from labeler.importing import ImportResult
     from labeler.label_files import LabelImportResult
     from labeler.sql import QueryResult
@@ -98,6 +100,28 @@ class Study:
 
         with opened(self.file, create=True) as engine:
             return import_latents(engine, Path(path), self.taxonomy(), dry_run, create_categories)
+
+    def import_features(
+        self, path: str | Path, target: str, reference: str, name: str | None = None
+    ) -> FeatureTableResult:
+        """Import a published feature_df.csv: its latents with their scaling, all or none."""
+        from labeler.feature_tables import import_feature_table
+
+        with opened(self.file, create=True) as engine:
+            return import_feature_table(engine, Path(path), target, reference, name)
+
+    def export_crosscoder(self, folder: str | Path) -> None:
+        """Write the study's crosscoder in dictionary_learning's Hub layout.
+
+        UsageError where `train` is not done with the present config.
+        """
+        from crosscoder.checkpoints import load_crosscoder
+        from crosscoder.published_export import export_dictionary_learning
+        from labeler.finished_stages import finished
+
+        with self.engine() as engine:
+            context = finished(StageContext(self.file, engine, SilentProgress()), "train")
+        export_dictionary_learning(load_crosscoder(context.folder("train")), Path(folder))
 
     def export_labels(self, path: str | Path) -> int:
         """Write the labels in force to a CSV or JSONL file; returns how many."""
