@@ -15,7 +15,6 @@ from labeler.judge.base import Judge
 from labeler.judge.calls import CallStore, Question, StoredCall
 from labeler.judge.pool import AskPool, FailureLimit
 from labeler.judge.requests import explain_request
-from labeler.judge.spending import Spending
 from labeler.judge.subjects import load_subject
 from labeler.store.engine import read_session, write_session
 from labeler.store.judging_records import (
@@ -54,8 +53,6 @@ class LabelSummary:
     """Calls that gave no answer; the next run asks again."""
     n_reused: int
     """Latents whose answer an earlier run, or another worker, had paid for."""
-    n_left: int = 0
-    """Latents that a limit on tokens or cost left unasked."""
 
 
 @dataclass
@@ -66,11 +63,6 @@ class _Counts:
     failed: int = 0
     reused: int = 0
 
-    @property
-    def handled(self) -> int:
-        """Latents of which something became."""
-        return self.explained + self.uninterpretable + self.too_little + self.failed
-
 
 def label_latents(
     engine: Engine,
@@ -79,7 +71,6 @@ def label_latents(
     latent_ids: Sequence[int],
     config: LabelConfig | None = None,
     progress: Progress | None = None,
-    spending: Spending | None = None,
 ) -> LabelSummary:
     """Ask the judge to explain latents; every call is committed as it arrives.
 
@@ -91,7 +82,7 @@ def label_latents(
     store = CallStore(engine, judge.identity, run_id)
     progress = progress or SilentProgress()
     with progress.task("label", len(latents), "latents") as advance:
-        labeler = _Labeler(engine, store, run_id, config or LabelConfig(), advance, spending)
+        labeler = _Labeler(engine, store, run_id, config or LabelConfig(), advance)
         asyncio.run(labeler.run(judge, latents))
     counts = labeler.counts
     return LabelSummary(
@@ -102,7 +93,6 @@ def label_latents(
         n_too_little_evidence=counts.too_little,
         n_failed=counts.failed,
         n_reused=counts.reused,
-        n_left=len(latents) - counts.handled,
     )
 
 
@@ -139,12 +129,11 @@ class _Labeler:
     run_id: int
     config: LabelConfig
     advance: Advance
-    spending: Spending | None = None
     counts: _Counts = field(default_factory=_Counts)
 
     async def run(self, judge: Judge, latents: Sequence[int]) -> None:
         """Ask for all of them."""
-        pool = AskPool(judge, self.store, self.config.failure_limit, self.spending)
+        pool = AskPool(judge, self.store, self.config.failure_limit)
         await pool.run(self._questions(latents), self._count, self._keep)
 
     def _questions(self, latents: Sequence[int]) -> Iterator[Question]:

@@ -7,16 +7,40 @@ from pathlib import Path
 from labeler.embedding.base import Embedder
 from labeler.errors import UsageError
 from labeler.judge.base import Judge
+from labeler.judge.spending import MeteredJudge, Prices, Spending
 from labeler.sections.judging import JudgeSection
 
 
 def make_judge(
-    section: JudgeSection, embedder: Embedder | None = None, folder: Path | None = None
+    section: JudgeSection,
+    embedder: Embedder | None = None,
+    folder: Path | None = None,
+    spending: Spending | None = None,
 ) -> Judge:
     """The judge of `[judge]`; `evidence` needs an embedder, a script lies relative to `folder`.
 
-    Raises UsageError that names the key which is missing or wrong.
+    With `spending`, a judge that costs something stops before its limits are passed. Raises
+    UsageError that names the key which is missing or wrong.
     """
+    judge = _judge_of(section, embedder, folder)
+    if spending is None or section.kind == "evidence":
+        return judge
+    prices = prices_of(section)
+    if spending.limits.max_cost is not None and prices is None:
+        raise UsageError(
+            "judge.price_prompt_per_million, judge.price_completion_per_million: missing; "
+            "--max-cost needs both"
+        )
+    return MeteredJudge(judge, spending, prices, section.max_tokens)
+
+
+def prices_of(section: JudgeSection) -> Prices | None:
+    """What a judge's tokens cost; None unless both prices are given."""
+    prompt, completion = section.price_prompt_per_million, section.price_completion_per_million
+    return None if prompt is None or completion is None else Prices(prompt, completion)
+
+
+def _judge_of(section: JudgeSection, embedder: Embedder | None, folder: Path | None) -> Judge:
     if section.kind == "openai":
         from labeler.judge.openai import OpenAiJudge
 

@@ -12,7 +12,7 @@ from labeler.errors import WorkError
 from labeler.judge.base import Judge, JudgeReply
 from labeler.judge.calls import CallStore, Keep, Keyed, OnAnswer, Question
 from labeler.judge.recorder import Recorder
-from labeler.judge.spending import Spending
+from labeler.judge.spending import BudgetReachedError
 
 READ_AHEAD = 32
 """Questions that are made, looked up and claimed at a time."""
@@ -33,10 +33,6 @@ class FailureLimit:
 
 class _InterruptedError(Exception):
     """Ctrl-C inside a task: as what it is, it would end the event loop before the clean-up."""
-
-
-class BudgetReachedError(Exception):
-    """Another attempt might pass a limit on tokens or cost."""
 
 
 class _Failures:
@@ -68,20 +64,13 @@ class AskPool:
     from the database.
     """
 
-    def __init__(
-        self,
-        judge: Judge,
-        store: CallStore,
-        limit: FailureLimit,
-        spending: Spending | None = None,
-    ) -> None:
+    def __init__(self, judge: Judge, store: CallStore, limit: FailureLimit) -> None:
         self._judge = judge
         self._store = store
         self._failures = _Failures(judge.identity.name, limit)
-        self._spending = spending
         self._equal: dict[str, list[Question]] = {}
         """Questions in hand, by the key of their one call."""
-        self.budget_is_reached = False
+        self._stop: BudgetReachedError | None = None
 
     async def run(
         self, questions: Iterable[Question], on_answer: OnAnswer, keep: Keep | None = None
@@ -90,6 +79,7 @@ class AskPool:
 
         `on_answer` is told of each final call after its commit; `keep`, if given, writes what
         follows from final calls, many at a time, and has written all when this returns.
+        Raises BudgetReachedError once everything in flight has ended, where a limit was reached.
         """
         queue: asyncio.Queue[Keyed | None] = asyncio.Queue(self._judge.concurrency)
         recorder = Recorder(self._store, on_answer, keep, self._judge.concurrency)
@@ -116,6 +106,8 @@ class AskPool:
         finally:
             recorder.close()
             await self._judge.aclose()
+        if self._stop is not None:
+            raise self._stop
 
     async def _feed(
         self, questions: Iterator[Question], queue: asyncio.Queue[Keyed | None], recorder: Recorder
@@ -123,7 +115,7 @@ class AskPool:
         """Queue what is this worker's to ask; wait for what others have in hand."""
         held: list[Keyed] = []
         are_left = True
-        while not self.budget_is_reached and (are_left or held):
+        while self._stop is None and (are_left or held):
             read = [] if len(held) > MOST_HELD else list(islice(questions, READ_AHEAD))
             are_left = bool(read) or len(held) > MOST_HELD
             waiting = [*held, *self._first_of_equals([self._store.keyed(each) for each in read])]
@@ -153,36 +145,23 @@ class AskPool:
         return first
 
     async def _ask(self, asked: Keyed, recorder: Recorder) -> None:
-        request = asked.question.request
-        if not self._is_affordable(asked):
+        if self._stop is not None:
             return
         ended: list[JudgeReply] = []
 
         async def note(reply: JudgeReply) -> None:
             ended.append(reply)
             recorder.attempt(asked, reply)
-            if self._spending is not None:
-                self._spending.spend(request, reply)
-                if reply.status not in ("ok", "refused") and not self._is_affordable(asked):
-                    raise BudgetReachedError
 
         try:
-            await self._judge.ask(request, note)
-        except BudgetReachedError:
-            self.budget_is_reached = True
-        finally:
-            if self._spending is not None:
-                self._spending.release(request)
+            await self._judge.ask(asked.question.request, note)
+        except BudgetReachedError as stop:
+            self._stop = stop
+            if not ended:
+                return
         committed = recorder.end(asked, self._equal.pop(asked.key))
         self._failures.count(ended[-1])
         await committed
-
-    def _is_affordable(self, asked: Keyed) -> bool:
-        if self._spending is None:
-            return True
-        if not self.budget_is_reached and not self._spending.admit(asked.question.request):
-            self.budget_is_reached = True
-        return not self.budget_is_reached
 
 
 async def _together(functions: Iterable[Task]) -> None:

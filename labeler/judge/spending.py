@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from labeler.judge.base import JudgeReply, JudgeRequest
+from labeler.errors import WorkError
+from labeler.judge.base import Judge, JudgeIdentity, JudgeReply, JudgeRequest, OnAttempt
+from labeler.judge.base import ignore_attempt as nobody
 
 CHARACTERS_A_TOKEN = 4.0
 """English prose under common tokenizers; used until a server's own counts say better."""
+WEIGHT_OF_PRIOR = 1000.0
+"""Tokens that the assumed characters a token count for beside those that servers told."""
 MILLION = 1_000_000
+
+
+class BudgetReachedError(WorkError):
+    """Another attempt might pass a limit on tokens or cost."""
 
 
 @dataclass(frozen=True)
@@ -20,90 +28,155 @@ class Prices:
 
     def of(self, prompt_tokens: float, completion_tokens: float) -> float:
         """Cost of some tokens."""
-        spent = (
-            prompt_tokens * self.prompt_per_million
-            + completion_tokens * self.completion_per_million
+        prompts = prompt_tokens * self.prompt_per_million
+        return (prompts + completion_tokens * self.completion_per_million) / MILLION
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens, and what they cost where prices are known."""
+
+    prompt_tokens: float = 0
+    completion_tokens: float = 0
+    cost: float = 0.0
+
+    @property
+    def tokens(self) -> float:
+        """Prompt and answer together."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        """Both together."""
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cost + other.cost,
         )
-        return spent / MILLION
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a batch may use; None = no limit."""
+    """How much a command may use, all its judges together; None = no limit."""
 
     max_tokens: int | None = None
-    """Prompt and answer tokens together."""
     max_cost: float | None = None
-    prices: Prices | None = None
 
-    def __post_init__(self) -> None:
-        """Refuse a limit on cost without prices."""
-        if self.max_cost is not None and self.prices is None:
-            raise ValueError("a limit on cost needs prices")
+
+@dataclass
+class CharacterRate:
+    """Characters a token, learned from what servers told."""
+
+    characters: float = CHARACTERS_A_TOKEN * WEIGHT_OF_PRIOR
+    tokens: float = WEIGHT_OF_PRIOR
+
+    def learn(self, characters: float, tokens: float) -> None:
+        """Count a prompt whose tokens a server told."""
+        self.characters += characters
+        self.tokens += tokens
+
+    def tokens_of(self, characters: float) -> float:
+        """Estimated tokens of a text of this length."""
+        return characters * self.tokens / self.characters
+
+
+@dataclass
+class Spending:
+    """Counts what a command used, and keeps room for what its calls in flight may use at most.
+
+    A call is let go only if everything in flight could end at its longest within the limits, so
+    that they are not overrun unless prompts have more tokens than estimated.
+    """
+
+    limits: Limits
+    used: Usage = Usage()
+    _reserved: dict[int, Usage] = field(default_factory=dict)
+
+    def reserve(self, key: int, most: Usage) -> None:
+        """Keep room for one attempt; BudgetReachedError where it might pass a limit."""
+        total = sum(self._reserved.values(), self.used) + most
+        limits = self.limits
+        if limits.max_tokens is not None and total.tokens > limits.max_tokens:
+            raise BudgetReachedError(
+                f"stopped at {self.used.tokens:,.0f} of at most {limits.max_tokens:,} tokens: "
+                "another call might pass the limit; what was answered is kept, run again to go on"
+            )
+        if limits.max_cost is not None and total.cost > limits.max_cost:
+            raise BudgetReachedError(
+                f"stopped at a cost of {self.used.cost:.6g} of at most {limits.max_cost:g}: "
+                "another call might pass the limit; what was answered is kept, run again to go on"
+            )
+        self._reserved[key] = most
+
+    def release(self, key: int, spent: Usage | None = None) -> None:
+        """An attempt ended, with what it used, or will not be made."""
+        self._reserved.pop(key, None)
+        if spent is not None:
+            self.used += spent
+
+
+class MeteredJudge:
+    """A judge that stops before a limit is passed."""
+
+    def __init__(
+        self, judge: Judge, spending: Spending, prices: Prices | None, longest_answer: int
+    ) -> None:
+        self._judge = judge
+        self._spending = spending
+        self._prices = prices
+        self._longest_answer = longest_answer
+        self._rate = CharacterRate()
+
+    @property
+    def identity(self) -> JudgeIdentity:
+        """Who judges."""
+        return self._judge.identity
+
+    @property
+    def concurrency(self) -> int:
+        """Requests in flight."""
+        return self._judge.concurrency
+
+    async def ask(self, request: JudgeRequest, on_attempt: OnAttempt = nobody) -> JudgeReply:
+        """Ask within the limits; BudgetReachedError before an attempt that might pass them."""
+
+        async def note(reply: JudgeReply) -> None:
+            self._spending.release(id(request), self._spent(request, reply))
+            await on_attempt(reply)
+            if reply.status not in ("ok", "refused"):
+                self._reserve(request)
+
+        self._reserve(request)
+        try:
+            return await self._judge.ask(request, note)
+        finally:
+            self._spending.release(id(request))
+
+    async def aclose(self) -> None:
+        """Close the judge."""
+        await self._judge.aclose()
+
+    def _reserve(self, request: JudgeRequest) -> None:
+        prompt = self._rate.tokens_of(characters_of(request))
+        self._spending.reserve(id(request), self._usage(prompt, self._longest_answer))
+
+    def _spent(self, request: JudgeRequest, reply: JudgeReply) -> Usage:
+        """What the server told, else an estimate where it answered at all."""
+        prompt, completion = reply.prompt_tokens, reply.completion_tokens
+        if prompt is not None:
+            self._rate.learn(characters_of(request), prompt)
+        answered = reply.raw is not None
+        estimate = self._rate.tokens_of(characters_of(request)) if answered else 0.0
+        words = self._rate.tokens_of(len(reply.raw)) if reply.raw is not None else 0.0
+        return self._usage(
+            prompt if prompt is not None else estimate,
+            completion if completion is not None else words,
+        )
+
+    def _usage(self, prompt: float, completion: float) -> Usage:
+        cost = self._prices.of(prompt, completion) if self._prices is not None else 0.0
+        return Usage(prompt, completion, cost)
 
 
 def characters_of(request: JudgeRequest) -> int:
     """Characters of a request's messages."""
     return sum(len(message.content) for message in request.messages)
-
-
-class Spending:
-    """Counts what a batch used and reserves what its calls in flight may use at most.
-
-    A call is let go only if everything in flight could end at its longest within the limits, so
-    that they are not overrun unless a prompt has more tokens than estimated.
-    """
-
-    def __init__(self, limits: Limits, longest_answer: int, characters_a_token: float) -> None:
-        self._limits = limits
-        self._longest_answer = longest_answer
-        self._characters, self._prompt_tokens_of_them = characters_a_token * 1000, 1000.0
-        self._reserved: dict[int, float] = {}
-        self.prompt_tokens = 0
-        self.completion_tokens = 0
-
-    @property
-    def tokens(self) -> int:
-        """Tokens used so far."""
-        return self.prompt_tokens + self.completion_tokens
-
-    @property
-    def cost(self) -> float | None:
-        """Cost so far; None without prices."""
-        prices = self._limits.prices
-        return prices.of(self.prompt_tokens, self.completion_tokens) if prices else None
-
-    def admit(self, request: JudgeRequest) -> bool:
-        """Reserve room for one attempt; False where it might pass a limit."""
-        estimate = self._estimate(request)
-        prompt = self.prompt_tokens + sum(self._reserved.values()) + estimate
-        answers = self.completion_tokens + (len(self._reserved) + 1) * self._longest_answer
-        limits = self._limits
-        if limits.max_tokens is not None and prompt + answers > limits.max_tokens:
-            return False
-        cost = limits.prices.of(prompt, answers) if limits.prices is not None else 0.0
-        if limits.max_cost is not None and cost > limits.max_cost:
-            return False
-        self._reserved[id(request)] = estimate
-        return True
-
-    def spend(self, request: JudgeRequest, reply: JudgeReply) -> None:
-        """Count what an attempt used: the server's figures, else the estimate where it answered."""
-        estimate = self._reserved.pop(id(request), self._estimate(request))
-        if reply.prompt_tokens is not None:
-            self.prompt_tokens += reply.prompt_tokens
-            self._characters += characters_of(request)
-            self._prompt_tokens_of_them += reply.prompt_tokens
-        elif reply.raw is not None:
-            self.prompt_tokens += round(estimate)
-        if reply.completion_tokens is not None:
-            self.completion_tokens += reply.completion_tokens
-        elif reply.raw is not None:
-            self.completion_tokens += round(len(reply.raw) / CHARACTERS_A_TOKEN)
-
-    def release(self, request: JudgeRequest) -> None:
-        """Give up the room of an attempt that will not be made."""
-        self._reserved.pop(id(request), None)
-
-    def _estimate(self, request: JudgeRequest) -> float:
-        return characters_of(request) * self._prompt_tokens_of_them / self._characters
