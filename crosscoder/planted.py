@@ -52,6 +52,8 @@ class PlantedConfig:
     shared: PlantedCount = PlantedCount(40, 8)
     own: PlantedCount = PlantedCount(8, 4)
     """A model; with three models as many again for every two models that a third lacks."""
+    own_length: float = 1.0
+    """Length of their directions; small in a close fine-tune."""
     shrunk: PlantedCount = PlantedCount(4, 2)
     """A model in which they have their full length."""
     decoupled: PlantedCount = PlantedCount(4, 2)
@@ -206,7 +208,8 @@ class _Draughtsman:
                 self._add("shared", rare, self._same())
             for owner in owners:
                 for _ in range(_number(config.own, rare)):
-                    self._add("own", rare, self._same() * self._present(owner))
+                    length = config.own_length
+                    self._add("own", rare, length * self._same() * self._present(owner))
             for model in models:
                 for _ in range(_number(config.shrunk, rare)):
                     self._add("shrunk", rare, self._shrunk(model))

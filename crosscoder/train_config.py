@@ -34,6 +34,9 @@ class TrainConfig(BaseModel):
     """The gradient of all weights together is scaled down to this L2 norm."""
     reconstruction: ReconstructionLoss = "squared"
     """`squared` or `unsquared`, see `LossSettings`; coefficients are not portable across them."""
+    difference_weight: float = Field(1.0, gt=0)
+    """Weight of what differs between the models in the squared loss and in the selection, see
+    `crosscoder.stretching`; 1 is the plain loss. Decoders are in the models' own coordinates."""
     aux_coefficient: float = Field(1 / 32, ge=0)
     """Weight of AuxK on dead latents (`batch_topk`)."""
     l1_coefficient: float = Field(1.0, ge=0)

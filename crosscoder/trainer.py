@@ -14,6 +14,7 @@ from crosscoder.losses import Losses, LossSettings, crosscoder_loss
 from crosscoder.model import Crosscoder
 from crosscoder.optimiser import Adam
 from crosscoder.schedule import annealed_k, learning_rate
+from crosscoder.stretching import stretch
 from crosscoder.train_config import TrainConfig
 from crosscoder.workspace import Workspace
 
@@ -34,7 +35,8 @@ class StepMetrics:
     auxiliary: float
     sparsity: float
     fve: dict[str, float]
-    """By model name, on this batch and about its own mean, before the step."""
+    """By model name, on this batch and about its own mean, before the step; in the coordinates of
+    the loss where `difference_weight` is not 1."""
     l0: float
     k: float
     n_dead: int
@@ -80,6 +82,7 @@ class Trainer:
         """
         device = self.crosscoder.W_dec.device
         z = self.crosscoder.normalise(batch.to(device))
+        z = stretch(z, self._config.difference_weight)
         dead = self.dead
         self._require_life(dead.numel())
         settings = self._settings()

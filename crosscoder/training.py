@@ -28,6 +28,7 @@ from crosscoder.quality import Quality, calibrate_theta, measure_quality
 from crosscoder.resume import MetricsLog, TrainingCheckpoints
 from crosscoder.row_source import TrainingSource
 from crosscoder.store_source import StoreSource
+from crosscoder.stretching import in_own_coordinates, stretch
 from crosscoder.train_config import TrainConfig
 from crosscoder.trainer import Trainer
 
@@ -169,7 +170,8 @@ class _Run:
             normaliser = fit_normaliser(self._source.normaliser_batches(self._batch_size))
         generator = torch.Generator().manual_seed(self._init_seed)
         crosscoder = Crosscoder(self._config, generator, normaliser)
-        bias = initial_decoder_bias(crosscoder.normalise(first), self._train_config.b_dec_init)
+        z = stretch(crosscoder.normalise(first), self._train_config.difference_weight)
+        bias = initial_decoder_bias(z, self._train_config.b_dec_init)
         with torch.no_grad():
             crosscoder.b_dec.copy_(bias)
         return crosscoder
@@ -198,7 +200,9 @@ class _Run:
 
     def finish(self) -> TrainResult:
         """Set theta, measure, write the crosscoder and the result, drop the checkpoints."""
-        crosscoder, trainer = self._trainer.crosscoder, self._trainer
+        trainer = self._trainer
+        weight = self._train_config.difference_weight
+        crosscoder = in_own_coordinates(trainer.crosscoder, weight)
         self._set_theta(crosscoder)
         quality = measure_quality(crosscoder, self._held_out)
         crosscoder.cpu()

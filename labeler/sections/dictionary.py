@@ -28,6 +28,8 @@ class TrainSection(Section):
     """Steps of linear warm-up."""
     decay_fraction: float = Field(0.3, ge=0, le=1)
     """Share of the last steps over which the rate falls linearly to zero."""
+    difference_weight: float = Field(1.0, gt=0)
+    """Weight of what differs between the models, for close fine-tunes; 1 is the plain loss."""
     aux_coefficient: float = Field(1 / 32, ge=0)
     """Weight of the AuxK loss on dead latents."""
     dead_after_tokens: int | None = Field(None, ge=1)
