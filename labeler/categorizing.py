@@ -12,34 +12,44 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from crosscoder.progress import Advance, Progress, SilentProgress
+from labeler.controls import control_latents, mixed
 from labeler.embedding.base import Embedder
 from labeler.errors import UsageError
 from labeler.explanation_clusters import ExplanationCluster, cluster_explanations
-from labeler.judge.base import CategoryOption, Judge, LatentSubject
+from labeler.explanations import explanation_for
+from labeler.judge.base import CategoryOption, Judge, JudgeRequest
 from labeler.judge.calls import CallStore, Question, StoredCall
 from labeler.judge.pool import AskPool, FailureLimit
 from labeler.judge.requests import categorize_request
 from labeler.judge.subjects import latents_of, load_subject, options_of
-from labeler.judge.windows import content_text
-from labeler.labeling import newest_explanation
+from labeler.quotes import check_quote
+from labeler.repeats import SampleRow, add_sample, shuffled_options
 from labeler.store.engine import read_session, write_session
 from labeler.store.judging_records import LabelCategory, LabelRow, add_judge_label
 from labeler.store.latent_records import current_setting, ensure_comparison_setting
-from labeler.store.schema import Category, Explanation, JudgeLabel
+from labeler.store.schema import Category, Explanation, JudgeLabel, TaxonomyVersion
+from labeler.store.taxonomy_moves import carry_decisions, members_of
 
 
 @dataclass(frozen=True)
 class CategorizeConfig:
     """How explanations are grouped and when a batch is given up."""
 
-    cluster_distance: float = 0.5
-    """Cosine distance at which average-linkage clusters stop merging."""
+    cluster_distance: float | None = None
+    """Cosine distance from which clusters of explanations stay apart; None = swept."""
+    repeats: int = 1
+    """Times each latent is asked about; all but the first with shuffled categories."""
+    seed: int = 0
+    """Of the shuffled orders and the sweep."""
+    in_force: bool = True
+    """Whether the judge and the version are put in force; a further judge's labels only compare."""
     failure_limit: FailureLimit = field(default_factory=FailureLimit)
 
 
 @dataclass(frozen=True)
 class CategorizeSummary:
-    """What became of the latents; the outcomes and `n_without_explanation` sum to `n_latents`."""
+    """What became of the latents; the outcomes, `n_carried` and `n_without_explanation` sum to
+    `n_latents`."""
 
     judge_id: int
     n_latents: int
@@ -51,6 +61,10 @@ class CategorizeSummary:
     """Nothing was asked about these: their explanation failed; run `label` again."""
     n_reused: int
     """Latents whose answer an earlier run had paid for."""
+    n_carried: int
+    """Latents whose label came from the version before; nothing was asked about these."""
+    n_quotes_not_found: int
+    """Categories whose quote is in neither evidence nor explanation."""
     clusters: tuple[ExplanationCluster, ...]
     """Groups of like explanations, largest first."""
 
@@ -79,21 +93,27 @@ def categorize(
         if not options:
             raise UsageError("taxonomy: the version has no categories; give it some")
         latents = latents_of(session, comparison_ids)
+        controls = control_latents(session, comparison_ids)
         for comparison_id in comparison_ids:
             if current_setting(session, comparison_id) is None:
                 ensure_comparison_setting(
                     session, comparison_id, taxonomy_version_id, store.judge_id
                 )
     progress = progress or SilentProgress()
-    with progress.task("categorize", len(latents), "latents") as advance:
-        work = _Categorizer(engine, store, run_id, taxonomy_version_id, options, advance)
-        asyncio.run(work.run(judge, latents, config.failure_limit))
+    n_asked = len(latents) + len(controls)
+    with progress.task("categorize", n_asked, "latents") as advance:
+        counted = frozenset(latents)
+        work = _Categorizer(
+            engine, store, run_id, taxonomy_version_id, options, config, advance, counted
+        )
+        asyncio.run(work.run(judge, mixed(latents, controls), config.failure_limit))
     with write_session(engine) as session:
-        for comparison_id in comparison_ids:
+        for comparison_id in comparison_ids if config.in_force else ():
+            _keep_decisions(session, comparison_id, taxonomy_version_id)
             ensure_comparison_setting(session, comparison_id, taxonomy_version_id, store.judge_id)
     with read_session(engine) as session:
         clusters = cluster_explanations(
-            session, embedder, latents, store.judge_id, config.cluster_distance
+            session, embedder, latents, store.judge_id, config.cluster_distance, config.seed
         )
     return CategorizeSummary(
         judge_id=store.judge_id,
@@ -104,6 +124,8 @@ def categorize(
         n_error=work.outcomes["error"],
         n_without_explanation=work.without_explanation,
         n_reused=work.reused,
+        n_carried=work.carried,
+        n_quotes_not_found=work.quotes_not_found,
         clusters=clusters,
     )
 
@@ -117,10 +139,15 @@ class _Categorizer:
     run_id: int
     version_id: int
     options: tuple[CategoryOption, ...]
+    config: CategorizeConfig
     advance: Advance
+    counted: frozenset[int]
+    """The latents of the comparisons; the others are controls, which no summary counts."""
     outcomes: Counter[str] = field(default_factory=Counter)
     without_explanation: int = 0
     reused: int = 0
+    carried: int = 0
+    quotes_not_found: int = 0
 
     async def run(self, judge: Judge, latents: Sequence[int], limit: FailureLimit) -> None:
         """Ask for all of them."""
@@ -137,32 +164,77 @@ class _Categorizer:
     def _questions(self, latents: Sequence[int]) -> Iterator[Question]:
         for latent_id in latents:
             with read_session(self.engine) as session:
-                explanation = newest_explanation(session, latent_id, self.store.judge_id)
+                explanation = explanation_for(session, latent_id, self.store.judge_id)
                 subject = load_subject(session, latent_id)
-            if explanation is None:
-                self.without_explanation += 1
+                stands = self._carried_stands(session, latent_id, explanation)
+            if stands:
+                self.carried += latent_id in self.counted
+                self.advance(1)
+            elif explanation is None:
+                self.without_explanation += latent_id in self.counted
                 self.advance(1)
             elif not explanation.interpretable:
                 self._write(latent_id, explanation, "uninterpretable", None, ())
             else:
-                request = categorize_request(subject, explanation.text, self.options)
-                yield Question(latent_id, request)
+                for sample in range(self.config.repeats):
+                    options = shuffled_options(self.options, self.config.seed, latent_id, sample)
+                    request = categorize_request(subject, explanation.text, options, sample)
+                    yield Question(latent_id, request)
+
+    def _carried_stands(
+        self, session: Session, latent_id: int, explanation: Explanation | None
+    ) -> bool:
+        """Whether the label in force was carried here, for the explanation that there still is."""
+        label = _newest_label(session, latent_id, self.store.judge_id, self.version_id)
+        if label is None or label.carried_from_id is None:
+            return False
+        return explanation is None or label.explanation_id in (None, explanation.id)
 
     def _keep(self, question: Question, call: StoredCall) -> None:
-        self.reused += not call.was_asked
         with read_session(self.engine) as session:
-            explanation = newest_explanation(session, question.latent_id, self.store.judge_id)
+            explanation = explanation_for(session, question.latent_id, self.store.judge_id)
         answer = call.parsed or {"outcome": "error", "categories": []}
+        if question.request.sample:
+            self._keep_sample(question, call.id, explanation, answer)
+            return
+        self.reused += not call.was_asked and question.latent_id in self.counted
         categories = tuple(
-            self._category(chosen, question.request.subject) for chosen in answer["categories"]
+            self._category(chosen, question.request) for chosen in answer["categories"]
         )
         self._write(question.latent_id, explanation, answer["outcome"], call.id, categories)
 
-    def _category(self, chosen: dict[str, Any], subject: LatentSubject | None) -> LabelCategory:
+    def _keep_sample(
+        self,
+        question: Question,
+        call_id: int,
+        explanation: Explanation | None,
+        answer: dict[str, Any],
+    ) -> None:
+        if explanation is None:
+            return
+        chosen = answer["categories"]
+        row = SampleRow(
+            run_id=self.run_id,
+            latent_id=question.latent_id,
+            judge_id=self.store.judge_id,
+            taxonomy_version_id=self.version_id,
+            explanation_id=explanation.id,
+            judge_call_id=call_id,
+            sample=question.request.sample,
+            outcome=answer["outcome"],
+            category_id=self._category_ids[chosen[0]["category"]] if chosen else None,
+        )
+        with write_session(self.engine) as session:
+            add_sample(session, row)
+
+    def _category(self, chosen: dict[str, Any], request: JudgeRequest) -> LabelCategory:
+        quote = check_quote(chosen["quote"], request.subject, request.explanation)
+        self.quotes_not_found += quote.found is False
         return LabelCategory(
             category_id=self._category_ids[chosen["category"]],
             confidence=chosen["confidence"],
-            quote=verified_quote(chosen["quote"], subject),
+            quote=quote.text,
+            quote_found=quote.found,
         )
 
     def _write(
@@ -188,31 +260,38 @@ class _Categorizer:
         with write_session(self.engine) as session:
             if not _is_newest(session, label):
                 add_judge_label(session, label)
-        self.outcomes[outcome] += 1
+        self.outcomes[outcome] += latent_id in self.counted
         self.advance(1)
 
 
-def verified_quote(quote: str, subject: LatentSubject | None) -> str | None:
-    """The quote, where it occurs in the evidence (white space aside); None for invented words."""
-    wanted = " ".join(quote.split())
-    if not wanted or subject is None:
-        return None
-    texts = (" ".join(content_text(window).split()) for window in subject.windows)
-    return quote if any(wanted in text for text in texts) else None
+def _keep_decisions(session: Session, comparison_id: int, taxonomy_version_id: int) -> None:
+    """People's decisions go along to a version of the same name, by equal slug."""
+    setting = current_setting(session, comparison_id)
+    if setting is None or setting.taxonomy_version_id == taxonomy_version_id:
+        return
+    old = session.get_one(TaxonomyVersion, setting.taxonomy_version_id)
+    if old.name == session.get_one(TaxonomyVersion, taxonomy_version_id).name:
+        carry_decisions(session, old.id, taxonomy_version_id, members_of(session, comparison_id))
 
 
-def _is_newest(session: Session, label: LabelRow) -> bool:
-    newest = session.execute(
+def _newest_label(
+    session: Session, latent_id: int, judge_id: int, taxonomy_version_id: int
+) -> JudgeLabel | None:
+    return session.execute(
         select(JudgeLabel)
         .where(
-            JudgeLabel.latent_id == label.latent_id,
-            JudgeLabel.judge_id == label.judge_id,
-            JudgeLabel.taxonomy_version_id == label.taxonomy_version_id,
+            JudgeLabel.latent_id == latent_id,
+            JudgeLabel.judge_id == judge_id,
+            JudgeLabel.taxonomy_version_id == taxonomy_version_id,
             JudgeLabel.is_control.is_(False),
         )
         .order_by(JudgeLabel.id.desc())
         .limit(1)
     ).scalar_one_or_none()
+
+
+def _is_newest(session: Session, label: LabelRow) -> bool:
+    newest = _newest_label(session, label.latent_id, label.judge_id, label.taxonomy_version_id)
     return newest is not None and (
         (newest.judge_call_id, newest.explanation_id, newest.outcome)
         == (label.judge_call_id, label.explanation_id, label.outcome)

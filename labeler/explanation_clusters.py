@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from sqlalchemy.orm import Session
 
 from labeler.embedding.base import Embedder
+from labeler.explanations import explanations_for
 from labeler.judge.wording import short_form
-from labeler.labeling import newest_explanation
-from taxonomy.clustering import ClusterSample, cluster, name_clusters
+from taxonomy.canonical import canonical_text
+from taxonomy.clustering import DEFAULT_DISTANCE_THRESHOLD, ClusterSample, cluster, name_clusters
+from taxonomy.mapping import Vectors
+from taxonomy.threshold import LEAST_TEXTS, centred, sweep_thresholds
 
 
 @dataclass(frozen=True)
@@ -27,25 +31,32 @@ def cluster_explanations(
     embedder: Embedder,
     latent_ids: Sequence[int],
     judge_id: int,
-    distance: float,
+    distance: float | None,
+    seed: int = 0,
 ) -> tuple[ExplanationCluster, ...]:
-    """Group the interpretable explanations of a judge, largest group first."""
-    found = [
-        explanation
-        for latent_id in latent_ids
-        if (explanation := newest_explanation(session, latent_id, judge_id)) is not None
-        and explanation.interpretable
-    ]
+    """Group the interpretable explanations that a judge works with, largest group first.
+
+    Without a distance it is the one at which subsamples agree best, for enough explanations.
+    """
+    known = explanations_for(session, latent_ids, judge_id)
+    found = [known[key] for key in latent_ids if key in known and known[key].interpretable]
     if not found:
         return ()
     texts = [explanation.text for explanation in found]
-    clustering = cluster(embedder.embed(texts), distance)
+    rows = centred(embedder.embed([canonical_text(text) for text in texts]))
+    clustering = cluster(rows, distance if distance is not None else _swept(rows, seed))
     names = name_clusters(clustering, texts, _name)
     clusters = [
         ExplanationCluster(name, tuple(found[row].latent_id for row in clustering.members(number)))
         for number, name in enumerate(names)
     ]
     return tuple(sorted(clusters, key=lambda each: -len(each.latent_ids)))
+
+
+def _swept(rows: Vectors, seed: int) -> float:
+    if len(np.unique(rows, axis=0)) < LEAST_TEXTS:
+        return DEFAULT_DISTANCE_THRESHOLD
+    return sweep_thresholds(rows, seed=seed).threshold
 
 
 def _name(sample: ClusterSample) -> str:

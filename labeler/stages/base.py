@@ -10,10 +10,13 @@ from sqlalchemy import Engine
 
 from crosscoder.progress import Progress
 from labeler.errors import UsageError
+from labeler.judge.spending import Spending
 from labeler.study import StudyFile
 
 STAGE_NAMES = ("harvest", "train", "isolate", "collect", "label", "categorize", "report")
 """In the order in which data flows."""
+UNANSWERED = "n_unanswered"
+"""Key of a run's result: questions without an answer, which the next call asks again."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class StageContext:
     progress: Progress
     keys: dict[str, str] = field(default_factory=dict)
     """Stage key by stage name, for this stage and those before it."""
+    spending: Spending | None = None
+    """What the judges of this call may use; None = as much as they like."""
 
     def folder(self, stage: str) -> Path:
         """Folder of the artifacts of `stage`, addressed by the hash of what they are made from."""
@@ -62,6 +67,15 @@ class Stage(Protocol):
     def is_whole(self, context: StageContext) -> bool:
         """Whether the product's files, if it has any, are all there."""
         ...
+
+
+WITHOUT_MODELS = frozenset({"categorize"})
+"""Stages that imported latents can go through as well: then no stage comes before them."""
+
+
+def reads_previous(stage: Stage, study: StudyFile) -> bool:
+    """Whether a stage works on the product of the one before it in this study."""
+    return stage.reads_previous and (bool(study.config.models) or stage.name not in WITHOUT_MODELS)
 
 
 def required(value: Any, stage: str, key: str, what: str) -> Any:

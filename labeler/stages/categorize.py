@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
+from labeler.errors import UsageError, WorkError
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.stages.isolate import comparisons
 from labeler.stages.judging import judging_inputs, study_embedder, study_judge
-from labeler.store.engine import write_session
-from labeler.store.schema import Comparison
-from labeler.store.taxonomies import current_version
-from labeler.study_taxonomy import study_taxonomy
+from labeler.store.engine import read_session, write_session
+from labeler.store.schema import Comparison, Run
+from labeler.taxonomies.versions import study_version, taxonomy_input
+
+if TYPE_CHECKING:
+    from labeler.categorizing import CategorizeSummary
+    from labeler.embedding.base import Embedder
+    from labeler.judge.base import Judge
+    from labeler.taxonomies.inducing import Mode
 
 
 class CategorizeStage:
@@ -23,49 +29,172 @@ class CategorizeStage:
     reads_previous = True
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
-        """The taxonomy's content, and who judges."""
-        return {
-            "taxonomy": study_taxonomy(context.study).sha256(),
-            "cluster_distance": context.study.config.taxonomy.cluster_distance,
-            **judging_inputs(context.study),
-        }
+        """The taxonomy's content, who judges, and how often; for imported latents the imports."""
+        config = context.study.config
+        with read_session(context.engine) as session:
+            imported = None
+            if not config.models:
+                query = select(func.max(Run.id)).where(Run.kind == "import")
+                imported = session.execute(query).scalar()
+            return {
+                "taxonomy": taxonomy_input(session, context.study),
+                "accept": config.taxonomy.accept,
+                "cluster_distance": config.taxonomy.cluster_distance,
+                "min_members": config.taxonomy.min_members,
+                "repeats": config.judge.categorize_repeats,
+                "imported": imported,
+                **judging_inputs(context.study),
+            }
 
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
         """Ask for what was never answered, then put judge and version in force."""
-        from labeler.categorizing import CategorizeConfig, categorize
-
         study = context.study
+        comparison_ids, notes = _wanted(context)
+        if not comparison_ids:
+            return StageOutcome("every imported latent has its category already; nothing asked")
         embedder = study_embedder(study)
         judge = study_judge(study, embedder)
-        names = [row.name for row in comparisons(context)]
-        with write_session(context.engine) as session:
-            version_id = current_version(session, study_taxonomy(study)).id
-            query = select(Comparison.id).where(Comparison.name.in_(names))
-            comparison_ids = list(session.execute(query).scalars())
-        summary = categorize(
-            context.engine,
-            judge,
-            embedder,
-            version_id,
-            comparison_ids,
-            run_id,
-            CategorizeConfig(cluster_distance=study.config.taxonomy.cluster_distance),
-            context.progress,
-        )
-        return StageOutcome(
-            f"{summary.n_assigned} assigned, {summary.n_none} none, "
-            f"{summary.n_uninterpretable} uninterpretable, {summary.n_error} error; "
-            f"{len(summary.clusters)} clusters of explanations",
-            {
-                "judge": judge.identity.name,
-                "embedder": embedder.name,
-                "clusters": [asdict(cluster) for cluster in summary.clusters],
-            },
-        )
+        work = _Work(context, run_id, judge, embedder, comparison_ids)
+        if study.config.taxonomy.mode == "induce":
+            notes += work.induced()
+        summary = work.categorized()
+        if study.config.taxonomy.mode == "residual" and summary.n_none:
+            notes += work.extended()
+            if study.config.taxonomy.accept == "auto":
+                summary = work.categorized()
+        return StageOutcome("; ".join([_words(summary), *notes]), work.facts(summary))
 
     def is_whole(self, context: StageContext) -> bool:
         """The database is the product."""
         return True
+
+
+class _Work:
+    """One run of the stage."""
+
+    def __init__(
+        self,
+        context: StageContext,
+        run_id: int,
+        judge: Judge,
+        embedder: Embedder,
+        comparison_ids: list[int],
+    ) -> None:
+        self._context = context
+        self._study = context.study
+        self._run_id = run_id
+        self._judge = judge
+        self._embedder = embedder
+        self._comparison_ids = comparison_ids
+
+    def induced(self) -> list[str]:
+        """Make the taxonomy if there is none: accepted unread, or a person is asked to read it."""
+        with read_session(self._context.engine) as session:
+            if study_version(session, self._study) is not None:
+                return []
+        if self._study.config.taxonomy.accept == "auto":
+            return self._accepted("induce")
+        raise WorkError(f"categorize: {self._proposed('induce')}")
+
+    def extended(self) -> list[str]:
+        """Make categories from what is left."""
+        if self._study.config.taxonomy.accept == "auto":
+            return self._accepted("residual")
+        return [self._proposed("residual")]
+
+    def categorized(self) -> CategorizeSummary:
+        """Ask for the categories of every latent."""
+        from labeler.categorizing import CategorizeConfig, categorize
+
+        with write_session(self._context.engine) as session:
+            version = study_version(session, self._study)
+        if version is None:
+            raise WorkError('categorize: no category could be made; set taxonomy.mode = "seed"')
+        config = self._study.config
+        return categorize(
+            self._context.engine,
+            self._judge,
+            self._embedder,
+            version.id,
+            self._comparison_ids,
+            self._run_id,
+            CategorizeConfig(
+                cluster_distance=config.taxonomy.cluster_distance,
+                repeats=config.judge.categorize_repeats,
+                seed=config.study.seed,
+            ),
+            self._context.progress,
+        )
+
+    def facts(self, summary: CategorizeSummary) -> dict[str, Any]:
+        """What the run's row keeps."""
+        return {
+            "judge": self._judge.identity.name,
+            "embedder": self._embedder.name,
+            "embedder_fingerprint": self._embedder.fingerprint,
+            "quotes_not_found": summary.n_quotes_not_found,
+            "clusters": [asdict(cluster) for cluster in summary.clusters],
+        }
+
+    def _accepted(self, mode: Mode) -> list[str]:
+        from labeler.taxonomies.deciding import accept_proposal
+        from labeler.taxonomies.proposing import draft_of
+
+        draft = draft_of(
+            self._context.engine, self._study, self._judge, self._embedder, self._run_id, mode
+        )
+        if draft is None:
+            return []
+        done = accept_proposal(
+            self._context.engine, self._study, draft.proposal, f"run {self._run_id}", unread=True
+        )
+        return [f"{draft.n_categories} categories made and accepted unread: {done.version}"]
+
+    def _proposed(self, mode: Mode) -> str:
+        from labeler.taxonomies.proposing import PROPOSAL_NAME, draft_of, write_draft
+
+        path = self._study.folder / PROPOSAL_NAME
+        if path.exists():
+            return f"a proposal waits in {path}: `difflens taxonomy accept`, or remove it"
+        draft = draft_of(
+            self._context.engine, self._study, self._judge, self._embedder, self._run_id, mode
+        )
+        return write_draft(self._study, draft).summary().replace("\n", "; ")
+
+
+def _wanted(context: StageContext) -> tuple[list[int], list[str]]:
+    """The study's comparisons; without models those of imports in which something is unlabelled."""
+    if context.study.config.models or context.study.config.comparison:
+        names = [row.name for row in comparisons(context)]
+        with read_session(context.engine) as session:
+            query = select(Comparison.id).where(Comparison.name.in_(names))
+            return list(session.execute(query).scalars()), []
+    from labeler.imported_latents import comparisons_to_judge
+
+    with read_session(context.engine) as session:
+        found = comparisons_to_judge(session)
+    if found is None:
+        raise UsageError(
+            "categorize: the database has no comparison; `difflens import` latents with their "
+            "explanations, or fill in [[models]] and [[comparison]]"
+        )
+    notes = [f"{each.name}: {each.words}" for each in found if each.words]
+    return [each.id for each in found], notes
+
+
+def _words(summary: CategorizeSummary) -> str:
+    words = (
+        f"{summary.n_assigned} assigned, {summary.n_none} none, "
+        f"{summary.n_uninterpretable} uninterpretable, {summary.n_error} error; "
+        f"{len(summary.clusters)} clusters of explanations"
+    )
+    if summary.n_carried:
+        words += f"; {summary.n_carried} labels kept from the version before"
+    if summary.n_without_explanation:
+        words += f"; {summary.n_without_explanation} without an explanation"
+    if summary.n_quotes_not_found:
+        words += f"; {summary.n_quotes_not_found} quotes not found in what the judge was shown"
+    return words
 
 
 STAGE: Stage = CategorizeStage()

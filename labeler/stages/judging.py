@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from labeler.embedding.base import Embedder
-from labeler.embedding.factory import make_embedder
+from labeler.embedding.factory import check_embedding, make_embedder
 from labeler.judge.base import Judge
 from labeler.judge.factory import make_judge
+from labeler.judge.spending import Spending
 from labeler.study import StudyFile
 from labeler.study_taxonomy import study_taxonomy
 
 NO_MATTER_TO_ANSWERS = {
     "base_url", "endpoints", "api_key_env", "timeout_s", "concurrency", "max_attempts",
     "restart_wait_s", "price_prompt_per_million", "price_completion_per_million", "server",
+    "categorize_repeats",
 }  # fmt: skip
-"""Keys of `[judge]` that say how it is reached and started, and what it costs."""
+"""Keys of `[judge]` that say how it is reached and started, what it costs, how often it asks."""
 
 
 def study_embedder(study: StudyFile) -> Embedder:
@@ -29,15 +31,20 @@ def study_embedder(study: StudyFile) -> Embedder:
     return make_embedder(study.config.embedding, texts, study.folder)
 
 
-def study_judge(study: StudyFile, embedder: Embedder) -> Judge:
-    """The judge of `[judge]`."""
-    return make_judge(study.config.judge, embedder, study.folder)
+def study_judge(study: StudyFile, embedder: Embedder, spending: Spending | None = None) -> Judge:
+    """The judge of `[judge]`, within the limits of `spending`."""
+    return make_judge(study.config.judge, embedder, study.folder, spending)
 
 
 def require_judge(study: StudyFile) -> None:
     """Raise UsageError for what the judge of `[judge]` lacks, before anybody waits for it."""
     if study.config.judge.kind != "evidence":
         make_judge(study.config.judge, folder=study.folder)
+
+
+def require_embedding(study: StudyFile) -> None:
+    """Raise UsageError where the vectors of `[embedding]` can not be had, without loading any."""
+    check_embedding(study.config.embedding, study.folder)
 
 
 def judging_inputs(study: StudyFile) -> dict[str, Any]:

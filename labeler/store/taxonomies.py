@@ -13,6 +13,10 @@ from taxonomy.tree import Taxonomy
 
 ADDED_NOTE = "categories added by an import"
 """Note of a version that only adds categories to its parent."""
+ACCEPTED_NOTE = "accepted: "
+"""How the note of a version begins that a person accepted in the place of its parent."""
+INDUCED_NOTE = "accepted as induced: "
+"""How the note of a version begins that was made from explanations and follows no other."""
 
 
 def ensure_taxonomy_version(
@@ -82,14 +86,25 @@ def category_ids(session: Session, taxonomy_version_id: int) -> dict[str, int]:
 
 
 def current_version(session: Session, taxonomy: Taxonomy) -> TaxonomyVersion:
-    """The newest version made from this taxonomy by adding categories, or its own."""
-    version = ensure_taxonomy_version(session, taxonomy)
+    """The newest version that was accepted in the place of this taxonomy, or its own."""
+    return newest_in_line(session, ensure_taxonomy_version(session, taxonomy))
+
+
+def find_version(session: Session, taxonomy: Taxonomy) -> TaxonomyVersion | None:
+    """The stored version with this content."""
+    query = select(TaxonomyVersion).where(TaxonomyVersion.sha256 == taxonomy.sha256())
+    return session.execute(query).scalar_one_or_none()
+
+
+def newest_in_line(session: Session, version: TaxonomyVersion) -> TaxonomyVersion:
+    """The newest version that follows this one step by step, by an import or a decision."""
     while True:
         newer = session.execute(
             select(TaxonomyVersion)
             .where(
                 TaxonomyVersion.parent_version_id == version.id,
-                TaxonomyVersion.note == ADDED_NOTE,
+                (TaxonomyVersion.note == ADDED_NOTE)
+                | TaxonomyVersion.note.startswith(ACCEPTED_NOTE),
             )
             .order_by(TaxonomyVersion.id.desc())
             .limit(1)
@@ -97,6 +112,22 @@ def current_version(session: Session, taxonomy: Taxonomy) -> TaxonomyVersion:
         if newer is None:
             return version
         version = newer
+
+
+def newest_induced(session: Session) -> TaxonomyVersion | None:
+    """The version in force of the newest taxonomy that was made from explanations."""
+    first = session.execute(
+        select(TaxonomyVersion)
+        .where(TaxonomyVersion.note.startswith(INDUCED_NOTE))
+        .order_by(TaxonomyVersion.id.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    return None if first is None else newest_in_line(session, first)
+
+
+def versions(session: Session) -> list[TaxonomyVersion]:
+    """All stored versions, oldest first."""
+    return list(session.execute(select(TaxonomyVersion).order_by(TaxonomyVersion.id)).scalars())
 
 
 def add_categories(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import TypeVar
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from labeler.store.category_mappings import Carrying, carrying, map_same_categories
 from labeler.store.effective_rule import standing_events
 from labeler.store.helpers import chunks
 from labeler.store.latent_records import (
@@ -15,32 +17,24 @@ from labeler.store.latent_records import (
     freeze_version,
 )
 from labeler.store.schema import (
-    CategoryMapping,
     Comparison,
+    Judge,
     JudgeLabel,
     JudgeLabelCategory,
     LatentSetMember,
     ReviewEvent,
     ReviewEventCategory,
+    TaxonomyVersion,
 )
-from labeler.store.taxonomies import category_ids
+from labeler.store.taxonomies import ADDED_NOTE
 
-
-def map_same_categories(session: Session, old_version_id: int, new_version_id: int) -> int:
-    """Record that categories of equal slug are the same ones; returns how many were new."""
-    old, new = category_ids(session, old_version_id), category_ids(session, new_version_id)
-    stored = session.execute(
-        select(CategoryMapping).where(CategoryMapping.from_category_id.in_(old.values()))
-    ).scalars()
-    known = {(row.from_category_id, row.to_category_id) for row in stored}
-    pairs = [(old[slug], new[slug]) for slug in old if slug in new]
-    fresh = [pair for pair in pairs if pair not in known]
-    if fresh:
-        session.execute(
-            insert(CategoryMapping),
-            [{"from_category_id": a, "to_category_id": b, "kind": "same"} for a, b in fresh],
-        )
-    return len(fresh)
+Row = TypeVar("Row")
+_NEW_IN_A_COPY = frozenset(
+    {
+        "id", "taxonomy_version_id", "revision", "action", "based_on_judge_label_id",
+        "restores_event_id", "carried_from_id", "created_at",
+    }
+)  # fmt: skip
 
 
 def move_comparison(session: Session, comparison_id: int, taxonomy_version_id: int) -> bool:
@@ -49,18 +43,25 @@ def move_comparison(session: Session, comparison_id: int, taxonomy_version_id: i
     if setting is None or setting.taxonomy_version_id == taxonomy_version_id:
         return False
     old_version_id = setting.taxonomy_version_id
-    map_same_categories(session, old_version_id, taxonomy_version_id)
+    if session.get_one(TaxonomyVersion, taxonomy_version_id).note in (None, ADDED_NOTE):
+        map_same_categories(session, old_version_id, taxonomy_version_id)
+    latent_ids = members_of(session, comparison_id)
+    carry_labels(session, old_version_id, taxonomy_version_id, latent_ids)
+    ensure_comparison_setting(session, comparison_id, taxonomy_version_id, setting.judge_id)
+    return True
+
+
+def members_of(session: Session, comparison_id: int) -> list[int]:
+    """Latents on either side of a comparison, by id."""
     comparison = session.get_one(Comparison, comparison_id)
     sets = (comparison.target_set_id, comparison.reference_set_id)
-    latent_ids = session.execute(
+    rows = session.execute(
         select(LatentSetMember.latent_id)
         .where(LatentSetMember.latent_set_id.in_(sets))
         .distinct()
         .order_by(LatentSetMember.latent_id)
     ).scalars()
-    carry_labels(session, old_version_id, taxonomy_version_id, latent_ids.all())
-    ensure_comparison_setting(session, comparison_id, taxonomy_version_id, setting.judge_id)
-    return True
+    return list(rows)
 
 
 def carry_labels(
@@ -68,19 +69,31 @@ def carry_labels(
 ) -> int:
     """Copy the newest labels and the standing decisions of latents to a later version.
 
-    Only what the new version can hold is carried: a label one of whose categories has no
-    category of equal slug stays behind. Latents that the new version already has labels or
+    Carried is what the recorded mappings carry (same, renamed, merged, moved); a label one of whose
+    categories was split or dropped stays behind, and so does `none` where the later version has
+    leaves that nobody had to choose from before. Latents that the new version already has labels or
     decisions for keep those. Refresh the effective labels afterwards. Returns how many rows.
     """
-    old, new = category_ids(session, old_version_id), category_ids(session, new_version_id)
-    targets = {key: new[slug] for slug, key in old.items() if slug in new}
+    way = carrying(session, old_version_id, new_version_id)
     freeze_version(session, new_version_id)
     carried = 0
     for part in chunks(latent_ids):
-        labels = _carry_judge_labels(session, old_version_id, new_version_id, part, targets)
+        labels = _carry_judge_labels(session, old_version_id, new_version_id, part, way)
         carried += len(labels)
-        carried += _carry_decisions(session, old_version_id, new_version_id, part, targets, labels)
+        carried += _carry_decisions(session, old_version_id, new_version_id, part, way, labels)
     return carried
+
+
+def carry_decisions(
+    session: Session, old_version_id: int, new_version_id: int, latent_ids: Collection[int]
+) -> int:
+    """Copy the standing decisions alone: for a version whose labels the judge gives afresh."""
+    way = carrying(session, old_version_id, new_version_id)
+    freeze_version(session, new_version_id)
+    return sum(
+        _carry_decisions(session, old_version_id, new_version_id, part, way, {})
+        for part in chunks(latent_ids)
+    )
 
 
 def _carry_judge_labels(
@@ -88,7 +101,7 @@ def _carry_judge_labels(
     old_version_id: int,
     new_version_id: int,
     latent_ids: Sequence[int],
-    targets: dict[int, int],
+    way: Carrying,
 ) -> dict[int, int]:
     """Returns old label id -> new label id."""
     present = session.execute(
@@ -110,9 +123,13 @@ def _carry_judge_labels(
     ).scalars()
     newest = {(row.latent_id, row.judge_id): row for row in rows}
     copies: dict[int, int] = {}
+    imports = _import_judges(session)
     for key, label in newest.items():
         categories = _categories_of_label(session, label.id)
-        if key in taken or any(row.category_id not in targets for row in categories):
+        if key in taken or any(row.category_id not in way.targets for row in categories):
+            continue
+        # Nobody can ask an import again: what it said of fewer choices is all there will be.
+        if label.outcome == "none" and not way.keeps_none and label.judge_id not in imports:
             continue
         copy = JudgeLabel(
             run_id=label.run_id,
@@ -128,15 +145,17 @@ def _carry_judge_labels(
         session.add(copy)
         session.flush()
         copies[label.id] = copy.id
+        first = _first_of_each(way, [(row.category_id, row) for row in categories])
         session.add_all(
             JudgeLabelCategory(
                 judge_label_id=copy.id,
-                rank=row.rank,
-                category_id=targets[row.category_id],
+                rank=rank,
+                category_id=category_id,
                 confidence=row.confidence,
                 quote=row.quote,
+                quote_found=row.quote_found,
             )
-            for row in categories
+            for rank, (category_id, row) in enumerate(first.items(), start=1)
         )
     session.flush()
     return copies
@@ -147,7 +166,7 @@ def _carry_decisions(
     old_version_id: int,
     new_version_id: int,
     latent_ids: Sequence[int],
-    targets: dict[int, int],
+    way: Carrying,
     labels: dict[int, int],
 ) -> int:
     taken = set(
@@ -172,7 +191,7 @@ def _carry_decisions(
         ).scalars()
         standing = sorted(standing_events(events).values(), key=lambda event: event.id)
         carried += sum(
-            _carry_event(session, event, new_version_id, targets, labels) for event in standing
+            _carry_event(session, event, new_version_id, way, labels) for event in standing
         )
     return carried
 
@@ -181,41 +200,65 @@ def _carry_event(
     session: Session,
     event: ReviewEvent,
     new_version_id: int,
-    targets: dict[int, int],
+    way: Carrying,
     labels: dict[int, int],
 ) -> bool:
-    categories = session.execute(
-        select(ReviewEventCategory).where(ReviewEventCategory.review_event_id == event.id)
+    """Copy one decision; an accepted label that stays behind is decided in its own words."""
+    rows = session.execute(
+        select(ReviewEventCategory)
+        .where(ReviewEventCategory.review_event_id == event.id)
+        .order_by(ReviewEventCategory.rank)
     ).scalars()
-    pairs = [(row.rank, row.category_id) for row in categories]
+    old_categories = [row.category_id for row in rows]
     base = labels.get(event.based_on_judge_label_id or 0)
-    lost = any(category_id not in targets for _, category_id in pairs)
-    if lost or (event.action == "accept" and base is None):
+    action = event.action
+    if action == "accept" and base is None:
+        accepted = session.get_one(JudgeLabel, event.based_on_judge_label_id)
+        action = "set" if accepted.outcome == "assigned" else accepted.outcome
+    if any(category_id not in way.targets for category_id in old_categories):
         return False
+    if _decides_none(session, event) and not way.keeps_none and way.is_in_line:
+        return False
+    copied = {
+        column.key: getattr(event, column.key)
+        for column in ReviewEvent.__table__.columns
+        if column.key not in _NEW_IN_A_COPY
+    }
     copy = ReviewEvent(
-        latent_id=event.latent_id,
+        **copied,
         taxonomy_version_id=new_version_id,
-        reviewer=event.reviewer,
         revision=1,
-        action=event.action,
-        explanation_text=event.explanation_text,
+        action=action,
         based_on_judge_label_id=base,
         carried_from_id=event.id,
-        reason=event.reason,
-        note=event.note,
-        was_blind=event.was_blind,
-        selection=event.selection,
-        inclusion_prob=event.inclusion_prob,
-        elapsed_ms=event.elapsed_ms,
     )
     session.add(copy)
     session.flush()
+    first = _first_of_each(way, [(category_id, None) for category_id in old_categories])
     session.add_all(
-        ReviewEventCategory(review_event_id=copy.id, rank=rank, category_id=targets[category_id])
-        for rank, category_id in pairs
+        ReviewEventCategory(review_event_id=copy.id, rank=rank, category_id=category_id)
+        for rank, category_id in enumerate(first, start=1)
     )
     session.flush()
     return True
+
+
+def _decides_none(session: Session, event: ReviewEvent) -> bool:
+    if event.action != "accept":
+        return event.action == "none"
+    return session.get_one(JudgeLabel, event.based_on_judge_label_id).outcome == "none"
+
+
+def _first_of_each(way: Carrying, categories: Iterable[tuple[int, Row]]) -> dict[int, Row]:
+    """New category id -> the first of the old ones that became it, in their order."""
+    found: dict[int, Row] = {}
+    for category_id, row in categories:
+        found.setdefault(way.targets[category_id], row)
+    return found
+
+
+def _import_judges(session: Session) -> set[int]:
+    return set(session.execute(select(Judge.id).where(Judge.endpoint_kind == "import")).scalars())
 
 
 def _categories_of_label(session: Session, label_id: int) -> list[JudgeLabelCategory]:

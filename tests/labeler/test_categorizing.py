@@ -7,7 +7,7 @@ from evidence_seeding import add_windows, begin, distinct_windows
 from seeding import Seed, seed
 from sqlalchemy import Engine, select, text
 
-from labeler.categorizing import CategorizeSummary, categorize, verified_quote
+from labeler.categorizing import CategorizeSummary, categorize
 from labeler.embedding import TfidfEmbedder
 from labeler.errors import UsageError, WorkError
 from labeler.judge.base import JudgeReply, JudgeRequest
@@ -15,6 +15,7 @@ from labeler.judge.evidence import EvidenceJudge
 from labeler.judge.scripted import ScriptedJudge
 from labeler.judge.subjects import latents_of, load_subject, options_of
 from labeler.labeling import label_latents
+from labeler.quotes import check_quote
 from labeler.store.engine import read_session, write_session
 from labeler.store.records import current_setting, ensure_taxonomy_version
 from labeler.store.schema import JudgeCall, JudgeLabel, JudgeLabelCategory
@@ -321,4 +322,4 @@ def test_only_words_of_the_evidence_are_quoted(
 ) -> None:
     made = seeded(sqlite_engine)
     with read_session(sqlite_engine) as session:
-        assert verified_quote(quote, load_subject(session, made.target[0])) == kept
+        assert check_quote(quote, load_subject(session, made.target[0])).text == kept

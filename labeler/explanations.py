@@ -1,0 +1,45 @@
+"""The explanation of a latent that a judge works with: its own, else an imported one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import case, func, select
+from sqlalchemy.orm import Session
+
+from labeler.store.helpers import chunks
+from labeler.store.schema import Explanation, Judge
+
+
+def explanations_for(
+    session: Session, latent_ids: Collection[int], judge_id: int
+) -> dict[int, Explanation]:
+    """The newest explanation of each latent by this judge, else the newest one that was imported.
+
+    Controls are left out, and so are latents without either.
+    """
+    found: dict[int, Explanation] = {}
+    own = Explanation.judge_id == judge_id
+    for part in chunks(latent_ids):
+        newest = (
+            select(
+                func.coalesce(
+                    func.max(case((own, Explanation.id))), func.max(Explanation.id)
+                ).label("id")
+            )
+            .join(Judge, Judge.id == Explanation.judge_id)
+            .where(
+                Explanation.latent_id.in_(part),
+                Explanation.is_control.is_(False),
+                own | (Judge.endpoint_kind == "import"),
+            )
+            .group_by(Explanation.latent_id)
+        )
+        rows = session.execute(select(Explanation).where(Explanation.id.in_(newest))).scalars()
+        found |= {row.latent_id: row for row in rows}
+    return found
+
+
+def explanation_for(session: Session, latent_id: int, judge_id: int) -> Explanation | None:
+    """The explanation of one latent that a judge works with."""
+    return explanations_for(session, [latent_id], judge_id).get(latent_id)

@@ -1,0 +1,1 @@
+"""The taxonomy of a study: versions, proposals, decisions about them, and how stable it is."""

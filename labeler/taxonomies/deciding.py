@@ -1,0 +1,263 @@
+"""What a person decides: a proposal is accepted, categories are renamed, merged, split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session, aliased
+
+from labeler.errors import UsageError
+from labeler.store.category_mappings import record_mappings
+from labeler.store.engine import write_session
+from labeler.store.latent_records import current_setting
+from labeler.store.runs import begin_run, finish_run
+from labeler.store.schema import (
+    Category,
+    CategoryMapping,
+    Comparison,
+    EffectiveLabel,
+    TaxonomyVersion,
+)
+from labeler.store.taxonomies import (
+    ACCEPTED_NOTE,
+    INDUCED_NOTE,
+    ensure_taxonomy_version,
+    load_version,
+)
+from labeler.store.taxonomy_moves import move_comparison
+from labeler.study import StudyFile
+from labeler.taxonomies.versions import UNREAD, study_version
+from taxonomy import edits
+from taxonomy.edits import CategoryChange, Edit
+from taxonomy.errors import InputError
+from taxonomy.proposal import Proposal, load_proposal
+from taxonomy.tree import Taxonomy, next_version
+
+LABELLED = ("assigned", "none", "uninterpretable")
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What a decision did; nothing where `changed` is False."""
+
+    changed: bool
+    version: str
+    changes: tuple[CategoryChange, ...] = ()
+    added: tuple[str, ...] = ()
+    n_kept: int = 0
+    """Latents whose label or decision is in force under the new version too."""
+    n_back: int = 0
+    """Latents that go back to the judge and to review."""
+
+    def summary(self) -> str:
+        """The result in words."""
+        if not self.changed:
+            return f"nothing to do: {self.version} is in force already"
+        words = [f"{self.version} is in force"]
+        told = [change for change in self.changes if change.kind != "same"]
+        words += [f"{change.slug} {_became(change)}" for change in told]
+        if self.added:
+            words.append(f"new: {', '.join(self.added)}")
+        if self.n_kept or self.n_back:
+            words.append(f"{self.n_kept} labels kept, {self.n_back} go back to judge and review")
+        return "; ".join(words)
+
+
+def accept(engine: Engine, study: StudyFile, path: Path, unread: bool = False) -> Decided:
+    """Put the version of a proposal in the place of the one it follows.
+
+    UsageError where it follows another version than the one in force, or none although the study
+    maps to one.
+    """
+    return accept_proposal(engine, study, load_proposal(path), path.name, unread)
+
+
+def accept_proposal(
+    engine: Engine, study: StudyFile, proposal: Proposal, source: str, unread: bool = False
+) -> Decided:
+    """Accept a proposal that is already read; `source` names it in the version's note."""
+    end = UNREAD if unread else ""
+    with write_session(engine) as session:
+        if proposal.based_on is None:
+            return _begin(session, study, proposal, f"{INDUCED_NOTE}{source}{end}", source)
+        version = _required(session, study)
+        tree = load_version(session, version.id)
+        if _content(proposal.taxonomy) == _content(tree):
+            return Decided(False, _title(version))
+        if proposal.based_on.sha256 != version.sha256:
+            raise UsageError(
+                f"{source}: follows {proposal.based_on.name} {proposal.based_on.version}, and "
+                f"{_title(version)} is in force; write a new one by `difflens taxonomy show "
+                "--format yaml` or `propose`, and carry your edits over"
+            )
+        if proposal.taxonomy.version == tree.version:
+            raised = proposal.taxonomy.model_copy(update={"version": next_version(tree.version)})
+            proposal = proposal.model_copy(update={"taxonomy": raised})
+        edit = proposal.edit_of(tree)
+        return _apply(session, version, edit, f"{ACCEPTED_NOTE}{source}{end}", {"accept": source})
+
+
+def rename(
+    engine: Engine, study: StudyFile, slug: str, new_slug: str, name: str | None = None
+) -> Decided:
+    """Give a category another slug or title."""
+
+    def is_done(session: Session, tree: Taxonomy) -> bool:
+        return slug not in tree and _became_before(session, slug, new_slug, tree)
+
+    return _decide(
+        engine, study, f"rename {slug} {new_slug}", is_done,
+        lambda tree: edits.rename(tree, slug, new_slug, name),
+    )  # fmt: skip
+
+
+def merge(engine: Engine, study: StudyFile, slugs: Sequence[str], into: str) -> Decided:
+    """Make one category of several."""
+
+    def is_done(session: Session, tree: Taxonomy) -> bool:
+        gone = [slug for slug in slugs if slug != into]
+        return bool(gone) and all(
+            slug not in tree and _became_before(session, slug, into, tree) for slug in gone
+        )
+
+    return _decide(
+        engine, study, f"merge {' '.join(slugs)} into {into}", is_done,
+        lambda tree: edits.merge(tree, slugs, into),
+    )  # fmt: skip
+
+
+def split(engine: Engine, study: StudyFile, slug: str, into: Sequence[str]) -> Decided:
+    """Put several categories in the place of one."""
+
+    def is_done(session: Session, tree: Taxonomy) -> bool:
+        return all(
+            part in tree and _became_before(session, slug, part, tree, ("split",)) for part in into
+        )
+
+    return _decide(
+        engine, study, f"split {slug} into {' '.join(into)}", is_done,
+        lambda tree: edits.split(tree, slug, into),
+    )  # fmt: skip
+
+
+def _decide(
+    engine: Engine,
+    study: StudyFile,
+    words: str,
+    is_done: Callable[[Session, Taxonomy], bool],
+    make: Callable[[Taxonomy], Edit],
+) -> Decided:
+    with write_session(engine) as session:
+        version = _required(session, study)
+        tree = load_version(session, version.id)
+        if is_done(session, tree):
+            return Decided(False, _title(version))
+        try:
+            edit = make(tree)
+        except InputError as error:
+            raise UsageError(f"taxonomy {words.split()[0]}: {error}") from None
+        return _apply(session, version, edit, f"{ACCEPTED_NOTE}{words}", {"edit": words})
+
+
+def _required(session: Session, study: StudyFile) -> TaxonomyVersion:
+    version = study_version(session, study)
+    if version is None:
+        raise UsageError(
+            "taxonomy.mode: induce, and nothing is induced yet; "
+            f"`difflens taxonomy propose {study.path.name}` makes a proposal"
+        )
+    return version
+
+
+def _begin(
+    session: Session, study: StudyFile, proposal: Proposal, note: str, source: str
+) -> Decided:
+    """Accept a taxonomy that follows no other."""
+    if study.config.taxonomy.mode != "induce":
+        raise UsageError(
+            f'{source}: follows no version; to use it set taxonomy.mode = "induce", or name the '
+            "file by taxonomy.file"
+        )
+    known = study_version(session, study)
+    if known is not None and known.sha256 == proposal.taxonomy.sha256():
+        return Decided(False, _title(known))
+    version = ensure_taxonomy_version(session, proposal.taxonomy)
+    if not version.frozen:
+        version.note = note
+    run_id = begin_run(session, "taxonomy", {"accept": source, "sha256": version.sha256})
+    finish_run(session, run_id, result={"version": _title(version)})
+    return Decided(True, _title(version), added=proposal.taxonomy.slugs)
+
+
+def _apply(
+    session: Session, version: TaxonomyVersion, edit: Edit, note: str, config: dict[str, Any]
+) -> Decided:
+    """Store the new version with its mappings, and move every comparison to it."""
+    new = ensure_taxonomy_version(session, edit.taxonomy, parent_version_id=version.id)
+    if not new.frozen:
+        new.note = note
+        session.flush()
+    record_mappings(session, version.id, new.id, edit)
+    moved = [
+        comparison_id
+        for comparison_id in session.execute(
+            select(Comparison.id).order_by(Comparison.id)
+        ).scalars()
+        if (setting := current_setting(session, comparison_id)) is not None
+        and setting.taxonomy_version_id == version.id
+    ]
+    before = _n_labelled(session, moved)
+    for comparison_id in moved:
+        move_comparison(session, comparison_id, new.id)
+    after = _n_labelled(session, moved)
+    run_id = begin_run(session, "taxonomy", {**config, "from": version.sha256, "to": new.sha256})
+    finish_run(session, run_id, result={"version": _title(new), "kept": after, "before": before})
+    return Decided(True, _title(new), edit.changes, edit.added, after, before - after)
+
+
+def _n_labelled(session: Session, comparison_ids: Sequence[int]) -> int:
+    query = select(func.count()).where(
+        EffectiveLabel.comparison_id.in_(comparison_ids), EffectiveLabel.outcome.in_(LABELLED)
+    )
+    return int(session.execute(query).scalar_one())
+
+
+def _became_before(
+    session: Session,
+    slug: str,
+    into: str,
+    tree: Taxonomy,
+    kinds: Sequence[str] = ("renamed", "merged"),
+) -> bool:
+    """Whether an earlier decision made `into`, which is still there, of `slug`."""
+    old, new = aliased(Category), aliased(Category)
+    query = (
+        select(CategoryMapping.id)
+        .join(old, old.id == CategoryMapping.from_category_id)
+        .join(new, new.id == CategoryMapping.to_category_id)
+        .where(old.slug == slug, new.slug == into, CategoryMapping.kind.in_(kinds))
+        .limit(1)
+    )
+    return into in tree and session.execute(query).first() is not None
+
+
+def _content(taxonomy: Taxonomy) -> str:
+    """Hash of everything but the version's label."""
+    return taxonomy.model_copy(update={"version": "-"}).sha256()
+
+
+def _title(version: TaxonomyVersion) -> str:
+    return f"{version.name} {version.version}"
+
+
+def _became(change: CategoryChange) -> str:
+    words = {"renamed": "is now", "merged": "is in", "split": "is split into", "moved": "has moved"}
+    if change.kind == "dropped":
+        return "is dropped"
+    if change.kind == "moved":
+        return words["moved"]
+    return f"{words[change.kind]} {', '.join(change.to)}"

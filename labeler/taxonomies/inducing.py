@@ -1,0 +1,209 @@
+"""Makes proposals: categories from all explanations, or from those that belong nowhere yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from labeler.embedding.base import Embedder
+from labeler.embedding.tfidf import TfidfEmbedder
+from labeler.explanations import explanations_for
+from labeler.judge.base import Judge
+from labeler.judge.snippets import snippet
+from labeler.judge.subjects import load_subject
+from labeler.store.engine import read_session
+from labeler.store.schema import EffectiveLabel, Explanation
+from labeler.store.schema import Judge as JudgeRow
+from labeler.taxonomies.namers import JudgeNamer, TermNamer, namer_of
+from taxonomy.canonical import canonical_text
+from taxonomy.consolidation import PairTask
+from taxonomy.induction import InducedCategory, Induction, InductionConfig, induce
+from taxonomy.mapping import normalise_rows
+from taxonomy.naming import CategoryName
+from taxonomy.proposal import Proposal, extended_taxonomy, follow, induced_taxonomy
+from taxonomy.tree import Taxonomy
+
+Mode = Literal["induce", "residual"]
+MOST_PROTOTYPES = 6
+SHOWN_MEMBERS = 3
+KNOWN_SIMILARITY = 0.5
+"""Cosine of two descriptions from which a new category is compared with one there is."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A proposal with what it was made from."""
+
+    proposal: Proposal
+    notes: Mapping[str, tuple[str, ...]]
+    """Slug -> what its category was made from."""
+    n_explanations: int
+    n_left_out: int
+    n_categories: int
+    distance: float
+    named_by: str
+    known: tuple[str, ...]
+    """Made categories that are ones there are already; they are left out of the proposal."""
+
+
+@dataclass(frozen=True)
+class DraftRequest:
+    """What a proposal is made from, and how."""
+
+    mode: Mode
+    comparison_ids: tuple[int, ...]
+    current: Taxonomy | None
+    """The version in force; None where a taxonomy is made from nothing."""
+    config: InductionConfig = field(default_factory=InductionConfig)
+
+
+def make_draft(
+    engine: Engine, judge: Judge, embedder: Embedder, run_id: int, request: DraftRequest
+) -> Draft | None:
+    """Make a proposal, or None where no category came out.
+
+    Raises taxonomy's InputError for too few explanations to choose a distance from.
+    """
+    with read_session(engine) as session:
+        found = _explanations(session, judge, request)
+    texts = [explanation.text for explanation in found]
+    fitted = _fitted(embedder, texts)
+    namer = namer_of(engine, judge, run_id)
+    if not texts:
+        return None
+    induction = induce(texts, fitted.embed, namer.names, namer.merges, request.config)
+    known: tuple[str, ...] = ()
+    if request.mode == "residual" and request.current is not None:
+        induction, known = _without_known(induction, request.current, fitted, namer)
+    if not induction.categories:
+        return None
+    with read_session(engine) as session:
+        prototypes = [
+            _prototypes(session, [found[row].latent_id for row in category.members], category)
+            for category in induction.categories
+        ]
+    taxonomy = _taxonomy(request, induction, prototypes)
+    based_on = None
+    if request.mode == "residual" and request.current is not None:
+        based_on = follow(request.current)
+    return Draft(
+        proposal=Proposal(taxonomy=taxonomy, based_on=based_on),
+        notes=_notes(taxonomy, induction, texts),
+        n_explanations=len(texts),
+        n_left_out=len(induction.left_out),
+        n_categories=len(induction.categories),
+        distance=induction.distance,
+        named_by=namer.name,
+        known=known,
+    )
+
+
+def _explanations(session: Session, judge: Judge, request: DraftRequest) -> list[Explanation]:
+    """Interpretable explanations of the comparisons' latents; for `residual` those of `none`."""
+    identity = judge.identity
+    judge_id = session.execute(
+        select(JudgeRow.id).where(
+            JudgeRow.name == identity.name, JudgeRow.params_sha256 == identity.params_sha256
+        )
+    ).scalar()
+    query = select(EffectiveLabel.latent_id).where(
+        EffectiveLabel.comparison_id.in_(request.comparison_ids)
+    )
+    if request.mode == "residual":
+        query = query.where(EffectiveLabel.outcome == "none")
+    latents = sorted(set(session.execute(query).scalars()))
+    known = explanations_for(session, latents, judge_id or 0)
+    return [known[key] for key in latents if key in known and known[key].interpretable]
+
+
+def _fitted(embedder: Embedder, texts: Sequence[str]) -> Embedder:
+    """TF-IDF is fitted anew, on what is clustered; a sentence model knows language already."""
+    if embedder.name != "tfidf" or not texts:
+        return embedder
+    return TfidfEmbedder([canonical_text(text) for text in texts])
+
+
+def _without_known(
+    induction: Induction, current: Taxonomy, embedder: Embedder, namer: JudgeNamer | TermNamer
+) -> tuple[Induction, tuple[str, ...]]:
+    """Leave out categories that are, by the namer's word, the nearest one that there is."""
+    leaves = current.leaves()
+    names = [category.name for category in induction.categories]
+    if not names:
+        return induction, ()
+    old = normalise_rows(embedder.embed([leaf.description for leaf in leaves]))
+    new = normalise_rows(embedder.embed([name.description for name in names]))
+    similarity = new @ old.T
+    nearest = similarity.argmax(axis=1)
+    asked = [row for row in range(len(names)) if similarity[row, nearest[row]] >= KNOWN_SIMILARITY]
+    tasks = [
+        PairTask(
+            first=names[row],
+            second=CategoryName(leaves[nearest[row]].name, leaves[nearest[row]].definition),
+            first_examples=induction.categories[row].examples[:5],
+            second_examples=leaves[nearest[row]].prototypes[:5],
+            similarity=float(similarity[row, nearest[row]]),
+        )
+        for row in asked
+    ]
+    same = {row for row, is_same in zip(asked, namer.merges(tasks), strict=True) if is_same}
+    kept = [category for row, category in enumerate(induction.categories) if row not in same]
+    left = [member for row in same for member in induction.categories[row].members]
+    smaller = replace(
+        induction,
+        categories=tuple(kept),
+        left_out=tuple(sorted([*induction.left_out, *left])),
+    )
+    known = tuple(f"{names[row].name} = {leaves[nearest[row]].slug}" for row in sorted(same))
+    return smaller, known
+
+
+def _prototypes(
+    session: Session, latent_ids: Sequence[int], category: InducedCategory
+) -> tuple[str, ...]:
+    """Texts on which the members fire; without evidence, the explanations themselves."""
+    found: list[str] = []
+    for latent_id in latent_ids:
+        windows = [
+            window for window in load_subject(session, latent_id).windows if window.kind == "top"
+        ]
+        pieces = [piece for window in windows if (piece := snippet(window)) is not None]
+        if pieces:
+            found.append(max(pieces, key=lambda piece: piece.peak).text)
+        if len(found) == MOST_PROTOTYPES:
+            break
+    return tuple(found) or category.examples[:MOST_PROTOTYPES]
+
+
+def _taxonomy(
+    request: DraftRequest, induction: Induction, prototypes: Sequence[tuple[str, ...]]
+) -> Taxonomy:
+    if request.mode == "residual" and request.current is not None:
+        return extended_taxonomy(request.current, induction, lambda row: prototypes[row])
+    return induced_taxonomy(induction, "induced", "1", lambda row: prototypes[row])
+
+
+def _notes(
+    taxonomy: Taxonomy, induction: Induction, texts: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """What each new leaf was made from; new leaves come in the order in which they were written."""
+    by_name: dict[str, list[int]] = {}
+    for row, category in enumerate(induction.categories):
+        by_name.setdefault(" ".join(category.name.name.split()), []).append(row)
+    notes: dict[str, tuple[str, ...]] = {}
+    for leaf in reversed(taxonomy.leaves()):
+        rows = by_name.get(leaf.name)
+        if rows:
+            members = induction.categories[rows.pop()].members
+            shown = [f'"{_short(texts[member])}"' for member in members[:SHOWN_MEMBERS]]
+            notes[leaf.slug] = (f"made from {len(members)} explanations, such as", *shown)
+    return notes
+
+
+def _short(text: str) -> str:
+    short = canonical_text(text)
+    return short if len(short) <= 90 else short[:89] + "\u2026"

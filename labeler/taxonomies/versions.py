@@ -1,0 +1,55 @@
+"""Which taxonomy version a study works with."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from labeler.store.schema import TaxonomyVersion
+from labeler.store.taxonomies import (
+    current_version,
+    find_version,
+    load_version,
+    newest_in_line,
+    newest_induced,
+)
+from labeler.study import StudyFile
+from labeler.study_taxonomy import study_taxonomy
+from taxonomy.tree import Taxonomy
+
+UNREAD = " (nobody read it)"
+"""How the note of a version ends that was accepted by `taxonomy.accept = "auto"`."""
+
+
+def study_version(session: Session, study: StudyFile) -> TaxonomyVersion | None:
+    """The version to map to, stored if it was not; None where it has yet to be induced."""
+    if study.config.taxonomy.mode == "induce":
+        return newest_induced(session)
+    return current_version(session, study_taxonomy(study))
+
+
+def stored_version(session: Session, study: StudyFile) -> TaxonomyVersion | None:
+    """The same without writing anything; None where no such version is stored."""
+    if study.config.taxonomy.mode == "induce":
+        return newest_induced(session)
+    found = find_version(session, study_taxonomy(study))
+    return None if found is None else newest_in_line(session, found)
+
+
+def tree_of(session: Session, study: StudyFile) -> Taxonomy:
+    """The categories that the study works with: as stored, else as its file or the seed says."""
+    version = stored_version(session, study)
+    return study_taxonomy(study) if version is None else load_version(session, version.id)
+
+
+def taxonomy_input(session: Session, study: StudyFile) -> dict[str, str | None]:
+    """What of the taxonomy decides the labels: mode, file, and what a person accepted since.
+
+    A version that was accepted unread is a product of the stage, not an input.
+    """
+    version = stored_version(session, study)
+    while version is not None and (version.note or "").endswith(UNREAD):
+        parent = version.parent_version_id
+        version = None if parent is None else session.get_one(TaxonomyVersion, parent)
+    own = study_taxonomy(study).sha256()
+    accepted = None if version is None or version.sha256 == own else version.sha256
+    return {"mode": study.config.taxonomy.mode, "file": own, "accepted": accepted}
