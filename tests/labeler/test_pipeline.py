@@ -81,7 +81,13 @@ def test_every_stage_leaves_its_rows(finished_study: TinyStudy) -> None:
     assert (count("latent"), count("latent_scaling")) == (96, 2 * 96)
     assert (count("latent_set"), count("comparison"), count("comparison_setting")) == (2, 1, 1)
     with_evidence = value(finished_study, "SELECT count(DISTINCT latent_id) FROM evidence")
-    assert with_evidence == count("explanation") == count("judge_label") == n_isolated
+    n_controls = count("control_latent")
+    assert 0 < n_controls <= 20
+    assert with_evidence == count("judge_label") == n_isolated + n_controls
+    assert count("explanation WHERE NOT is_control") == with_evidence
+    assert count("shuffled_explanation") == count("explanation WHERE is_control")
+    assert count("explanation_score WHERE balanced_accuracy IS NULL AND reason IS NULL") == 0
+    assert count("explanation_score WHERE method = 'detection'") >= with_evidence
     assert count("judge_call") > n_isolated
     assert count("effective_label") == n_isolated
     assert count("category_change_statistic") == len(seed_taxonomy().categories)

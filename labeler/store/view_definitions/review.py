@@ -30,9 +30,20 @@ decided AS (
 )"""
 
 _SPLIT = """
+answered AS (
+  SELECT latent_id, taxonomy_version_id, answer FROM judged
+  UNION ALL
+  SELECT m.latent_id, m.taxonomy_version_id, coalesce(k.slug, m.outcome)
+  FROM label_sample AS m
+  LEFT JOIN category AS k ON k.id = m.category_id
+  WHERE m.outcome <> 'error' AND m.id IN (
+    SELECT max(id) FROM label_sample
+    GROUP BY latent_id, judge_id, taxonomy_version_id, sample
+  )
+),
 tally AS (
   SELECT latent_id, taxonomy_version_id, answer, count(*) AS n
-  FROM judged
+  FROM answered
   GROUP BY latent_id, taxonomy_version_id, answer
 ),
 split AS (
@@ -138,7 +149,7 @@ REVIEW_QUEUE = View(
         "latent_id": "key of the latent",
         "reason": "reviewers disagree, error, unlabelled, audit, judges disagree or not reviewed",
         "priority": "0 to 1, the highest first",
-        "disagreement": "share of judges whose primary category is not the most common one",
+        "disagreement": "share of judges and samples whose primary category is not the commonest",
         "confidence": "confidence of the judge in force in its primary category",
         "selection": "random = of the random draw in force, else uncertain",
         "inclusion_prob": "probability with which the random draw includes it; NULL otherwise",
