@@ -81,9 +81,7 @@ def build(url: str, size: Size = Size(), seed: int = 0) -> None:  # noqa: B008
         run_id = begin_run(session, "label", {"benchmark": True})
         comparison_id, latent_ids = _latents(session, run_id, size, rng)
         version = ensure_taxonomy_version(session, seed_taxonomy())
-        leaves = [
-            category_ids(session, version.id)[leaf.slug] for leaf in seed_taxonomy().leaves()
-        ]
+        leaves = [category_ids(session, version.id)[leaf.slug] for leaf in seed_taxonomy().leaves()]
         judges = [
             get_or_create_judge(session, f"judge-{number}", "model", "openai", {"seed": number}).id
             for number in range(size.judges)
@@ -111,7 +109,8 @@ def _latents(
 ) -> tuple[int, list[int]]:
     crosscoder = get_or_create_crosscoder(session, "big", sha256="ab" * 32)
     models = [
-        get_or_create_subject_model(session, name, fingerprint=name).id for name in ("tuned", "base")
+        get_or_create_subject_model(session, name, fingerprint=name).id
+        for name in ("tuned", "base")
     ]
     ids = list(range(1, size.latents + 1))
     density = rng.lognormal(-7, 1, size.latents)
@@ -203,7 +202,9 @@ def _labels(
     for number, judge_id in enumerate(judges):
         base = number * n
         chosen = np.where(rng.random(n) < 0.8, truth, rng.choice(len(leaves), n, p=weights))
-        outcomes = np.where(fate < 0.05, "none", np.where(fate < 0.08, "uninterpretable", "assigned"))
+        outcomes = np.where(
+            fate < 0.05, "none", np.where(fate < 0.08, "uninterpretable", "assigned")
+        )
         confidence = np.round(rng.beta(5, 2, n), 4)
         _insert(
             session,
@@ -283,7 +284,9 @@ def _evidence(
     session: Session, run_id: int, latent_ids: list[int], rng: np.random.Generator
 ) -> None:
     """Twenty-four windows of 32 tokens for each latent: a page as heavy as the demo's."""
-    kinds = [("top", None)] * 12 + [("quantile", q % 4) for q in range(8)] + [("negative", None)] * 4
+    kinds = (
+        [("top", None)] * 12 + [("quantile", q % 4) for q in range(8)] + [("negative", None)] * 4
+    )
     for latent_id in latent_ids:
         rows = []
         for number, (kind, quantile) in enumerate(kinds):

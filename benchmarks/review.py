@@ -136,9 +136,7 @@ def pages(visitor: Visitor) -> dict[str, Callable[[int], httpx.Response]]:
     return {"latent": visitor.latent, **asked}
 
 
-def _getter(
-    client: httpx.Client, path: Callable[[int], str]
-) -> Callable[[int], httpx.Response]:
+def _getter(client: httpx.Client, path: Callable[[int], str]) -> Callable[[int], httpx.Response]:
     return lambda number: client.get(path(number))
 
 
@@ -170,9 +168,10 @@ def report(url: str, size: Size, n: int, built: float) -> dict[str, object]:
         "python": platform.python_version(),
         "build_s": round(built, 1),
     }
-    with running(url) as address, httpx.Client(
-        base_url=address, headers=HEADERS, timeout=60
-    ) as client:
+    with (
+        running(url) as address,
+        httpx.Client(base_url=address, headers=HEADERS, timeout=60) as client,
+    ):
         begin = time.perf_counter()
         client.get("/queue")
         found["first_page_s"] = round(time.perf_counter() - begin, 2)

@@ -75,9 +75,7 @@ class Board:
             n_new == 0 and known.labels_changed_at != mark.labels_changed_at
         )
 
-    def _take_events(
-        self, session: Session, setting: Setting, known: _Mark, mark: _Mark
-    ) -> None:
+    def _take_events(self, session: Session, setting: Setting, known: _Mark, mark: _Mark) -> None:
         latents = session.execute(
             text("SELECT DISTINCT latent_id FROM review_event WHERE id > :last"),
             {"last": known.last_event - LATE_EVENTS},

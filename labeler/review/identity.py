@@ -24,7 +24,9 @@ def checked_name(name: str) -> str:
     if len(trimmed) > LONGEST_NAME:
         raise UsageError(f"reviewer: is longer than {LONGEST_NAME} characters")
     if trimmed.casefold() == ADJUDICATED:
-        raise UsageError(f"reviewer: {ADJUDICATED!r} is the stream of settled conflicts; take your own name")
+        raise UsageError(
+            f"reviewer: {ADJUDICATED!r} is the stream of settled conflicts; take your own name"
+        )
     if any(unicodedata.category(character).startswith("C") for character in trimmed):
         raise UsageError("reviewer: holds characters that cannot be shown")
     return trimmed

@@ -148,9 +148,7 @@ _NO_ANSWERS = _Answers()
 _NO_REVIEW = _Review({}, frozenset(), frozenset())
 
 
-def _judged(
-    session: Session, setting: Setting, part: Sequence[int] | None
-) -> dict[int, _Answers]:
+def _judged(session: Session, setting: Setting, part: Sequence[int] | None) -> dict[int, _Answers]:
     newest: dict[int, dict[int, tuple[str, float | None]]] = defaultdict(dict)
     for row in _rows(session, _LABELS, setting, part):
         newest[row.latent_id][row.judge_id] = (row.answer, row.confidence)

@@ -183,5 +183,6 @@ def _confusions(pairs: Sequence[tuple[str, str, bool]]) -> tuple[Confusion, ...]
     every = Counter((judge, human) for judge, human, _ in pairs if judge != human)
     blind = Counter((judge, human) for judge, human, was_blind in pairs if was_blind)
     return tuple(
-        Confusion(judge, human, n, blind[judge, human]) for (judge, human), n in every.most_common(20)
+        Confusion(judge, human, n, blind[judge, human])
+        for (judge, human), n in every.most_common(20)
     )

@@ -107,9 +107,7 @@ def endpoint(room: Room, handler: Handler) -> Callable[[Request], Any]:
 
 
 def _failed(room: Room, reviewer: str, status: int, error: Exception) -> Response:
-    return render(
-        room, "failed.html.j2", status, reviewer=reviewer, message=str(error), section=""
-    )
+    return render(room, "failed.html.j2", status, reviewer=reviewer, message=str(error), section="")
 
 
 def redirect(url: str) -> RedirectResponse:

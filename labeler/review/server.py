@@ -90,9 +90,7 @@ def require_token(host: str, token: str | None) -> None:
     from labeler.review.security import LOOPBACK
 
     if token is None and host not in LOOPBACK:
-        raise UsageError(
-            f"--host {host}: others can reach it, so it needs --token or --token-file"
-        )
+        raise UsageError(f"--host {host}: others can reach it, so it needs --token or --token-file")
 
 
 def url_of(host: str, port: int) -> str:

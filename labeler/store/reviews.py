@@ -128,9 +128,7 @@ def _stream_key(decision: Decision) -> StreamKey:
     return decision.latent_id, decision.taxonomy_version_id, decision.reviewer
 
 
-def _streams(
-    session: Session, decisions: Sequence[Decision]
-) -> dict[StreamKey, list[ReviewEvent]]:
+def _streams(session: Session, decisions: Sequence[Decision]) -> dict[StreamKey, list[ReviewEvent]]:
     """The events of each decision's stream, oldest first."""
     streams: dict[StreamKey, list[ReviewEvent]] = {}
     for decision in decisions:

@@ -99,7 +99,9 @@ def _conflict(
     with asked.room.queue(filters) as (session, table):
         place = _place(table, latent_id)
         events = stream_of(session, latent_id, table.setting.taxonomy_version_id, sent.stream)
-        newer = [voice_of(session, event) for event in events if event.revision > sent.base_revision]
+        newer = [
+            voice_of(session, event) for event in events if event.revision > sent.base_revision
+        ]
         return asked.page(
             "conflict.html.j2",
             409,

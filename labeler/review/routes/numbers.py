@@ -74,7 +74,10 @@ def show_audit(asked: Asked) -> Response:
             comparisons=asked.room.board.names(),
             draws=draws_in_force(session, table.setting.comparison_id),
             left=int((table.hidden(asked.reviewer)).sum()),
-            sizes={"target": int(table.is_target.sum()), "reference": int((~table.is_target).sum())},
+            sizes={
+                "target": int(table.is_target.sum()),
+                "reference": int((~table.is_target).sum()),
+            },
             size=DEFAULT_DRAW,
         )
 

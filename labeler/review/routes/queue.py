@@ -9,7 +9,14 @@ from urllib.parse import urlencode
 from starlette.responses import Response
 
 from labeler.errors import UsageError
-from labeler.review.bulk import ACTIONS, BulkChangedError, BulkPlan, apply_bulk, plan_bulk, read_action
+from labeler.review.bulk import (
+    ACTIONS,
+    BulkChangedError,
+    BulkPlan,
+    apply_bulk,
+    plan_bulk,
+    read_action,
+)
 from labeler.review.filters import ORDERS
 from labeler.review.queue import matching, queue_page
 from labeler.review.room import Asked, redirect

@@ -19,7 +19,9 @@ DOWNLOADS = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
 def show_sql(asked: Asked) -> Response:
     """The page; a saved query fills the form and waits for its button."""
     saved = asked.room.saved.get(asked.request.query_params.get("saved", ""))
-    return _page(asked, statement=saved.statement if saved else "", saved=saved.name if saved else "")
+    return _page(
+        asked, statement=saved.statement if saved else "", saved=saved.name if saved else ""
+    )
 
 
 def run_sql(asked: Asked) -> Response:

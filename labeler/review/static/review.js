@@ -166,8 +166,36 @@
 
   const isTyping = (element) => element.matches("input, textarea, select, [contenteditable]");
 
+  // Keys struck while the next page is on its way belong to that page. A decision among them is
+  // dropped, with what follows it: nobody decides on a latent they have not seen.
+  let waiting = null;
+  const deciding = new Set(["Enter", "n", "x", "s", "w", "u", "a"]);
+
+  function replay() {
+    const keys = waiting || [];
+    waiting = null;
+    for (const key of keys) {
+      const field = document.activeElement;
+      if (isTyping(field)) {
+        if (key.length !== 1 || field.matches("select")) return;
+        field.setRangeText(key, field.selectionStart, field.selectionEnd, "end");
+        field.dispatchEvent(new Event("input", { bubbles: true }));
+      } else if (deciding.has(key) || /^[1-9]$/.test(key)) return;
+      else (decideForm() ? onLatent : onQueue)[key]?.();
+    }
+  }
+
+  document.addEventListener("htmx:beforeRequest", () => { waiting = []; });
+  ["htmx:sendError", "htmx:sendAbort", "htmx:timeout"].forEach((name) =>
+    document.addEventListener(name, () => { waiting = null; }));
+
   document.addEventListener("keydown", (event) => {
     const target = event.target;
+    if (waiting) {
+      if (!event.ctrlKey && !event.altKey && !event.metaKey) { waiting.push(event.key); event.preventDefault(); }
+      return;
+    }
+    if (event.repeat && !isTyping(target)) return;
     if (target.matches("#palette input")) { paletteKey(event); return; }
     if (document.querySelector("dialog[open]")) return;
     if (event.ctrlKey && event.key === "Enter" && decideForm()) {
@@ -195,5 +223,6 @@
     restartClock();
     const main = find("main");
     if (main) main.focus({ preventScroll: true });
+    replay();
   });
 })();

@@ -51,7 +51,10 @@ def assert_equal_to_views(study: Study, board: Board) -> None:
         changes = {row.change.category: row.change for row in change_rows(table)}
         for row in session.execute(text("SELECT * FROM v_category_change")):
             change = changes[row.category]
-            assert (change.target_count, change.target_total) == (row.target_count, row.target_total)
+            assert (change.target_count, change.target_total) == (
+                row.target_count,
+                row.target_total,
+            )
             assert (change.reference_count, change.reference_total) == (
                 row.reference_count,
                 row.reference_total,

@@ -8,7 +8,10 @@ from seeding import assert_table_equals_view, decide, rows
 from labeler.store.audit import draw_audit
 from labeler.store.engine import read_session, write_session
 
-EVENTS = "SELECT reviewer, revision, action, explanation_text, was_blind, selection FROM review_event ORDER BY id"
+EVENTS = (
+    "SELECT reviewer, revision, action, explanation_text, was_blind, selection"
+    " FROM review_event ORDER BY id"
+)
 
 
 def events(study: Study, query: str = EVENTS) -> list[tuple[object, ...]]:
@@ -35,7 +38,13 @@ def test_accept_records_the_label_and_goes_on_to_the_next(study: Study) -> None:
 
 def test_own_words_and_several_categories_are_kept_in_their_order(small: Study) -> None:
     browser, first = small.browser(), small.seed.target[0]
-    said = form("set", category=["humour", "safety"], explanation="puns on refusals", note="n", reason="other")
+    said = form(
+        "set",
+        category=["humour", "safety"],
+        explanation="puns on refusals",
+        note="n",
+        reason="other",
+    )
     assert browser.post(f"/latents/{first}", data=said).status_code == 303
     assert events(small) == [("ann", 1, "set", "puns on refusals", False, "uncertain")]
     query = "SELECT category, explanation FROM v_effective_label WHERE latent_id = {} ORDER BY rank"
@@ -47,7 +56,9 @@ def test_own_words_and_several_categories_are_kept_in_their_order(small: Study) 
 
 def test_the_judges_own_words_are_no_words_of_the_reviewer(small: Study) -> None:
     first = small.seed.target[0]
-    said = form("none", label_id=label_id(small, first), explanation=f" fires on safety  number {first} ")
+    said = form(
+        "none", label_id=label_id(small, first), explanation=f" fires on safety  number {first} "
+    )
     small.browser().post(f"/latents/{first}", data=said)
     assert events(small) == [("ann", 1, "none", None, False, "uncertain")]
 
@@ -73,14 +84,23 @@ def test_a_stale_revision_is_409_with_both_versions_and_can_be_sent_again(study:
     mine = form("set", category="humour", explanation="my own words", note="from the second")
     answer = other.post(f"/latents/{first}", data=mine)
     assert answer.status_code == 409
-    for words in ("Lists", "from the first", "Humour", "my own words", "from the second", "revision 1"):
+    for words in (
+        "Lists",
+        "from the first",
+        "Humour",
+        "my own words",
+        "from the second",
+        "revision 1",
+    ):
         assert words in answer.text
     assert len(events(study)) == 1
     assert other.post(f"/latents/{first}", data=mine | {"base_revision": 1}).status_code == 303
     assert [row[:3] for row in events(study)] == [("ann", 1, "set"), ("ann", 2, "set")]
 
 
-def test_reviewers_have_streams_of_their_own_and_a_conflict_is_settled_by_name(small: Study) -> None:
+def test_reviewers_have_streams_of_their_own_and_a_conflict_is_settled_by_name(
+    small: Study,
+) -> None:
     first = small.seed.target[0]
     small.browser("ann").post(f"/latents/{first}", data=form("set", category="humour"))
     bob = small.browser("bob")
@@ -105,7 +125,10 @@ def test_a_blind_latent_shows_nothing_of_the_judge_until_it_is_decided(small: St
     assert "fires on" not in page.replace("fires on <b>", "")
     assert "evidence-tfidf" not in page
     assert "Accept and go on" not in page
-    assert browser.post(f"/latents/{first}", data=form("accept", shown=0, label_id=1)).status_code == 400
+    assert (
+        browser.post(f"/latents/{first}", data=form("accept", shown=0, label_id=1)).status_code
+        == 400
+    )
     sent = {"action": "set", "category": "humour", "base_revision": 0, "shown": 0}
     answer = browser.post(f"/latents/{first}?audit=todo&order=random", data=sent)
     assert "the judge said <b>Safety" in browser.get(answer.headers["location"]).text
@@ -137,14 +160,20 @@ def test_a_skipped_blind_latent_stays_hidden_and_stays_in_the_queue(small: Study
 def test_the_queue_view_calls_drawn_latents_random_until_they_are_audited(small: Study) -> None:
     with write_session(small.engine) as session:
         draw_audit(session, small.seed.comparison_id, "target", 2, 5, "ann")
-        drawn = [row[0] for row in rows(session, "SELECT latent_id FROM audit_member ORDER BY position")]
+        drawn = [
+            row[0] for row in rows(session, "SELECT latent_id FROM audit_member ORDER BY position")
+        ]
         decide(session, small.seed, drawn[0], "humour")
-    query = "SELECT latent_id, reason, inclusion_prob FROM v_review_queue WHERE selection = 'random'"
+    query = (
+        "SELECT latent_id, reason, inclusion_prob FROM v_review_queue WHERE selection = 'random'"
+    )
     found = {row[0]: row[1:] for row in events(small, query)}
     assert set(found) == set(drawn)
     assert all(row[1] == 2 / 3 for row in found.values())
     with write_session(small.engine) as session:
-        decide(session, small.seed, drawn[0], "humour", "bob", selection="random", inclusion_prob=2 / 3)
+        decide(
+            session, small.seed, drawn[0], "humour", "bob", selection="random", inclusion_prob=2 / 3
+        )
     assert drawn[0] not in {row[0] for row in events(small, query)}
 
 

@@ -1,0 +1,285 @@
+"""The review in a real Chromium: keys, two browsers at once, hostile text, phone width, contrast.
+
+Screenshots of every page are kept in build/screenshots.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from evidence_seeding import add_windows
+from hostile import hostile_texts
+from judge_subjects import window
+from markdown import ROOT
+from requirements import missing
+from review_studies import Study
+from seeding import decide, label, rows
+from sqlalchemy import Engine
+
+from labeler.judge.base import EvidenceWindow
+from labeler.review.app import build_app
+from labeler.store.audit import draw_audit
+from labeler.store.engine import read_session, write_session
+
+playwright = pytest.importorskip("playwright.sync_api")
+SCREENSHOTS = ROOT / "build" / "screenshots"
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+WIDE, PHONE = {"width": 1200, "height": 800}, {"width": 420, "height": 860}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[object]:
+    """A running Chromium."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        missing("browser", "chromium is not installed")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def address(small: Study) -> Iterator[str]:
+    """A server on the small study."""
+    yield from serving(small)
+
+
+def serving(study: Study) -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(build_app(study.room()), port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(timeout=10)
+
+
+def settled(page: object, latent_id: int) -> None:
+    """Wait until the page of a latent is in place and takes keys."""
+    selector = f"#decide[action^='/latents/{latent_id}?']"
+    page.wait_for_selector(selector)  # type: ignore[attr-defined]
+    page.wait_for_timeout(150)  # type: ignore[attr-defined]
+
+
+class Page:
+    """A page that fails the test for anything the console complains about."""
+
+    def __init__(self, chromium: object, size: dict[str, int] = WIDE) -> None:
+        self.context = chromium.new_context(viewport=size)  # type: ignore[attr-defined]
+        self.page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.page.on("console", lambda m: self.complaints.append(m.text))
+        self.page.on("dialog", lambda d: (self.complaints.append(d.message), d.dismiss()))
+        self.page.on("pageerror", lambda e: self.complaints.append(str(e)))
+
+
+def events(study: Study) -> list[tuple[object, ...]]:
+    with read_session(study.engine) as session:
+        return rows(session, "SELECT latent_id, reviewer, action FROM review_event ORDER BY id")
+
+
+def wait_for_events(study: Study, n: int) -> None:
+    deadline = time.monotonic() + 20
+    while len(events(study)) < n and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(events(study)) == n
+
+
+def test_a_queue_is_worked_through_by_keys_alone(
+    chromium: object, address: str, small: Study
+) -> None:
+    view = Page(chromium)
+    page = view.page
+    page.goto(f"{address}/queue?order=index")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#decide")
+    first, second, third = small.seed.target
+    page.keyboard.press("Enter")
+    settled(page, second)
+    page.keyboard.press("c")
+    page.keyboard.type("form li")
+    page.keyboard.press("Enter")
+    settled(page, third)
+    page.keyboard.press("m")
+    page.keyboard.type("no pattern n x s")
+    page.keyboard.press("Escape")
+    page.keyboard.press("x")
+    settled(page, small.seed.reference[0])
+    wait_for_events(small, 3)
+    page.keyboard.press("u")
+    settled(page, third)
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("s")
+    settled(page, small.seed.reference[0])
+    wait_for_events(small, 5)
+    assert events(small) == [
+        (first, "ann", "accept"),
+        (second, "ann", "set"),
+        (third, "ann", "uninterpretable"),
+        (third, "ann", "undo"),
+        (third, "ann", "skip"),
+    ]
+    assert view.complaints == []
+    view.context.close()
+
+
+def test_two_browsers_on_one_latent_lose_nothing(
+    chromium: object, address: str, small: Study
+) -> None:
+    one, other = Page(chromium), Page(chromium)
+    latent = f"{address}/latents/{small.seed.target[0]}"
+    one.page.goto(latent)
+    other.page.goto(latent)
+    one.page.keyboard.press("n")
+    wait_for_events(small, 1)
+    other.page.fill("#explanation", "words of the second browser")
+    other.page.keyboard.press("Escape")
+    other.page.keyboard.press("x")
+    other.page.wait_for_selector("#theirs")
+    assert "none fits" in other.page.inner_text("#theirs")
+    assert "words of the second browser" in other.page.inner_text("#mine")
+    other.page.screenshot(path=shot("conflict-1200"), full_page=True)
+    assert len(events(small)) == 1
+    other.page.click("#resend")
+    wait_for_events(small, 2)
+    with read_session(small.engine) as session:
+        kept = rows(
+            session, "SELECT revision, action, explanation_text FROM review_event ORDER BY id"
+        )
+    assert kept == [
+        (1, "none", None),
+        (2, "uninterpretable", "words of the second browser"),
+    ]
+    one.context.close()
+    other.context.close()
+
+
+def shot(name: str) -> str:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    return str(SCREENSHOTS / f"review-{name}.png")
+
+
+def hostile_windows() -> list[EvidenceWindow]:
+    tokens = [text.text for text in hostile_texts()] + ["x" * 20_000]
+    return [window(f"before <<{token}>> after") for token in tokens if "<<" not in token]
+
+
+@pytest.fixture
+def hostile(small: Study, sqlite_engine: Engine) -> Study:
+    """The small study whose corpus, explanations and notes attack the page."""
+    with write_session(sqlite_engine) as session:
+        data = small.seed
+        add_windows(session, data.run_id, data.target[0], hostile_windows())
+        words = " ".join(text.text for text in hostile_texts())
+        label(session, data, data.target[0], "safety", explanation=words)
+        decide(session, data, data.target[1], "humour", note=words, explanation_text=words)
+    return small
+
+
+def test_a_hostile_corpus_is_text(chromium: object, hostile: Study) -> None:
+    (address,) = ((served := serving(hostile)).__next__(),)
+    view = Page(chromium)
+    for path in (
+        f"/latents/{hostile.seed.target[0]}",
+        f"/latents/{hostile.seed.target[1]}",
+        "/queue",
+    ):
+        view.page.goto(address + path)
+        assert (
+            view.page.locator("main img, main iframe, main svg, main style, main script").count()
+            == 0
+        )
+        assert view.page.title().endswith("difflens")
+        assert (
+            view.page.evaluate("document.querySelectorAll('[onerror],[onclick],[onload]').length")
+            == 0
+        )
+        assert view.page.evaluate("document.documentElement.scrollWidth") <= 1200
+    assert view.complaints == []
+    view.page.screenshot(path=shot("hostile-1200"))
+    view.context.close()
+    for _ in served:
+        pass
+
+
+PAGES = {
+    "queue": "/queue", "categories": "/categories", "taxonomy": "/taxonomy",
+    "progress": "/progress", "audit": "/audit", "sql": "/sql?saved=coverage", "sign-in": "/sign-in",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["1200", "420"])
+def test_every_page_fits_and_is_kept_as_a_picture(
+    chromium: object, address: str, small: Study, size: dict[str, int]
+) -> None:
+    with write_session(small.engine) as session:
+        decide(session, small.seed, small.seed.target[1], "humour", "bob")
+        decide(session, small.seed, small.seed.target[1], "lists", "ann")
+        draw_audit(session, small.seed.comparison_id, "reference", 2, 0, "ann")
+    view = Page(chromium, size)
+    latents = {
+        "latent": f"/latents/{small.seed.target[0]}",
+        "disagreement": f"/latents/{small.seed.target[1]}",
+        "blind": f"/latents/{small.seed.reference[0]}?audit=drawn",
+    }
+    for name, path in (PAGES | latents).items():
+        view.page.goto(address + path)
+        view.page.screenshot(path=shot(f"{name}-{size['width']}"))
+        width = view.page.evaluate("document.documentElement.scrollWidth")
+        assert width <= size["width"], name
+    view.page.goto(address + latents["latent"])
+    view.page.click("[data-open=palette] >> visible=true")
+    view.page.screenshot(path=shot(f"palette-{size['width']}"))
+    assert view.complaints == []
+    view.context.close()
+
+
+def test_evidence_and_controls_stand_together_at_1200_by_800(
+    chromium: object, address: str, small: Study
+) -> None:
+    view = Page(chromium)
+    view.page.goto(f"{address}/latents/{small.seed.target[0]}")
+    for selector in (".windows li >> nth=0", "#accept", "#skip", "#explanation", ".runs"):
+        box = view.page.locator(selector).bounding_box()
+        assert box is not None, selector
+        assert box["y"] >= 0, selector
+        assert box["y"] + box["height"] <= 800, selector
+    view.context.close()
+
+
+CONTRAST = Path(__file__).with_name("contrast.js")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_the_contrast_of_wcag_aa(
+    chromium: object, address: str, small: Study, scheme: str
+) -> None:
+    view = Page(chromium)
+    view.page.emulate_media(color_scheme=scheme)
+    for path in (f"/latents/{small.seed.target[0]}", *PAGES.values()):
+        view.page.goto(address + path)
+        assert view.page.evaluate(CONTRAST.read_text("utf-8")) == [], path
+    view.context.close()
+
+
+def test_every_control_has_a_name(chromium: object, address: str, small: Study) -> None:
+    view = Page(chromium)
+    for path in (f"/latents/{small.seed.target[0]}", *PAGES.values()):
+        view.page.goto(address + path)
+        nameless = view.page.evaluate(
+            "[...document.querySelectorAll('button,a,input:not([type=hidden]),select,textarea')]"
+            ".filter(e => !(e.getAttribute('aria-label') || e.textContent.trim()"
+            " || (e.labels && e.labels.length))).map(e => e.outerHTML)"
+        )
+        assert nameless == [], path
+    view.context.close()
