@@ -21,9 +21,9 @@ from labeler.store.judging_records import (
     ExplanationRow,
     add_explanations,
     lock_latents,
-    newest_explanations,
 )
 from labeler.store.schema import Explanation
+from labeler.store.score_records import newest_explanations
 
 FIRING_KINDS = ("top", "quantile")
 READ_AT_ONCE = 16

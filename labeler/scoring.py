@@ -19,6 +19,7 @@ from labeler.judge.subjects import load_subject
 from labeler.scoring_examples import Method, Trial, draw_trials
 from labeler.scoring_math import Score, not_scored, score_of
 from labeler.store.engine import read_session, write_session
+from labeler.store.judging_records import lock_latents
 from labeler.store.schema import Explanation
 from labeler.store.score_records import (
     ScoreRow,
@@ -133,6 +134,7 @@ def _tasks(
     Prompts of one explanation start alike, which a server's prefix cache makes use of.
     """
     with write_session(engine) as session:
+        lock_latents(session, latent_ids)
         own = newest_explanations(session, dict.fromkeys(latent_ids), judge_id)
         tested: dict[int, list[Explanation]] = {key: [row] for key, row in own.items()}
         if config.shuffled:
@@ -268,5 +270,6 @@ class _Scorer:
             reason=score.reason,
         )
         with write_session(self._engine) as session:
+            lock_latents(session, [task.latent_id])
             add_score(session, row, self._calls[task])
         self._scores.append(score)

@@ -1,4 +1,4 @@
-"""One process at a time works on a study's artifacts."""
+"""One process at a time works on a study's artifacts, or several that share their work."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from labeler.study import StudyFile
 
 
 @contextmanager
-def study_lock(study: StudyFile) -> Iterator[None]:
+def study_lock(study: StudyFile, shared: bool = False) -> Iterator[None]:
     """Hold the study's lock file; the system releases it however the process ends.
+
+    `shared` lets in other processes that share it too, and no others.
 
     Raises WorkError when another process holds it. Where the platform has no `flock`, nothing
     is locked.
@@ -26,7 +28,8 @@ def study_lock(study: StudyFile) -> Iterator[None]:
     path = study.artifacts / "lock"
     with path.open("a+", encoding="utf-8") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             handle.seek(0)
             holder = handle.read().strip() or "unknown"

@@ -11,7 +11,17 @@ import typer
 from crosscoder.errors import InputError as CrosscoderInputError
 from crosscoder.errors import WorkError as CrosscoderWorkError
 from labeler import __version__
-from labeler.cli import analysis, crosscoders, database, demo, labels, machine, review, stages
+from labeler.cli import (
+    analysis,
+    crosscoders,
+    database,
+    demo,
+    labeling,
+    labels,
+    machine,
+    review,
+    stages,
+)
 from labeler.errors import UsageError, WorkError
 from taxonomy.errors import InputError as TaxonomyInputError
 
@@ -46,7 +56,7 @@ def build_app() -> typer.Typer:
     ) -> None:
         """What did the fine-tune change, concept by concept, and how sure are we?"""
 
-    for room in (demo, stages, crosscoders, analysis, labels, review, database, machine):
+    for room in (demo, stages, crosscoders, analysis, labeling, labels, review, database, machine):
         room.register(app)
     return app
 

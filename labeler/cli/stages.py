@@ -19,7 +19,6 @@ STAGE_HELP = {
     "train": "Train the crosscoder.",
     "isolate": "Find the latents that only one model has.",
     "collect": "Collect the evidence of each isolated latent.",
-    "label": "Let the judge explain each latent.",
     "categorize": "Cluster the explanations and map them to the taxonomy.",
     "report": "Compute the change statistics and write the report.",
 }
@@ -50,11 +49,33 @@ def run(
         str | None, typer.Option("--from", help="Redo this stage and those after it.")
     ] = None,
     last: Annotated[str | None, typer.Option("--until", help="Stop after this stage.")] = None,
+    thorough: Annotated[
+        bool,
+        typer.Option("--thorough", help="Then the null runs: other seeds, sides dealt, noise."),
+    ] = False,
 ) -> None:
     """Run every stage, skipping what is already done with the same inputs."""
+    from labeler.errors import UsageError
     from labeler.study import StudyFile
 
-    run_and_print(StudyFile.read(study), first, last)
+    if thorough and last not in (None, "report"):
+        raise UsageError(
+            f"--thorough needs the labels of the whole study; leave out --until {last}"
+        )
+    file = StudyFile.read(study)
+    run_and_print(file, first, last)
+    if thorough:
+        run_nulls_and_print(file)
+
+
+def run_nulls_and_print(study: StudyFile) -> None:
+    """Run the null runs of a finished study, then write its report with them."""
+    from labeler.progress import progress_for
+    from labeler.thorough.run import run_thorough
+
+    for report in run_thorough(study, progress_for()):
+        say_what_happened(report)
+    run_and_print(study, "report", "report")
 
 
 def run_and_print(study: StudyFile, first: str | None, last: str | None) -> None:

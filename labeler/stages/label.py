@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from labeler.errors import WorkError
-from labeler.stages.base import Stage, StageContext, StageOutcome
+from labeler.stages.base import UNANSWERED, Stage, StageContext, StageOutcome
 from labeler.stages.judging import judging_inputs, study_embedder, study_judge
 from labeler.stages.scores import (
     further_inputs,
@@ -34,7 +34,7 @@ class LabelStage:
         from labeler.labeling import label_latents
 
         embedder = study_embedder(context.study)
-        judge = study_judge(context.study, embedder)
+        judge = study_judge(context.study, embedder, context.spending)
         with read_session(context.engine) as session:
             latents = labelled_latents(session, context)
         summary = label_latents(context.engine, judge, run_id, latents, progress=context.progress)
@@ -45,7 +45,7 @@ class LabelStage:
                 "run it again to ask for them"
             )
         if summary.n_failed:
-            failed = f", {summary.n_failed} without an answer (`--from label` asks again)"
+            failed = f", {summary.n_failed} without an answer (`difflens label` asks again)"
         scores = score_with(context, context.study.config.judge, embedder, run_id, latents)
         further = label_with_further_judges(context, embedder, run_id, latents)
         return StageOutcome(
@@ -53,7 +53,11 @@ class LabelStage:
             f"{summary.n_uninterpretable} uninterpretable, "
             f"{summary.n_too_little_evidence} with too little evidence, "
             f"{summary.n_reused} reused{failed}; {'; '.join([scores, *further])}",
-            {"judge": judge.identity.name, "embedder": embedder.name},
+            {
+                "judge": judge.identity.name,
+                "embedder": embedder.name,
+                UNANSWERED: summary.n_failed,
+            },
         )
 
     def is_whole(self, context: StageContext) -> bool:

@@ -46,7 +46,7 @@ def score_with(
     scores = context.study.config.scores
     if not scores.methods or section.kind not in scores.judges:
         return "no scores asked for"
-    judge = make_judge(section, embedder, context.study.folder)
+    judge = make_judge(section, embedder, context.study.folder, context.spending)
     config = ScoreConfig(
         methods=scores.methods,
         examples=scores.examples,
@@ -66,7 +66,7 @@ def label_with_further_judges(
 
     lines = []
     for section in context.study.config.judges:
-        judge = make_judge(section, embedder, context.study.folder)
+        judge = make_judge(section, embedder, context.study.folder, context.spending)
         summary = label_latents(context.engine, judge, run_id, latents, progress=context.progress)
         scores = score_with(context, section, embedder, run_id, latents)
         lines.append(

@@ -244,26 +244,6 @@ def add_explanations(
     return rows
 
 
-def newest_explanations(
-    session: Session, latent_ids: Collection[int], judge_id: int
-) -> dict[int, Explanation]:
-    """The latest explanation of each latent by a judge, controls left out."""
-    found: dict[int, Explanation] = {}
-    for part in chunks(latent_ids):
-        newest = (
-            select(func.max(Explanation.id))
-            .where(
-                Explanation.latent_id.in_(part),
-                Explanation.judge_id == judge_id,
-                Explanation.is_control.is_(False),
-            )
-            .group_by(Explanation.latent_id)
-        )
-        rows = session.execute(select(Explanation).where(Explanation.id.in_(newest))).scalars()
-        found |= {row.latent_id: row for row in rows}
-    return found
-
-
 def lock_latents(session: Session, latent_ids: Collection[int]) -> None:
     """Let writers of explanations of the same latents follow each other (PostgreSQL)."""
     for part in chunks(sorted(set(latent_ids))):

@@ -51,8 +51,13 @@ def begin_run(
 def finish_run(
     session: Session, run_id: int, status: str = "done", result: dict[str, Any] | None = None
 ) -> None:
-    """Record how a run ended: `done`, `failed` or `interrupted`."""
+    """Record how a run ended: `done`, `failed` or `interrupted`.
+
+    Of several workers in one run the one that finished it counts, not one that gave up later.
+    """
     run = session.get_one(Run, run_id)
+    if run.status == "done" and status != "done":
+        return
     run.status = status
     run.finished_at = utc_now()
     run.result = result

@@ -1,0 +1,59 @@
+"""Looks at what `difflens label` would ask, without asking: the plan, and one prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from crosscoder.progress import SilentProgress
+from labeler.judge.base import JudgeRequest
+from labeler.judge.requests import explain_request
+from labeler.judge.subjects import load_subject
+from labeler.label_plan import plan_labels, plan_lines
+from labeler.pipeline import opened
+from labeler.sections.judging import JudgeSection
+from labeler.stages.base import StageContext
+from labeler.stages.judging import study_embedder
+from labeler.stages.scores import labelled_latents
+from labeler.store.engine import read_session, require_existing
+from labeler.study import StudyFile
+
+
+def planned(study: StudyFile) -> list[str]:
+    """The plan of every judge of the study, as lines."""
+    from labeler.judge.factory import make_judge
+
+    require_existing(study.database_url)
+    embedder = study_embedder(study)
+    lines: list[str] = []
+    with opened(study) as engine:
+        with read_session(engine) as session:
+            latents = labelled_latents(session, StageContext(study, engine, SilentProgress()))
+        for section in (study.config.judge, *study.config.judges):
+            judge = make_judge(section, embedder, study.folder)
+            folder = model_folder(study, section)
+            lines += plan_lines(plan_labels(engine, judge, section, study.config, latents, folder))
+    return lines
+
+
+def model_folder(study: StudyFile, section: JudgeSection) -> Path | None:
+    """Local folder of the judge's model, whose tokenizer counts exactly; None where it has none."""
+    for name in (section.server.model_path, section.model):
+        if name and study.resolve(name).is_dir():
+            return study.resolve(name)
+    return None
+
+
+def prompt_of(study: StudyFile, name: str) -> str:
+    """The chat that would ask for a latent's explanation; UsageError for an unknown latent."""
+    from labeler.store.latent_records import find_latent
+
+    require_existing(study.database_url)
+    with opened(study) as engine, read_session(engine) as session:
+        subject = load_subject(session, find_latent(session, name).id)
+    return shown(explain_request(subject))
+
+
+def shown(request: JudgeRequest) -> str:
+    """A request's chat for a terminal; text of the corpus is escaped in it already."""
+    parts = [f"### {message.role}\n{message.content}" for message in request.messages]
+    return "\n\n".join(parts)
