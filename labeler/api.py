@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import Engine
 
 from crosscoder.progress import Progress, SilentProgress
 from labeler.pipeline import StageReport, opened, run_stage, run_study
 from labeler.stages.base import StageContext
-from labeler.store.engine import require_existing
+from labeler.store.engine import read_session, require_existing
 from labeler.study import StudyFile
-from labeler.study_taxonomy import study_taxonomy
+from labeler.taxonomies.versions import tree_of
 from taxonomy.tree import Taxonomy
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from labeler.label_files import LabelImportResult
     from labeler.sql import QueryResult
     from labeler.status import StudyStatus
+    from labeler.taxonomies.deciding import Decided
+    from labeler.taxonomies.proposing import Proposed
 
 
 class Study:
@@ -59,8 +61,56 @@ class Study:
         return study_status(self.file)
 
     def taxonomy(self) -> Taxonomy:
-        """The study's categories: its own file, or the shipped seed."""
-        return study_taxonomy(self.file)
+        """The categories that the study works with: as decided last, else its file or the seed."""
+        from labeler.taxonomies.verbs import current_taxonomy
+
+        return current_taxonomy(self.file)
+
+    def taxonomy_diff(self, old: str | None = None, new: str | None = None) -> QueryResult:
+        """What became of the categories between two versions, or towards a proposal's file."""
+        from labeler.taxonomies.verbs import diff
+
+        return diff(self.file, old, new)
+
+    def propose_taxonomy(
+        self, mode: Literal["induce", "residual"] | None = None, output: str | Path | None = None
+    ) -> Proposed:
+        """Make categories from explanations; writes a file to read, edit and accept."""
+        from labeler.taxonomies.verbs import propose
+
+        return propose(self.file, mode, None if output is None else Path(output))
+
+    def accept_taxonomy(self, path: str | Path) -> Decided:
+        """Put the version of a proposal in force, with the labels that stay labels."""
+        from labeler.taxonomies.verbs import accept
+
+        return accept(self.file, Path(path))
+
+    def merge_categories(self, slugs: Sequence[str], into: str) -> Decided:
+        """Make one category of several; their labels stay."""
+        from labeler.taxonomies.verbs import merge
+
+        return merge(self.file, slugs, into)
+
+    def split_category(self, slug: str, into: Sequence[str]) -> Decided:
+        """Put several categories in the place of one; its labels go back to judge and review."""
+        from labeler.taxonomies.verbs import split
+
+        return split(self.file, slug, into)
+
+    def rename_category(self, slug: str, new_slug: str, name: str | None = None) -> Decided:
+        """Give a category another slug or title; its labels stay."""
+        from labeler.taxonomies.verbs import rename
+
+        return rename(self.file, slug, new_slug, name)
+
+    def taxonomy_stability(
+        self, part: Literal["categories", "reruns"] = "categories", n_subsamples: int = 20
+    ) -> QueryResult:
+        """Which categories and signs hold when the labelling is done again in other ways."""
+        from labeler.taxonomies.verbs import stability
+
+        return stability(self.file, part, n_subsamples)
 
     def sql(self, statement: str, max_rows: int = 10_000, timeout: float = 30.0) -> QueryResult:
         """One read-only statement; UsageError for a refused one, WorkError past the deadline."""
@@ -99,7 +149,9 @@ class Study:
         from labeler.importing import import_latents
 
         with opened(self.file, create=True) as engine:
-            return import_latents(engine, Path(path), self.taxonomy(), dry_run, create_categories)
+            with read_session(engine) as session:
+                taxonomy = tree_of(session, self.file)
+            return import_latents(engine, Path(path), taxonomy, dry_run, create_categories)
 
     def import_features(
         self, path: str | Path, target: str, reference: str, name: str | None = None

@@ -1,4 +1,4 @@
-"""Commands that look at results: sql, inspect, history, taxonomy show."""
+"""Commands that look at results: sql, inspect, history."""
 
 from __future__ import annotations
 
@@ -24,14 +24,6 @@ def register(app: typer.Typer) -> None:
     app.command()(sql)
     app.command()(inspect)
     app.command()(history)
-    group = typer.Typer(help="The categories.", no_args_is_help=True)
-    group.callback()(_taxonomy)
-    group.command()(show)
-    app.add_typer(group, name="taxonomy")
-
-
-def _taxonomy() -> None:
-    """The categories."""
 
 
 def sql(
@@ -80,11 +72,3 @@ def history(study: StudyPath, latent: LatentName) -> None:
     from labeler.inspection import print_history
 
     print_history(Study.open(study), latent)
-
-
-def show(study: StudyPath) -> None:
-    """Print the study's categories with their definitions."""
-    from labeler.api import Study
-    from labeler.inspection import print_taxonomy
-
-    print_taxonomy(Study.open(study).taxonomy())

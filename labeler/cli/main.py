@@ -21,6 +21,7 @@ from labeler.cli import (
     machine,
     review,
     stages,
+    taxonomy,
 )
 from labeler.errors import UsageError, WorkError
 from taxonomy.errors import InputError as TaxonomyInputError
@@ -56,7 +57,19 @@ def build_app() -> typer.Typer:
     ) -> None:
         """What did the fine-tune change, concept by concept, and how sure are we?"""
 
-    for room in (demo, stages, crosscoders, analysis, labeling, labels, review, database, machine):
+    rooms = (
+        demo,
+        stages,
+        crosscoders,
+        analysis,
+        labeling,
+        labels,
+        review,
+        database,
+        machine,
+        taxonomy,
+    )
+    for room in rooms:
         room.register(app)
     return app
 

@@ -33,6 +33,7 @@ from labeler.judge.snippets import Snippet, snippet
 from labeler.judge.statistics import summarise
 from labeler.judge.windows import content_text
 from labeler.judge.wording import explanation_of
+from taxonomy.canonical import canonical_text
 
 METHOD_VERSION = 1
 """Raised whenever the same evidence could get another answer."""
@@ -131,18 +132,26 @@ class EvidenceJudge:
 
     def _categorize(self, request: JudgeRequest) -> dict[str, Any]:
         assert request.subject is not None
+        if not request.subject.windows and request.explanation is not None:
+            # Latents that were explained elsewhere come without evidence: the words must do.
+            return self._nearest(request, [canonical_text(request.explanation)], 0.0)
         reading = _read(request.subject)
         if len(reading.snippets) < MIN_TEXTS:
             return {"outcome": "uninterpretable", "categories": []}
-        vectors = self._embedder.embed([piece.text for piece in reading.snippets])
-        found = self._finder(request).find(vectors, self._foreign_share(reading))
+        texts = [piece.text for piece in reading.snippets]
+        return self._nearest(request, texts, self._foreign_share(reading))
+
+    def _nearest(
+        self, request: JudgeRequest, texts: list[str], foreign_share: float
+    ) -> dict[str, Any]:
+        found = self._finder(request).find(self._embedder.embed(texts), foreign_share)
         return {
             "outcome": "assigned" if found else "none",
             "categories": [
                 {
                     "category": item.slug,
                     "confidence": round(item.confidence, 4),
-                    "quote": reading.snippets[item.snippet].text,
+                    "quote": texts[item.snippet],
                 }
                 for item in found
             ],

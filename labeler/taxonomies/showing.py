@@ -1,0 +1,179 @@
+"""What a taxonomy version holds, and what lies between two versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from labeler.errors import UsageError
+from labeler.sql import QueryResult
+from labeler.store.schema import (
+    Category,
+    CategoryMapping,
+    EffectiveLabelCategory,
+    TaxonomyVersion,
+)
+from labeler.store.taxonomies import load_version, versions
+from labeler.study import StudyFile
+from labeler.taxonomies.versions import stored_version, tree_of
+from taxonomy.edits import CategoryChange, Edit, changes_between, reworded
+from taxonomy.proposal import Proposal, follow, load_proposal, proposal_text
+from taxonomy.tree import Taxonomy
+
+DIFF_COLUMNS = ("kind", "category", "to", "latents")
+
+
+def taxonomy_rows(session: Session, study: StudyFile) -> QueryResult:
+    """Categories in force, one row each, with the latents that have them as primary category."""
+    version = stored_version(session, study)
+    tree = tree_of(session, study)
+    counts = _latents(session, version)
+    rows = [
+        (each.slug, each.parent, each.level, each.name, each.definition, counts.get(each.slug, 0))
+        for each in tree.categories
+    ]
+    columns = ("category", "parent", "level", "name", "definition", "latents")
+    return QueryResult(columns, tuple(rows), truncated=False)
+
+
+def taxonomy_yaml(session: Session, study: StudyFile) -> str:
+    """The version in force as a file that can be edited and accepted."""
+    tree = tree_of(session, study)
+    command = f"difflens taxonomy accept {study.path.name} FILE"
+    return proposal_text(Proposal(taxonomy=tree, based_on=follow(tree)), command)
+
+
+def version_rows(session: Session) -> QueryResult:
+    """All stored versions, oldest first."""
+    stored = versions(session)
+    titles = {each.id: f"{each.name} {each.version}" for each in stored}
+    rows = [
+        (titles[each.id], titles.get(each.parent_version_id or 0), each.frozen, each.note,
+         each.created_at)
+        for each in stored
+    ]  # fmt: skip
+    columns = ("version", "follows", "frozen", "note", "created_at")
+    return QueryResult(columns, tuple(rows), truncated=False)
+
+
+def diff_rows(
+    session: Session, study: StudyFile, old: str | None = None, new: str | None = None
+) -> QueryResult:
+    """What became of the categories from one version to another, or to a file.
+
+    Without names: from the version before to the one in force. One name: from the one in force to
+    it, where it is a file, else from it to the one in force. Unchanged categories are left out.
+    """
+    current = stored_version(session, study)
+    if current is None:
+        raise UsageError("taxonomy diff: the database has no version yet; categorize first")
+    if old is None:
+        if current.parent_version_id is None:
+            raise UsageError(
+                f"taxonomy diff: {current.name} {current.version} is the first version"
+            )
+        before = session.get_one(TaxonomyVersion, current.parent_version_id)
+        return _between_stored(session, before, current)
+    if new is None and Path(old).suffix in (".yaml", ".yml"):
+        return _to_file(session, current, Path(old))
+    first = _named(session, current, old)
+    if new is not None and Path(new).suffix in (".yaml", ".yml"):
+        return _to_file(session, first, Path(new))
+    return _between_stored(
+        session, first, current if new is None else _named(session, current, new)
+    )
+
+
+def _to_file(session: Session, version: TaxonomyVersion, path: Path) -> QueryResult:
+    tree = load_version(session, version.id)
+    edit = load_proposal(path).edit_of(tree)
+    return _rows(tree, edit, _latents(session, version))
+
+
+def _between_stored(session: Session, old: TaxonomyVersion, new: TaxonomyVersion) -> QueryResult:
+    before, after = load_version(session, old.id), load_version(session, new.id)
+    declared = _recorded(session, old, new)
+    known = {change.slug for change in declared}
+    gone = [
+        CategoryChange("dropped", slug)
+        for slug in before.slugs
+        if slug not in after and slug not in known
+    ]
+    edit = Edit(after, changes_between(before, after, [*declared, *gone]))
+    return _rows(before, edit, _latents(session, old))
+
+
+def _recorded(session: Session, old: TaxonomyVersion, new: TaxonomyVersion) -> list[CategoryChange]:
+    """What was recorded of the step between two versions, beside what stayed the same."""
+    names = {
+        row.id: row.slug
+        for row in session.execute(
+            select(Category.id, Category.slug).where(
+                Category.taxonomy_version_id.in_((old.id, new.id))
+            )
+        )
+    }
+    own = select(Category.id).where(Category.taxonomy_version_id == old.id)
+    found: dict[str, tuple[str, list[str]]] = {}
+    rows = session.execute(
+        select(CategoryMapping)
+        .where(CategoryMapping.from_category_id.in_(own), CategoryMapping.kind != "same")
+        .order_by(CategoryMapping.id)
+    ).scalars()
+    for row in rows:
+        if row.to_category_id is not None and row.to_category_id not in names:
+            continue
+        if row.to_category_id is None and new.parent_version_id != old.id:
+            continue
+        _, targets = found.setdefault(names[row.from_category_id], (row.kind, []))
+        targets += [] if row.to_category_id is None else [names[row.to_category_id]]
+    return [
+        CategoryChange(kind, slug, tuple(targets))  # type: ignore[arg-type]
+        for slug, (kind, targets) in found.items()
+    ]
+
+
+def _rows(old: Taxonomy, edit: Edit, counts: dict[str, int]) -> QueryResult:
+    rows: list[tuple[object, ...]] = []
+    for change in edit.changes:
+        kind: str = change.kind
+        if kind == "same":
+            if not reworded(old.get(change.slug), edit.taxonomy.get(change.slug)):
+                continue
+            kind = "reworded"
+        rows.append((kind, change.slug, ", ".join(change.to), counts.get(change.slug, 0)))
+    rows += [("added", None, slug, 0) for slug in edit.added]
+    return QueryResult(DIFF_COLUMNS, tuple(rows), truncated=False)
+
+
+def _latents(session: Session, version: TaxonomyVersion | None) -> dict[str, int]:
+    """Latents whose primary category in force is this one."""
+    if version is None:
+        return {}
+    query = (
+        select(Category.slug, func.count(EffectiveLabelCategory.latent_id.distinct()).label("n"))
+        .join(EffectiveLabelCategory, EffectiveLabelCategory.category_id == Category.id)
+        .where(Category.taxonomy_version_id == version.id, EffectiveLabelCategory.rank == 1)
+        .group_by(Category.slug)
+    )
+    return {row.slug: row.n for row in session.execute(query)}
+
+
+def _named(session: Session, current: TaxonomyVersion, name: str) -> TaxonomyVersion:
+    """The version of that label, of the present taxonomy where there are several."""
+    found = [
+        each for each in versions(session) if name in (each.version, f"{each.name} {each.version}")
+    ]
+    own = [each for each in found if each.name == current.name] or found
+    if not own:
+        raise UsageError(
+            f"taxonomy diff: no version {name!r}; there are {_listed(versions(session))}"
+        )
+    return own[-1]
+
+
+def _listed(stored: Iterable[TaxonomyVersion]) -> str:
+    return ", ".join(f"{each.name} {each.version}" for each in stored)
