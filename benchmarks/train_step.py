@@ -191,7 +191,18 @@ def print_own_peak(variant: str, n_latents: int, dead_share: float) -> None:
         getattr(contestants, f"prepare_{variant}")()
         for _ in range(2):
             getattr(contestants, variant)()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB)
+    print(own_peak() / GIB)
+
+
+def own_peak() -> int:
+    """High-water mark of this process in bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not getrusage: after a fork it starts from the parent's size.
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def shortage(n_latents: int) -> str | None:

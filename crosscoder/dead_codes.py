@@ -32,6 +32,9 @@ class DeadCodes(Protocol):
     def add_outer(self, out: torch.Tensor, value: torch.Tensor, left: torch.Tensor) -> None:
         """out_j += sum_i value_ij left_i for the dead latents j, in place; out is (F, D)."""
 
+    def silent(self) -> torch.Tensor:
+        """Dead latents of which no activation is kept: AuxK has no gradient for them."""
+
 
 def select_dead(
     pre: Preactivations, dead: torch.Tensor, k_token: int
@@ -103,6 +106,10 @@ class DeadBlock:
         """See `DeadCodes`."""
         out.index_add_(0, self.dead, value.T @ left)
 
+    def silent(self) -> torch.Tensor:
+        """See `DeadCodes`."""
+        return self.dead[~self.kept.any(0)]
+
 
 @dataclass(frozen=True)
 class DeadPairs:
@@ -133,3 +140,9 @@ class DeadPairs:
         order = order_by_latent(self.column, self.dead.numel())
         pairs = self.column[order], self.token[order], value[order]
         out.index_add_(0, self.dead, sum_rows(left, *pairs, self.dead.numel()))
+
+    def silent(self) -> torch.Tensor:
+        """See `DeadCodes`."""
+        fires = torch.zeros_like(self.dead, dtype=torch.bool)
+        fires[self.column] = True
+        return self.dead[~fires]

@@ -26,6 +26,8 @@ class LossSettings:
     """Active latents per token under `batch_topk`; the batch keeps round(k * B) pairs."""
     aux_coefficient: float = 0.0
     """Weight of AuxK."""
+    wake_silent: bool = False
+    """Whether the biases of dead latents that AuxK cannot reach are raised, see `wake_loss`."""
     l1_coefficient: float = 0.0
     """Weight of the sparsity penalty under `l1`."""
     precision: Precision = "float32"
@@ -87,6 +89,8 @@ def _batch_topk_loss(
     if dead is not None:
         auxiliary = auxk_loss(error.detach(), estimate)
         total = total + settings.aux_coefficient * auxiliary
+        if settings.wake_silent and encoded.dead is not None:
+            total = total + settings.aux_coefficient * wake_loss(crosscoder, encoded.dead.silent())
     return Losses(
         total=total,
         reconstruction=reconstruction.detach(),
@@ -140,3 +144,14 @@ def auxk_loss(residual: torch.Tensor, estimate: torch.Tensor) -> torch.Tensor:
     """
     spread = (residual - residual.mean(0)).square().sum()
     return ((residual - estimate).square().sum() / spread).nan_to_num(0.0, 0.0, 0.0)
+
+
+def wake_loss(crosscoder: Crosscoder, silent: torch.Tensor) -> torch.Tensor:
+    """Raises the encoder biases of `silent` (n_silent,) latents; its value is 0.
+
+    A dead latent whose pre-activation is negative on the whole batch has no gradient, from AuxK
+    neither: relu hides it. A constant gradient on its bias moves it up by one learning rate a
+    step under Adam, until some token activates it and AuxK takes over.
+    """
+    bias = crosscoder.b_enc.index_select(0, silent)
+    return (bias.detach() - bias).sum() / crosscoder.config.n_latents

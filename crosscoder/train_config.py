@@ -39,6 +39,8 @@ class TrainConfig(BaseModel):
     `crosscoder.stretching`; 1 is the plain loss. Decoders are in the models' own coordinates."""
     aux_coefficient: float = Field(1 / 32, ge=0)
     """Weight of AuxK on dead latents (`batch_topk`)."""
+    wake_silent: bool = True
+    """Raise the biases of dead latents that no token activates, which AuxK cannot reach."""
     l1_coefficient: float = Field(1.0, ge=0)
     """Weight of the sum-of-norms penalty (`l1`)."""
     dead_after_tokens: int | None = Field(None, ge=1)
@@ -82,6 +84,7 @@ class TrainConfig(BaseModel):
             "decay_fraction": 0.0,
             "reconstruction": "unsquared",
             "aux_coefficient": 1 / 32,
+            "wake_silent": False,
             "dead_after_tokens": 10_000_000,
             "b_dec_init": "geometric_median",
             "theta": "ema_min",

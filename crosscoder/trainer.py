@@ -156,6 +156,7 @@ class Trainer:
             reconstruction=config.reconstruction,
             k=k,
             aux_coefficient=config.aux_coefficient,
+            wake_silent=config.wake_silent,
             l1_coefficient=config.l1_coefficient,
             precision=config.precision,
         )

@@ -32,6 +32,8 @@ class TrainSection(Section):
     """Weight of what differs between the models, for close fine-tunes; 1 is the plain loss."""
     aux_coefficient: float = Field(1 / 32, ge=0)
     """Weight of the AuxK loss on dead latents."""
+    wake_silent: bool = True
+    """Raise the biases of dead latents that no token activates, which AuxK cannot reach."""
     dead_after_tokens: int | None = Field(None, ge=1)
     """Tokens without firing after which a latent is dead; the smaller of 10 M and an epoch."""
     max_dead_share: float = Field(0.9, gt=0, le=1)
