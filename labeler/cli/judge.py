@@ -1,0 +1,87 @@
+"""`difflens judge`: start the study's judge server, and say what is wrong with a judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from labeler.cli.options import StudyPath
+
+if TYPE_CHECKING:
+    from labeler.judge.serve import ServerPlan
+    from labeler.study import StudyFile
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    judge = typer.Typer(help="Start the judge's server; check a judge.", no_args_is_help=True)
+    judge.command()(serve)
+    judge.command()(check)
+    app.add_typer(judge, name="judge")
+
+
+def serve(
+    study: StudyPath,
+    log: Annotated[
+        Path | None, typer.Option(help="File for the server's output.", show_default=False)
+    ] = None,
+) -> None:
+    """Start vLLM with the study's judge, print its URL when it is healthy, stop it on Ctrl-C."""
+    from labeler.judge.serve import find_entry_point, plan_server
+    from labeler.study import StudyFile
+
+    file = StudyFile.read(study)
+    section = file.config.judge
+    python = section.server.python
+    if python is not None:
+        # Not resolved: the link of a virtual environment is what makes it one.
+        python = str(file.folder / Path(python).expanduser())
+    entry_point = find_entry_point(python, [file.folder, Path.cwd()])
+    plan = plan_server(section, file.folder, entry_point)
+    _serve(plan, log or file.artifacts / "judge-server.log", file)
+
+
+def _serve(plan: ServerPlan, log: Path, file: StudyFile) -> None:
+    import signal
+    import threading
+
+    from labeler.errors import WorkError
+    from labeler.judge.serve import died, running_server
+
+    stopped = threading.Event()
+
+    def stop(*_: object) -> None:
+        if not stopped.is_set():
+            stopped.set()
+            raise KeyboardInterrupt
+
+    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(name, stop)
+    typer.echo(f"judge: starting with {plan.entry_point.words}, log in {log}", err=True)
+    try:
+        with running_server(plan, log, lambda line: typer.echo(f"judge: {line}", err=True)) as one:
+            typer.echo(plan.url)
+            typer.echo(
+                f"judge: healthy; `difflens judge check {file.path.name}` asks it one question, "
+                "Ctrl-C stops it",
+                err=True,
+            )
+            one.wait()
+            raise WorkError(died(one, log))
+    except KeyboardInterrupt:
+        typer.echo("judge: stopped", err=True)
+
+
+def check(study: StudyPath) -> None:
+    """Send one schema-constrained request to every server of the judge; say what is wrong."""
+    from labeler.errors import UsageError
+    from labeler.judge.check import check_judge
+    from labeler.study import StudyFile
+
+    section = StudyFile.read(study).config.judge
+    if section.kind != "openai":
+        raise UsageError(f"judge.kind: {section.kind} has no server to check; openai has")
+    for fit in check_judge(section):
+        typer.echo(fit.words)

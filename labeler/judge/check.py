@@ -1,0 +1,184 @@
+"""Is this judge fit to work? One schema-constrained request, and one line about what is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from labeler.errors import UsageError, WorkError
+from labeler.judge.answers import AnswerError, explain_schema, parse_answer
+from labeler.judge.base import ChatMessage, JudgeRequest
+from labeler.judge.completions import read_completion
+from labeler.judge.keys import read_key, without_key
+from labeler.judge.lines import Endpoint
+from labeler.judge.openai import endpoints_of, server_words
+from labeler.sections.judging import JudgeSection
+
+QUESTION = (
+    "Three texts: 'I am sorry, I cannot help.' 'Sorry, no.' 'I'm sorry, but I won't.' Say in one "
+    "sentence what they have in common. Answer with one JSON object with the keys explanation "
+    "(text), interpretable (true or false) and confidence (a number from 0 to 1)."
+)
+LONGEST_PROMPT_TOKENS = 3000
+"""Tokens that a prompt of this program may have: instructions, some twenty windows of text."""
+_CONTEXT = re.compile(r"context length|max_model_len|context window|too long|maximum.{0,20}token")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A judge that answered as it should."""
+
+    base_url: str
+    model: str
+    seconds: float
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    warning: str | None = None
+
+    @property
+    def words(self) -> str:
+        """One line."""
+        tokens = "no usage told"
+        if self.prompt_tokens is not None:
+            tokens = f"{self.prompt_tokens} + {self.completion_tokens} tokens"
+        return f"{self.base_url}: {self.model} answered in {self.seconds:.2f} s, {tokens}"
+
+
+def check_judge(section: JudgeSection) -> list[Fit]:
+    """Check every endpoint of a judge.
+
+    Raises UsageError where the config is wrong (key, model, context), WorkError where the server
+    is (down, no schema support).
+    """
+    return [_check(endpoint, section) for endpoint in endpoints_of(section)]
+
+
+def _check(endpoint: Endpoint, section: JudgeSection) -> Fit:
+    import httpx2
+
+    headers = {"content-type": "application/json"}
+    key = read_key(endpoint.api_key_env)
+    if key is not None:
+        headers["authorization"] = f"Bearer {key}"
+    try:
+        with httpx2.Client(
+            base_url=endpoint.base_url, headers=headers, timeout=section.timeout_s
+        ) as client:
+            return _ask(client, endpoint, section)
+    except httpx2.TimeoutException:
+        raise WorkError(
+            f"{endpoint.base_url}: no answer within {section.timeout_s:g} s (judge.timeout_s)"
+        ) from None
+    except httpx2.HTTPError as error:
+        words = without_key(str(error) or type(error).__name__, endpoint.api_key_env)
+        raise WorkError(
+            f"{endpoint.base_url}: the server is down or not there ({words}); "
+            "`difflens judge serve` starts one"
+        ) from None
+
+
+def _ask(client: Any, endpoint: Endpoint, section: JudgeSection) -> Fit:
+    request = _request()
+    body = {
+        "model": endpoint.model,
+        "messages": [{"role": "user", "content": QUESTION}],
+        "temperature": section.temperature,
+        "max_tokens": section.max_tokens,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "explain", "schema": dict(request.schema), "strict": True},
+        },
+    }
+    started = time.monotonic()
+    answer = client.post("/chat/completions", content=json.dumps(body).encode())
+    seconds = time.monotonic() - started
+    models = _models(client)
+    if answer.status_code != 200:
+        raise _refusal(answer.status_code, answer.content, endpoint, section, list(models))
+    try:
+        reply_body = answer.json()
+    except ValueError:
+        reply_body = None
+    if not isinstance(reply_body, dict):
+        raise WorkError(f"{endpoint.base_url}: is no chat API: it sent no JSON object")
+    reply = read_completion(request, reply_body, seconds)
+    if reply.status == "truncated":
+        raise UsageError(
+            f"judge.max_tokens: {section.max_tokens} end before the answer does; raise it, or "
+            "forbid white space in the server's JSON grammar (`difflens judge serve` does)"
+        )
+    if reply.status != "ok" or not _is_bare(request, reply.raw or ""):
+        raise WorkError(
+            f"{endpoint.base_url}: ignores response_format json_schema; the answer was "
+            f"{(reply.raw or '')[:120]!r}; use a server that constrains JSON (vLLM does)"
+        )
+    _require_context(endpoint, section, models)
+    return Fit(
+        endpoint.base_url, endpoint.model, seconds, reply.prompt_tokens, reply.completion_tokens
+    )
+
+
+def _request() -> JudgeRequest:
+    message = ChatMessage("user", QUESTION)
+    return JudgeRequest("explain", "check", "0" * 64, (message,), explain_schema())
+
+
+def _is_bare(request: JudgeRequest, raw: str) -> bool:
+    """Whether the answer, thinking aside, is the JSON object alone: constrained words are."""
+    words = re.sub(r"^.*</think(?:ing)?>", "", raw, flags=re.DOTALL | re.IGNORECASE).strip()
+    try:
+        parse_answer(request, words)
+        json.loads(words)
+    except (AnswerError, ValueError):
+        return False
+    return True
+
+
+def _models(client: Any) -> dict[str, int | None]:
+    """Models that the server has, with their context where it says."""
+    answer = client.get("/models")
+    try:
+        rows = answer.json()["data"] if answer.status_code == 200 else []
+        return {str(row["id"]): row.get("max_model_len") for row in rows}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _refusal(
+    status: int, content: bytes, endpoint: Endpoint, section: JudgeSection, models: list[str]
+) -> Exception:
+    said = without_key(server_words(content), endpoint.api_key_env)
+    where = endpoint.base_url
+    if status in (401, 403):
+        how = f"the key in {endpoint.api_key_env} is refused" if endpoint.api_key_env else "missing"
+        return UsageError(f"judge.api_key_env: {how}; {where} said {status}: {said}")
+    if models and endpoint.model not in models:
+        return UsageError(
+            f"judge.model: {where} has no {endpoint.model!r}; it has {', '.join(models[:10])}"
+        )
+    if _CONTEXT.search(said):
+        return UsageError(
+            f"judge.max_tokens: {where} has too short a context for {section.max_tokens} tokens "
+            f"of answer ({said}); lower it, or raise judge.server.max_model_len"
+        )
+    if "response_format" in said or "json_schema" in said or "structured" in said:
+        return WorkError(f"{where}: takes no response_format json_schema ({status}: {said})")
+    if status == 404:
+        return UsageError(f"judge.base_url: nothing at {where}/chat/completions; end it in /v1?")
+    return WorkError(f"{where}: {status}: {said}")
+
+
+def _require_context(
+    endpoint: Endpoint, section: JudgeSection, models: dict[str, int | None]
+) -> None:
+    context = models.get(endpoint.model)
+    needed = LONGEST_PROMPT_TOKENS + section.max_tokens
+    if context is not None and context < needed:
+        raise UsageError(
+            f"judge.server.max_model_len: {endpoint.base_url} has a context of {context} tokens; "
+            f"prompts of some {LONGEST_PROMPT_TOKENS} and answers of {section.max_tokens} need "
+            f"{needed}; raise it, or lower judge.max_tokens"
+        )
