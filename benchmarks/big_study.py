@@ -1,4 +1,4 @@
-"""A study as large as reviews get, written in bulk: 100,000 latents, 3 judge runs, 20,000 decisions.
+"""A large study written in bulk: 100,000 latents, 3 judge runs, 20,000 decisions.
 
 `build(url)` fills an empty, migrated database; other benchmarks measure on it. The labels, the
 confidences and the decisions come from one seeded generator, the texts from a small vocabulary.
@@ -50,7 +50,7 @@ from labeler.store.schema import (
 from taxonomy.tree import seed_taxonomy
 
 CHUNK = 5_000
-WORDS = (
+WORDS = (  # noqa: SIM905
     "refusal apology greeting list heading quote number date city river French Spanish code "
     "function loop error proof joke poem recipe doctor law money weather music film question "
     "answer opinion doubt certainty name title link table bracket comma period capital"
@@ -72,7 +72,7 @@ class Size:
 QUICK = Size(latents=10_000, decisions=2_000, with_evidence=300)
 
 
-def build(url: str, size: Size = Size(), seed: int = 0) -> None:  # noqa: B008
+def build(url: str, size: Size = Size(), seed: int = 0) -> None:
     """Fill a database: one comparison, as many latents on each side."""
     migrate.upgrade(url)
     engine = open_engine(url)

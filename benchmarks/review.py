@@ -57,7 +57,7 @@ def running(url: str) -> Iterator[str]:
 def measure(
     ask: Callable[[int], httpx.Response], before: Callable[[int], object], n: int
 ) -> dict[str, float]:
-    """Milliseconds of `n` requests, one after another; `before` runs untimed, the first is a rehearsal."""
+    """Milliseconds of `n` requests in turn; `before` is not timed, the first is a rehearsal."""
     taken = []
     for number in range(n + 1):
         before(number)

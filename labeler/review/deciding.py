@@ -40,6 +40,8 @@ class Submission:
     stream: str
     categories: tuple[str, ...]
     explanation: str
+    explanation_was: str
+    """The judge's words that the field started with."""
     label_id: int | None
     reason: str
     note: str
@@ -62,6 +64,7 @@ def read_submission(form: Form, reviewer: str) -> Submission:
         stream=ADJUDICATED if form.one("adjudicate") == "1" else reviewer,
         categories=tuple(slug for slug in form.all("category") if slug),
         explanation=form.one("explanation")[:LONGEST_TEXT].strip(),
+        explanation_was=form.one("explanation_was").strip(),
         label_id=form.number("label_id"),
         reason=reason,
         note=form.one("note")[:LONGEST_TEXT].strip(),
@@ -119,7 +122,7 @@ def _selection(place: Place, filters: Filters) -> str:
 
 def _own_words(session: Session, sent: Submission, label_id: int | None) -> str | None:
     """The reviewer's explanation; None where it is the judge's, word for word."""
-    if not sent.explanation:
+    if not sent.explanation or _normal(sent.explanation) == _normal(sent.explanation_was):
         return None
     if label_id is not None:
         said = session.execute(

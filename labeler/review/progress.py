@@ -164,7 +164,7 @@ def _agreement(first: str, second: str, pairs: Sequence[Pair]) -> Agreement:
 
 
 def cohen_kappa(pairs: Sequence[Pair]) -> float | None:
-    """Cohen's kappa (1960); None without pairs or where both parties gave one and the same answer."""
+    """Cohen's kappa (1960); None without pairs or where all answers are the same."""
     if not pairs:
         return None
     from statsmodels.stats.inter_rater import cohens_kappa

@@ -129,7 +129,7 @@
     const close = event.target.closest("[data-close]");
     if (close) close.closest("dialog").close();
     const label = event.target.closest("[data-accept]");
-    if (label) { decideForm().elements.label_id.value = label.dataset.accept; press("#accept"); }
+    if (label) { decideForm().elements.label_id.value = label.dataset.accept; press("#take"); }
   });
 
   const focusOn = (selector) => { const field = find(selector); if (field) field.focus(); return Boolean(field); };

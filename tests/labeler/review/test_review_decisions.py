@@ -206,3 +206,15 @@ def test_bulk_leaves_blind_latents_alone(small: Study) -> None:
     shown = small.browser().post("/bulk?side=target", data={"action": "accept"})
     assert "<strong>1 latent</strong>" in shown.text
     assert "2 belong to the blind audit" in shown.text
+
+
+def test_another_runs_label_comes_with_its_own_words(small: Study) -> None:
+    second = small.seed.target[1]
+    query = f"SELECT id FROM judge_label WHERE latent_id = {second} ORDER BY id DESC LIMIT 1"
+    (other,) = events(small, query)[0]
+    judge = f"fires on humour number {second}"
+    said = form("accept", label_id=other, explanation=judge, explanation_was=judge)
+    assert small.browser().post(f"/latents/{second}", data=said).status_code == 303
+    query = f"SELECT category, explanation FROM v_effective_label WHERE latent_id = {second}"
+    assert events(small, query) == [("lists", "an explanation")]
+    assert "Keep mine and go on" in small.browser().get(f"/latents/{second}").text
