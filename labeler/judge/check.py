@@ -36,7 +36,6 @@ class Fit:
     seconds: float
     prompt_tokens: int | None
     completion_tokens: int | None
-    warning: str | None = None
 
     @property
     def words(self) -> str:
@@ -153,7 +152,8 @@ def _refusal(
     said = without_key(server_words(content), endpoint.api_key_env)
     where = endpoint.base_url
     if status in (401, 403):
-        how = f"the key in {endpoint.api_key_env} is refused" if endpoint.api_key_env else "missing"
+        variable = endpoint.api_key_env
+        how = f"the key in {variable} is refused" if variable else "missing, a key is needed"
         return UsageError(f"judge.api_key_env: {how}; {where} said {status}: {said}")
     if models and endpoint.model not in models:
         return UsageError(
