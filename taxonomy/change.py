@@ -127,17 +127,23 @@ class TestedCategory:
     """Smallest p that any table with the margins of the counts could reach."""
     test: str
     interval_alpha: float
-    is_weighted: bool = False
+    is_searched: bool = True
+    """Whether the smallest detectable changes are searched for, which takes the most time."""
 
 
 def change_statistics(
-    counts: Iterable[CategoryCounts], alpha: float = 0.05, test: ExactTest = "fisher"
+    counts: Iterable[CategoryCounts],
+    alpha: float = 0.05,
+    test: ExactTest = "fisher",
+    *,
+    detectable: bool = True,
 ) -> list[CategoryChange]:
     """Return the statistics of every category, in the order given.
 
     A family of the Benjamini-Hochberg adjustment is one level; categories that no latent of either
     side has are no test and stay outside (their p and q are 1). Raises InputError for a count that
-    exceeds its total and for a category that occurs twice.
+    exceeds its total and for a category that occurs twice. `detectable` = False leaves out the
+    search for the smallest detectable changes.
     """
     p_of = _EXACT_TESTS[test]
     return statistics_of(
@@ -150,6 +156,7 @@ def change_statistics(
                 least_p=least_attainable_p(row.target, row.reference, p_of),
                 test=test,
                 interval_alpha=alpha,
+                is_searched=detectable,
             )
             for row in counts
         ],
@@ -208,7 +215,7 @@ def _statistics_of(entry: TestedCategory, q_value: float, alpha: float) -> Categ
     reference_interval = wilson_interval(reference, entry.interval_alpha)
     ratio = _in_percent_change(ratio_interval(target, reference, entry.interval_alpha))
     difference = newcombe_interval(target, reference, entry.interval_alpha)
-    rise, fall = (None, None) if entry.is_weighted else _detectable(row, alpha)
+    rise, fall = _detectable(row, alpha) if entry.is_searched else (None, None)
     return CategoryChange(
         category=row.category,
         level=row.level,

@@ -70,7 +70,7 @@ def _tested(
         least_p=least_attainable_p(row.target, row.reference),
         test="score",
         interval_alpha=_widened(alpha, *sides),
-        is_weighted=True,
+        is_searched=False,
     )
 
 

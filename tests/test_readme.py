@@ -88,7 +88,7 @@ def test_commands_run_in_an_empty_folder(tmp_path: Path) -> None:
 def test_commands_on_the_paper_example_run(tmp_path: Path) -> None:
     folder = paper_copy(tmp_path)
     printed = " ".join(run_blocks(README, "examples/paper", folder).split())
-    assert "None of the 14 changes is distinguishable from zero." in printed
+    assert "None of the 14 changes is distinguishable from zero: the strongest, " in printed
     for line in re.findall(r"^    (\S+ .*%)  \S.*$", README.read_text("utf-8"), re.MULTILINE):
         assert " ".join(line.split()) in printed
 

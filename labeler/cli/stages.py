@@ -29,7 +29,8 @@ def register(app: typer.Typer) -> None:
     app.command()(init)
     app.command()(run)
     for name, text in STAGE_HELP.items():
-        app.command(name, help=text)(_stage_command(name))
+        command = report if name == "report" else _stage_command(name)
+        app.command(name, help=text)(command)
     app.command()(status)
 
 
@@ -106,16 +107,40 @@ def print_report(study: StudyFile) -> None:
     print_change_tables(study)
 
 
-def _stage_command(name: str) -> Callable[[Path], None]:
+def report(
+    study: StudyPath,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OTHER.toml", help="Another study whose newest report is put beside this one's."
+        ),
+    ] = None,
+) -> None:
+    """Compute the change statistics and write the report."""
+    from labeler.pipeline import run_stage
+    from labeler.progress import progress_for
+    from labeler.study import StudyFile
+
+    file = StudyFile.read(study)
+    if compare is None:
+        say_what_happened(run_stage(file, progress_for(), "report"))
+        print_report(file)
+        return
+    from labeler.report.comparing import compare_studies, read_other
+
+    others = read_other(StudyFile.read(compare))
+    say_what_happened(run_stage(file, progress_for(), "report"))
+    print_report(file)
+    compare_studies(file, others)
+
+
+def _stage_command(name: str) -> Callable[..., None]:
     def command(study: StudyPath) -> None:
         from labeler.pipeline import run_stage
         from labeler.progress import progress_for
         from labeler.study import StudyFile
 
-        file = StudyFile.read(study)
-        say_what_happened(run_stage(file, progress_for(), name))
-        if name == "report":
-            print_report(file)
+        say_what_happened(run_stage(StudyFile.read(study), progress_for(), name))
 
     command.__name__ = name
     return command

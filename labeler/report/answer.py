@@ -31,7 +31,7 @@ def answer_of(table: ChangeTable) -> Answer:
             coverage_sentence(table),
         )
     significant = [row for row in tested if row.is_significant]
-    sentence = _some(significant, len(tested)) if significant else _none(len(tested))
+    sentence = _some(significant, len(tested)) if significant else _none(tested)
     detail = [*_together(table), *_strength(tested, significant), coverage_sentence(table)]
     return Answer(sentence, " ".join(detail))
 
@@ -73,10 +73,23 @@ def _together(table: ChangeTable) -> list[str]:
     ]
 
 
-def _none(n_tested: int) -> str:
-    if n_tested == 1:
-        return "The one change is not distinguishable from zero."
-    return f"None of the {n_tested} changes is distinguishable from zero."
+def _none(tested: list[CategoryRow]) -> str:
+    row = min(tested, key=lambda row: (row.q_value or 0.0, row.p_value or 0.0))
+    found = ", ".join(
+        part
+        for part in (
+            row.printed_change,
+            f"95% interval {interval_text(row.ci_low, row.ci_high)}"
+            if row.ci_low is not None
+            else "",
+        )
+        if part
+    )
+    strongest = f"{one_line(row.name)} ({found}), has q = {probability_text(row.q_value)}"
+    if len(tested) == 1:
+        return f"The one change is not distinguishable from zero: {strongest}."
+    opening = f"None of the {len(tested)} changes is distinguishable from zero"
+    return f"{opening}: the strongest, {strongest}."
 
 
 def _some(significant: list[CategoryRow], n_tested: int) -> str:
@@ -99,9 +112,7 @@ def _strength(tested: list[CategoryRow], significant: list[CategoryRow]) -> list
     few = sum(row.verdict == "too few to say" for row in tested)
     parts = []
     if lowest is not None and not significant:
-        parts.append(
-            f"The smallest q-value is {probability_text(lowest)}; a change counts below {ALPHA}."
-        )
+        parts.append(f"A change counts where q lies below {ALPHA}.")
     if few:
         parts.append(
             f"For {few} of them there are too few latents: no outcome with such counts could "
@@ -117,6 +128,16 @@ def coverage_sentence(table: ChangeTable) -> str:
         for side, label in zip(table.coverage, (table.target, table.reference), strict=True)
     ]
     return f"{' and '.join(one_line(side) for side in sides)} are labelled."
+
+
+def computed_sentence(table: ChangeTable) -> str:
+    """When the numbers were computed, and where one learns whether labels changed since."""
+    if table.computed_at is None:
+        return "Not computed yet."
+    return (
+        f"Computed {table.computed_at:%Y-%m-%d %H:%M:%S} UTC by run {table.report_run_id} from the "
+        "labels of that moment; `difflens status` says whether labels changed since."
+    )
 
 
 def planted_sentence(table: ChangeTable) -> str | None:

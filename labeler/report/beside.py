@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-NullKind = Literal["seed", "permuted"]
-"""`seed`: crosscoders of the same models with other seeds; `permuted`: sides dealt at random."""
+NullKind = Literal["seed", "permuted", "noise"]
+"""`seed`: crosscoders of the same models with other seeds; `permuted`: sides dealt at random;
+`noise`: a model against a noisy copy of itself, where latents are counted, not verdicts."""
 
 
 @dataclass(frozen=True)

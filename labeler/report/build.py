@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from labeler.report.answer import ALPHA
 from labeler.report.checks_stored import ReportKey, write_checks
 from labeler.report.files import write_whole
+from labeler.report.further_files import further_files
 from labeler.report.latents import read_latents, read_set
 from labeler.report.model import ChangeTable, Direction, ReportData
 from labeler.report.provenance import (
@@ -28,13 +29,14 @@ from labeler.report.provenance import (
 from labeler.report.robustness import RobustnessInput, check_robustness, checks_of_robustness
 from labeler.report.statistics import compute_rows, read_places, write_rows
 from labeler.report.stored import ComparisonFacts, change_table, read_comparisons
-from labeler.report.tables import to_csv, to_json, to_markdown
+from labeler.report.tables import SCHEMA, schema_text, to_csv, to_json, to_markdown
 from labeler.report.text import one_line
 from labeler.store.engine import READ_ONLY_OPTION, write_session
 from labeler.store.schema import utc_now
 from labeler.study import StudyConfig
 
 if TYPE_CHECKING:
+    from labeler.report.compare import SideBySide
     from taxonomy.change import ExactTest
 
 PAGE = "index.html"
@@ -76,6 +78,8 @@ class ReportFiles:
     csv: Path
     json: Path
     markdown: Path
+    others: tuple[Path, ...]
+    """Every way of counting, the correction and the sweep as CSV, and the JSON's schema."""
     figures: tuple[Path, ...]
     tables: tuple[ChangeTable, ...]
 
@@ -87,12 +91,17 @@ class _Read:
 
 
 def build_report(
-    engine: Engine, options: ReportOptions, out_dir: Path, report_run_id: int
+    engine: Engine,
+    options: ReportOptions,
+    out_dir: Path,
+    report_run_id: int,
+    beside: Sequence[SideBySide] = (),
 ) -> ReportFiles:
     """Compute, store and write the report of every labelled comparison.
 
-    Everything is read from one snapshot. Raises UsageError when nothing is labelled or a planted
-    category does not exist, WorkError when a file cannot be written.
+    `beside` are comparisons with another study, which get a section of the page. Everything is
+    read from one snapshot. Raises UsageError when nothing is labelled or a planted category does
+    not exist, WorkError when a file cannot be written.
     """
     from labeler.report.html import page_comparisons, render_page
 
@@ -109,6 +118,7 @@ def build_report(
         comparisons,
         study=options.study,
         title=options.title or default_title(tables[0]),
+        beside=beside,
     )
     _store(engine, found, report_run_id, computed_at)
     figures = tuple(
@@ -119,6 +129,10 @@ def build_report(
     return ReportFiles(
         folder=out_dir,
         csv=_written(out_dir / CSV, to_csv(tables)),
+        others=tuple(
+            _written(out_dir / name, document)
+            for name, document in {**further_files(reports), SCHEMA: schema_text()}.items()
+        ),
         json=_written(out_dir / JSON, to_json(tables)),
         markdown=_written(out_dir / MARKDOWN, to_markdown(tables)),
         html=_written(out_dir / PAGE, page),

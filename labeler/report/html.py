@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from labeler.report.answer import Answer, answer_of
+from labeler.report.answer import Answer, answer_of, computed_sentence
+from labeler.report.checks import check_sentences
+from labeler.report.compare_terminal import summary
 from labeler.report.figures import Layout, forest_plot
 from labeler.report.grouping import Section, sections_of
 from labeler.report.highlight import largest_activation, runs_of
 from labeler.report.isolation_figures import delta_norm_histogram, nu_scatter
 from labeler.report.model import LatentSetView, ReportData
 from labeler.report.svg import inline_svg
+from labeler.report.sweep_figure import chosen_panels, sweep_plot
 from labeler.report.text import (
     clip,
     interval_text,
@@ -29,6 +32,8 @@ from labeler.report.text import (
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
+
+    from labeler.report.compare import SideBySide
 
 PACKAGE = "labeler.report"
 CONTENT_SECURITY_POLICY = (
@@ -79,11 +84,20 @@ class ComparisonFigures:
     nu: tuple[Figure | None, Figure | None]
     """Target, reference."""
     delta_norm: tuple[Figure | None, Figure | None]
+    sweep_wide: Figure | None = None
+    sweep_narrow: Figure | None = None
 
     @property
     def all(self) -> tuple[Figure, ...]:
         """Every figure there is."""
-        figures = (self.change_wide, self.change_narrow, *self.nu, *self.delta_norm)
+        figures = (
+            self.change_wide,
+            self.change_narrow,
+            *self.nu,
+            *self.delta_norm,
+            self.sweep_wide,
+            self.sweep_narrow,
+        )
         return tuple(figure for figure in figures if figure is not None)
 
 
@@ -119,13 +133,20 @@ def page_comparisons(reports: Sequence[ReportData]) -> tuple[PageComparison, ...
     )
 
 
-def render_page(comparisons: Sequence[PageComparison], *, study: str, title: str) -> str:
+def render_page(
+    comparisons: Sequence[PageComparison],
+    *,
+    study: str,
+    title: str,
+    beside: Sequence[SideBySide] = (),
+) -> str:
     """The whole page."""
     template = _environment().get_template("report.html.j2")
     return template.render(
         comparisons=comparisons,
         study=study,
         title=title,
+        beside=beside,
         policy=CONTENT_SECURITY_POLICY,
         css=_style(),
     )
@@ -138,6 +159,8 @@ def _figures(report: ReportData, key: str) -> ComparisonFigures:
         change_narrow=_change_figure(report, key, "narrow"),
         nu=(_nu_figure(target, key), _nu_figure(reference, key)),
         delta_norm=(_norm_figure(target, key), _norm_figure(reference, key)),
+        sweep_wide=_sweep_figure(report, key, "wide"),
+        sweep_narrow=_sweep_figure(report, key, "narrow"),
     )
 
 
@@ -168,6 +191,18 @@ def _norm_figure(latents: LatentSetView, key: str) -> Figure | None:
     return _figure(delta_norm_histogram(latents, latents.cloud, name), name, title)
 
 
+def _sweep_figure(report: ReportData, key: str, layout: Layout) -> Figure | None:
+    if report.robustness is None:
+        return None
+    sweep = report.robustness.sweep
+    if not chosen_panels(sweep.categories):
+        return None
+    name = f"{key}-sweep" if layout == "wide" else f"{key}-sweep-narrow"
+    title = "Change of each category as the isolation gets stricter, with 95% bands"
+    document = sweep_plot(sweep.categories, report.category_names, sweep.swept, layout, name)
+    return _figure(document, name, title)
+
+
 def _figure(document: str, name: str, title: str) -> Figure:
     from markupsafe import Markup
 
@@ -193,6 +228,7 @@ def _environment() -> Environment:
         number=number_text,
         clip=clip,
         listed=listed,
+        capitalize_first=_capitalized,
     )
     environment.globals.update(
         interval=interval_text,
@@ -203,6 +239,10 @@ def _environment() -> Environment:
         kind_titles=KIND_TITLES,
         judge_notes=JUDGE_NOTES,
         longest_explanation=LONGEST_EXPLANATION,
+        check_sentences=check_sentences,
+        compare_summary=summary,
+        computed_sentence=computed_sentence,
+        n_panels=lambda swept: len(chosen_panels(swept)),
     )
     return environment
 
@@ -210,6 +250,10 @@ def _environment() -> Environment:
 def _shown(value: object) -> object:
     """Every plain text that a template prints, before it is escaped: nothing invisible in it."""
     return visible(value) if type(value) is str else value
+
+
+def _capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _style() -> Markup:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from labeler.report.agreement import JudgeVersusHuman
     from labeler.report.beside import Beside
     from labeler.report.checks import Checks
     from labeler.report.sensitivity import CategorySensitivity
@@ -318,6 +319,7 @@ class Robustness:
     correction: Correction
     sweep: Sweep
     beside: Beside
+    agreement: JudgeVersusHuman
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
+from labeler.report.agreement import read_agreement
 from labeler.report.checks import Checks, checks_of
 from labeler.report.members import read_members
 from labeler.report.model import CategoryRow, LatentSetView, Robustness
@@ -54,6 +55,7 @@ def check_robustness(
         correction=correct_changes(keys, judged.target, judged.reference, alpha=given.alpha),
         sweep=sweep_members(members, given.sets, given.places, denominator, given.alpha),
         beside=read_beside(session, facts),
+        agreement=read_agreement(session, facts.comparison.name),
     )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
 from typing import Any
 
-from labeler.report.answer import answer_of, planted_sentence
+from labeler.report.answer import answer_of, computed_sentence, planted_sentence
+from labeler.report.checks import check_sentences
 from labeler.report.model import CategoryRow, ChangeTable
 from labeler.report.statistics import ROW_COLUMNS
 from labeler.report.text import interval_text, one_line, probability_text, share_text
@@ -28,10 +30,15 @@ def records(tables: Sequence[ChangeTable]) -> list[dict[str, Any]]:
 
 def to_csv(tables: Sequence[ChangeTable]) -> str:
     """CSV with a header; an empty field is NULL."""
+    return csv_of(COLUMNS, records(tables))
+
+
+def csv_of(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as CSV with a header; an empty field is NULL."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records(tables))
+    writer.writerows(rows)
     return buffer.getvalue()
 
 
@@ -51,10 +58,20 @@ def to_markdown(tables: Sequence[ChangeTable]) -> str:
     return "\n".join(_section(table) for table in tables)
 
 
+SCHEMA = "category_change.schema.json"
+
+
+def schema_text() -> str:
+    """The JSON schema of category_change.json."""
+    return resources.files("labeler.report").joinpath("schemas", SCHEMA).read_text("utf-8")
+
+
 def _section(table: ChangeTable) -> str:
     answer = answer_of(table)
     heading = _escape(f"{table.comparison}: {table.target} against {table.reference}")
     lines = [f"## {heading}", "", f"**{_escape(answer.sentence)}**", "", _escape(answer.detail)]
+    if table.checks:
+        lines += ["", *(f"- {_escape(said)}" for said in check_sentences(table.checks))]
     lines += ["", f"Shares of {table.denominator} latents; taxonomy {_escape(table.taxonomy)}.", ""]
     lines += [_line(_HEAD), _line(["---", *["---:"] * 8, "---"])]
     lines += [_line(_cells(row)) for row in table.filled]
@@ -63,6 +80,7 @@ def _section(table: ChangeTable) -> str:
     planted = planted_sentence(table)
     if planted:
         lines += ["", _escape(planted)]
+    lines += ["", _escape(computed_sentence(table))]
     return "\n".join([*lines, ""])
 
 

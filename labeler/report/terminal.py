@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from labeler.report.answer import answer_of, planted_sentence
+from labeler.report.checks import check_sentences
 from labeler.report.model import CategoryRow, ChangeTable
 from labeler.report.text import interval_text, one_line, probability_text, share_text
 
@@ -77,6 +78,8 @@ def _print_table(table: ChangeTable, console: Console) -> None:
     console.print()
     console.print(Text(answer.sentence, style="bold"))
     console.print(Text(answer.detail))
+    for said in check_sentences(table.checks) if table.checks else ():
+        console.print(Text(f"- {said}"))
     planted = planted_sentence(table)
     if planted:
         console.print(Text(planted))

@@ -103,7 +103,7 @@ def _changes(
     from taxonomy.weighted import weighted_change_statistics
 
     if weighting == "none":
-        return change_statistics(counts, alpha, test)
+        return change_statistics(counts, alpha, test, detectable=False)
     return weighted_change_statistics(
         counts,
         _weighted(target, counting, weighting),

@@ -35,7 +35,7 @@ def test_the_table_has_counts_shares_change_interval_p_q_and_verdict(
     )
     assert line_of(text, "safety ").startswith("  safety")
     assert line_of(text, "technical").startswith("technical")
-    assert "None of the 15 changes is distinguishable from zero." in text
+    assert "None of the 15 changes is distinguishable from zero: the strongest, " in text
     assert "89 of 92 target latents and 112 of 113 reference latents are labelled." in " ".join(
         text.split()
     )

@@ -1,0 +1,44 @@
+"""`difflens report --compare`: another study's newest report beside this one's."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from labeler.report.build import ReportOptions, build_report
+from labeler.report.compare import ReportedComparison, SideBySide, read_reported, side_by_side
+from labeler.report.compare_terminal import print_side_by_side
+from labeler.report.terminal import make_console
+from labeler.store.engine import read_session, require_existing
+from labeler.store.runs import latest_done_run
+from labeler.study import StudyFile
+
+
+def read_other(study: StudyFile) -> list[ReportedComparison]:
+    """What another study's newest report says; UsageError where it has none."""
+    from labeler.pipeline import opened
+
+    require_existing(study.database_url)
+    with opened(study) as engine:
+        return read_reported(engine, str(study.path))
+
+
+def compare_studies(
+    study: StudyFile, others: list[ReportedComparison], stream: TextIO | None = None
+) -> tuple[SideBySide, ...]:
+    """Print both side by side and write this study's page anew with them in a section."""
+    from labeler.pipeline import opened
+
+    with opened(study) as engine:
+        pairs = side_by_side(read_reported(engine, str(study.path)), others)
+        with read_session(engine) as session:
+            newest = latest_done_run(session, "report")
+        if newest is not None:
+            build_report(
+                engine,
+                ReportOptions.from_config(study.config),
+                study.resolve(study.config.report.folder),
+                newest.id,
+                pairs,
+            )
+    print_side_by_side(pairs, make_console(stream))
+    return pairs
