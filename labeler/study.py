@@ -31,6 +31,7 @@ from labeler.sections.subjects import (
     ModelSection,
     StudySection,
 )
+from labeler.sections.thorough import ThoroughSection
 
 
 class StudyConfig(Section):
@@ -52,6 +53,7 @@ class StudyConfig(Section):
     embedding: EmbeddingSection = EmbeddingSection()
     taxonomy: TaxonomySection = TaxonomySection()
     report: ReportSection = ReportSection()
+    thorough: ThoroughSection = ThoroughSection()
     sql: SqlSection = SqlSection()
 
     @model_validator(mode="after")

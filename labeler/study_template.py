@@ -29,6 +29,7 @@ from labeler.sections.subjects import (
     ModelSection,
     StudySection,
 )
+from labeler.sections.thorough import ThoroughSection
 
 HEADER = """\
 # A difflens study. Relative paths lie beside this file; every commented key shows its default.
@@ -80,6 +81,7 @@ OPTIONAL = (
     (EmbeddingSection, "[embedding]"),
     (TaxonomySection, "[taxonomy]"),
     (ReportSection, "[report]"),
+    (ThoroughSection, "[thorough]"),
     (SqlSection, "[sql]"),
 )
 

@@ -160,7 +160,7 @@ def _store_comparison(
     section = context.study.config.isolate
     target = stored.scaling.pair(comparison.target, comparison.against or comparison.reference)
     reference = stored.scaling.pair(comparison.reference, comparison.against or comparison.target)
-    chosen = isolate_comparison(target, reference, _rule(context), section.overlap)
+    chosen = isolate_comparison(target, reference, isolation_rule(context), section.overlap)
     sets = [
         _store_set(
             session,
@@ -175,7 +175,8 @@ def _store_comparison(
     return f"{comparison.name}: {chosen.message}"
 
 
-def _rule(context: StageContext) -> IsolationRule:
+def isolation_rule(context: StageContext) -> IsolationRule:
+    """The rule of `[isolate]`."""
     from crosscoder.isolation import IsolationRule
 
     section = context.study.config.isolate

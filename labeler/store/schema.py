@@ -35,6 +35,7 @@ from labeler.store.tables.latents import (
     LatentSet,
     LatentSetMember,
 )
+from labeler.store.tables.nulls import NULL_KINDS, NullResult, NullResultChange
 from labeler.store.tables.review import (
     EFFECTIVE_OUTCOMES,
     REVIEW_ACTIONS,
@@ -73,6 +74,7 @@ __all__ = [
     "LABEL_OUTCOMES",
     "MAPPING_KINDS",
     "NAMING_CONVENTION",
+    "NULL_KINDS",
     "REVIEW_ACTIONS",
     "RULES",
     "RUN_KINDS",
@@ -114,6 +116,8 @@ __all__ = [
     "LatentScaling",
     "LatentSet",
     "LatentSetMember",
+    "NullResult",
+    "NullResultChange",
     "Prompt",
     "ReviewEvent",
     "ReviewEventCategory",

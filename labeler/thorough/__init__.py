@@ -1,0 +1,1 @@
+"""Null runs: what the study finds where there is nothing to find."""

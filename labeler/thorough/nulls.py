@@ -1,0 +1,127 @@
+"""What the change looks like where nothing differs: sides permuted, and seeds alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from labeler.report.beside import NullChange, NullKind, NullRun
+from labeler.report.members import Member
+from labeler.report.statistics import CategoryPlace
+from labeler.report.variants import count_latents
+from taxonomy.change import CategoryChange, change_statistics
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The two sides of one comparison by one crosscoder, in the study's denominator."""
+
+    target: tuple[Member, ...]
+    reference: tuple[Member, ...]
+
+
+def permuted_null(
+    observed: Labelled, places: Sequence[CategoryPlace], n_draws: int, seed: int, alpha: float
+) -> NullRun:
+    """Deal the labelled latents to the two sides at random, as many to each as there are."""
+    pool = [*observed.target, *observed.reference]
+    n_target = len(observed.target)
+    generator = np.random.default_rng(seed)
+    draws = []
+    for _ in range(n_draws):
+        order = generator.permutation(len(pool)).tolist()
+        dealt = [pool[index] for index in order]
+        draws.append(_changes(places, dealt[:n_target], dealt[n_target:], alpha))
+    title = "The sides dealt at random over the labelled latents"
+    return _null_run("permuted", title, draws, draws, _observed(observed, places, alpha))
+
+
+def seed_null(
+    observed: Labelled, runs: Sequence[Labelled], places: Sequence[CategoryPlace], alpha: float
+) -> NullRun:
+    """One side of a crosscoder against the same side of another with another seed.
+
+    Every two of `runs`, and both sides. Which of the two comes first means nothing: verdicts are
+    counted once, changes are taken both ways round.
+    """
+    pairs = [
+        sides
+        for one, other in combinations(runs, 2)
+        for sides in ((one.target, other.target), (one.reference, other.reference))
+    ]
+    once = [_changes(places, first, second, alpha) for first, second in pairs]
+    back = [_changes(places, second, first, alpha) for first, second in pairs]
+    title = f"One side against itself, by {len(runs)} crosscoders of the same models"
+    return _null_run("seed", title, once, once + back, _observed(observed, places, alpha))
+
+
+def _observed(
+    observed: Labelled, places: Sequence[CategoryPlace], alpha: float
+) -> list[CategoryChange]:
+    return _changes(places, observed.target, observed.reference, alpha)
+
+
+def _changes(
+    places: Sequence[CategoryPlace],
+    target: Sequence[Member],
+    reference: Sequence[Member],
+    alpha: float,
+) -> list[CategoryChange]:
+    counts = count_latents(places, target, reference, "primary")
+    return change_statistics(counts, alpha, detectable=False)
+
+
+def _null_run(
+    kind: NullKind,
+    title: str,
+    tested: Sequence[Sequence[CategoryChange]],
+    changed: Sequence[Sequence[CategoryChange]],
+    observed: Sequence[CategoryChange],
+) -> NullRun:
+    rows = [row for draw in tested for row in draw if row.target_count + row.reference_count]
+    return NullRun(
+        kind=kind,
+        title=title,
+        n_draws=len(tested),
+        n_called=sum(row.verdict in ("up", "down") for row in rows),
+        n_tested=len(rows),
+        changes=tuple(
+            _null_change(seen, [draw[index] for draw in changed])
+            for index, seen in enumerate(observed)
+            if seen.target_count + seen.reference_count
+        ),
+    )
+
+
+def _null_change(observed: CategoryChange, draws: Sequence[CategoryChange]) -> NullChange:
+    percents = sorted(value for value in map(_percent, draws) if value is not None)
+    low = _quantile(percents, 0.025, "lower")
+    high = _quantile(percents, 0.975, "higher")
+    distance = abs(observed.difference_points or 0.0)
+    far = [abs(row.difference_points or 0.0) >= distance - 1e-9 for row in draws]
+    return NullChange(
+        category=observed.category,
+        low=None if low == math.inf else low,
+        high=None if high == math.inf else high,
+        share_as_far=sum(far) / len(far) if far else None,
+    )
+
+
+def _percent(row: CategoryChange) -> float | None:
+    """The percentage change; infinite where only the target has the category."""
+    if row.reference_count == 0:
+        return math.inf if row.target_count else None
+    return row.percent_change
+
+
+def _quantile(ascending: Iterable[float], share: float, side: str) -> float | None:
+    """An order statistic, so that infinite values need no arithmetic."""
+    values = list(ascending)
+    if not values:
+        return None
+    place = share * (len(values) - 1)
+    return values[math.floor(place) if side == "lower" else math.ceil(place)]

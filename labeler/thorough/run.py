@@ -1,0 +1,126 @@
+"""`difflens run --thorough`: all null runs of a finished study, stored beside its result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from sqlalchemy.orm import Session
+
+from crosscoder.progress import Progress
+from labeler.pipeline import StageReport, opened, with_key
+from labeler.report.beside import NullRun
+from labeler.report.members import read_members
+from labeler.report.statistics import read_places
+from labeler.report.stored import ComparisonFacts, read_comparisons
+from labeler.stages.base import StageContext
+from labeler.store.engine import read_session, write_session
+from labeler.store.null_results import add_null_run
+from labeler.store.schema import ReviewEvent
+from labeler.store.taxonomies import load_version
+from labeler.study import StudyFile
+from labeler.study_lock import study_lock
+from labeler.thorough.noise import noise_null
+from labeler.thorough.nulls import Labelled, permuted_null, seed_null
+from labeler.thorough.replicate import ReplicateStudy, run_replicate
+
+ALPHA = 0.05
+
+
+def run_thorough(study: StudyFile, progress: Progress) -> Iterator[StageReport]:
+    """Run the nulls of `[thorough]` on a study whose labels are there, and store what they find.
+
+    The replicates are studies of their own under artifacts/thorough; what one of them has done it
+    does not do again. Every null is counted under the study's own rule and denominator.
+    """
+    with opened(study) as engine, study_lock(study):
+        context = with_key(StageContext(study, engine, progress), "harvest")
+        yield from _Nulls(context).run()
+
+
+class _Nulls:
+    """All null runs of one study."""
+
+    def __init__(self, context: StageContext) -> None:
+        self._context = context
+        self._study = context.study
+        self._section = context.study.config.thorough
+        names = {row.name for row in context.study.config.comparison}
+        with read_session(context.engine) as session:
+            found = read_comparisons(session)
+            self._facts = [facts for facts in found if facts.comparison.name in names]
+
+    def run(self) -> Iterator[StageReport]:
+        """One report a step."""
+        replicates = []
+        for number in range(1, self._section.seeds + 1):
+            with read_session(self._context.engine) as session:
+                taxonomy = load_version(session, self._facts[0].version.id)
+            replicate = ReplicateStudy(self._study, number, taxonomy)
+            yield from run_replicate(replicate, self._context, self._context.progress)
+            replicates.append(replicate)
+        started = time.monotonic()
+        notes = [self._store(facts, replicates) for facts in self._facts]
+        yield StageReport("nulls", False, "; ".join(notes), time.monotonic() - started)
+        if self._section.noise > 0:
+            yield self._noise()
+
+    def _store(self, facts: ComparisonFacts, replicates: list[ReplicateStudy]) -> str:
+        name = facts.comparison.name
+        with read_session(self._context.engine) as session:
+            places = read_places(session, facts.version.id)
+            observed = self._labelled(session, facts)
+            is_reviewed = session.query(ReviewEvent.id).first() is not None
+        # A replicate has the judge's labels alone: with them only labels alike are compared.
+        runs = [] if is_reviewed else [observed]
+        runs += [self._replicate_labels(replicate, name) for replicate in replicates]
+        nulls: list[NullRun] = []
+        if self._section.permutations:
+            seed = self._study.config.study.seed
+            nulls.append(permuted_null(observed, places, self._section.permutations, seed, ALPHA))
+        if len(runs) > 1:
+            nulls.append(seed_null(observed, runs, places, ALPHA))
+        self._write(facts, nulls)
+        return ", ".join(
+            f"{name}, {null.kind}: {null.n_called} of {null.n_tested} called up or down"
+            for null in nulls
+        )
+
+    def _labelled(self, session: Session, facts: ComparisonFacts) -> Labelled:
+        members = read_members(session, facts)
+        denominator = self._study.config.report.denominator
+        target, reference = (
+            tuple(member for member in side if member.is_in(denominator))
+            for side in (members.target, members.reference)
+        )
+        return Labelled(target, reference)
+
+    def _replicate_labels(self, replicate: ReplicateStudy, name: str) -> Labelled:
+        with opened(replicate) as engine, read_session(engine) as session:
+            facts = next(
+                facts for facts in read_comparisons(session) if facts.comparison.name == name
+            )
+            return self._labelled(session, facts)
+
+    def _noise(self) -> StageReport:
+        started = time.monotonic()
+        messages = []
+        for facts in self._facts:
+            row = next(
+                row for row in self._study.config.comparison if row.name == facts.comparison.name
+            )
+            folder = self._study.artifacts / "thorough" / f"noise-{row.reference}"
+            null = noise_null(self._context, row.reference, folder)
+            self._write(facts, [null])
+            messages.append(f"{null.title}: {null.n_called} of {null.n_tested}")
+        return StageReport("noise", False, "; ".join(messages), time.monotonic() - started)
+
+    def _write(self, facts: ComparisonFacts, nulls: list[NullRun]) -> None:
+        settings = {
+            **self._section.model_dump(mode="json"),
+            "seed": self._study.config.study.seed,
+            "denominator": self._study.config.report.denominator,
+        }
+        with write_session(self._context.engine) as session:
+            for null in nulls:
+                add_null_run(session, facts.comparison.id, null, settings)
