@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from crosscoder.corpus import TokenRole
-from crosscoder.document_tokens import DocumentTokens
 from crosscoder.encoding import restrict
 from crosscoder.errors import InputError
 from crosscoder.evidence_config import EvidenceConfig, EvidenceKind
@@ -19,7 +18,7 @@ from crosscoder.evidence_plan import CandidatePlanner, Wanted
 from crosscoder.model import Crosscoder
 from crosscoder.progress import Progress, SilentProgress
 from crosscoder.scaling import check_store
-from crosscoder.shards import Shard
+from crosscoder.sources import ActivationSource
 from crosscoder.windows import Window, WindowReader
 
 if TYPE_CHECKING:
@@ -36,36 +35,6 @@ __all__ = [
 ]
 
 Split = Literal["explain", "score"]
-
-
-class EvidenceSource(Protocol):
-    """Activations with the text they belong to, wherever they come from."""
-
-    @property
-    def model_names(self) -> tuple[str, ...]:
-        """Names of the models, in the order of the model axis."""
-
-    @property
-    def d_model(self) -> int:
-        """Width of the residual stream."""
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens of all shards."""
-
-    @property
-    def document_ids(self) -> tuple[str, ...]:
-        """Identifier of each document by document index."""
-
-    @property
-    def document_lengths(self) -> tuple[int, ...]:
-        """Tokens of each document by document index."""
-
-    def shards(self) -> Iterator[Shard]:
-        """All shards in order, whole documents each."""
-
-    def document_tokens(self, documents: Sequence[int]) -> dict[int, DocumentTokens]:
-        """The tokens of some documents, without their activations."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +70,7 @@ class Evidence:
 @torch.no_grad()
 def collect_evidence(
     crosscoder: Crosscoder,
-    source: EvidenceSource,
+    source: ActivationSource,
     tokenizer: PreTrainedTokenizerBase,
     latents: Iterable[int],
     config: EvidenceConfig | None = None,
@@ -117,7 +86,7 @@ def collect_evidence(
 @torch.no_grad()
 def gather(
     crosscoder: Crosscoder,
-    source: EvidenceSource,
+    source: ActivationSource,
     latents: Iterable[int] | None = None,
     config: EvidenceConfig | None = None,
     progress: Progress | None = None,
@@ -154,7 +123,7 @@ def gather(
 class Gathered:
     """What a pass kept, ready to be shown latent by latent."""
 
-    def __init__(self, kept: EvidencePass, source: EvidenceSource) -> None:
+    def __init__(self, kept: EvidencePass, source: ActivationSource) -> None:
         self._kept = kept
         self._source = source
         self._place = {int(latent): place for place, latent in enumerate(kept.latents)}

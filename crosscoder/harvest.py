@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -90,14 +91,8 @@ def harvest(
     activations of another source; WorkError where the disk is full (whole shards are kept).
     """
     progress = progress or SilentProgress()
-    hashes = FileHashes(cache_dir / "file-hashes.json" if cache_dir else None)
-    prints = [fingerprint(spec, hashes) for spec in specs]
-    if cache_dir is not None:
-        specs = [with_converted_weights(spec, cache_dir, hashes, progress) for spec in specs]
-    facts = [inspect_subject(spec) for spec in specs]
-    require_compatible(facts, config.layer, config.template_model)
-    speaker = template_subject(facts, config.template_model)
-    source = _source(specs, prints, speaker, documents, config)
+    inputs = harvest_inputs(specs, documents, config, progress, cache_dir)
+    facts, speaker, source = inputs.facts, inputs.speaker, inputs.source
     manifest = _begin(out_dir, source, facts[0].d_model, len(documents))
     if manifest.complete:
         return manifest
@@ -105,6 +100,36 @@ def harvest(
     plan = plan_shards(tokenized, config.shard_tokens)
     manifest = _harvest_shards(facts, tokenized, plan, config, out_dir, manifest, progress)
     return _finish(tokenized, config, out_dir, manifest)
+
+
+@dataclass(frozen=True)
+class HarvestInputs:
+    """What is known of a harvest before any weights are read."""
+
+    facts: tuple[SubjectFacts, ...]
+    """The models, in their order."""
+    speaker: SubjectFacts
+    """The model whose tokenizer and template read the corpus."""
+    source: HarvestSource
+
+
+def harvest_inputs(
+    specs: Sequence[SubjectSpec],
+    documents: Sequence[Document],
+    config: HarvestConfig,
+    progress: Progress | None = None,
+    cache_dir: Path | None = None,
+) -> HarvestInputs:
+    """Look at the models and the text; InputError where they do not fit each other."""
+    progress = progress or SilentProgress()
+    hashes = FileHashes(cache_dir / "file-hashes.json" if cache_dir else None)
+    prints = [fingerprint(spec, hashes) for spec in specs]
+    if cache_dir is not None:
+        specs = [with_converted_weights(spec, cache_dir, hashes, progress) for spec in specs]
+    facts = tuple(inspect_subject(spec) for spec in specs)
+    require_compatible(facts, config.layer, config.template_model)
+    speaker = template_subject(facts, config.template_model)
+    return HarvestInputs(facts, speaker, _source(specs, prints, speaker, documents, config))
 
 
 def _source(

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crosscoder.activations import ActivationStore
 from crosscoder.encoding import encode_shard
 from crosscoder.errors import InputError
 from crosscoder.jackknife import BoolArray, FloatArray, Interval, jackknife_ratio
 from crosscoder.model import Crosscoder
 from crosscoder.progress import Progress, SilentProgress
 from crosscoder.scaling_sums import ScalingSums
+from crosscoder.sources import ActivationSource
 
 MIN_BLOCKS = 8
 """Blocks in which a latent must be active for its nu to be defined."""
@@ -127,7 +127,7 @@ class LatentScaling:
 @torch.no_grad()
 def latent_scaling(
     crosscoder: Crosscoder,
-    store: ActivationStore,
+    store: ActivationSource,
     n_blocks: int = 20,
     progress: Progress | None = None,
 ) -> LatentScaling:
@@ -167,7 +167,7 @@ def latent_scaling(
     return finish_scaling(sums, crosscoder.W_dec, config.model_names)
 
 
-def check_store(crosscoder: Crosscoder, store: ActivationStore) -> None:
+def check_store(crosscoder: Crosscoder, store: ActivationSource) -> None:
     """InputError where a store does not hold what the crosscoder was made for."""
     config = crosscoder.config
     if store.model_names != config.model_names or store.d_model != config.d_model:

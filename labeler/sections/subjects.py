@@ -68,5 +68,8 @@ class HarvestSection(Section):
     """A token whose norm exceeds this multiple of the model's median norm is masked."""
     template_model: str | None = None
     """Model whose chat template is used where the models' templates differ."""
+    cache: bool = True
+    """Store the activations; `false` has the models read anew in every pass, for text whose
+    activations would not fit on a disk."""
     held_out: float = Field(0.1, gt=0, lt=0.9)
     """Share of documents kept from training, for theta and reconstruction quality."""

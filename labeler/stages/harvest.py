@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crosscoder.fingerprints import FileHashes, fingerprint
 from crosscoder.subject_files import SubjectSpec
@@ -14,6 +15,12 @@ from labeler.stages.base import Stage, StageContext, StageOutcome, required
 from labeler.store.engine import write_session
 from labeler.store.latent_records import get_or_create_corpus, get_or_create_subject_model
 from labeler.study import StudyFile
+
+if TYPE_CHECKING:
+    from crosscoder.corpus import Document
+    from crosscoder.harvest import HarvestConfig
+    from crosscoder.manifest import HarvestSource
+    from crosscoder.stream import ActivationStream
 
 
 class HarvestStage:
@@ -32,65 +39,125 @@ class HarvestStage:
             "models": [[spec.name, spec.dtype, fingerprint(spec, hashes)] for spec in specs],
             "corpus": hashes.sha256(existing_corpus(study)),
             "max_length": corpus.max_length,
-            "harvest": harvest.model_dump(exclude={"held_out", "batch_tokens"}),
+            "harvest": harvest.model_dump(exclude=_undecided(harvest)),
         }
 
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
         """Let the models read; go on after the last whole shard."""
         from crosscoder.activations import ActivationStore
-        from crosscoder.corpus import corpus_sha256, read_corpus
-        from crosscoder.harvest import HarvestConfig, harvest
+        from crosscoder.corpus import read_corpus
+        from crosscoder.harvest import harvest
 
         study = context.study
+        if not harvest_section(study).cache:
+            return self._look(context)
         documents = read_corpus(existing_corpus(study))
-        section = harvest_section(study)
-        settings = section.model_dump(exclude={"held_out"})
-        config = HarvestConfig(max_length=corpus_section(study).max_length, **settings)
-        specs = subject_specs(study)
         manifest = harvest(
-            specs,
+            subject_specs(study),
             documents,
-            config,
+            harvest_config(study),
             context.folder(self.name),
             context.progress,
             subject_cache(),
         )
         store = ActivationStore.open(context.folder(self.name))
-        with write_session(context.engine) as session:
-            for spec, record in zip(specs, manifest.source.subjects, strict=True):
-                get_or_create_subject_model(
-                    session,
-                    spec.name,
-                    record.fingerprint,
-                    path=spec.path,
-                    adapter=spec.adapter,
-                    revision=spec.revision,
-                    d_model=store.d_model,
-                )
-            get_or_create_corpus(
-                session,
-                existing_corpus(study).name,
-                corpus_sha256(documents),
-                len(documents),
-                path=str(existing_corpus(study)),
-                n_tokens=store.n_tokens,
-            )
+        _register(context, manifest.source, store.d_model, documents, store.n_tokens)
         return StageOutcome(
             f"{store.n_tokens:,} tokens of {store.n_documents:,} documents read by "
             f"{store.n_models} models; {store.n_unmasked:,} take part",
             {"n_tokens": store.n_tokens, "n_unmasked": store.n_unmasked},
         )
 
+    def _look(self, context: StageContext) -> StageOutcome:
+        """Have the models read a sample, and store what it shows in place of activations."""
+        from crosscoder.corpus import read_corpus
+
+        stream = opened_stream(context)
+        source = stream.manifest.source
+        documents = read_corpus(existing_corpus(context.study))
+        _register(context, source, stream.d_model, documents, stream.n_tokens)
+        n_sampled = stream.manifest.n_sampled
+        return StageOutcome(
+            f"no cache: {stream.n_tokens:,} tokens of {stream.n_documents:,} documents to be read "
+            f"by {stream.n_models} models in every pass; {n_sampled:,} were sampled, about "
+            f"{stream.n_unmasked:,} take part",
+            {"n_tokens": stream.n_tokens, "n_unmasked": stream.n_unmasked, "cache": False},
+        )
+
     def is_whole(self, context: StageContext) -> bool:
-        """Whether the store is complete."""
+        """Whether the store is complete, or the sample of a study without one is there."""
         from crosscoder.manifest import read_manifest
 
-        manifest = read_manifest(context.folder(self.name))
         folder = context.folder(self.name)
+        if not harvest_section(context.study).cache:
+            return (folder / "stream.json").is_file()
+        manifest = read_manifest(folder)
         return (
             manifest is not None
             and manifest.complete
             and all((folder / shard.file).is_file() for shard in manifest.shards)
+        )
+
+
+def _undecided(section: HarvestSection) -> set[str]:
+    """Settings that change nothing of what is stored; `cache` joined them with its default."""
+    undecided = {"held_out", "batch_tokens"}
+    return undecided | {"cache"} if section.cache else undecided - {"batch_tokens"}
+
+
+def harvest_config(study: StudyFile) -> HarvestConfig:
+    """`[harvest]` and `[corpus]` as the crosscoder package takes them."""
+    from crosscoder.harvest import HarvestConfig
+
+    settings = harvest_section(study).model_dump(exclude={"held_out", "cache"})
+    return HarvestConfig(max_length=corpus_section(study).max_length, **settings)
+
+
+def opened_stream(context: StageContext) -> ActivationStream:
+    """The models reading the study's text; the sample is looked at where it is not yet."""
+    from crosscoder.corpus import read_corpus
+    from crosscoder.stream import open_stream
+
+    study = context.study
+    return open_stream(
+        subject_specs(study),
+        read_corpus(existing_corpus(study)),
+        harvest_config(study),
+        context.folder("harvest"),
+        context.progress,
+        subject_cache(),
+    )
+
+
+def _register(
+    context: StageContext,
+    source: HarvestSource,
+    d_model: int,
+    documents: Sequence[Document],
+    n_tokens: int,
+) -> None:
+    """Models and corpus in the database."""
+    from crosscoder.corpus import corpus_sha256
+
+    study = context.study
+    with write_session(context.engine) as session:
+        for spec, record in zip(subject_specs(study), source.subjects, strict=True):
+            get_or_create_subject_model(
+                session,
+                spec.name,
+                record.fingerprint,
+                path=spec.path,
+                adapter=spec.adapter,
+                revision=spec.revision,
+                d_model=d_model,
+            )
+        get_or_create_corpus(
+            session,
+            existing_corpus(study).name,
+            corpus_sha256(documents),
+            len(documents),
+            path=str(existing_corpus(study)),
+            n_tokens=n_tokens,
         )
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from labeler.sections.dictionary import TrainSection
 from labeler.stages.base import Stage, StageContext, StageOutcome
-from labeler.stages.harvest import harvest_section
+from labeler.stages.harvest import harvest_section, opened_stream
 from labeler.stages.loaded import is_loaded, load_into, loaded_inputs
 from labeler.store.engine import write_session
 from labeler.store.latent_records import get_or_create_crosscoder, get_or_create_subject_model
@@ -18,6 +18,8 @@ from labeler.store.schema import Corpus
 if TYPE_CHECKING:
     from crosscoder.activations import ActivationStore
     from crosscoder.model import CrosscoderConfig
+    from crosscoder.row_source import TrainingSource
+    from crosscoder.stream import ActivationStream
     from crosscoder.train_config import TrainConfig
 
 
@@ -41,17 +43,20 @@ class TrainStage:
 
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
         """Train to the end, going on from the newest checkpoint; or load what is named."""
-        from crosscoder.store_source import StoreSource
         from crosscoder.training import train
 
         store = opened_store(context)
         if is_loaded(context.study):
-            outcome = load_into(context, StoreSource(store), context.folder(self.name))
+            outcome = load_into(context, training_source(store), context.folder(self.name))
             _register(context, run_id, store, context.folder(self.name))
             return outcome
         crosscoder_config, train_config = configs(context, store)
         result = train(
-            store, crosscoder_config, train_config, context.folder(self.name), context.progress
+            training_source(store),
+            crosscoder_config,
+            train_config,
+            context.folder(self.name),
+            context.progress,
         )
         _register(context, run_id, store, result.directory)
         quality = result.quality
@@ -76,15 +81,28 @@ class TrainStage:
         return (folder / "crosscoder.safetensors").is_file() and (folder / "config.json").is_file()
 
 
-def opened_store(context: StageContext) -> ActivationStore:
-    """The harvest's activations, with the study's documents held out."""
+def opened_store(context: StageContext) -> ActivationStore | ActivationStream:
+    """The harvest's activations, stored or to be read anew, with the study's documents held out."""
     from crosscoder.activations import ActivationStore
 
-    store = ActivationStore.open(context.folder("harvest"))
-    return store.split(harvest_section(context.study).held_out, context.study.config.study.seed)
+    held_out, seed = harvest_section(context.study).held_out, context.study.config.study.seed
+    if not harvest_section(context.study).cache:
+        return opened_stream(context).split(held_out, seed)
+    return ActivationStore.open(context.folder("harvest")).split(held_out, seed)
 
 
-def configs(context: StageContext, store: ActivationStore) -> tuple[CrosscoderConfig, TrainConfig]:
+def training_source(store: ActivationStore | ActivationStream) -> TrainingSource:
+    """Split activations as training takes them."""
+    from crosscoder.activations import ActivationStore
+    from crosscoder.store_source import StoreSource
+    from crosscoder.stream_source import StreamSource
+
+    return StoreSource(store) if isinstance(store, ActivationStore) else StreamSource(store)
+
+
+def configs(
+    context: StageContext, store: ActivationStore | ActivationStream
+) -> tuple[CrosscoderConfig, TrainConfig]:
     """The two configs of the crosscoder package, from `[train]`."""
     from crosscoder.model import CrosscoderConfig
     from crosscoder.train_config import TrainConfig
@@ -114,7 +132,9 @@ def _own_settings(section: TrainSection) -> dict[str, Any]:
     return section.model_dump(exclude={"preset", "n_latents", "k"})
 
 
-def _register(context: StageContext, run_id: int, store: ActivationStore, directory: Path) -> None:
+def _register(
+    context: StageContext, run_id: int, store: ActivationStore | ActivationStream, directory: Path
+) -> None:
     from crosscoder.checkpoints import read_crosscoder_file
 
     header = read_crosscoder_file(directory)

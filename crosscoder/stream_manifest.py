@@ -1,0 +1,45 @@
+"""What is kept of a stream of activations: where they come from and what a sample showed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from crosscoder.errors import InputError
+from crosscoder.files import write_text
+from crosscoder.manifest import HarvestSource, Record
+
+STREAM_NAME = "stream.json"
+
+
+class StreamManifest(Record):
+    """The content of `stream.json`."""
+
+    source: HarvestSource
+    d_model: int
+    """Width of the residual stream."""
+    median_norms: tuple[float, ...]
+    """Median L2 norm of the sample's content tokens, per model: what the mask compares with."""
+    n_sampled: int
+    """Tokens of the sample."""
+    ordinary_share: float
+    """Share of the sample's eligible tokens whose norms are ordinary in every model."""
+    n_eligible: tuple[int, ...]
+    """Content tokens behind the first ones, by document index."""
+
+
+def write_stream_manifest(directory: Path, manifest: StreamManifest) -> None:
+    """Write `stream.json` whole."""
+    write_text(directory / STREAM_NAME, manifest.model_dump_json() + "\n")
+
+
+def read_stream_manifest(directory: Path) -> StreamManifest | None:
+    """The manifest of a folder, or None where there is none; InputError where it is damaged."""
+    path = directory / STREAM_NAME
+    if not path.is_file():
+        return None
+    try:
+        return StreamManifest.model_validate_json(path.read_bytes())
+    except ValidationError:
+        raise InputError(f"{path}: damaged; remove {directory} and harvest again") from None
