@@ -15,7 +15,7 @@ Clock = Callable[[], float]
 FAILURES_UNTIL_DOWN = 3
 """Failures in a row, without an answer in between, after which a server counts as down."""
 FIRST_REST_S, LONGEST_REST_S = 0.5, 5.0
-"""Seconds until a server that is down is tried again: doubled with each failure."""
+"""Seconds until a server that is down is tried again: doubled each time that it is not back."""
 
 
 @dataclass
@@ -26,6 +26,8 @@ class _Server:
     free: list[Line]
     rest_until: float = 0.0
     failures: int = 0
+    rests: int = 0
+    """Times in a row that it was left alone."""
     is_down: bool = False
     is_tried: bool = False
     """A request is on its way to find out whether the server is back."""
@@ -60,14 +62,18 @@ class Endpoints:
         """Requests in flight at all servers together."""
         return sum(endpoint.concurrency for endpoint in self.endpoints)
 
-    async def take(self) -> Line:
-        """A free line to a server that takes requests; waits for one."""
+    async def take(self, avoid: Endpoint | None = None) -> Line:
+        """A free line to a server that takes requests; waits for one.
+
+        A request that failed at one server goes to another as long as one is up.
+        """
         while True:
             now = self.clock()
             able = [
                 server
                 for server in self._servers.values()
                 if server.free and server.takes_requests(now)
+                if server.endpoint != avoid or not self._is_another_up(avoid, now)
             ]
             if able:
                 server = max(able, key=lambda one: len(one.free) / one.endpoint.concurrency)
@@ -83,7 +89,8 @@ class Endpoints:
     def answered(self, endpoint: Endpoint) -> None:
         """The server answered: it is up."""
         server = self._servers[endpoint]
-        server.failures, server.rest_until = 0, 0.0
+        server.failures = server.rests = 0
+        server.rest_until = 0.0
         server.is_down = server.is_tried = False
         server.last_answer_at = self.clock()
 
@@ -100,9 +107,17 @@ class Endpoints:
         server.is_tried = False
         if unreachable or server.failures >= FAILURES_UNTIL_DOWN:
             server.is_down = True
-            rest = min(FIRST_REST_S * 2 ** min(server.failures - 1, 10), LONGEST_REST_S)
+            rest = min(FIRST_REST_S * 2 ** min(server.rests, 10), LONGEST_REST_S)
+            server.rests += 1
             rest *= 1 + 0.2 * self._jitter.random()
             server.rest_until = max(server.rest_until, self.clock() + rest)
+
+    def _is_another_up(self, avoid: Endpoint, now: float) -> bool:
+        return any(
+            not server.is_down and now >= server.rest_until
+            for server in self._servers.values()
+            if server.endpoint != avoid
+        )
 
     @property
     def has_answered(self) -> bool:

@@ -42,6 +42,13 @@ class Patience:
     """Seconds to wait for servers that answered before and went away."""
 
 
+@dataclass
+class _Tried:
+    """What the tries of one request so far tell the next one."""
+
+    failed_at: Endpoint | None = None
+
+
 class OpenAiJudge:
     """Sends chats with `response_format` = JSON schema and reports every ended attempt.
 
@@ -97,7 +104,7 @@ class OpenAiJudge:
         """Ask until there is an answer or the tries are used up; the last reply is returned."""
         patience = self._patience
         policy = retry_policy(patience.max_attempts, patience.max_answers, self._sleep)
-        ended: Ended = await policy(self._attempt, request, on_attempt)
+        ended: Ended = await policy(self._attempt, request, on_attempt, _Tried())
         if ended.unpaid and not self._endpoints.has_answered:
             raise WorkError(
                 f"judge {self._addresses()}: nobody answers there ({ended.reply.error}); start "
@@ -109,8 +116,8 @@ class OpenAiJudge:
         """Close the connections; a later `ask` opens new ones."""
         await self._endpoints.aclose()
 
-    async def _attempt(self, request: JudgeRequest, on_attempt: OnAttempt) -> Ended:
-        line = await self._endpoints.take()
+    async def _attempt(self, request: JudgeRequest, on_attempt: OnAttempt, tried: _Tried) -> Ended:
+        line = await self._endpoints.take(avoid=tried.failed_at)
         try:
             ended = await self._send(line, request)
         except BaseException:
@@ -118,6 +125,7 @@ class OpenAiJudge:
             raise
         finally:
             self._endpoints.give_back(line)
+        tried.failed_at = line.endpoint if ended.again in ("transport", "away") else None
         await on_attempt(ended.reply)
         if ended.stops_the_batch:
             raise WorkError(f"judge {line.endpoint.base_url}: {ended.reply.error}")

@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -49,14 +49,27 @@ Answerer = Callable[[Received, int], Step]
 class StubServer:
     """Answers request n by `answerer(request, n)` and keeps what it received."""
 
-    def __init__(self, answerer: Answerer) -> None:
+    def __init__(
+        self, answerer: Answerer, port: int = 0, models: dict[str, int] | None = None
+    ) -> None:
+        """`models` are the names that `GET /v1/models` lists, with their context."""
         self._answerer = answerer
+        self._models = models or {}
         self._lock = threading.Lock()
         self.received: list[Received] = []
+        self.connections: set[socket.socket] = set()
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                stub.connections.add(self.connection)
+
+            def finish(self) -> None:
+                stub.connections.discard(self.connection)
+                super().finish()
 
             def do_POST(self) -> None:
                 length = int(self.headers.get("content-length", 0))
@@ -67,10 +80,18 @@ class StubServer:
                 except (BrokenPipeError, ConnectionResetError):
                     self.close_connection = True
 
+            def do_GET(self) -> None:
+                is_health = self.path == "/health"
+                payload = b"" if is_health else json.dumps(stub.model_list()).encode()
+                self.send_response(200)
+                self.send_header("content-length", str(len(payload)))
+                self.end_headers()
+                self.wfile.write(payload)
+
             def log_message(self, format: str, *args: object) -> None:
                 return
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
 
     @property
@@ -85,6 +106,11 @@ class StubServer:
             number = len(self.received) - 1
         return self._answerer(request, number)
 
+    def model_list(self) -> dict[str, Any]:
+        """The body of `GET /v1/models`."""
+        rows = [{"id": name, "max_model_len": size} for name, size in self._models.items()]
+        return {"object": "list", "data": rows}
+
     @contextmanager
     def running(self) -> Iterator[StubServer]:
         """Serve while the block runs."""
@@ -95,6 +121,10 @@ class StubServer:
         finally:
             self._server.shutdown()
             self._server.server_close()
+            for connection in tuple(self.connections):
+                # A server that ends leaves no connection open.
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
             thread.join()
 
 
