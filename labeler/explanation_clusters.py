@@ -9,6 +9,7 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from labeler.embedding.base import Embedder
+from labeler.embedding.fitting import fitted_to
 from labeler.explanations import explanations_for
 from labeler.judge.wording import short_form
 from taxonomy.canonical import canonical_text
@@ -43,7 +44,8 @@ def cluster_explanations(
     if not found:
         return ()
     texts = [explanation.text for explanation in found]
-    rows = centred(embedder.embed([canonical_text(text) for text in texts]))
+    canonical = [canonical_text(text) for text in texts]
+    rows = centred(fitted_to(embedder, canonical).embed(canonical))
     clustering = cluster(rows, distance if distance is not None else _swept(rows, seed))
     names = name_clusters(clustering, texts, _name)
     clusters = [

@@ -150,6 +150,32 @@ def changes_between(
     return tuple(found)
 
 
+def followed_by(first: Edit, second: Edit) -> Edit:
+    """Two edits as one: what became of the first version's categories in the last."""
+    later = {change.slug: change for change in second.changes}
+    found = []
+    for change in first.changes:
+        steps = [later[slug] for slug in change.to]
+        to = tuple(dict.fromkeys(slug for step in steps for slug in step.to))
+        found.append(CategoryChange(_joint_kind(change, steps, to), change.slug, to))
+    return Edit(second.taxonomy, tuple(found))
+
+
+def _joint_kind(
+    change: CategoryChange, steps: Sequence[CategoryChange], to: Sequence[str]
+) -> ChangeKind:
+    """The step that weighs most: a split or drop anywhere, else a merge, a new name, a move."""
+    kinds = {change.kind, *(step.kind for step in steps)}
+    if not to:
+        return "dropped"
+    if not kinds <= CARRIED:
+        return "split"
+    if kinds == {"renamed", "same"} and to == (change.slug,):
+        return "same"
+    weights: tuple[ChangeKind, ...] = ("merged", "renamed", "moved")
+    return next((kind for kind in weights if kind in kinds), "same")
+
+
 def reworded(old: Category, new: Category) -> bool:
     """Whether the words changed by which a judge tells what belongs."""
     meaning = ("definition", "include_when", "exclude_when")

@@ -70,7 +70,7 @@ def carrying(session: Session, old_version_id: int, new_version_id: int) -> Carr
 
     Versions that do not follow each other share the categories of equal slug.
     """
-    line = _line(session, old_version_id, new_version_id)
+    line = line_between(session, old_version_id, new_version_id)
     if line is None:
         targets = _equal_slugs(session, old_version_id, new_version_id)
         return Carrying(targets, keeps_none=False, is_in_line=False)
@@ -84,7 +84,7 @@ def carrying(session: Session, old_version_id: int, new_version_id: int) -> Carr
     return Carrying(targets, keeps_none, is_in_line=True)
 
 
-def _line(
+def line_between(
     session: Session, old_version_id: int, new_version_id: int
 ) -> list[TaxonomyVersion] | None:
     """The versions from the old to the new one, both included; None where they are not in line."""

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from labeler.embedding.base import Embedder
-from labeler.embedding.tfidf import TfidfEmbedder
+from labeler.embedding.fitting import fitted_to
 from labeler.explanations import explanations_for
 from labeler.judge.base import Judge
 from labeler.judge.snippets import snippet
@@ -19,12 +19,13 @@ from labeler.store.engine import read_session
 from labeler.store.schema import EffectiveLabel, Explanation
 from labeler.store.schema import Judge as JudgeRow
 from labeler.taxonomies.namers import JudgeNamer, TermNamer, namer_of
-from taxonomy.canonical import canonical_text
+from taxonomy.canonical import canonical_text, canonicalise
 from taxonomy.consolidation import PairTask
 from taxonomy.induction import InducedCategory, Induction, InductionConfig, induce
 from taxonomy.mapping import normalise_rows
 from taxonomy.naming import CategoryName
 from taxonomy.proposal import Proposal, extended_taxonomy, follow, induced_taxonomy
+from taxonomy.threshold import LEAST_TEXTS
 from taxonomy.tree import Taxonomy
 
 Mode = Literal["induce", "residual"]
@@ -64,15 +65,14 @@ class DraftRequest:
 def make_draft(
     engine: Engine, judge: Judge, embedder: Embedder, run_id: int, request: DraftRequest
 ) -> Draft | None:
-    """Make a proposal, or None where no category came out.
-
-    Raises taxonomy's InputError for too few explanations to choose a distance from.
-    """
+    """Make a proposal, or None where no category came out: too few explanations are alike."""
     with read_session(engine) as session:
         found = _explanations(session, judge, request)
     texts = [explanation.text for explanation in found]
-    fitted = _fitted(embedder, texts)
+    fitted = fitted_to(embedder, [canonical_text(text) for text in texts])
     namer = namer_of(engine, judge, run_id)
+    if request.config.distance is None and len(canonicalise(texts).texts) < LEAST_TEXTS:
+        return None
     if not texts:
         return None
     induction = induce(texts, fitted.embed, namer.names, namer.merges, request.config)
@@ -118,13 +118,6 @@ def _explanations(session: Session, judge: Judge, request: DraftRequest) -> list
     latents = sorted(set(session.execute(query).scalars()))
     known = explanations_for(session, latents, judge_id or 0)
     return [known[key] for key in latents if key in known and known[key].interpretable]
-
-
-def _fitted(embedder: Embedder, texts: Sequence[str]) -> Embedder:
-    """TF-IDF is fitted anew, on what is clustered; a sentence model knows language already."""
-    if embedder.name != "tfidf" or not texts:
-        return embedder
-    return TfidfEmbedder([canonical_text(text) for text in texts])
 
 
 def _without_known(

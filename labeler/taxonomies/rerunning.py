@@ -14,6 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from labeler.embedding.base import Embedder
+from labeler.embedding.fitting import fitted_to
 from labeler.explanations import explanations_for
 from labeler.store.latent_records import current_setting
 from labeler.store.schema import (
@@ -143,7 +144,7 @@ def _vectors(
         if latent_id in known and members.primary[row] is not None
     ]
     texts = [canonical_text(known[members.latent_ids[row]].text) for row in rows]
-    vectors = embedder.embed(texts) if texts else np.zeros((0, 1))
+    vectors = fitted_to(embedder, texts).embed(texts) if texts else np.zeros((0, 1))
     return {
         row: np.asarray(vector, dtype=np.float64) for row, vector in zip(rows, vectors, strict=True)
     }

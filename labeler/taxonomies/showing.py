@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 from sqlalchemy import func, select
@@ -10,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
 from labeler.sql import QueryResult
+from labeler.store.category_mappings import line_between
 from labeler.store.schema import (
     Category,
     CategoryMapping,
@@ -19,7 +21,7 @@ from labeler.store.schema import (
 from labeler.store.taxonomies import load_version, versions
 from labeler.study import StudyFile
 from labeler.taxonomies.versions import stored_version, tree_of
-from taxonomy.edits import CategoryChange, Edit, changes_between, reworded
+from taxonomy.edits import CategoryChange, Edit, changes_between, followed_by, reworded
 from taxonomy.proposal import Proposal, follow, load_proposal, proposal_text
 from taxonomy.tree import Taxonomy
 
@@ -94,6 +96,16 @@ def _to_file(session: Session, version: TaxonomyVersion, path: Path) -> QueryRes
 
 
 def _between_stored(session: Session, old: TaxonomyVersion, new: TaxonomyVersion) -> QueryResult:
+    line = line_between(session, old.id, new.id) or [old, new]
+    edit = _step(session, line[0], line[1]) if len(line) > 1 else None
+    if edit is None:
+        return QueryResult(DIFF_COLUMNS, (), truncated=False)
+    for before, after in pairwise(line[1:]):
+        edit = followed_by(edit, _step(session, before, after))
+    return _rows(load_version(session, old.id), edit, _latents(session, old))
+
+
+def _step(session: Session, old: TaxonomyVersion, new: TaxonomyVersion) -> Edit:
     before, after = load_version(session, old.id), load_version(session, new.id)
     declared = _recorded(session, old, new)
     known = {change.slug for change in declared}
@@ -102,8 +114,7 @@ def _between_stored(session: Session, old: TaxonomyVersion, new: TaxonomyVersion
         for slug in before.slugs
         if slug not in after and slug not in known
     ]
-    edit = Edit(after, changes_between(before, after, [*declared, *gone]))
-    return _rows(before, edit, _latents(session, old))
+    return Edit(after, changes_between(before, after, [*declared, *gone]))
 
 
 def _recorded(session: Session, old: TaxonomyVersion, new: TaxonomyVersion) -> list[CategoryChange]:

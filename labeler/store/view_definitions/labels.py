@@ -140,7 +140,7 @@ _JUDGE_LABEL = (
     + """
 SELECT c.name AS comparison, m.side, j.latent_id, g.name AS judge, j.run_id AS run, j.outcome,
        k.slug AS category, coalesce(jc.rank, 1) AS rank,
-       coalesce(jc.confidence, j.confidence) AS confidence, j.created_at
+       coalesce(jc.confidence, j.confidence) AS confidence, j.created_at, jc.quote, jc.quote_found
 FROM member AS m
 JOIN comparison AS c ON c.id = m.comparison_id
 JOIN setting AS s ON s.comparison_id = m.comparison_id
@@ -179,6 +179,8 @@ JUDGE_LABEL = View(
         "rank": "1 = primary category",
         "confidence": "the judge's confidence, 0 to 1",
         "created_at": "when the label was written, UTC",
+        "quote": "words of the evidence or the explanation that speak for the category",
+        "quote_found": "false where the judge quoted words that are in neither; NULL for no quote",
     },
     select=_JUDGE_LABEL,
 )

@@ -1,0 +1,340 @@
+"""Decisions about categories, from the command line down to what stays in force."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from labeler.api import Study
+from labeler.cli.main import run
+from labeler.errors import UsageError
+
+TOPICS = ("weather", "music", "cooking")
+WORDS = ("rain", "snow", "drums", "violins", "onions", "butter")
+TWO_LEVELS = {
+    "name": "mine",
+    "version": 1,
+    "categories": [
+        {"slug": "nature"},
+        {"slug": "weather", "parent": "nature", "definition": "Rain, snow and weather.",
+         "prototypes": ["rain and snow in the weather", "weather with rain"]},
+        {"slug": "arts"},
+        {"slug": "music", "parent": "arts", "definition": "Drums, violins and music.",
+         "prototypes": ["music with drums", "violins in music"]},
+        {"slug": "cooking", "parent": "arts", "definition": "Onions, butter and cooking.",
+         "prototypes": ["cooking with onions", "butter in cooking"]},
+    ],
+}  # fmt: skip
+ONE_LEVEL = {
+    **TWO_LEVELS,
+    "categories": [
+        {key: value for key, value in row.items() if key != "parent"}
+        for row in TWO_LEVELS["categories"]  # type: ignore[attr-defined]
+        if "parent" in row
+    ],
+}
+
+
+def explanations(n: int = 24) -> list[tuple[str, int, str]]:
+    """(side, index, explanation), like texts about each topic on both sides."""
+    return [
+        (
+            "target" if row % 2 else "reference",
+            row,
+            f"This latent fires on {WORDS[2 * (row % 3) + (row // 6) % 2]} in {TOPICS[row % 3]} "
+            f"text number {row}",
+        )
+        for row in range(n)
+    ]
+
+
+def study_in(folder: Path, tree: dict[str, object] | None, extra: str = "") -> Path:
+    """A study without models whose latents were explained elsewhere and not yet labelled."""
+    named = ""
+    if tree is not None:
+        (folder / "mine.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+        named = 'file = "mine.yaml"'
+    path = folder / "study.toml"
+    path.write_text(f'[embedding]\nkind = "tfidf"\n[taxonomy]\n{named}\n{extra}\n')
+    with (folder / "latents.csv").open("w", newline="") as sink:
+        writer = csv.writer(sink)
+        writer.writerow(["comparison", "side", "latent_index", "explanation", "category"])
+        writer.writerows(["a-vs-b", side, row, text, ""] for side, row, text in explanations())
+    return path
+
+
+def labels(path: Path) -> dict[int, str | None]:
+    """Primary category in force of each latent."""
+    rows = Study.open(path).sql("select latent_index, category from v_effective_label where rank=1")
+    return dict(rows.rows)
+
+
+@pytest.fixture
+def categorised(tmp_path: Path) -> Path:
+    path = study_in(tmp_path, TWO_LEVELS)
+    assert run(["import", str(path), str(tmp_path / "latents.csv")]) == 0
+    assert run(["categorize", str(path)]) == 0
+    return path
+
+
+@pytest.mark.parametrize("tree", [ONE_LEVEL, TWO_LEVELS], ids=["one level", "two levels"])
+def test_imported_explanations_are_categorised_reported_and_reviewed(
+    tmp_path: Path, tree: dict[str, object]
+) -> None:
+    path = study_in(tmp_path, tree)
+    assert run(["import", str(path), str(tmp_path / "latents.csv")]) == 0
+    assert set(labels(path).values()) == {None}
+    assert run(["categorize", str(path)]) == 0
+    found = labels(path)
+    right = [found[row] == TOPICS[row % 3] for row in found]
+    assert sum(right) >= 0.8 * len(right)
+    assert run(["report", str(path)]) == 0
+    study = Study.open(path)
+    change = {row[0]: row[1] for row in study.sql(
+        "select category, level from v_category_change").rows}  # fmt: skip
+    assert set(change) == {row["slug"] for row in tree["categories"]}  # type: ignore[attr-defined]
+    quoted = study.sql("select count(*), sum(quote_found) from judge_label_category").rows[0]
+    assert quoted[0] == quoted[1] > 0
+    assert study.export_labels(tmp_path / "labels.csv") > 0
+    rows = list(csv.DictReader((tmp_path / "labels.csv").open()))
+    rows[0]["category"] = "music"
+    with (tmp_path / "labels.csv").open("w", newline="") as sink:
+        writer = csv.DictWriter(sink, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    study.import_labels(tmp_path / "labels.csv", "ann")
+    assert labels(path)[int(rows[0]["latent_index"])] == "music"
+
+
+def test_a_second_categorisation_asks_nothing(
+    categorised: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = Study.open(categorised).sql("select count(*) from judge_call").rows
+    assert run(["categorize", str(categorised)]) == 0
+    assert "already done with the same inputs" in capsys.readouterr().err
+    assert Study.open(categorised).sql("select count(*) from judge_call").rows == before
+
+
+def test_complete_imports_are_left_as_they_are(tmp_path: Path) -> None:
+    path = study_in(tmp_path, TWO_LEVELS)
+    text = (
+        (tmp_path / "latents.csv")
+        .read_text()
+        .replace(",\n", ",music\n")
+        .replace(",\r\n", ",music\r\n")
+    )
+    (tmp_path / "latents.csv").write_text(text)
+    assert run(["import", str(path), str(tmp_path / "latents.csv")]) == 0
+    assert run(["categorize", str(path)]) == 0
+    assert set(labels(path).values()) == {"music"}
+    assert Study.open(path).sql("select count(*) from judge_call").rows[0][0] == 0
+
+
+def test_a_merge_and_a_rename_carry_labels_and_are_idempotent(
+    categorised: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = labels(categorised)
+    for _ in range(2):
+        assert run(["taxonomy", "rename", str(categorised), "weather", "climate"]) == 0
+    for _ in range(2):
+        merge = ["taxonomy", "merge", str(categorised), "music", "cooking", "--into", "music"]
+        assert run(merge) == 0
+    assert capsys.readouterr().err.count("nothing to do") == 2
+    renames = {"weather": "climate", "cooking": "music"}
+    assert labels(categorised) == {
+        row: renames.get(str(slug), slug) for row, slug in before.items()
+    }
+    diff = Study.open(categorised).taxonomy_diff("1", "3")
+    assert {(row[0], row[1], row[2]) for row in diff.rows} == {
+        ("renamed", "weather", "climate"),
+        ("merged", "music", "music"),
+        ("merged", "cooking", "music"),
+    }
+    asked = Study.open(categorised).sql("select count(*) from judge_call").rows
+    assert run(["categorize", str(categorised)]) == 0
+    assert Study.open(categorised).sql("select count(*) from judge_call").rows == asked
+
+
+def test_a_split_sends_its_labels_back_and_only_they_are_asked_again(categorised: Path) -> None:
+    before = labels(categorised)
+    n_music = sum(slug == "music" for slug in before.values())
+    split = ["taxonomy", "split", str(categorised), "music", "--into", "drums", "--into", "violins"]
+    assert run(split) == 0
+    now = labels(categorised)
+    assert all(now[row] is None for row, slug in before.items() if slug == "music")
+    assert all(now[row] == slug for row, slug in before.items() if slug in ("weather", "cooking"))
+    queue = Study.open(categorised).sql(
+        "select count(*) from v_review_queue where reason = 'unlabelled'"
+    )
+    assert queue.rows[0][0] >= n_music
+    assert run(["categorize", str(categorised)]) == 0
+    asked = Study.open(categorised).sql(
+        "select count(*) from judge_call where run_id = (select max(run_id) from judge_call)"
+    )
+    assert asked.rows[0][0] == sum(value is None for value in now.values())
+
+
+def test_decisions_of_people_go_along_with_a_rename(categorised: Path, tmp_path: Path) -> None:
+    study = Study.open(categorised)
+    study.export_labels(tmp_path / "labels.csv")
+    rows = list(csv.DictReader((tmp_path / "labels.csv").open()))
+    rows[0]["category"] = "cooking"
+    rows[0]["explanation"] = "onions, said ann"
+    with (tmp_path / "labels.csv").open("w", newline="") as sink:
+        writer = csv.DictWriter(sink, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    study.import_labels(tmp_path / "labels.csv", "ann")
+    study.rename_category("cooking", "kitchen")
+    found = study.sql("select category, reviewer from v_effective_label where source = 'human'")
+    assert found.rows == (("kitchen", "ann"),)
+
+
+def test_a_file_can_be_edited_and_accepted(categorised: Path, tmp_path: Path) -> None:
+    from labeler.taxonomies.verbs import show_yaml
+
+    study = Study.open(categorised)
+    text = show_yaml(study.file)
+    file = tmp_path / "edit.yaml"
+    file.write_text(text)
+    assert study.accept_taxonomy(file).changed is False
+    content = yaml.safe_load(text)
+    content["categories"] = [row for row in content["categories"] if row["slug"] != "cooking"]
+    file.write_text(yaml.safe_dump(content))
+    assert run(["taxonomy", "accept", str(categorised), str(file)]) == 2
+    content["changes"] = [{"kind": "dropped", "from": "cooking"}]
+    file.write_text(yaml.safe_dump(content))
+    assert run(["taxonomy", "accept", str(categorised), str(file)]) == 0
+    assert study.accept_taxonomy(file).changed is False
+    assert "cooking" not in study.taxonomy()
+    stale = tmp_path / "stale.yaml"
+    stale.write_text(text.replace("Drums", "Loud drums"))
+    with pytest.raises(UsageError, match=r"follows mine 1, and mine 2 is in force"):
+        study.accept_taxonomy(stale)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rename", "S", "weathr", "x"], "nearest is 'weather'"),
+        (["merge", "S", "music", "--into", "x"], "two different categories"),
+        (["split", "S", "arts", "--into", "a", "--into", "b"], "split one of those"),
+        (["accept", "S", "nowhere.yaml"], "nowhere.yaml"),
+        (["diff", "S", "7"], "no version '7'"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    categorised: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called = [str(categorised) if part == "S" else part for part in arguments]
+    capsys.readouterr()
+    assert run(["taxonomy", *called]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+
+
+def test_a_taxonomy_is_proposed_read_and_accepted(tmp_path: Path) -> None:
+    path = study_in(tmp_path, None, 'mode = "induce"')
+    assert run(["import", str(path), str(tmp_path / "latents.csv")]) == 0
+    assert run(["categorize", str(path)]) == 1
+    proposal = tmp_path / "taxonomy-proposal.yaml"
+    assert yaml.safe_load(proposal.read_text())["based_on"] is None
+    assert run(["taxonomy", "accept", str(path), str(proposal)]) == 0
+    assert run(["taxonomy", "accept", str(path), str(proposal)]) == 0
+    assert run(["categorize", str(path)]) == 0
+    found = labels(path)
+    by_topic = [{found[row] for row in found if row % 3 == topic} - {None} for topic in range(3)]
+    assert all(len(slugs) >= 1 for slugs in by_topic)
+
+
+def test_induction_can_be_accepted_unread(tmp_path: Path) -> None:
+    path = study_in(tmp_path, None, 'mode = "induce"\naccept = "auto"')
+    assert run(["import", str(path), str(tmp_path / "latents.csv")]) == 0
+    assert run(["categorize", str(path)]) == 0
+    assert {slug for slug in labels(path).values() if slug}
+    assert Study.open(path).run_stage("categorize").was_done
+
+
+def scripted(folder: Path) -> str:
+    """A judge that knows weather and music, names every cluster `Kitchen`, and wavers on music."""
+    lines: list[dict[str, object]] = []
+    for _, row, _ in explanations():
+        topic = TOPICS[row % 3]
+        quote = "invented words" if topic == "music" else f"in {topic} text"
+        chosen = [{"category": topic, "confidence": 0.8, "quote": quote}]
+        answer = (
+            {"outcome": "none", "categories": []}
+            if topic == "cooking"
+            else {"outcome": "assigned", "categories": chosen}
+        )
+        lines.append({"stage": "categorize", "latent_index": row, "answer": answer})
+    name = {"name": "Kitchen", "definition": "Cooking.", "include_when": "", "exclude_when": ""}
+    lines.append({"stage": "name", "answer": name})
+    lines.append({"stage": "merge", "answer": {"same": False, "reason": "no"}})
+    (folder / "judge.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return '[judge]\nkind = "scripted"\nscript = "judge.jsonl"\ncategorize_repeats = 3'
+
+
+def test_what_is_left_becomes_categories_that_the_judge_names(tmp_path: Path) -> None:
+    tree = {**ONE_LEVEL, "categories": ONE_LEVEL["categories"][:2]}  # type: ignore[index]
+    mode = 'mode = "residual"\naccept = "auto"\ncluster_distance = 1.2\n'
+    path = study_in(tmp_path, tree, mode + scripted(tmp_path))
+    assert run(["import", str(path), str(tmp_path / "latents.csv")]) == 0
+    assert run(["categorize", str(path)]) == 0
+    study = Study.open(path)
+    assert study.taxonomy().slugs[:3] == ("weather", "music", "kitchen")
+    stages = study.sql("select distinct stage from judge_call order by stage").rows
+    assert ("name",) in stages
+    kept = study.sql(
+        "select count(*) from judge_label "
+        "where carried_from_id is not null and outcome = 'assigned'"
+    )
+    assert kept.rows[0][0] == 16
+
+
+def test_repeats_are_stored_and_invented_quotes_are_flagged(tmp_path: Path) -> None:
+    path = study_in(tmp_path, TWO_LEVELS, scripted(tmp_path))
+    assert run(["import", str(path), str(tmp_path / "latents.csv")]) == 0
+    assert run(["categorize", str(path)]) == 0
+    study = Study.open(path)
+    samples = study.sql("select sample, count(*) from label_sample group by sample order by sample")
+    assert samples.rows == ((1, 24), (2, 24))
+    quotes = study.sql(
+        "select c.slug, j.quote_found, count(j.quote) from judge_label_category as j "
+        "join category as c on c.id = j.category_id group by c.slug, j.quote_found order by c.slug"
+    )
+    assert quotes.rows == (("music", 0, 0), ("weather", 1, 8))
+
+
+def test_stability_says_which_signs_hold(
+    categorised: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert run(["taxonomy", "stability", str(categorised), "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["kind"] for row in rows} >= {"subsample", "clustering"}
+    music = next(r for r in rows if r["category"] == "music" and r["kind"] == "subsample")
+    assert music["jaccard_mean"] == 1.0
+    assert 0 <= music["same_sign"] <= music["signed_reruns"]
+    part = ["--part", "reruns", "--format", "csv"]
+    assert run(["taxonomy", "stability", str(categorised), *part]) == 0
+    reruns = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert all(0 <= float(row["coverage"]) <= 1 for row in reruns)
+
+
+def test_a_wrong_embedding_path_is_found_before_anything_runs(tmp_path: Path) -> None:
+    from labeler.embedding import check_embedding
+    from labeler.sections.judging import EmbeddingSection
+
+    with pytest.raises(UsageError, match=r"embedding\.path"):
+        check_embedding(EmbeddingSection(path="nowhere"), tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no sentence model"):
+        check_embedding(EmbeddingSection(path="empty"), tmp_path)
+    with pytest.raises(UsageError, match=r"embedding\.model"):
+        check_embedding(EmbeddingSection(kind="openai", base_url="http://localhost/v1"))
