@@ -162,15 +162,14 @@ class OpenAiJudge:
         seconds = time.monotonic() - started
         if answer.status != 200:
             return self._refused_by_server(line.endpoint, answer, seconds)
+        content = without_key(answer.content.decode("utf-8", "replace"), line.endpoint.api_key_env)
         try:
-            body = json.loads(answer.content)
+            body = json.loads(content)
         except ValueError:
             body = None
         if not isinstance(body, dict):
             self._endpoints.failed(line.endpoint, unreachable=False)
-            shown = answer.content[:200].decode("utf-8", "replace")
-            words = without_key(shown, line.endpoint.api_key_env)
-            return _transport(f"the server sent no JSON object: {words!r}", seconds)
+            return _transport(f"the server sent no JSON object: {content[:200]!r}", seconds)
         self._endpoints.answered(line.endpoint)
         reply = read_completion(request, body, seconds)
         return Ended(reply, again(reply))
