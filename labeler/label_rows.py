@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labeler.csv_text import csv_text
 from labeler.errors import UsageError
 
 KEY_COLUMNS = ("comparison", "side", "crosscoder", "latent_index")
@@ -112,13 +113,10 @@ def write_rows(path: Path, rows: Iterable[ExportRow]) -> int:
     if is_jsonl(path):
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     else:
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([_guarded(record) for record in records])
-        text = buffer.getvalue()
+        guarded = [_guarded(record) for record in records]
+        text = csv_text(COLUMNS, [[record[name] for name in COLUMNS] for record in guarded])
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(text.encode("utf-8"))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise UsageError(f"{path}: cannot be written: {error.strerror}; name a file") from None
     return len(records)
@@ -127,7 +125,7 @@ def write_rows(path: Path, rows: Iterable[ExportRow]) -> int:
 def read_edited(path: Path) -> list[EditedRow]:
     """The rows of a file; UsageError names the file, the row and the mend."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from typing import Annotated
 
@@ -40,7 +41,7 @@ def sql(
 ) -> None:
     """Ask the database; read-only by construction."""
     from labeler.api import Study
-    from labeler.sql import format_result
+    from labeler.sql import for_terminal, format_result
     from labeler.sql.saved import find_query, save_query
 
     opened = Study.open(study)
@@ -53,7 +54,8 @@ def sql(
     result = opened.sql(question, max_rows=max_rows, timeout=timeout)
     if save is not None:
         typer.echo(f"saved: {save_query(opened.file, save, question)}", err=True)
-    typer.echo(format_result(result, output.value), nl=False)
+    text = format_result(result, output.value)
+    typer.echo(for_terminal(text) if sys.stdout.isatty() else text, nl=False)
     if result.truncated:
         typer.echo(f"only the first {max_rows} rows; raise --max-rows for more", err=True)
 

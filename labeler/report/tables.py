@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from labeler.csv_text import csv_text
 from labeler.report.answer import answer_of, computed_sentence, planted_sentence
 from labeler.report.checks import check_sentences
 from labeler.report.model import CategoryRow, ChangeTable
@@ -35,11 +34,7 @@ def to_csv(tables: Sequence[ChangeTable]) -> str:
 
 def csv_of(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """Rows as CSV with a header; an empty field is NULL."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+    return csv_text(columns, ([row.get(name, "") for name in columns] for row in rows))
 
 
 def to_json(tables: Sequence[ChangeTable]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -11,7 +9,9 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
+from labeler.csv_text import csv_text
 from labeler.errors import UsageError
+from labeler.report.text import visible
 from labeler.sql.result import QueryResult
 
 
@@ -27,11 +27,12 @@ def format_result(result: QueryResult, output: str = "table") -> str:
 
 
 def _as_csv(result: QueryResult) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(result.columns)
-    writer.writerows([[_plain(value) for value in row] for row in result.rows])
-    return buffer.getvalue()
+    return csv_text(result.columns, ([_plain(value) for value in row] for row in result.rows))
+
+
+def for_terminal(text: str) -> str:
+    """CSV or JSON as a terminal may show it: escape sequences and reordering marks made visible."""
+    return visible(text, keep="\n\t")
 
 
 def _finite(value: Any) -> Any:
@@ -45,7 +46,9 @@ def _as_json(result: QueryResult) -> str:
         {name: _finite(_plain(value)) for name, value in zip(names, row, strict=True)}
         for row in result.rows
     ]
-    return json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
+    text = json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
+    # Half of a character has no UTF-8; its escape is the same JSON string.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _as_table(result: QueryResult) -> str:
@@ -71,8 +74,9 @@ def _as_table(result: QueryResult) -> str:
 
 
 def _cell(value: Any) -> str:
+    """One line without control characters: what a model wrote does not move the cursor."""
     plain = _plain(value)
-    return "" if plain is None else " ".join(str(plain).split("\n"))
+    return "" if plain is None else visible(" ".join(str(plain).split("\n")), keep="")
 
 
 def _plain(value: Any) -> Any:
