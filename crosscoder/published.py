@@ -247,15 +247,16 @@ def _partition(files: PublishedFiles, n_latents: int) -> _Partition | None:
     """The partition of a dedicated-feature crosscoder (arXiv 2602.11729), from its config."""
     table = files.config.get("_partition_config") or files.config.get("partition_config")
     if isinstance(table, Mapping):
-        sizes = [table.get("model_a_exclusive_size"), table.get("model_b_exclusive_size")]
+        stated = [table.get(f"model_{m}_exclusive_size") for m in "ab"]
+        sizes = [int(size) for size in stated if size is not None]
     else:
-        shares = [files.config.get(f"model_{m}_exclusive_pct") for m in "ab"]
-        sizes = [None if share is None else int(n_latents * share) for share in shares]
-    if sizes[0] is None or sizes[1] is None:
+        stated = [files.config.get(f"model_{m}_exclusive_pct") for m in "ab"]
+        sizes = [int(n_latents * share) for share in stated if share is not None]
+    if len(sizes) != 2:
         return None
     if min(sizes) < 0 or sum(sizes) > n_latents:
         raise InputError(f"{files.path}: a partition of {sizes} does not fit {n_latents} latents")
-    return _Partition(int(sizes[0]), int(sizes[1]))
+    return _Partition(*sizes)
 
 
 @torch.no_grad()

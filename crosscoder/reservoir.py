@@ -26,7 +26,7 @@ class Entries:
     value: NDArray[np.float32]
     """(n,) unscaled activation there."""
 
-    def __getitem__(self, which: IntArray | NDArray[np.bool_]) -> Entries:
+    def __getitem__(self, which: IntArray | NDArray[np.bool_] | slice) -> Entries:
         """Some of the entries."""
         return Entries(*(column[which] for column in vars(self).values()))
 

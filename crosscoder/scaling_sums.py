@@ -120,6 +120,4 @@ class ScalingSums:
             target = part.to(self.residual.device)
             # Each key occurs once, so nothing depends on the order of the additions.
             self.residual.flatten(0, 1).index_add_(0, target, products[:, :, : self.n_models])
-            self.reconstruction.flatten(0, 1).index_add_(
-                0, target, products[:, :, self.n_models :]
-            )
+            self.reconstruction.flatten(0, 1).index_add_(0, target, products[:, :, self.n_models :])

@@ -26,7 +26,8 @@ class FiringTokens:
         ids = np.concatenate([tokens for tokens, _ in windows]).astype(np.int64)
         activation = np.concatenate([values for _, values in windows]).astype(np.float64)
         token_ids, place = np.unique(ids[activation > 0], return_inverse=True)
-        return cls(token_ids, np.bincount(place, activation[activation > 0], len(token_ids)))
+        weight = np.bincount(place, activation[activation > 0], len(token_ids))
+        return cls(token_ids, weight.astype(np.float64))
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,12 @@ def print_latent(study: Study, name: str) -> None:
             f"max activation {_number(latent.max_activation)}  "
             f"mean {_number(latent.mean_activation)}"
         )
-        for line in (*_scaling_lines(session, latent), *_label_lines(session, latent)):
+        lines = (
+            *_norm_lines(study, crosscoder, latent),
+            *_scaling_lines(session, latent),
+            *_label_lines(session, latent),
+        )
+        for line in lines:
             typer.echo(line)
         for window in evidence_of(session, latent.id):
             typer.echo(f"  {_window_title(window):<22} {_marked(window)}")
@@ -68,6 +73,21 @@ def _history_line(entry: HistoryEntry) -> str:
     parts += [f"- {entry.explanation}"] if entry.explanation else []
     parts += [f"(note: {entry.note})"] if entry.note else []
     return one_line(" ".join(parts))
+
+
+def _norm_lines(study: Study, crosscoder: Crosscoder, latent: Latent) -> Iterator[str]:
+    """Decoder norm in each model, where the crosscoder's file is at hand."""
+    path = study.file.folder / str(crosscoder.path) / "crosscoder.safetensors"
+    names = (crosscoder.config or {}).get("model_names")
+    if crosscoder.path is None or names is None or not path.is_file():
+        return
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        rows = file.get_slice("W_dec")[latent.latent_index : latent.latent_index + 1][0]
+    norms = (rows.astype("float64") ** 2).sum(axis=1) ** 0.5
+    shown = [f"{_number(norm)} {name}" for norm, name in zip(norms.tolist(), names, strict=True)]
+    yield f"decoder norms: {', '.join(shown)}"
 
 
 def _scaling_lines(session: Session, latent: Latent) -> Iterator[str]:

@@ -52,7 +52,7 @@ def test_other_model_evidence_is_the_twins_strongest_text_where_the_latent_is_si
 ) -> None:
     tokenizer = WordTokenizer()
     config = CONFIG.model_copy(update={"other_model": 5, "negative": 0, "quantile": 0})
-    found = collect_evidence(crosscoder, store, tokenizer, [0], config, twins={0: 4})  # type: ignore[arg-type]
+    found = collect_evidence(crosscoder, store, tokenizer, [0], config, twins={0: 4})
     shown = of_kind(found, 0, "other_model")
     silent = (maxima[:, 0] == 0).nonzero().flatten()
     ranked = silent[maxima[silent, 4].argsort(descending=True)]
@@ -65,7 +65,7 @@ def test_other_model_evidence_is_the_twins_strongest_text_where_the_latent_is_si
 def test_a_latent_without_a_twin_has_no_other_model_evidence(
     crosscoder: Crosscoder, store: ActivationStore
 ) -> None:
-    found = collect_evidence(crosscoder, store, WordTokenizer(), [0, 1], CONFIG, twins={0: 4})  # type: ignore[arg-type]
+    found = collect_evidence(crosscoder, store, WordTokenizer(), [0, 1], CONFIG, twins={0: 4})
     assert of_kind(found, 0, "other_model")
     assert not of_kind(found, 1, "other_model")
 
@@ -89,8 +89,8 @@ def test_evidence_for_all_latents_is_that_of_each_alone(
     config = CONFIG.model_copy(update={"similar": 2})
     everything = gather(crosscoder, store, None, config)
     for latent in range(6):
-        alone = collect_evidence(crosscoder, store, tokenizer, [latent], config)  # type: ignore[arg-type]
-        assert list(everything.evidence([latent], tokenizer)) == alone  # type: ignore[arg-type]
+        alone = collect_evidence(crosscoder, store, tokenizer, [latent], config)
+        assert list(everything.evidence([latent], tokenizer)) == alone
 
 
 def test_memory_of_a_pass_is_that_of_the_latents_whatever_the_data(
@@ -123,7 +123,7 @@ def test_similar_negatives_use_the_words_the_latent_fires_on(
         model_names=("a", "b"),
     )
     config = EvidenceConfig(top=4, quantile=0, negative=6, similar=3, window=4)
-    found = collect_evidence(crosscoder, store, WordTokenizer(), [0], config)  # type: ignore[arg-type]
+    found = collect_evidence(crosscoder, store, WordTokenizer(), [0], config)
     negatives = of_kind(found, 0, "negative")
     assert [document_of(item) for item in negatives[:3]] == [30, 31, 32]
     assert all(7 in item.token_ids for item in negatives[:3])

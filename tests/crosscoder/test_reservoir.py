@@ -37,13 +37,13 @@ def test_the_best_stay_with_their_windows(
         placed = reservoir.offer(entries(rows[start : start + piece]))
         latent, document = placed.entries.latent, placed.entries.document
         windows.write(placed, np.stack([latent, document], axis=1).astype(np.float32))
-    for latent in range(4):
-        expected = sorted((-p, d) for j, d, p in rows if j == latent)[:size]
-        kept = reservoir.of(latent)
+    for j in range(4):
+        expected = sorted((-p, d) for latent, d, p in rows if latent == j)[:size]
+        kept = reservoir.of(j)
         assert kept.entries.document.tolist() == [d for _, d in expected]
         assert kept.entries.priority.tolist() == [-p for p, _ in expected]
         assert kept.entries.position.tolist() == [2 * d for _, d in expected]
-        assert windows.read(latent, kept.slot).tolist() == [[latent, d] for _, d in expected]
+        assert windows.read(j, kept.slot).tolist() == [[j, d] for _, d in expected]
 
 
 def test_memory_does_not_grow_with_what_is_offered() -> None:

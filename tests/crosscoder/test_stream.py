@@ -62,7 +62,7 @@ def test_a_plan_draws_every_row_at_most_once_in_whole_batches(
 class CountedGroups:
     """Rows that name their epoch, group and place; counts how often a group is read."""
 
-    sizes = (7, 0, 12, 5, 30, 9, 4, 11)
+    sizes: tuple[int, ...] = (7, 0, 12, 5, 30, 9, 4, 11)
 
     def __init__(self) -> None:
         self.reads: list[tuple[int, int]] = []
