@@ -110,7 +110,7 @@ def refusal_of(answers: SideAnswers) -> str | None:
         return None
     return (
         f"{answers.n_reviewed} of {answers.n_latents} latents reviewed blind from a random draw, "
-        f"{LEAST_REVIEWED} are needed"
+        f"{LEAST_REVIEWED} are needed, or all of them"
     )
 
 

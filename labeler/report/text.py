@@ -13,9 +13,17 @@ _FORMAT_CONTROLS = re.compile(
 )
 """Invisible characters that reorder, hide or break text; joiners of scripts and emoji are kept."""
 
+_SUSPECT = re.compile(
+    "[\x00-\x1f\x7f-\x9f\ud800-\udfff\ue000-\uf8ff\U000f0000-\U0010ffff]|"
+    + _FORMAT_CONTROLS.pattern
+)
+"""Any character that might be replaced: most texts have none and are passed through at once."""
+
 
 def visible(text: str, keep: str = "\n\t") -> str:
     """The text with control, reordering and unpaired characters replaced by visible signs."""
+    if not _SUSPECT.search(text):
+        return text
     return "".join(_visible_character(character, keep) for character in text)
 
 

@@ -1,0 +1,173 @@
+"""Other ways of counting, stricter isolation, the schema, and when it was computed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+from report_studies import PLANTED_COUNTS, build_imported, build_planted, report_run
+from sqlalchemy import Engine, select, text, update
+from sqlalchemy.orm import Session
+
+from labeler.report.build import ReportFiles, ReportOptions, build_report
+from labeler.report.members import read_members
+from labeler.report.statistics import read_counts, read_places
+from labeler.report.stored import read_comparisons
+from labeler.report.tables import COLUMNS
+from labeler.report.variants import DENOMINATORS, compute_variants, count_latents
+from labeler.store.engine import write_session
+from labeler.store.schema import CategoryChangeStatistic, CategorySweep, Latent
+
+
+@pytest.fixture
+def with_activations(sqlite_engine: Engine) -> Engine:
+    """The planted study, whose latents have a mean activation too."""
+    build_planted(sqlite_engine)
+    with write_session(sqlite_engine) as session:
+        session.execute(update(Latent).values(mean_activation=1.0 + Latent.latent_index % 3))
+    return sqlite_engine
+
+
+def reported(engine: Engine, folder: Path, options: ReportOptions | None = None) -> ReportFiles:
+    return build_report(engine, options or ReportOptions(), folder / "report", report_run(engine))
+
+
+def test_eighteen_ways_are_stored_and_named_and_one_leads(
+    with_activations: Engine, tmp_path: Path
+) -> None:
+    files = reported(with_activations, tmp_path)
+    with Session(with_activations) as session:
+        rows = session.scalars(select(CategoryChangeStatistic)).all()
+        shown = session.execute(text("SELECT * FROM v_category_change_statistic")).all()
+        every = session.execute(text("SELECT * FROM v_category_change_sensitivity")).all()
+    ways = {(row.counting, row.weighting, row.denominator) for row in rows}
+    assert len(ways) == 2 * 3 * 3
+    n_categories = len(files.tables[0].rows)
+    assert len(rows) == len(every) == 18 * n_categories
+    assert len(shown) == n_categories
+    with (files.folder / "sensitivity.csv").open(newline="") as file:
+        written = list(csv.DictReader(file))
+    assert len(written) == len(rows)
+    stored = {
+        (row.category, row.counting, row.weighting, row.denominator): row.percent_change
+        for row in rows
+    }
+    for line in written:
+        key = (line["category"], line["counting"], line["weighting"], line["denominator"])
+        value = stored[key]
+        assert line["percent_change"] == ("" if value is None else str(value))
+
+
+def test_counts_from_members_equal_those_of_the_view(sqlite_engine: Engine) -> None:
+    build_planted(sqlite_engine)
+    with Session(sqlite_engine) as session:
+        (facts,) = read_comparisons(session)
+        members = read_members(session, facts)
+        places = read_places(session, facts.version.id)
+        for denominator in DENOMINATORS:
+            target, reference = (
+                [member for member in side if member.is_in(denominator)]
+                for side in (members.target, members.reference)
+            )
+            counted = {
+                row.category: row for row in count_latents(places, target, reference, "primary")
+            }
+            for row in read_counts(session, facts.comparison.name, denominator):
+                assert counted[row.category] == row
+
+
+def test_frequency_weighting_is_the_share_of_density(with_activations: Engine) -> None:
+    with Session(with_activations) as session:
+        (facts,) = read_comparisons(session)
+        members = read_members(session, facts)
+        variants = compute_variants(members, read_places(session, facts.version.id))
+    row = next(
+        row
+        for row in variants.rows
+        if (row.category, row.counting, row.weighting, row.denominator)
+        == ("safety", "primary", "frequency", "labelled")
+    )
+    labelled = [member for member in members.target if member.is_in("labelled")]
+    inside = sum(
+        member.density or 0
+        for member in labelled
+        if member.categories and "safety" in member.categories[0]
+    )
+    assert row.target_share == pytest.approx(inside / sum(m.density or 0 for m in labelled))
+    assert row.target_count == PLANTED_COUNTS["safety"][0]
+    assert row.test == "score"
+    assert row.target_effective is not None
+    assert row.target_effective < row.target_total
+
+
+def test_imported_latents_cannot_be_weighted_or_swept_and_the_page_says_so(
+    sqlite_engine: Engine, tmp_path: Path
+) -> None:
+    build_imported(sqlite_engine)
+    files = reported(sqlite_engine, tmp_path)
+    page = files.html.read_text(encoding="utf-8")
+    assert "frequency-weighted: 201 of 201 latents have no density" in page
+    assert "Not swept: the latents were imported" in page
+    with Session(sqlite_engine) as session:
+        weightings = set(session.scalars(select(CategoryChangeStatistic.weighting)))
+        assert session.scalars(select(CategorySweep)).all() == []
+    assert weightings == {"none"}
+
+
+def test_the_sweep_ends_at_the_studys_own_change(with_activations: Engine, tmp_path: Path) -> None:
+    files = reported(with_activations, tmp_path)
+    own = {row.category: row for row in files.tables[0].rows}
+    with Session(with_activations) as session:
+        points = session.scalars(select(CategorySweep).order_by(CategorySweep.threshold)).all()
+        view = session.execute(text("SELECT count(*) FROM v_category_sweep")).scalar_one()
+    assert view == len(points) > 0
+    last = {point.category: point for point in points}
+    for category, point in last.items():
+        assert point.swept == "rank within the side"
+        assert (point.target_count, point.target_total) == (
+            own[category].target_count,
+            own[category].target_total,
+        )
+        assert point.percent_change == own[category].percent_change
+        assert point.ci_low == own[category].ci_low
+    assert (files.folder / "figures" / "c1-sweep.svg").is_file()
+
+
+def test_the_json_obeys_its_schema(paper_report: ReportFiles, planted_report: ReportFiles) -> None:
+    for files in (paper_report, planted_report):
+        schema = json.loads((files.folder / "category_change.schema.json").read_text())
+        rows = json.loads(files.json.read_text(encoding="utf-8"))
+        jsonschema.Draft202012Validator.check_schema(schema)
+        jsonschema.validate(rows, schema)
+        assert tuple(schema["items"]["properties"]) == COLUMNS
+        rows[0]["verdict"] = "certainly"
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(rows, schema)
+
+
+def test_page_and_markdown_say_when_and_from_which_labels(paper_report: ReportFiles) -> None:
+    page = paper_report.html.read_text(encoding="utf-8")
+    moment = paper_report.tables[0].computed_at
+    assert moment is not None
+    assert f"Computed {moment:%Y-%m-%d %H:%M:%S} UTC by run" in page
+    assert "newest judge label was number 205" in page
+    assert "cannot know whether that has changed" in page
+    assert "difflens status" in paper_report.markdown.read_text(encoding="utf-8")
+
+
+def test_boschloo_is_named_in_every_row(sqlite_engine: Engine, tmp_path: Path) -> None:
+    build_imported(sqlite_engine)
+    files = reported(sqlite_engine, tmp_path, ReportOptions(test="boschloo"))
+    assert {row.test for row in files.tables[0].rows} == {"boschloo"}
+    safety = next(row for row in files.tables[0].rows if row.category == "safety")
+    assert safety.p_value == pytest.approx(0.36118, abs=1e-5)
+
+
+def test_null_runs_scores_and_controls_have_their_place(planted_report: ReportFiles) -> None:
+    page = planted_report.html.read_text(encoding="utf-8")
+    assert "What the conclusions survive" in page
+    assert "What this size could have shown" in page
+    assert "Where nothing differs" not in page
