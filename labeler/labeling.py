@@ -15,7 +15,7 @@ from labeler.judge.base import Judge
 from labeler.judge.calls import CallStore, Question, StoredCall
 from labeler.judge.pool import AskPool, FailureLimit
 from labeler.judge.requests import explain_request
-from labeler.judge.subjects import load_subject
+from labeler.judge.subjects import load_subjects
 from labeler.store.engine import read_session, write_session
 from labeler.store.judging_records import (
     ExplanationRow,
@@ -103,7 +103,7 @@ def explain_questions(
     left = iter(latent_ids)
     while part := list(islice(left, READ_AT_ONCE)):
         with read_session(engine) as session:
-            subjects = [load_subject(session, latent_id) for latent_id in part]
+            subjects = load_subjects(session, part)
         for subject in subjects:
             n_firing = sum(window.peak > 0 for window in subject.of_kind(*FIRING_KINDS))
             if n_firing >= min_windows:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import Row, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from labeler.controls import matched_sets
 from labeler.judge.base import CategoryOption, EvidenceWindow, LatentFacts, LatentSubject
-from labeler.store.evidence_records import evidence_of
 from labeler.store.helpers import chunks
 from labeler.store.schema import (
     Category,
@@ -23,19 +24,61 @@ from labeler.store.schema import (
     SubjectModel,
 )
 
+_LATENT_COLUMNS = (
+    Latent.id,
+    Latent.latent_index,
+    Latent.density,
+    Latent.n_documents,
+    Crosscoder.name.label("crosscoder"),
+)
+_WINDOW_COLUMNS = (
+    Evidence.latent_id,
+    Evidence.kind,
+    Evidence.split,
+    Evidence.tokens,
+    Evidence.roles,
+    Evidence.activations,
+    Evidence.quantile,
+)
+_SCALING_COLUMNS = (
+    LatentScaling.latent_id,
+    LatentScaling.target_model_id,
+    LatentScaling.reference_model_id,
+    LatentScaling.delta_norm,
+    LatentScaling.nu_error,
+    LatentScaling.nu_reconstruction,
+)
+
 
 def load_subject(session: Session, latent_id: int, split: str = "explain") -> LatentSubject:
     """One latent with its windows of one half and what the crosscoder says of it."""
-    latent = session.get_one(Latent, latent_id)
-    crosscoder = session.get_one(Crosscoder, latent.crosscoder_id)
-    windows = tuple(_window(row) for row in evidence_of(session, latent_id, split))
-    return LatentSubject(
-        latent_id=latent.id,
-        crosscoder=crosscoder.name,
-        latent_index=latent.latent_index,
-        windows=windows,
-        facts=_facts(session, latent),
-    )
+    return load_subjects(session, [latent_id], split)[0]
+
+
+def load_subjects(
+    session: Session, latent_ids: Sequence[int], split: str = "explain"
+) -> list[LatentSubject]:
+    """Latents in the given order; as many queries for some hundred of them as for one."""
+    latents: dict[int, Row[Any]] = {}
+    for part in chunks(latent_ids):
+        query = (
+            select(*_LATENT_COLUMNS)
+            .join(Crosscoder, Crosscoder.id == Latent.crosscoder_id)
+            .where(Latent.id.in_(part))
+        )
+        latents |= {row.id: row for row in session.execute(query)}
+    windows = _windows(session, latent_ids, split)
+    facts = _facts(session, latents)
+    return [
+        LatentSubject(
+            latent_id=latent_id,
+            crosscoder=latents[latent_id].crosscoder,
+            latent_index=latents[latent_id].latent_index,
+            windows=tuple(windows.get(latent_id, ())),
+            facts=facts[latent_id],
+        )
+        for latent_id in latent_ids
+    ]
 
 
 def latents_of(session: Session, comparison_ids: Collection[int]) -> list[int]:
@@ -85,49 +128,99 @@ def options_of(session: Session, taxonomy_version_id: int) -> tuple[CategoryOpti
     )
 
 
-def _window(row: Evidence) -> EvidenceWindow:
-    return EvidenceWindow(
-        kind=row.kind,
-        split=row.split,
-        tokens=tuple(row.tokens),
-        roles=tuple(row.roles),
-        activations=tuple(float(value) for value in row.activations),
-        quantile=row.quantile,
-    )
-
-
-def _facts(session: Session, latent: Latent) -> LatentFacts:
-    """Facts for the pair of models of the latent's set, or of the set that a control matches."""
-    target, against = aliased(SubjectModel), aliased(SubjectModel)
-    row = session.execute(
-        select(target.name, against.name, LatentScaling)
-        .select_from(LatentSet)
-        .join(target, target.id == LatentSet.target_model_id)
-        .join(against, against.id == LatentSet.against_model_id)
-        .outerjoin(
-            LatentScaling,
-            (LatentScaling.latent_id == latent.id)
-            & (LatentScaling.target_model_id == LatentSet.target_model_id)
-            & (LatentScaling.reference_model_id == LatentSet.against_model_id),
+def _windows(
+    session: Session, latent_ids: Collection[int], split: str
+) -> dict[int, list[EvidenceWindow]]:
+    """Windows of each latent from the newest run that collected any for it."""
+    found: dict[int, list[EvidenceWindow]] = defaultdict(list)
+    for part in chunks(latent_ids):
+        newest = (
+            select(Evidence.latent_id, func.max(Evidence.run_id).label("run_id"))
+            .where(Evidence.latent_id.in_(part))
+            .group_by(Evidence.latent_id)
+            .subquery()
         )
-        .where(LatentSet.id == _set_of(session, latent.id))
-    ).first()
-    names, scaling = ((row[0], row[1]), row[2]) if row is not None else ((None, None), None)
-    return LatentFacts(
-        target_model=names[0],
-        reference_model=names[1],
-        delta_norm=scaling.delta_norm if scaling is not None else None,
-        nu_error=scaling.nu_error if scaling is not None else None,
-        nu_reconstruction=scaling.nu_reconstruction if scaling is not None else None,
-        density=latent.density,
-        n_documents=latent.n_documents,
-    )
+        query = (
+            select(*_WINDOW_COLUMNS)
+            .join(
+                newest,
+                (newest.c.latent_id == Evidence.latent_id) & (newest.c.run_id == Evidence.run_id),
+            )
+            .where(Evidence.split == split)
+            .order_by(Evidence.id)
+        )
+        for row in session.execute(query):
+            found[row.latent_id].append(
+                EvidenceWindow(
+                    kind=row.kind,
+                    split=row.split,
+                    tokens=tuple(row.tokens),
+                    roles=tuple(row.roles),
+                    activations=tuple(map(float, row.activations)),
+                    quantile=row.quantile,
+                )
+            )
+    return found
 
 
-def _set_of(session: Session, latent_id: int) -> int | None:
-    """The newest latent set that holds the latent, else that of the latent it is matched with."""
-    newest = select(func.max(LatentSetMember.latent_set_id)).where(
-        LatentSetMember.latent_id == latent_id
-    )
-    found = session.execute(newest).scalar_one()
-    return found if found is not None else matched_sets(session, [latent_id]).get(latent_id)
+def _facts(session: Session, latents: Mapping[int, Row[Any]]) -> dict[int, LatentFacts]:
+    """Facts for the pair of models of a latent's set, or of the set that a control matches."""
+    sets = _sets_of(session, latents)
+    pairs = _pairs(session, set(sets.values()))
+    scalings: dict[tuple[int, int, int], Any] = {}
+    for part in chunks(latents):
+        query = select(*_SCALING_COLUMNS).where(LatentScaling.latent_id.in_(part))
+        for row in session.execute(query):
+            scalings[(row.latent_id, row.target_model_id, row.reference_model_id)] = row
+    facts = {}
+    for latent_id, latent in latents.items():
+        pair = pairs.get(sets.get(latent_id, 0))
+        scaling = scalings.get((latent_id, pair.target_id, pair.against_id)) if pair else None
+        facts[latent_id] = LatentFacts(
+            target_model=pair.target if pair else None,
+            reference_model=pair.against if pair else None,
+            delta_norm=scaling.delta_norm if scaling else None,
+            nu_error=scaling.nu_error if scaling else None,
+            nu_reconstruction=scaling.nu_reconstruction if scaling else None,
+            density=latent.density,
+            n_documents=latent.n_documents,
+        )
+    return facts
+
+
+def _sets_of(session: Session, latent_ids: Collection[int]) -> dict[int, int]:
+    """The newest latent set that holds a latent, else that of the latent it is matched with."""
+    found: dict[int, int] = {}
+    for part in chunks(latent_ids):
+        query = (
+            select(
+                LatentSetMember.latent_id,
+                func.max(LatentSetMember.latent_set_id).label("latent_set_id"),
+            )
+            .where(LatentSetMember.latent_id.in_(part))
+            .group_by(LatentSetMember.latent_id)
+        )
+        found |= {row.latent_id: row.latent_set_id for row in session.execute(query)}
+    others = [latent_id for latent_id in latent_ids if latent_id not in found]
+    return found | (matched_sets(session, others) if others else {})
+
+
+def _pairs(session: Session, latent_set_ids: Collection[int]) -> dict[int, Row[Any]]:
+    """The two models of each latent set that names them."""
+    target, against = aliased(SubjectModel), aliased(SubjectModel)
+    found: dict[int, Row[Any]] = {}
+    for part in chunks(latent_set_ids):
+        query = (
+            select(
+                LatentSet.id,
+                target.id.label("target_id"),
+                target.name.label("target"),
+                against.id.label("against_id"),
+                against.name.label("against"),
+            )
+            .join(target, target.id == LatentSet.target_model_id)
+            .join(against, against.id == LatentSet.against_model_id)
+            .where(LatentSet.id.in_(part))
+        )
+        found |= {row.id: row for row in session.execute(query)}
+    return found
