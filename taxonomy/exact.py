@@ -7,10 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import gammaln
 from scipy.stats import false_discovery_control, fisher_exact
 
 from taxonomy.intervals import Side
 
+_LARGE = 10_000
+"""Latents of both sides beyond which the library's exact arithmetic is slow."""
+_TIE = 1e-7
+"""Tables whose log-probabilities differ by less count as equally likely, as in R."""
 _SAWTOOTH = 8
 """Counts over which the two-sided p of a discrete test may rise again before it falls for good."""
 
@@ -23,11 +29,35 @@ def fisher_p(target: Side, reference: Side) -> float:
     """
     if says_nothing(target, reference):
         return 1.0
+    if target.total + reference.total > _LARGE:
+        return _fisher_p_by_logarithms(target, reference)
     table = [
         [target.count, target.total - target.count],
         [reference.count, reference.total - reference.count],
     ]
     return float(fisher_exact(table).pvalue)
+
+
+def _fisher_p_by_logarithms(target: Side, reference: Side) -> float:
+    """The same p summed over the whole support at once: milliseconds where the library takes 0.1 s.
+
+    Probabilities are exp of sums of log-gammas, good to a relative error of about 1e-9.
+    """
+    pooled, total = int(target.count + reference.count), int(target.total + reference.total)
+    first = max(0, pooled - int(reference.total))
+    counts = np.arange(first, min(pooled, int(target.total)) + 1)
+    logs = (
+        _log_choose(target.total, counts)
+        + _log_choose(reference.total, pooled - counts)
+        - _log_choose(total, pooled)
+    )
+    as_unlikely = logs <= logs[int(target.count) - first] + _TIE
+    return float(min(1.0, np.exp(logs[as_unlikely]).sum()))
+
+
+def _log_choose(n: float, k: ArrayLike) -> NDArray[np.float64]:
+    chosen = np.asarray(k, dtype=np.float64)
+    return np.asarray(gammaln(n + 1.0) - gammaln(chosen + 1.0) - gammaln(n - chosen + 1.0))
 
 
 def says_nothing(target: Side, reference: Side) -> bool:

@@ -53,6 +53,8 @@ class Place:
     touched: frozenset[str] = frozenset()
     """Reviewers who have decided, whether it stands or was undone: they saw the label."""
     skipped: frozenset[str] = frozenset()
+    blind: frozenset[str] = frozenset()
+    """Reviewers whose standing decision was made without seeing the label."""
     audit: AuditPlace | None = None
 
     @property
@@ -115,6 +117,7 @@ def read_places(
                     voices=review.voices,
                     touched=review.touched,
                     skipped=review.skipped,
+                    blind=review.blind,
                     audit=place if place is not None and place.side == row.side else None,
                 )
             )
@@ -137,6 +140,7 @@ class _Review:
     voices: Mapping[str, str]
     touched: frozenset[str]
     skipped: frozenset[str]
+    blind: frozenset[str]
 
     @property
     def conflict(self) -> bool:
@@ -145,7 +149,7 @@ class _Review:
 
 
 _NO_ANSWERS = _Answers()
-_NO_REVIEW = _Review({}, frozenset(), frozenset())
+_NO_REVIEW = _Review({}, frozenset(), frozenset(), frozenset())
 
 
 def _judged(session: Session, setting: Setting, part: Sequence[int] | None) -> dict[int, _Answers]:
@@ -164,6 +168,7 @@ def _judged(session: Session, setting: Setting, part: Sequence[int] | None) -> d
 def _reviews(session: Session, setting: Setting, part: Sequence[int] | None) -> dict[int, _Review]:
     """Streams replayed in order: skips count for nothing, an undo stands for what it restores."""
     answers: dict[int, str] = {}
+    blind: set[int] = set()
     heads: dict[int, dict[str, int | None]] = defaultdict(dict)
     skipped: dict[int, set[str]] = defaultdict(set)
     touched: dict[int, set[str]] = defaultdict(set)
@@ -172,6 +177,8 @@ def _reviews(session: Session, setting: Setting, part: Sequence[int] | None) -> 
             skipped[row.latent_id].add(row.reviewer)
             continue
         answers[row.id] = row.answer
+        if row.was_blind:
+            blind.add(row.id)
         touched[row.latent_id].add(row.reviewer)
         is_undo = row.action == "undo"
         heads[row.latent_id][row.reviewer] = row.restores_event_id if is_undo else row.id
@@ -184,6 +191,7 @@ def _reviews(session: Session, setting: Setting, part: Sequence[int] | None) -> 
             },
             touched=frozenset(touched[latent_id]),
             skipped=frozenset(skipped[latent_id]),
+            blind=frozenset(name for name, head in heads[latent_id].items() if head in blind),
         )
         for latent_id in {*heads, *skipped}
     }
@@ -252,7 +260,7 @@ WHERE j.taxonomy_version_id = :version_id AND NOT j.is_control AND j.outcome <> 
 ORDER BY j.id
 """
 _EVENTS = """
-SELECT r.id, r.latent_id, r.reviewer, r.action, r.restores_event_id,
+SELECT r.id, r.latent_id, r.reviewer, r.action, r.restores_event_id, r.was_blind,
        coalesce(k.slug, CASE r.action WHEN 'accept' THEN b.outcome ELSE r.action END) AS answer
 FROM review_event AS r
 LEFT JOIN review_event_category AS rc ON rc.review_event_id = r.id AND rc.rank = 1

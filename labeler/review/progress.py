@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from labeler.review.places import Place, Setting
-from labeler.review.table import QueueTable
+from labeler.review.places import Setting
+from labeler.review.table import NOBODY, QueueTable
 from labeler.store.view_definitions.base import ADJUDICATED
+
+LONGEST_LOOK_MS = 300_000
+"""A look longer than this was a break."""
+MOST_CONFUSIONS = 20
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,8 @@ class ReviewerProgress:
     skipped: int
     blind: int
     blind_left: int
-    median_seconds: float | None
-    """Per decision; None where no page measured it."""
+    mean_seconds: float | None
+    """Per decision, breaks left out; None where no page measured it."""
 
 
 @dataclass(frozen=True)
@@ -73,116 +77,83 @@ class Progress:
 
 def read_progress(session: Session, table: QueueTable) -> Progress:
     """Everything the progress page says."""
-    voiced = [place for place in table.places if place.voices or place.skipped]
-    facts = _event_facts(session, table.setting)
-    reviewers = sorted({name for place in voiced for name in (*place.voices, *place.skipped)})
-    pairs = _judge_and_people(voiced, facts)
-    blind = [(judge, human) for judge, human, was_blind in pairs if was_blind]
-    both = [(judge, human) for judge, human, _ in pairs]
+    seconds = _mean_seconds(session, table.setting)
+    reviewers = sorted(table.reviewers)
+    people = np.where(table.reviewed, table.answer, NOBODY)
+    counts = _pair_counts(table, table.judge_answer, people)
+    blind = _pair_counts(table, table.judge_answer, np.where(table.blind, people, NOBODY))
     return Progress(
         total=len(table.places),
         reviewed=int(table.reviewed.sum()),
         conflicts=int(table.conflict.sum()),
-        reviewers=tuple(_reviewer(table, name, facts) for name in reviewers),
+        reviewers=tuple(_reviewer(table, name, seconds.get(name)) for name in reviewers),
         agreements=tuple(
-            _agreement(first, second, _shared(voiced, first, second))
+            _agreement(
+                first,
+                second,
+                _pair_counts(table, table.mine(first).answer, table.mine(second).answer),
+            )
             for first, second in combinations([r for r in reviewers if r != ADJUDICATED], 2)
         ),
         judge_blind=_agreement("judge", "people, blind", blind),
-        judge_all=_agreement("judge", "people", both),
-        confusions=_confusions(pairs),
+        judge_all=_agreement("judge", "people", counts),
+        confusions=_confusions(table, counts, blind),
     )
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """What only the events themselves know."""
-
-    blind: frozenset[tuple[int, str]]
-    """Latent and reviewer of decisions made blind."""
-    seconds: dict[str, float]
-    """Median by reviewer."""
-
-
-def _event_facts(session: Session, setting: Setting) -> _Facts:
+def _mean_seconds(session: Session, setting: Setting) -> dict[str, float]:
     rows = session.execute(
         text(
-            "SELECT latent_id, reviewer, was_blind, elapsed_ms FROM review_event"
-            " WHERE taxonomy_version_id = :version AND action <> 'undo'"
-            " AND (was_blind OR elapsed_ms IS NOT NULL)"
+            "SELECT reviewer, avg(elapsed_ms) AS mean_ms FROM review_event"
+            " WHERE taxonomy_version_id = :version AND elapsed_ms <= :longest GROUP BY reviewer"
         ),
-        {"version": setting.taxonomy_version_id},
-    ).all()
-    times: dict[str, list[int]] = {}
-    for row in rows:
-        if row.elapsed_ms is not None:
-            times.setdefault(row.reviewer, []).append(row.elapsed_ms)
-    return _Facts(
-        blind=frozenset((row.latent_id, row.reviewer) for row in rows if row.was_blind),
-        seconds={name: float(np.median(values)) / 1000 for name, values in times.items()},
+        {"version": setting.taxonomy_version_id, "longest": LONGEST_LOOK_MS},
     )
+    return {row.reviewer: float(row.mean_ms) / 1000 for row in rows}
 
 
-def _reviewer(table: QueueTable, name: str, facts: _Facts) -> ReviewerProgress:
+def _reviewer(table: QueueTable, name: str, seconds: float | None) -> ReviewerProgress:
     mine = table.mine(name)
-    audit = table.audit > 0
     return ReviewerProgress(
         reviewer=name,
         decided=int(mine.decided.sum()),
         skipped=int((mine.skipped & ~mine.decided).sum()),
-        blind=sum(1 for _, reviewer in facts.blind if reviewer == name),
-        blind_left=0 if name == ADJUDICATED else int((audit & ~mine.touched).sum()),
-        median_seconds=facts.seconds.get(name),
+        blind=int(mine.blind.sum()),
+        blind_left=0 if name == ADJUDICATED else int(table.hidden(name).sum()),
+        mean_seconds=seconds,
     )
 
 
-Pair = tuple[str, str]
-"""The answers of two parties on one latent."""
+Counts = NDArray[np.int64]
+"""(answers, answers) latents by the answers of two parties."""
 
 
-def _shared(places: Sequence[Place], first: str, second: str) -> list[Pair]:
-    return [
-        (place.voices[first], place.voices[second])
-        for place in places
-        if first in place.voices and second in place.voices
-    ]
+def _pair_counts(table: QueueTable, first: NDArray[Any], second: NDArray[Any]) -> Counts:
+    n = len(table.answers)
+    both = (first != NOBODY) & (second != NOBODY)
+    pairs = first[both].astype(np.int64) * n + second[both]
+    return np.bincount(pairs, minlength=n * n).reshape(n, n)
 
 
-def _judge_and_people(places: Sequence[Place], facts: _Facts) -> list[tuple[str, str, bool]]:
-    """Judge's answer, people's answer, and whether it was given blind."""
-    pairs = []
-    for place in places:
-        if place.judge_answer is not None and place.voices and place.source == "human":
-            blind = any((place.latent_id, name) in facts.blind for name in place.voices)
-            pairs.append((place.judge_answer, place.answer, blind))
-    return pairs
+def _agreement(first: str, second: str, counts: Counts) -> Agreement:
+    equal = int(np.trace(counts))
+    return Agreement(first, second, int(counts.sum()), equal, cohen_kappa(counts))
 
 
-def _agreement(first: str, second: str, pairs: Sequence[Pair]) -> Agreement:
-    equal = sum(1 for one, other in pairs if one == other)
-    return Agreement(first, second, len(pairs), equal, cohen_kappa(pairs))
-
-
-def cohen_kappa(pairs: Sequence[Pair]) -> float | None:
-    """Cohen's kappa (1960); None without pairs or where all answers are the same."""
-    if not pairs:
-        return None
+def cohen_kappa(counts: Counts) -> float | None:
+    """Cohen's kappa (1960); None without latents or where all answers are the same."""
     from statsmodels.stats.inter_rater import cohens_kappa
 
-    answers = sorted({answer for pair in pairs for answer in pair})
-    if len(answers) < 2:
+    used = (counts.sum(axis=0) + counts.sum(axis=1)) > 0
+    if used.sum() < 2:
         return None
-    place = {answer: index for index, answer in enumerate(answers)}
-    counts = np.zeros((len(answers), len(answers)))
-    for one, other in pairs:
-        counts[place[one], place[other]] += 1
-    return float(cohens_kappa(counts, return_results=False))
+    return float(cohens_kappa(counts[np.ix_(used, used)], return_results=False))
 
 
-def _confusions(pairs: Sequence[tuple[str, str, bool]]) -> tuple[Confusion, ...]:
-    every = Counter((judge, human) for judge, human, _ in pairs if judge != human)
-    blind = Counter((judge, human) for judge, human, was_blind in pairs if was_blind)
-    return tuple(
-        Confusion(judge, human, n, blind[judge, human])
-        for (judge, human), n in every.most_common(20)
-    )
+def _confusions(table: QueueTable, counts: Counts, blind: Counts) -> tuple[Confusion, ...]:
+    found = [
+        Confusion(table.answers[one], table.answers[other], int(counts[one, other]), int(n_blind))
+        for (one, other), n_blind in np.ndenumerate(blind)
+        if one != other and counts[one, other]
+    ]
+    return tuple(sorted(found, key=lambda row: -row.n)[:MOST_CONFUSIONS])

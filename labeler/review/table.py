@@ -14,6 +14,8 @@ from labeler.review.places import Place, Setting
 
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.int64]
+NOBODY = -1
+"""Code of an answer that nobody gave."""
 OUTCOMES = ("none", "uninterpretable", "error", "unlabelled")
 _SOURCES = ("judge", "human", "import", "nobody")
 _CONFIDENCES = ("low", "middle", "high", "unknown")
@@ -59,8 +61,11 @@ class QueueTable:
         self.reviewed = np.zeros(n, np.bool_)
         self.conflict = np.zeros(n, np.bool_)
         self.audit = np.zeros(n, np.int64)
+        self.judge_answer = np.full(n, NOBODY, np.int32)
+        self.blind = np.zeros(n, np.bool_)
+        self.reviewers: set[str] = set()
         self._text: list[str] = [""] * n
-        self._mine: dict[str, _Mine] = {}
+        self._mine: dict[str, Mine] = {}
         self._orders: dict[str, Rows] = {}
         self._found: dict[str, Mask] = {}
         for row, place in enumerate(self.places):
@@ -70,14 +75,17 @@ class QueueTable:
 
     def replace(self, places: Sequence[Place]) -> None:
         """Put newer places where the same latents stood; new latents are left out."""
+        moved = False
         for place in places:
             for row in self.rows_of.get(place.latent_id, ()):
                 if self.places[row].side == place.side:
+                    moved |= _order_facts(self.places[row]) != _order_facts(place)
                     self.places[row] = place
                     self._put(row, place)
                     for reviewer, mine in self._mine.items():
-                        mine.put(row, place, reviewer)
-        self._orders.clear()
+                        mine.put(row, place, reviewer, self.code(place.voices.get(reviewer)))
+        if moved:
+            self._orders.clear()
         self._found.clear()
 
     def _put(self, row: int, place: Place) -> None:
@@ -92,15 +100,22 @@ class QueueTable:
         self.reviewed[row] = place.reviewed
         self.conflict[row] = place.conflict
         self.audit[row] = place.audit.position if place.audit else 0
+        self.judge_answer[row] = self.code(place.judge_answer)
+        self.blind[row] = bool(place.blind)
+        self.reviewers.update(place.voices, place.skipped)
         self._text[row] = f"{place.crosscoder}:{place.latent_index} {place.explanation}".casefold()
 
-    def mine(self, reviewer: str) -> _Mine:
+    def code(self, answer: str | None) -> int:
+        """Index of an answer among `answers`; NOBODY for None."""
+        return NOBODY if answer is None else self._codes.get(answer, NOBODY)
+
+    def mine(self, reviewer: str) -> Mine:
         """What a reviewer did, latent by latent."""
         if reviewer not in self._mine:
-            mine = _Mine(len(self.places))
+            mine = Mine(len(self.places))
             for row, place in enumerate(self.places):
                 if place.touched or place.skipped:
-                    mine.put(row, place, reviewer)
+                    mine.put(row, place, reviewer, self.code(place.voices.get(reviewer)))
             self._mine[reviewer] = mine
         return self._mine[reviewer]
 
@@ -154,7 +169,7 @@ class QueueTable:
             "conflict": self.conflict,
         }
 
-    def by_mine(self, mine: _Mine) -> Mapping[str, Mask]:
+    def by_mine(self, mine: Mine) -> Mapping[str, Mask]:
         """Mask by what one reviewer did."""
         return {
             "todo": ~mine.decided & ~mine.skipped,
@@ -234,16 +249,25 @@ class QueueTable:
         return max(places, key=lambda place: place.side, default=None)
 
 
-class _Mine:
+def _order_facts(place: Place) -> tuple[object, ...]:
+    """What the orders depend on: most decisions leave it as it was."""
+    return place.priority, place.disagreement, place.audit
+
+
+class Mine:
     """Masks of one reviewer."""
 
     def __init__(self, n: int) -> None:
         self.decided = np.zeros(n, np.bool_)
         self.touched = np.zeros(n, np.bool_)
         self.skipped = np.zeros(n, np.bool_)
+        self.blind = np.zeros(n, np.bool_)
+        self.answer = np.full(n, NOBODY, np.int32)
 
-    def put(self, row: int, place: Place, reviewer: str) -> None:
-        """Take over what a place says of the reviewer."""
+    def put(self, row: int, place: Place, reviewer: str, answer: int) -> None:
+        """Take over what a place says of the reviewer; `answer` is the code of what stands."""
+        self.answer[row] = answer
+        self.blind[row] = reviewer in place.blind
         self.decided[row] = reviewer in place.voices
         self.touched[row] = reviewer in place.touched
         self.skipped[row] = reviewer in place.skipped

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import fisher_exact
 
 from taxonomy.exact import (
     benjamini_hochberg,
@@ -72,3 +73,10 @@ def test_minimum_detectable_count_is_the_nearest_that_a_full_scan_finds(
 def test_nothing_is_detectable_against_an_empty_side() -> None:
     assert minimum_detectable_count(Side(0, 0), 89) is None
     assert minimum_detectable_count(Side(5, 112), 0) is None
+
+
+@pytest.mark.parametrize("counts", [(300, 250), (3000, 2500), (12, 4), (0, 9), (5, 5), (40_000, 1)])
+def test_large_tables_have_the_librarys_p(counts: tuple[int, int]) -> None:
+    target, reference = Side(counts[0], 48_123), Side(counts[1], 47_987)
+    table = [[s.count, s.total - s.count] for s in (target, reference)]
+    assert fisher_p(target, reference) == pytest.approx(fisher_exact(table).pvalue, rel=1e-6)

@@ -78,7 +78,7 @@ def test_numbers_are_printed_as_people_read_them() -> None:
     assert listed(["a", "b", "c"]) == "a, b and c"
 
 
-@given(st.text(st.characters(), max_size=40))
+@given(ANY_TEXT)
 def test_text_that_is_passed_through_has_nothing_to_replace(text: str) -> None:
     assert visible(text) == "".join(visible(character) for character in text)
     assert all(visible(f"\x00{character}")[1:] == visible(character) for character in text)
