@@ -34,6 +34,15 @@ class AgreementRow:
     """`judges`: the label of each judge; `samples of NAME`: the answers of one judge."""
     agreement: Agreement
 
+    @property
+    def words(self) -> str:
+        """The agreement in a few words."""
+        found = self.agreement
+        if found.alpha is None:
+            return f"agreement of {self.raters} undefined: {found.reason}"
+        interval = "" if found.ci_low is None else f" [{found.ci_low:.2f}, {found.ci_high:.2f}]"
+        return f"agreement of {self.raters}: alpha {found.alpha:.2f}{interval}"
+
 
 def read_agreement(session: Session, comparison: Comparison, seed: int = 0) -> list[AgreementRow]:
     """Agreement of all judges, and of the samples of each judge that was asked several times.

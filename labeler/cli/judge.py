@@ -74,8 +74,16 @@ def _serve(plan: ServerPlan, log: Path, file: StudyFile) -> None:
         typer.echo("judge: stopped", err=True)
 
 
-def check(study: StudyPath) -> None:
+def check(
+    study: StudyPath,
+    puzzles: Annotated[
+        bool, typer.Option("--puzzles", help="Rank true above false explanations of puzzles.")
+    ] = False,
+) -> None:
     """Send one schema-constrained request to every server of the judge; say what is wrong."""
+    if puzzles:
+        _check_puzzles(study)
+        return
     from labeler.errors import UsageError
     from labeler.judge.check import check_judge
     from labeler.study import StudyFile
@@ -85,3 +93,15 @@ def check(study: StudyPath) -> None:
         raise UsageError(f"judge.kind: {section.kind} has no server to check; openai has")
     for fit in check_judge(section):
         typer.echo(fit.words)
+
+
+def _check_puzzles(study: Path) -> None:
+    from labeler.progress import progress_for
+    from labeler.puzzles.check import check_puzzles
+    from labeler.stages.judging import study_embedder, study_judge
+    from labeler.study import StudyFile
+
+    file = StudyFile.read(study)
+    judge = study_judge(file, study_embedder(file))
+    for line in check_puzzles(judge, progress=progress_for()).lines:
+        typer.echo(line)

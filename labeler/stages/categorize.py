@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from labeler.errors import UsageError, WorkError
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.stages.isolate import comparisons
-from labeler.stages.judging import judging_inputs, study_embedder, study_judge
+from labeler.stages.judging import NO_MATTER_TO_ANSWERS, judging_inputs, study_embedder, study_judge
 from labeler.store.engine import read_session, write_session
 from labeler.store.schema import Comparison, Run
 from labeler.taxonomies.versions import study_version, taxonomy_input
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from labeler.categorizing import CategorizeSummary
     from labeler.embedding.base import Embedder
     from labeler.judge.base import Judge
+    from labeler.sections.judging import JudgeSection
     from labeler.taxonomies.inducing import Mode
 
 
@@ -42,6 +43,7 @@ class CategorizeStage:
                 "cluster_distance": config.taxonomy.cluster_distance,
                 "min_members": config.taxonomy.min_members,
                 "repeats": config.judge.categorize_repeats,
+                "judges": [row.model_dump(exclude=NO_MATTER_TO_ANSWERS) for row in config.judges],
                 "imported": imported,
                 **judging_inputs(context.study),
             }
@@ -62,6 +64,7 @@ class CategorizeStage:
             notes += work.extended()
             if study.config.taxonomy.accept == "auto":
                 summary = work.categorized()
+        notes += work.compared()
         return StageOutcome("; ".join([_words(summary), *notes]), work.facts(summary))
 
     def is_whole(self, context: StageContext) -> bool:
@@ -102,8 +105,28 @@ class _Work:
             return self._accepted("residual")
         return [self._proposed("residual")]
 
+    def compared(self) -> list[str]:
+        """Let the judges of `[[judges]]` label too, and say how all of them agree."""
+        from labeler.agreement_records import read_agreement
+        from labeler.judge.factory import make_judge
+
+        for section in self._study.config.judges:
+            self._categorized(make_judge(section, self._embedder, self._study.folder), section)
+        with read_session(self._context.engine) as session:
+            rows = [
+                row
+                for comparison_id in self._comparison_ids
+                for row in read_agreement(session, session.get_one(Comparison, comparison_id))
+            ]
+        return [row.words for row in rows if row.agreement.n_raters > 1]
+
     def categorized(self) -> CategorizeSummary:
         """Ask for the categories of every latent."""
+        return self._categorized(self._judge, self._study.config.judge, in_force=True)
+
+    def _categorized(
+        self, judge: Judge, section: JudgeSection, in_force: bool = False
+    ) -> CategorizeSummary:
         from labeler.categorizing import CategorizeConfig, categorize
 
         with write_session(self._context.engine) as session:
@@ -113,15 +136,16 @@ class _Work:
         config = self._study.config
         return categorize(
             self._context.engine,
-            self._judge,
+            judge,
             self._embedder,
             version.id,
             self._comparison_ids,
             self._run_id,
             CategorizeConfig(
                 cluster_distance=config.taxonomy.cluster_distance,
-                repeats=config.judge.categorize_repeats,
+                repeats=section.categorize_repeats,
                 seed=config.study.seed,
+                in_force=in_force,
             ),
             self._context.progress,
         )
