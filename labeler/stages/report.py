@@ -8,7 +8,22 @@ from sqlalchemy import func, select
 
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.store.engine import read_session
-from labeler.store.schema import Comparison, JudgeLabel, ReviewEvent
+from labeler.store.schema import (
+    Comparison,
+    ExplanationScore,
+    JudgeLabel,
+    NullResult,
+    ReviewEvent,
+)
+
+_READ = (
+    JudgeLabel.id,
+    ReviewEvent.id,
+    Comparison.labels_changed_at,
+    ExplanationScore.id,
+    NullResult.id,
+)
+"""What a report reads: a newer one of these makes it stale."""
 
 
 class ReportStage:
@@ -18,12 +33,9 @@ class ReportStage:
     reads_previous = False
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
-        """How the change is counted, and which labels and decisions there are."""
+        """How the change is counted, and up to where labels, scores and null runs reach."""
         with read_session(context.engine) as session:
-            newest = [
-                session.execute(select(func.max(column))).scalar()
-                for column in (JudgeLabel.id, ReviewEvent.id, Comparison.labels_changed_at)
-            ]
+            newest = [session.execute(select(func.max(column))).scalar() for column in _READ]
         study = context.study.config.study.model_dump()
         return {
             "study": study,

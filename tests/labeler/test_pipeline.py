@@ -90,7 +90,7 @@ def test_every_stage_leaves_its_rows(finished_study: TinyStudy) -> None:
     assert count("explanation_score WHERE method = 'detection'") >= with_evidence
     assert count("judge_call") > n_isolated
     assert count("effective_label") == n_isolated
-    assert count("category_change_statistic") == len(seed_taxonomy().categories)
+    assert count("v_category_change_statistic") == len(seed_taxonomy().categories)
 
 
 def test_the_halves_of_the_evidence_share_no_document(finished_study: TinyStudy) -> None:
