@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -88,7 +88,9 @@ def propose(
     """Make categories from explanations and write them as a file that a person reads and edits."""
     from labeler.taxonomies import verbs
 
-    chosen = None if mode is None else mode.value
+    chosen: Literal["induce", "residual"] | None = None
+    if mode is not None:
+        chosen = "induce" if mode is ProposalMode.INDUCE else "residual"
     typer.echo(verbs.propose(_read(study), chosen, output).summary(), err=True)
 
 
