@@ -16,17 +16,44 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crosscoder.planted import PairClass, PlantedConfig
+from crosscoder.checkpoints import load_crosscoder
+from crosscoder.isolation import IsolationRule, eligible_latents
+from crosscoder.model import CrosscoderConfig
+from crosscoder.nulls import noisy_copy_store
+from crosscoder.planted import PairClass, PlantedConfig, generate_planted
 from crosscoder.planted_match import ClassScore, pooled
-from crosscoder.planted_trial import IN_BOTH, METHODS, Method, PairScore, TrialConfig, run_trial
+from crosscoder.planted_trial import (
+    IN_BOTH,
+    METHODS,
+    Method,
+    PairScore,
+    TrialConfig,
+    called_specific,
+    run_trial,
+)
+from crosscoder.scaling import latent_scaling
+from crosscoder.training import train
 
 SEEDS = 5
 VARIANT_SEEDS = 2
 THREE_MODELS = ("pt", "it", "simpo")
+NOISES = (0.05, 0.1, 0.3)
+
+
+@dataclass(frozen=True)
+class NoisyCopy:
+    """A model against a copy of itself with noise added: every isolated latent is a false one."""
+
+    noise: float
+    """In units of the spread of the model's activations."""
+    n_eligible: int
+    """Latents that could have been isolated, both directions together."""
+    strict: int
+    significant: int
 
 
 @dataclass(frozen=True)
@@ -59,7 +86,10 @@ def main() -> None:
     started = time.perf_counter()
     outcomes = [outcome for setting in settings for outcome in _measure(setting)]
     _print_table(outcomes)
+    noises = () if arguments.only else NOISES[1:2] if arguments.quick else NOISES
+    nulls = [_noisy_copy(noise) for noise in noises]
     figures = {
+        "noisy_copy": [asdict(null) for null in nulls],
         "seconds": round(time.perf_counter() - started, 1),
         "quick": arguments.quick,
         "settings": {
@@ -110,7 +140,20 @@ def _settings(n_seeds: int) -> list[Setting]:
         Setting("rare 0.2%", _planted(base, rare_density=0.002), VARIANT_SEEDS),
         Setting("density 8%", _planted(base, density=0.08), VARIANT_SEEDS),
         Setting("a third of the text", _planted(base, n_documents=270), VARIANT_SEEDS),
+        *(
+            Setting(
+                f"own length {length:g}, weight {weight:g}", _close(length, weight), VARIANT_SEEDS
+            )
+            for length in (0.2, 0.1)
+            for weight in (1.0, 4.0, 16.0, 64.0)
+        ),
     ]
+
+
+def _close(length: float, weight: float) -> TrialConfig:
+    """A close fine-tune: what one model has of its own is short, most noise is common."""
+    config = _planted(TrialConfig(), own_length=length, shared_noise=0.9)
+    return replace(config, train=config.train.model_copy(update={"difference_weight": weight}))
 
 
 def _planted(config: TrialConfig, **changes: Any) -> TrialConfig:
@@ -134,6 +177,35 @@ def _measure(setting: Setting) -> list[Outcome]:
         )
         scores += trial.scores
     return [_pool(setting.name, method, scores) for method in METHODS]
+
+
+def _noisy_copy(noise: float) -> NoisyCopy:
+    config = TrialConfig()
+    planted = generate_planted(config.planted)
+    store = noisy_copy_store(planted.store, "tuned", noise, 1, ("model", "copy"))
+    crosscoder_config = CrosscoderConfig(
+        n_models=2,
+        d_model=config.planted.d_model,
+        n_latents=config.n_latents,
+        k=int(planted.truth.mean_active) + 1,
+        model_names=store.model_names,
+        same_init=False,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        train(store, crosscoder_config, config.train, Path(folder))
+        scaling = latent_scaling(load_crosscoder(Path(folder)), store)
+    pairs = scaling.pairs.values()
+    null = NoisyCopy(
+        noise=noise,
+        n_eligible=sum(int(eligible_latents(pair, IsolationRule()).sum()) for pair in pairs),
+        strict=sum(int(called_specific(pair, "strict").sum()) for pair in pairs),
+        significant=sum(int(called_specific(pair, "significant").sum()) for pair in pairs),
+    )
+    print(
+        f"a model against its copy with noise {noise:g}: {null.strict} of {null.n_eligible} "
+        f"isolated by strict, {null.significant} by significant"
+    )
+    return null
 
 
 def _pool(setting: str, method: Method, scores: Sequence[PairScore]) -> Outcome:

@@ -37,6 +37,8 @@ class TrainConfig(BaseModel):
     difference_weight: float = Field(1.0, gt=0)
     """Weight of what differs between the models in the squared loss and in the selection, see
     `crosscoder.stretching`; 1 is the plain loss. Decoders are in the models' own coordinates."""
+    dedicated_share: float = Field(0.0, ge=0, lt=1)
+    """Share of the latents that each model has to itself, see `crosscoder.partitions`."""
     aux_coefficient: float = Field(1 / 32, ge=0)
     """Weight of AuxK on dead latents (`batch_topk`)."""
     wake_silent: bool = True
@@ -69,6 +71,15 @@ class TrainConfig(BaseModel):
     def _annealing_has_a_start(self) -> TrainConfig:
         if self.k_annealing_steps > 0 and self.k_initial is None:
             raise ValueError("k_initial: missing; k_annealing_steps needs the k of the first step")
+        return self
+
+    @model_validator(mode="after")
+    def _dedicated_latents_are_not_stretched(self) -> TrainConfig:
+        if self.dedicated_share > 0 and self.difference_weight != 1:
+            raise ValueError(
+                "dedicated_share: its latents have one model alone, difference_weight mixes the "
+                "models; leave one of them out"
+            )
         return self
 
     @classmethod

@@ -13,6 +13,7 @@ from crosscoder.errors import WorkError
 from crosscoder.losses import Losses, LossSettings, crosscoder_loss
 from crosscoder.model import Crosscoder
 from crosscoder.optimiser import Adam
+from crosscoder.partitions import zero_excluded_gradients
 from crosscoder.schedule import annealed_k, learning_rate
 from crosscoder.stretching import stretch
 from crosscoder.train_config import TrainConfig
@@ -90,6 +91,7 @@ class Trainer:
         loss = float(losses.total.detach())
         self._require_finite(loss, "loss")
         torch.autograd.backward(losses.total)
+        zero_excluded_gradients(self.crosscoder, self._config.dedicated_share)
         limit = self._config.max_grad_norm or math.inf
         gradient_norm = float(nn.utils.clip_grad_norm_(self.crosscoder.parameters(), limit))
         self._require_finite(gradient_norm, "gradient")

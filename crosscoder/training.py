@@ -23,6 +23,7 @@ from crosscoder.files import canonical_json, sha256_text, write_text
 from crosscoder.initialisation import initial_decoder_bias
 from crosscoder.model import Crosscoder, CrosscoderConfig
 from crosscoder.normalisation import fit_normaliser
+from crosscoder.partitions import zero_excluded_weights
 from crosscoder.progress import Progress, SilentProgress
 from crosscoder.quality import Quality, calibrate_theta, measure_quality
 from crosscoder.resume import MetricsLog, TrainingCheckpoints
@@ -174,6 +175,7 @@ class _Run:
         bias = initial_decoder_bias(z, self._train_config.b_dec_init)
         with torch.no_grad():
             crosscoder.b_dec.copy_(bias)
+        zero_excluded_weights(crosscoder, self._train_config.dedicated_share)
         return crosscoder
 
     def _new_trainer(self, crosscoder: Crosscoder) -> Trainer:

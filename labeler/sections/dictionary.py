@@ -30,6 +30,8 @@ class TrainSection(Section):
     """Share of the last steps over which the rate falls linearly to zero."""
     difference_weight: float = Field(1.0, gt=0)
     """Weight of what differs between the models, for close fine-tunes; 1 is the plain loss."""
+    dedicated_share: float = Field(0.0, ge=0, lt=1)
+    """Share of the latents that each model has to itself; not with `difference_weight`."""
     aux_coefficient: float = Field(1 / 32, ge=0)
     """Weight of the AuxK loss on dead latents."""
     wake_silent: bool = True

@@ -62,7 +62,7 @@ class ReplicateStudy(StudyFile):
                 update={"mode": "seed", "file": str(self._taxonomy_file)}
             ),
             "judges": (),
-            "scores": config.scores.model_copy(update={"controls": 0}),
+            "scores": config.scores.model_copy(update={"controls": 0, "methods": ()}),
         }
         return config.model_copy(update=changes)
 
