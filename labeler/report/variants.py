@@ -46,7 +46,7 @@ def compute_variants(
 ) -> Variants:
     """Count the labels in force in every way that the latents' facts allow."""
     rows: list[CategoryRow] = []
-    missing: dict[str, None] = {}
+    missing: dict[str, str] = {}
     for denominator in DENOMINATORS:
         target, reference = (
             [member for member in side if member.is_in(denominator)]
@@ -55,15 +55,15 @@ def compute_variants(
         for counting in COUNTINGS:
             counts = count_latents(places, target, reference, counting)
             for weighting in WEIGHTINGS:
-                reason = _unweighable((*target, *reference), weighting)
+                reason = _unweighable((*target, *reference), weighting, denominator)
                 if reason is not None:
-                    missing[reason] = None
+                    missing.setdefault(weighting, reason)
                     continue
                 changes = _changes(counts, target, reference, counting, weighting, test, alpha)
                 rows += rows_of(
                     changes, places, counting=counting, weighting=weighting, denominator=denominator
                 )
-    return Variants(tuple(rows), tuple(missing))
+    return Variants(tuple(rows), tuple(missing.values()))
 
 
 def count_latents(
@@ -139,9 +139,9 @@ def _rows_by_category(side: Sequence[Member], counting: str) -> dict[str, list[i
     return rows
 
 
-def _unweighable(latents: Sequence[Member], weighting: Weighting) -> str | None:
+def _unweighable(latents: Sequence[Member], weighting: Weighting, denominator: str) -> str | None:
     unknown = sum(weight_of(member, weighting) is None for member in latents)
     if not unknown:
         return None
     fact = "density" if weighting == "frequency" else "density or mean activation"
-    return f"{weighting}-weighted: {unknown} of {len(latents)} latents have no {fact}"
+    return f"{weighting}-weighted: {unknown} of {len(latents)} {denominator} latents have no {fact}"

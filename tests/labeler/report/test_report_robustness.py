@@ -109,7 +109,7 @@ def test_imported_latents_cannot_be_weighted_or_swept_and_the_page_says_so(
     build_imported(sqlite_engine)
     files = reported(sqlite_engine, tmp_path)
     page = files.html.read_text(encoding="utf-8")
-    assert "frequency-weighted: 201 of 201 latents have no density" in page
+    assert "frequency-weighted: 201 of 201 labelled latents have no density" in page
     assert "Not swept: the latents were imported" in page
     with Session(sqlite_engine) as session:
         weightings = set(session.scalars(select(CategoryChangeStatistic.weighting)))
