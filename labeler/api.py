@@ -20,6 +20,8 @@ from taxonomy.tree import Taxonomy
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labeler.exchange.records import Format
+    from labeler.exchange.transfer import ExchangeResult
     from labeler.feature_tables import FeatureTableResult
     from labeler.importing import ImportResult
     from labeler.label_files import LabelImportResult
@@ -181,6 +183,24 @@ class Study:
 
         with self.engine() as engine:
             return export_labels(engine, Path(path))
+
+    def export_latents(
+        self, folder: str | Path, form: Format, crosscoder: str | None = None
+    ) -> int:
+        """Write labelled latents as `neuronpedia`, `delphi` or `saedashboard`; how many."""
+        from labeler.exchange.transfer import export_latents
+
+        with self.engine() as engine:
+            return export_latents(engine, Path(folder), form, crosscoder)
+
+    def import_explanations(
+        self, folder: str | Path, form: Format, crosscoder: str, dry_run: bool = False
+    ) -> ExchangeResult:
+        """Add explanations and evidence of another tool's folder to latents of a crosscoder."""
+        from labeler.exchange.transfer import import_latents
+
+        with opened(self.file, create=True) as engine:
+            return import_latents(engine, Path(folder), form, crosscoder, dry_run)
 
     def import_labels(
         self, path: str | Path, reviewer: str, dry_run: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,24 @@ import typer
 from labeler.cli.options import StudyPath
 from labeler.errors import UsageError
 
+
+class FormatOption(StrEnum):
+    """Formats of other tools."""
+
+    NEURONPEDIA = "neuronpedia"
+    DELPHI = "delphi"
+    SAEDASHBOARD = "saedashboard"
+
+
+LabelsPlace = Annotated[
+    Path, typer.Argument(metavar="FILE", help="CSV, or JSONL by its name; a folder for --format.")
+]
+FormatName = Annotated[
+    FormatOption | None, typer.Option("--format", help="A folder of another tool, not a file.")
+]
+CrosscoderName = Annotated[
+    str | None, typer.Option(help="With --format: whose latents; may be left out if there is one.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and count, change nothing.")]
 
 
@@ -39,26 +58,46 @@ def import_(
 
 def export_labels(
     study: StudyPath,
-    file: Annotated[Path, typer.Argument(metavar="file.csv", help="CSV, or JSONL by its name.")],
+    file: LabelsPlace,
+    form: FormatName = None,
+    crosscoder: CrosscoderName = None,
 ) -> None:
-    """Write every label in force, with the revision that a correction is based on."""
+    """Write every label in force, with the revision that a correction is based on.
+
+    With --format the labelled latents of one crosscoder, as another tool reads them.
+    """
     from labeler.api import Study
 
-    count = Study.open(study).export_labels(file)
-    typer.echo(f"{file}: {count} labels", err=True)
+    if form is None:
+        count = Study.open(study).export_labels(file)
+        typer.echo(f"{file}: {count} labels", err=True)
+        return
+    count = Study.open(study).export_latents(file, form.value, crosscoder)
+    typer.echo(f"{file}: {count} latents as {form.value}", err=True)
 
 
 def import_labels(
     study: StudyPath,
-    file: Annotated[Path, typer.Argument(metavar="file.csv", help="CSV, or JSONL by its name.")],
+    file: LabelsPlace,
     reviewer: Annotated[
         str | None, typer.Option(help="Who decided; the name you are logged in with if not given.")
     ] = None,
+    form: FormatName = None,
+    crosscoder: CrosscoderName = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Take corrections back from a spreadsheet: all of them, or on any conflict none."""
+    """Take corrections back from a spreadsheet: all of them, or on any conflict none.
+
+    With --format the explanations and evidence of another tool's folder, beside the study's own.
+    """
     from labeler.api import Study
 
+    if form is not None:
+        if crosscoder is None:
+            raise UsageError("--crosscoder: name the crosscoder whose latents the folder describes")
+        done = Study.open(study).import_explanations(file, form.value, crosscoder, dry_run)
+        typer.echo(done.summary, err=True)
+        return
     name = _user_name() if reviewer is None else reviewer.strip()
     if not name:
         raise UsageError("--reviewer: is empty; say who decided")

@@ -1,0 +1,1 @@
+"""Explanations and evidence in other people's formats: Neuronpedia, delphi, SAEDashboard."""

@@ -1,0 +1,99 @@
+"""What all the formats have in common: a latent by its number, its texts, what is said of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from labeler.errors import UsageError
+from labeler.store.latent_records import LARGEST_INDEX
+
+Format = Literal["neuronpedia", "delphi", "saedashboard"]
+FORMATS: tuple[Format, ...] = ("neuronpedia", "delphi", "saedashboard")
+
+
+@dataclass(frozen=True)
+class ExchangeExplanation:
+    """What somebody says of a latent."""
+
+    text: str
+    author: str
+    """Model or judge that wrote it, or `human`."""
+
+
+@dataclass(frozen=True)
+class ExchangeWindow:
+    """Tokens with one activation each; `quantile` is None for the strongest texts."""
+
+    tokens: tuple[str, ...]
+    values: tuple[float, ...]
+    quantile: int | None = None
+
+
+@dataclass(frozen=True)
+class ExchangeLatent:
+    """One latent of a dictionary."""
+
+    index: int
+    explanations: tuple[ExchangeExplanation, ...] = ()
+    windows: tuple[ExchangeWindow, ...] = ()
+    density: float | None = None
+    max_activation: float | None = None
+
+
+def latent_index(where: object, value: Any) -> int:
+    """A latent's number, written as text or as a number; UsageError for anything else."""
+    text = str(value)
+    if isinstance(value, bool) or not text.isascii() or not text.isdigit():
+        raise UsageError(f"{where}: {value!r} is no latent's number")
+    if int(text) > LARGEST_INDEX:
+        raise UsageError(f"{where}: {text} is no latent's number; the largest is {LARGEST_INDEX}")
+    return int(text)
+
+
+def window_of(where: object, tokens: Any, values: Any, quantile: int | None) -> ExchangeWindow:
+    """A window from a file; UsageError where tokens and values do not fit together."""
+    is_texts = isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)
+    is_numbers = isinstance(values, list) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in values
+    )
+    if not is_texts or not is_numbers or len(tokens) != len(values):
+        raise UsageError(f"{where}: tokens and values must be lists of one length")
+    return ExchangeWindow(tuple(tokens), tuple(float(value) for value in values), quantile)
+
+
+def json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each object of a JSONL text with the words that say where it stands."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"{path}: line {number}", json_object(f"{path}: line {number}", line)
+
+
+def json_object(where: object, text: str) -> dict[str, Any]:
+    """A JSON object; UsageError says where it is none."""
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        raise UsageError(f"{where}: no valid JSON") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{where}: must be an object")
+    return value
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file; UsageError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def decoded(path: Path, content: bytes) -> str:
+    """UTF-8 text; UsageError names the file."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8 (byte {error.start})") from None

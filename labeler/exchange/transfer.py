@@ -1,0 +1,237 @@
+"""Latents between the database and a folder in another tool's format."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Engine, select, text
+from sqlalchemy.orm import Session
+
+from labeler.errors import UsageError
+from labeler.exchange.delphi import read_delphi, write_delphi
+from labeler.exchange.neuronpedia import HUMAN, read_neuronpedia, write_neuronpedia
+from labeler.exchange.records import (
+    ExchangeExplanation,
+    ExchangeLatent,
+    ExchangeWindow,
+    Format,
+)
+from labeler.exchange.saedashboard import read_saedashboard, write_saedashboard
+from labeler.store.engine import read_session, write_session
+from labeler.store.evidence_records import EvidenceRow, add_evidence, evidence_of
+from labeler.store.judging_records import add_explanation, get_or_create_judge
+from labeler.store.latent_records import LatentRow, add_latents, get_or_create_crosscoder
+from labeler.store.runs import begin_run, finish_run
+from labeler.store.schema import Crosscoder, Evidence, Explanation, Latent
+
+FIRING_KINDS = ("top", "quantile")
+ROLE = "plain"
+
+
+@dataclass(frozen=True)
+class ExchangeResult:
+    """What an import did, or with `dry_run` would have done."""
+
+    n_latents: int
+    n_explanations: int
+    """New ones."""
+    n_windows: int
+    """New ones, of latents that had no evidence."""
+    dry_run: bool
+
+    @property
+    def summary(self) -> str:
+        """The result in words."""
+        verb = "would write" if self.dry_run else "wrote"
+        return (
+            f"{self.n_latents} latents: {verb} {self.n_explanations} explanations and "
+            f"{self.n_windows} windows of evidence"
+        )
+
+
+class _DryRunError(Exception):
+    """Rolls back the transaction of a dry run."""
+
+
+def export_latents(
+    engine: Engine, folder: Path, form: Format, crosscoder: str | None = None
+) -> int:
+    """Write the latents of one crosscoder that are labelled; returns how many were written.
+
+    UsageError where `crosscoder` is missing and there are several, or is not in the database.
+    """
+    with read_session(engine) as session:
+        row = _crosscoder(session, crosscoder)
+        latents = _latents(session, row)
+    try:
+        if form == "neuronpedia":
+            return write_neuronpedia(folder, latents, "difflens", row.name)
+        if form == "delphi":
+            return write_delphi(folder, latents, row.name)
+        return write_saedashboard(folder, latents, "difflens", row.name)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"{folder}: cannot be written: {error.strerror}; name a folder") from None
+
+
+def import_latents(
+    engine: Engine, folder: Path, form: Format, crosscoder: str, dry_run: bool = False
+) -> ExchangeResult:
+    """Read a folder and add what is new: all of it, or on any mistake nothing.
+
+    Explanations come under judges of the kind `import`, which are in force nowhere; evidence comes
+    to latents that have none. A crosscoder of this study must have the latents, a new name makes
+    one without weights.
+    """
+    read = {"neuronpedia": read_neuronpedia, "delphi": read_delphi}.get(form, read_saedashboard)
+    latents = read(folder)
+    result: ExchangeResult | None = None
+    try:
+        with write_session(engine) as session:
+            result = _write(session, folder, form, crosscoder, latents, dry_run)
+            if dry_run:
+                raise _DryRunError
+    except _DryRunError:
+        pass
+    assert result is not None
+    return result
+
+
+_LABELLED = text(
+    "SELECT DISTINCT v.latent_id, v.explanation, v.source, coalesce(v.reviewer, v.judge) AS who"
+    " FROM v_effective_label AS v WHERE v.crosscoder = :crosscoder"
+)
+
+
+def _crosscoder(session: Session, name: str | None) -> Crosscoder:
+    rows = list(session.execute(select(Crosscoder).order_by(Crosscoder.id)).scalars())
+    names = [row.name for row in rows]
+    if name is None and len(rows) != 1:
+        raise UsageError(f"--crosscoder: name one of {', '.join(names) or '(there is none)'}")
+    found = [row for row in rows if name in (None, row.name)]
+    if not found:
+        raise UsageError(f"--crosscoder: {name!r} is not one of {', '.join(names)}")
+    return found[0]
+
+
+def _latents(session: Session, crosscoder: Crosscoder) -> list[ExchangeLatent]:
+    said: dict[int, list[ExchangeExplanation]] = defaultdict(list)
+    ids: set[int] = set()
+    for row in session.execute(_LABELLED, {"crosscoder": crosscoder.name}):
+        ids.add(row.latent_id)
+        if row.explanation:
+            author = HUMAN if row.source == "human" else row.who or "difflens"
+            explanation = ExchangeExplanation(row.explanation, author)
+            if explanation not in said[row.latent_id]:
+                said[row.latent_id].append(explanation)
+    latents = [session.get_one(Latent, latent_id) for latent_id in ids]
+    return [
+        ExchangeLatent(
+            latent.latent_index,
+            tuple(said[latent.id]),
+            tuple(_window(row) for row in evidence_of(session, latent.id)
+                  if row.kind in FIRING_KINDS),
+            latent.density,
+            latent.max_activation,
+        )
+        for latent in sorted(latents, key=lambda latent: latent.latent_index)
+    ]  # fmt: skip
+
+
+def _window(row: Evidence) -> ExchangeWindow:
+    return ExchangeWindow(tuple(row.tokens), tuple(row.activations), row.quantile)
+
+
+def _write(
+    session: Session,
+    folder: Path,
+    form: Format,
+    name: str,
+    latents: Sequence[ExchangeLatent],
+    dry_run: bool,
+) -> ExchangeResult:
+    run_id = begin_run(session, "import", {"folder": folder.name, "format": form})
+    crosscoder = get_or_create_crosscoder(session, name)
+    known = {
+        row.latent_index: row.id
+        for row in session.execute(
+            select(Latent).where(Latent.crosscoder_id == crosscoder.id)
+        ).scalars()
+    }
+    missing = [latent.index for latent in latents if latent.index not in known]
+    if crosscoder.sha256 is not None and missing:
+        raise UsageError(f"{folder}: crosscoder {name} has no latent {missing[0]}")
+    known |= add_latents(
+        session,
+        crosscoder.id,
+        [
+            LatentRow(latent.index, density=latent.density, max_activation=latent.max_activation)
+            for latent in latents
+            if latent.index in missing
+        ],
+    )
+    n_explanations = sum(
+        _explain(session, run_id, form, known[latent.index], said)
+        for latent in latents
+        for said in latent.explanations
+    )
+    n_windows = sum(
+        _add_windows(session, run_id, form, known[latent.index], latent.windows)
+        for latent in latents
+    )
+    finish_run(session, run_id)
+    return ExchangeResult(len(latents), n_explanations, n_windows, dry_run)
+
+
+def _explain(
+    session: Session, run_id: int, form: Format, latent_id: int, said: ExchangeExplanation
+) -> bool:
+    """Write an explanation unless its author has said it already."""
+    judge = get_or_create_judge(
+        session, f"{form}: {said.author}"[:200], said.author[:300], "import"
+    )
+    newest = session.execute(
+        select(Explanation.text)
+        .where(Explanation.latent_id == latent_id, Explanation.judge_id == judge.id)
+        .order_by(Explanation.id.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    if newest == said.text:
+        return False
+    add_explanation(session, run_id, latent_id, judge.id, said.text)
+    return True
+
+
+def _add_windows(
+    session: Session, run_id: int, form: Format, latent_id: int, windows: Sequence[ExchangeWindow]
+) -> int:
+    """Write the windows of a latent that has no evidence, each text once."""
+    if evidence_of(session, latent_id):
+        return 0
+    rows: dict[str, EvidenceRow] = {}
+    for window in windows:
+        document = f"{form}-{_hash(window)}"
+        rows.setdefault(
+            document,
+            EvidenceRow(
+                latent_id=latent_id,
+                kind="top" if window.quantile is None else "quantile",
+                split="explain" if len(rows) % 2 == 0 else "score",
+                document_id=document,
+                start=0,
+                tokens=window.tokens,
+                token_ids=[-1] * len(window.tokens),
+                roles=[ROLE] * len(window.tokens),
+                activations=window.values,
+                quantile=window.quantile,
+            ),
+        )
+    return add_evidence(session, run_id, rows.values())
+
+
+def _hash(window: ExchangeWindow) -> str:
+    content = "\0".join(window.tokens).encode("utf-8", "backslashreplace")
+    return hashlib.sha256(content).hexdigest()[:32]
