@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from labeler.judge.answers import AnswerError, is_refusal, parse_answer
 from labeler.judge.base import JudgeReply, JudgeRequest, ReplyStatus
+from labeler.judge.languages import LANGUAGE_NAMES, LanguageIdentifier
+
+_QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'|\u201c[^\u201d]*\u201d|\u00ab[^\u00bb]*\u00bb|`[^`]*`")
 
 
 def read_completion(request: JudgeRequest, body: Mapping[str, Any], latency_s: float) -> JudgeReply:
@@ -45,13 +50,31 @@ def _judge_text(
             return "truncated", None, "no content before judge.max_tokens was reached"
         return "parse_error", None, "content is null"
     try:
-        return "ok", parse_answer(request, text), None
+        answer = parse_answer(request, text)
+        _require_english(request, answer)
+        return "ok", answer, None
     except AnswerError as problem:
         if finish_reason == "length":
             return "truncated", None, f"cut off at judge.max_tokens: {problem}"
         if "{" not in text and is_refusal(text):
             return "refused", None, "the model refused"
         return "parse_error", None, str(problem)
+
+
+def _require_english(request: JudgeRequest, answer: Mapping[str, Any]) -> None:
+    """AnswerError for an explanation that is certainly in another language, quotations aside."""
+    if request.stage != "explain":
+        return
+    own_words = _QUOTED.sub(" ", str(answer["explanation"]))
+    language = _identifier().certain_language(own_words)
+    if language not in (None, "en"):
+        name = LANGUAGE_NAMES[str(language)]
+        raise AnswerError(f"the explanation is in {name}, not in English")
+
+
+@cache
+def _identifier() -> LanguageIdentifier:
+    return LanguageIdentifier()
 
 
 def _first_choice(body: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -19,6 +19,9 @@ MIN_BYTES = 20
 MIN_CONFIDENCE = 0.8
 """Probability below which a text has no known language: code, numbers, lists of names."""
 
+SENTENCE_LETTERS, CERTAINTY = 30, 0.95
+"""Letters of a sentence, and probability, from which its language counts as certain."""
+
 
 class LanguageIdentifier:
     """Naive Bayes over byte n-grams (py3langid, after Lui and Baldwin 2012)."""
@@ -30,6 +33,13 @@ class LanguageIdentifier:
             return None
         language, confidence = self._model.classify(text)
         return str(language) if confidence >= MIN_CONFIDENCE else None
+
+    def certain_language(self, text: str) -> str | None:
+        """The language of a sentence, where hardly any doubt is left; None otherwise."""
+        if sum(character.isalpha() for character in text) < SENTENCE_LETTERS:
+            return None
+        language, confidence = self._model.classify(text)
+        return str(language) if confidence >= CERTAINTY else None
 
     @cached_property
     def _model(self) -> Any:

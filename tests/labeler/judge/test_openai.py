@@ -188,6 +188,27 @@ def test_unusable_answers_are_asked_again_a_few_times_and_keep_their_words(step:
         assert reply.raw == step.content
 
 
+@pytest.mark.parametrize(
+    ("explanation", "words"),
+    [
+        ("Die Latente feuert bei Entschuldigungen des Assistenten in Ablehnungen", "in German"),
+        ("El latente se activa en disculpas del asistente cuando rechaza algo", "in Spanish"),
+        ("Fires on apologies such as 'je suis vraiment désolé de ne pas pouvoir aider'", None),
+        ("Ingredients in Italian recipes: pasta, risotto, parmigiano, olio, basilico", None),
+        ("apologies", None),
+    ],
+)
+def test_an_explanation_in_another_language_is_no_answer(
+    explanation: str, words: str | None
+) -> None:
+    said = {"explanation": explanation, "interpretable": True, "confidence": 0.5}
+    with serving(Step(json.dumps(said))) as server:
+        reply = ask(server, explain_request(subject()))
+    assert reply.status == ("ok" if words is None else "parse_error")
+    assert words is None or f"{words}, not in English" in str(reply.error)
+    assert reply.raw == json.dumps(said)
+
+
 def test_a_category_that_was_not_offered_is_no_label() -> None:
     answer = {
         "outcome": "assigned",
