@@ -26,7 +26,7 @@ VENV = ".venv-vllm"
 PROBE_TIMEOUT_S = 120.0
 SHOWN_LINES = 15
 """Last lines of the server's log that are shown where it died."""
-STOP_WAIT_S = 20.0
+STOP_WAIT_S = 10.0
 """Seconds that each signal is given to stop the server."""
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",

@@ -1,0 +1,139 @@
+"""`difflens judge check` says in one line what is wrong with a judge."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from stub_server import Step, StubServer
+
+from labeler.cli.main import run
+
+GOOD = json.dumps({"explanation": "apologies", "interpretable": True, "confidence": 0.9})
+KEY = "sk-very-secret-0815"
+
+
+def study(folder: Path, url: str, **judge: object) -> str:
+    values = {"kind": "openai", "base_url": url, "model": "m", "max_tokens": 256} | judge
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    path = folder / "study.toml"
+    path.write_text("[judge]\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def check(
+    folder: Path,
+    step: Step,
+    capsys: pytest.CaptureFixture[str],
+    context: int = 8192,
+    **judge: object,
+) -> tuple[int, str, str]:
+    """Status, stdout and the one line on stderr of a check of a server that answers so."""
+    with StubServer(lambda *_: step, models={"m": context, "other": 4096}).running() as server:
+        status = run(["judge", "check", study(folder, server.url, **judge)])
+    printed = capsys.readouterr()
+    assert len(printed.err.splitlines()) <= 1
+    return status, printed.out, printed.err
+
+
+def test_a_fit_judge_is_named_with_latency_and_tokens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = check(tmp_path, Step(GOOD), capsys)
+    assert (status, err) == (0, "")
+    assert ": m answered in 0." in out
+    assert out.endswith("s, 11 + 7 tokens\n")
+
+
+def test_one_constrained_request_is_sent(tmp_path: Path) -> None:
+    with StubServer(lambda *_: Step(GOOD), models={"m": 8192}).running() as server:
+        assert run(["judge", "check", study(tmp_path, server.url)]) == 0
+    (request,) = server.received
+    assert request.body["response_format"]["type"] == "json_schema"
+    assert "guided_json" not in request.body
+
+
+def test_a_server_that_is_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    assert run(["judge", "check", study(tmp_path, f"http://127.0.0.1:{port}/v1")]) == 1
+    assert "the server is down or not there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("step", "judge", "status", "words"),
+    [
+        (
+            Step(status=404, body='{"error": {"message": "The model `big` does not exist."}}'),
+            {"model": "big"}, 2, "judge.model: {url} has no 'big'; it has m, other",
+        ),
+        (Step("They all apologise."), {}, 1, "ignores response_format json_schema"),
+        (Step(f"Sure! Here it is: {GOOD}"), {}, 1, "ignores response_format json_schema"),
+        (
+            Step(status=400, body='{"error": {"message": "unknown field response_format"}}'),
+            {}, 1, "takes no response_format json_schema",
+        ),
+        (
+            Step(status=400, body='{"error": {"message": "max_tokens=9 is above max_model_len"}}'),
+            {}, 2, "judge.max_tokens: {url} has too short a context",
+        ),
+        (
+            Step(GOOD[:20], finish_reason="length"),
+            {}, 2, "judge.max_tokens: 256 end before the answer does",
+        ),
+        (
+            Step(status=401, body='{"error": {"message": "no key"}}'),
+            {}, 2, "judge.api_key_env: missing, a key is needed",
+        ),
+        (Step(status=404, body="not found"), {}, 2, "judge.base_url: nothing at"),
+        (Step(status=500, body="boom"), {}, 1, "500: boom"),
+        (Step(body="<html>"), {}, 1, "is no chat API"),
+    ],
+    ids=[
+        "model", "prose", "wrapped", "schema", "context", "cut", "key", "path", "broken", "html",
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_in_one_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    step: Step,
+    judge: dict[str, object],
+    status: int,
+    words: str,
+) -> None:
+    found, out, err = check(tmp_path, step, capsys, **judge)
+    assert (found, out) == (status, "")
+    for part in words.split("{url}"):
+        assert part in err
+
+
+def test_a_context_that_prompts_do_not_fit_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = check(tmp_path, Step(GOOD), capsys, context=1024)
+    assert status == 2
+    assert "judge.server.max_model_len" in err
+    assert "context of 1024 tokens" in err
+
+
+def test_a_wrong_key_is_named_by_its_variable_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    refusal = Step(status=401, body=json.dumps({"error": {"message": f"bad key {KEY}"}}))
+    status, _, err = check(tmp_path, refusal, capsys, api_key_env="JUDGE_KEY")
+    assert status == 2
+    assert "judge.api_key_env: the key in JUDGE_KEY is refused" in err
+    assert KEY not in err
+
+
+def test_a_judge_without_a_server_has_nothing_to_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text('[judge]\nkind = "evidence"\n', encoding="utf-8")
+    assert run(["judge", "check", str(path)]) == 2
+    assert "judge.kind: evidence has no server" in capsys.readouterr().err
