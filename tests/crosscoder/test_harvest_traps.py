@@ -47,7 +47,7 @@ def test_trap_7_a_latent_without_norms_has_no_delta_norm_and_is_never_chosen(
     assert np.isnan(pair.delta_norm[3])
     assert scaling.n_active[3] == 0
     for kind in ("strict", "significant", "ranked"):
-        rule = IsolationRule(kind=kind, max_density=1.0, min_documents=1, top=6)  # type: ignore[arg-type]
+        rule = IsolationRule(kind=kind, max_density=1.0, min_documents=1, top=6)
         assert 3 not in select_latents(pair, rule).latent_indices
 
 
