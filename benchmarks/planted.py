@@ -87,7 +87,7 @@ def main() -> None:
     outcomes = [outcome for setting in settings for outcome in _measure(setting)]
     _print_table(outcomes)
     noises = () if arguments.only else NOISES[1:2] if arguments.quick else NOISES
-    nulls = [_noisy_copy(noise) for noise in noises]
+    nulls = [_noisy_copy(noise, 6 if arguments.quick else 24) for noise in noises]
     figures = {
         "noisy_copy": [asdict(null) for null in nulls],
         "seconds": round(time.perf_counter() - started, 1),
@@ -179,7 +179,7 @@ def _measure(setting: Setting) -> list[Outcome]:
     return [_pool(setting.name, method, scores) for method in METHODS]
 
 
-def _noisy_copy(noise: float) -> NoisyCopy:
+def _noisy_copy(noise: float, epochs: float) -> NoisyCopy:
     config = TrialConfig()
     planted = generate_planted(config.planted)
     store = noisy_copy_store(planted.store, "tuned", noise, 1, ("model", "copy"))
@@ -192,7 +192,8 @@ def _noisy_copy(noise: float) -> NoisyCopy:
         same_init=False,
     )
     with tempfile.TemporaryDirectory() as folder:
-        train(store, crosscoder_config, config.train, Path(folder))
+        settings = config.train.model_copy(update={"epochs": float(epochs)})
+        train(store, crosscoder_config, settings, Path(folder))
         scaling = latent_scaling(load_crosscoder(Path(folder)), store)
     pairs = scaling.pairs.values()
     null = NoisyCopy(

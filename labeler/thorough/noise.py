@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from labeler.errors import UsageError
 from labeler.report.beside import NullRun
 from labeler.stages.base import StageContext
 from labeler.stages.train import configs, opened_store
@@ -20,6 +21,7 @@ def noise_null(context: StageContext, model: str, folder: Path) -> NullRun:
 
     The copies start from weights of their own, so that nothing is equal by construction.
     """
+    from crosscoder.activations import ActivationStore
     from crosscoder.checkpoints import load_crosscoder
     from crosscoder.isolation import eligible_latents, select_latents
     from crosscoder.nulls import noisy_copy_store
@@ -30,6 +32,10 @@ def noise_null(context: StageContext, model: str, folder: Path) -> NullRun:
     section = context.study.config.thorough
     seed = context.study.config.study.seed
     whole = opened_store(context)
+    if not isinstance(whole, ActivationStore):
+        raise UsageError(
+            "thorough.noise: the activations of this study are streamed and not stored; set it to 0"
+        )
     store = noisy_copy_store(whole, model, section.noise, seed, NAMES, section.noise_tokens)
     crosscoder_config, train_config = configs(context, store)
     changes = {"same_init": False, "layer": None, "tokenizer_sha256": None}

@@ -33,14 +33,17 @@ class ReplicateStudy(StudyFile):
         return self._home
 
     def prepare(self, harvest: Path, context: StageContext) -> None:
-        """Write the taxonomy; use the original's activations: a seed does not change them."""
+        """Write the taxonomy; use the original's activations: a seed does not change them.
+
+        A study that streams has none: its replicates let the models read again.
+        """
         self._home.mkdir(parents=True, exist_ok=True)
         content = self._taxonomy.model_dump(mode="json", exclude_none=True)
         self._taxonomy_file.write_text(
             yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8"
         )
         link = with_key(context, "harvest").folder("harvest")
-        if link.exists():
+        if link.exists() or not harvest.exists():
             return
         link.parent.mkdir(parents=True, exist_ok=True)
         try:

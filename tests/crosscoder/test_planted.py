@@ -140,8 +140,8 @@ def test_precision_counts_what_is_matched_to_nothing_as_wrong() -> None:
     assert pooled([score, score]).n_right == 4
 
 
-def test_interval_rule_finds_planted_latents_rare_ones_included(trial: Trial) -> None:
-    """Trap: bins alone miss rare latents; shrunk, decoupled and rotated ones are not specific."""
+def test_trap_interval_rule_finds_planted_latents_rare_ones_included(trial: Trial) -> None:
+    """Bins alone miss rare latents; shrunk, decoupled and rotated ones are not specific."""
     significant = [score for score in trial.scores if score.method == "significant"]
     assert len(significant) == 2
     only = pooled([score.target_only for score in significant])
@@ -171,8 +171,8 @@ def test_intervals_cover_the_true_ratio(trial: Trial, trial_folder: Path) -> Non
         assert 0.92 <= coverage <= 0.975
 
 
-def test_model_against_a_noisy_copy_of_itself_isolates_nothing(tmp_path: Path) -> None:
-    """Trap: a null run; the copy is not equal, so that nothing holds by construction alone."""
+def test_trap_model_against_a_noisy_copy_of_itself_isolates_nothing(tmp_path: Path) -> None:
+    """A null run: the copy is not equal, so that nothing holds by construction alone."""
     planted = generate_planted(SMALL)
     store = noisy_copy_store(planted.store, "tuned", 0.1, seed=3, names=("model", "copy"))
     config = CrosscoderConfig(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from scipy import stats
 
 from crosscoder.activations import ActivationStore, write_store
 from crosscoder.errors import InputError
+from crosscoder.isolation import IsolationRule, select_latents
 from crosscoder.jackknife import jackknife_ratio
 from crosscoder.model import Crosscoder, CrosscoderConfig
 from crosscoder.scaling import (
@@ -95,7 +98,7 @@ def scaled(planted: Planted) -> LatentScaling:
 @pytest.mark.parametrize("kind", ["error", "reconstruction"])
 @pytest.mark.parametrize("target", NAMES)
 @pytest.mark.parametrize("reference", NAMES)
-def test_one_pass_betas_equal_the_brute_force_form_in_every_direction(
+def test_trap_one_pass_betas_equal_the_brute_force_form_in_every_direction(
     planted: Planted, scaled: LatentScaling, kind: str, target: str, reference: str
 ) -> None:
     if target == reference:
@@ -384,3 +387,45 @@ def test_uncalibrated_crosscoder_is_refused(tmp_path: Path) -> None:
 def test_unknown_model_is_named(scaled: LatentScaling) -> None:
     with pytest.raises(InputError, match="'sft'"):
         scaled.pair("sft", "pt")
+
+
+def test_trap_scales_of_the_models_change_no_ratio(tmp_path: Path) -> None:
+    """Betas belong to the normalised space: a model harvested in other units has equal nu."""
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(900, 2, 6, generator=generator)
+    scalings = []
+    for number, scale in enumerate((1.0, 1000.0)):
+        crosscoder = make_crosscoder()
+        raw = x * torch.tensor([1.0, scale])[:, None]
+        store = write_store(tmp_path / str(number), raw, model_names=("a", "b"))
+        crosscoder.act_mean.mul_(torch.tensor([1.0, scale])[:, None])
+        crosscoder.act_scale.mul_(torch.tensor([1.0, scale]))
+        scalings.append(latent_scaling(crosscoder, store).pair("a", "b"))
+    np.testing.assert_allclose(scalings[0].nu_error, scalings[1].nu_error, rtol=1e-4)
+    assert np.isfinite(scalings[0].nu_error).any()
+
+
+def test_trap_file_of_the_scaling_names_its_space_and_activation(
+    tmp_path: Path, scaled: LatentScaling
+) -> None:
+    save_scaling(scaled, tmp_path / "scaling.safetensors")
+    with safe_open(tmp_path / "scaling.safetensors", framework="np") as file:
+        metadata = json.loads(file.metadata()["scaling"])
+    assert metadata["space"] == "normalised"
+    assert metadata["activation"] == "thresholded, unscaled"
+
+
+def test_trap_tiny_or_negative_denominator_never_makes_a_latent_specific() -> None:
+    """nu far below 0 is a reference-only latent seen along noise, no evidence for the target."""
+    planted = Planted(n=2000, seed=3)
+    planted.decoder[0, 2] *= 1e-3
+    planted.reconstruction = (
+        torch.einsum("nf,fmd->nmd", planted.dense, planted.decoder) + planted.bias
+    )
+    noise = torch.randn(planted.x.shape, generator=torch.Generator().manual_seed(1))
+    planted.x = planted.reconstruction + noise.double()
+    pair = finish_scaling(planted.sums(), planted.decoder, NAMES).pair("simpo", "pt")
+    assert abs(pair.nu_error[0]) > 5 or np.isnan(pair.nu_error[0])
+    for kind in ("strict", "significant"):
+        chosen = select_latents(pair, IsolationRule.model_validate({"kind": kind}))
+        assert 0 not in chosen.latent_indices

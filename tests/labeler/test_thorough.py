@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
-from tiny_study import TinyStudy, write_study
+from tiny_study import TinyStudy
 
 from labeler.cli.main import run
 from labeler.report.beside import NullRun
@@ -20,7 +20,7 @@ PLACES = (CategoryPlace("safety", "Safety", 1, None), CategoryPlace("code", "Cod
 
 def members(side: str, **counts: int) -> tuple[Member, ...]:
     """So many latents of each category; `none` has no category."""
-    rows = []
+    rows: list[Member] = []
     for category, count in counts.items():
         for _ in range(count):
             categories = () if category == "none" else (frozenset({category}),)
@@ -65,15 +65,10 @@ def test_category_that_one_seed_alone_finds_has_an_infinite_end() -> None:
 
 @pytest.fixture(scope="module")
 def thorough_study(
-    tiny_model_folder: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory
+    finished_study: TinyStudy, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> TinyStudy:
-    study = write_study(
-        tmp_path_factory.mktemp("thorough") / "study",
-        tiny_model_folder,
-        isolate={"top": 5},
-        scores={"controls": 0, "methods": []},
-        thorough={"seeds": 1, "permutations": 20, "noise": 0.1},
-    )
+    copy = finished_study.copied_to(tmp_path_factory.mktemp("thorough") / "study")
+    study = copy.with_tables(thorough={"seeds": 1, "permutations": 20})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIFFLENS_CACHE", str(tiny_cache))
         assert run(["run", str(study.path), "--thorough"]) == 0
