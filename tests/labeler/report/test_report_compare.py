@@ -19,18 +19,27 @@ from labeler.store.engine import open_engine, write_session
 from labeler.store.schema import Crosscoder
 
 
+@pytest.fixture(scope="module")
+def reported_file(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of the planted study with a report, built once."""
+    folder = tmp_path_factory.mktemp("reported")
+    shutil.copy(migrated_file, folder / "difflens.db")
+    engine = open_engine(f"sqlite:///{folder / 'difflens.db'}")
+    build_planted(engine)
+    build_report(engine, ReportOptions("one"), folder / "report", report_run(engine))
+    engine.dispose()
+    return folder / "difflens.db"
+
+
 @pytest.fixture
-def studies(migrated_file: Path, tmp_path: Path) -> list[Engine]:
+def studies(reported_file: Path, tmp_path: Path) -> list[Engine]:
     """The planted study twice, each with a report; the second by another crosscoder."""
     engines = []
     for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        shutil.copy(migrated_file, tmp_path / name / "difflens.db")
-        engine = open_engine(f"sqlite:///{tmp_path / name / 'difflens.db'}")
-        build_planted(engine)
+        shutil.copy(reported_file, tmp_path / f"{name}.db")
+        engine = open_engine(f"sqlite:///{tmp_path / f'{name}.db'}")
         with write_session(engine) as session:
             session.execute(update(Crosscoder).values(sha256=name[:2] * 32))
-        build_report(engine, ReportOptions(name), tmp_path / name / "report", report_run(engine))
         engines.append(engine)
     return engines
 

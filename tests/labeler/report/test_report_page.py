@@ -98,6 +98,8 @@ def test_how_the_latents_were_isolated_is_told_with_rule_message_and_figures(
         "c1-delta-norm-target.svg",
         "c1-nu-reference.svg",
         "c1-nu-target.svg",
+        "c1-sweep-narrow.svg",
+        "c1-sweep.svg",
     ]
     assert all(path.is_file() for path in planted_report.figures)
 
