@@ -242,12 +242,13 @@ LEFT JOIN effective_label_category AS ec
 LEFT JOIN category AS k ON k.id = ec.category_id
 LEFT JOIN review_event AS d ON d.id = e.review_event_id
 LEFT JOIN explanation AS w ON w.id = e.explanation_id
-WHERE e.comparison_id = :comparison_id {some}
+WHERE e.comparison_id = :comparison_id AND e.side IN ('target', 'reference') {some}
 """
 _OTHERS = """
 SELECT ec.side, ec.latent_id, k.slug
 FROM effective_label_category AS ec JOIN category AS k ON k.id = ec.category_id
-WHERE ec.comparison_id = :comparison_id AND ec.rank > 1 {some}
+WHERE ec.comparison_id = :comparison_id AND ec.side IN ('target', 'reference') AND ec.rank > 1
+  {some}
 ORDER BY ec.rank
 """
 _LABELS = """

@@ -6,12 +6,13 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, insert, or_, select, tuple_
+from sqlalchemy import delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
 from labeler.store.effective_rule import CategoryChoice, Choice, Setting, choose
 from labeler.store.helpers import chunks
 from labeler.store.schema import (
+    SIDES,
     Comparison,
     ComparisonSetting,
     EffectiveLabel,
@@ -148,7 +149,7 @@ def _present(session: Session, comparison_id: int, latents: set[int] | None) -> 
     for part in _parts(latents):
         query = select(EffectiveLabel).where(EffectiveLabel.comparison_id == comparison_id)
         if part is not None:
-            query = query.where(EffectiveLabel.latent_id.in_(part))
+            query = query.where(EffectiveLabel.side.in_(SIDES), EffectiveLabel.latent_id.in_(part))
         for row in session.connection().execute(query):
             place = Place(comparison_id, row.side, row.latent_id)
             present[place] = Choice(
@@ -171,7 +172,7 @@ def _present_categories(
     for part in _parts(latents):
         query = select(table).where(table.comparison_id == comparison_id).order_by(table.rank)
         if part is not None:
-            query = query.where(table.latent_id.in_(part))
+            query = query.where(table.side.in_(SIDES), table.latent_id.in_(part))
         for row in session.connection().execute(query):
             place = Place(comparison_id, row.side, row.latent_id)
             categories[place].append(CategoryChoice(row.rank, row.category_id, row.confidence))
@@ -179,14 +180,22 @@ def _present_categories(
 
 
 def _remove(session: Session, places: Sequence[Place]) -> None:
+    sides: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for place in places:
+        sides[place.comparison_id, place.side].append(place.latent_id)
     for table in (EffectiveLabelCategory, EffectiveLabel):
-        for part in chunks(places):
-            keys = [(place.comparison_id, place.side, place.latent_id) for place in part]
-            session.execute(
-                delete(table)
-                .where(tuple_(table.comparison_id, table.side, table.latent_id).in_(keys))
-                .execution_options(synchronize_session=False)
-            )
+        for (comparison_id, side), latent_ids in sides.items():
+            for part in chunks(latent_ids):
+                # Column by column: SQLite looks up no index for a tuple in a list.
+                session.execute(
+                    delete(table)
+                    .where(
+                        table.comparison_id == comparison_id,
+                        table.side == side,
+                        table.latent_id.in_(part),
+                    )
+                    .execution_options(synchronize_session=False)
+                )
 
 
 def _insert(session: Session, choices: Mapping[Place, Choice]) -> None:
