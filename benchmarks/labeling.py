@@ -34,7 +34,7 @@ from sqlalchemy import func, select
 from labeler.judge.openai import OpenAiJudge
 from labeler.judge.requests import explain_request
 from labeler.judge.subjects import load_subject
-from labeler.labeling import label_latents
+from labeler.labeling import explain_questions, label_latents
 from labeler.sections.judging import JudgeSection
 from labeler.store import migrate
 from labeler.store.engine import open_engine, read_session, write_session
@@ -92,11 +92,15 @@ def main() -> None:
 
 def against_stub(folder: Path, quick: bool) -> dict[str, Any]:
     """Batches of many concurrencies against the stub."""
-    plan = ((16, 10), (64, 8)) if quick else ((16, 20), (64, 20), (256, 20))
+    plan = ((16, 10), (64, 8)) if quick else ((16, 30), (64, 30), (256, 30))
     template = folder / "template.db"
     write_study(template, max(c * rounds for c, rounds in plan))
     port = free_port()
-    figures: dict[str, Any] = {"latency_s": LATENCY_S, "batches": []}
+    figures: dict[str, Any] = {
+        "latency_s": LATENCY_S,
+        "prompt_cpu_ms_per_request": round(prompt_cpu_ms(template), 2),
+        "batches": [],
+    }
     with stub(port, LATENCY_S):
         for concurrency, rounds in plan:
             database = folder / f"study-{concurrency}.db"
@@ -141,6 +145,16 @@ def label(database: Path, port: int, concurrency: int, n_latents: int) -> Measur
     assert stored == n_latents
     engine.dispose()
     return Measured(concurrency, n_latents, seconds, used, _stats(port)["peak"])
+
+
+def prompt_cpu_ms(database: Path, n_latents: int = 512) -> float:
+    """The part of the CPU that reads evidence and writes prompts, in milliseconds a request."""
+    engine = open_engine(f"sqlite:///{database}")
+    started = time.process_time()
+    made = sum(1 for _ in explain_questions(engine, range(1, n_latents + 1), 3))
+    used = time.process_time() - started
+    engine.dispose()
+    return 1000 * used / made
 
 
 def _stats(port: int) -> dict[str, int]:
