@@ -36,7 +36,7 @@ def jackknife_ratio(
     without weight says nothing of the ratio, and a latent of few documents has blocks of very
     different weight, so the degrees of freedom come from their effective number
     n = (sum w)^2 / sum w^2 (Kish 1965; Satterthwaite's approximation), not from G_j: with G_j - 1
-    the interval of a latent of 20 documents covers 92 to 94% instead of 95%. With fewer than two
+    intervals cover 92 to 94% instead of 95%. With fewer than two
     blocks the bounds are NaN.
     """
     total_numerator = numerator.sum(axis=0)
