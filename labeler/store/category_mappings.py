@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -42,7 +43,7 @@ def record_mappings(session: Session, old_version_id: int, new_version_id: int, 
     rows = [
         {"from_category_id": old[change.slug], "to_category_id": target, "kind": change.kind}
         for change in edit.changes
-        for target in ([new[slug] for slug in change.to] or [None])
+        for target in _targets(change.to, new)
     ]
     if rows:
         session.execute(insert(CategoryMapping), rows)
@@ -118,3 +119,8 @@ def _adds_leaves(session: Session, version_id: int, step: dict[int, int]) -> boo
     ids = category_ids(session, version_id)
     leaves = {ids[category.slug] for category in load_version(session, version_id).leaves()}
     return bool(leaves - set(step.values()))
+
+
+def _targets(slugs: Sequence[str], ids: Mapping[str, int]) -> list[int | None]:
+    """The new categories of an old one; one None where it has none."""
+    return [ids[slug] for slug in slugs] or [None]

@@ -32,7 +32,9 @@ def upgrade() -> None:
             name=op.f("ck_audit_draw_drawn_of_population"),
         ),
         sa.ForeignKeyConstraint(
-            ["comparison_id"], ["comparison.id"], name=op.f("fk_audit_draw_comparison_id_comparison")
+            ["comparison_id"],
+            ["comparison.id"],
+            name=op.f("fk_audit_draw_comparison_id_comparison"),
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_draw")),
     )

@@ -18,7 +18,8 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("judge_label_category", sa.Column("quote_found", sa.Boolean(), nullable=True))
     # A quote was only ever kept where it had been found.
-    op.execute(sa.text("UPDATE judge_label_category SET quote_found = true WHERE quote IS NOT NULL"))
+    found = "UPDATE judge_label_category SET quote_found = true WHERE quote IS NOT NULL"
+    op.execute(sa.text(found))
 
 
 def downgrade() -> None:

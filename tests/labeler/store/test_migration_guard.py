@@ -172,7 +172,9 @@ def test_a_backup_is_written_before_the_steps_and_is_whole(sqlite_url: str, fold
 
 def test_an_older_database_is_named_with_the_command_to_run(sqlite_url: str, folder: Path) -> None:
     add_revision(folder, REBUILD_PARENT)
-    message = f"is at revision {HEAD}, this version of difflens needs 9001; run `difflens db upgrade"
+    message = (
+        f"is at revision {HEAD}, this version of difflens needs 9001; run `difflens db upgrade"
+    )
     with pytest.raises(ValueError, match=message):
         migrate.require_current(sqlite_url)
 

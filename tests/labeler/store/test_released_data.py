@@ -18,6 +18,8 @@ from labeler.store.migration_scripts import alembic_config
 from labeler.store.schema import UtcDateTime, metadata
 from labeler.store.views import VIEWS
 
+MOMENTARY = {"work_item"}
+"""Claims of workers, void as soon as no worker runs; an upgrade may drop them."""
 RELEASED = sorted((Path(__file__).parent / "released").glob("*.jsonl"))
 
 
@@ -64,6 +66,8 @@ def test_every_row_of_a_released_revision_survives_the_upgrade(empty_url: str, f
     engine = open_engine(empty_url)
     with engine.connect() as connection:
         for name, expected in rows_of(file).items():
+            if name in MOMENTARY:
+                continue
             table = metadata.tables[name]
             keys = [key for key in expected[0] if key in table.columns]
             found = connection.execute(
