@@ -40,8 +40,10 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
+# Many small tests side by side on one thread each, then what needs the whole machine by itself.
 test: lint types
-	$(BIN)/python -m pytest -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n 2 --dist loadfile -m "not demo and not vllm"
+	$(BIN)/python -m pytest -rs -m "demo or vllm"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
