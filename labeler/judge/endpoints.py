@@ -101,11 +101,17 @@ class Endpoints:
         server.is_tried = False
 
     def failed(self, endpoint: Endpoint, unreachable: bool) -> None:
-        """A request got no answer; unreachable servers count as down at once."""
+        """A request got no answer; unreachable servers count as down at once.
+
+        One that fails and has no substitute is asked on: the requests wait by themselves.
+        """
         server = self._servers[endpoint]
         server.failures += 1
         server.is_tried = False
-        if unreachable or server.failures >= FAILURES_UNTIL_DOWN:
+        fails_alone = server.failures >= FAILURES_UNTIL_DOWN and self._is_another_up(
+            endpoint, self.clock()
+        )
+        if unreachable or fails_alone:
             server.is_down = True
             rest = min(FIRST_REST_S * 2 ** min(server.rests, 10), LONGEST_REST_S)
             server.rests += 1

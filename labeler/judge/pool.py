@@ -16,6 +16,9 @@ from labeler.judge.spending import BudgetReachedError
 
 READ_AHEAD = 32
 """Questions that are made, looked up and claimed at a time."""
+MANY = 16
+"""Requests in flight from which a quarter more workers wait for commits, so that the judge's
+server is not idle meanwhile."""
 MOST_HELD = 4 * READ_AHEAD
 """Questions in other workers' hands above which no further ones are made."""
 POLL_S = 0.2
@@ -81,22 +84,25 @@ class AskPool:
         follows from final calls, many at a time, and has written all when this returns.
         Raises BudgetReachedError once everything in flight has ended, where a limit was reached.
         """
-        queue: asyncio.Queue[Keyed | None] = asyncio.Queue(self._judge.concurrency)
-        recorder = Recorder(self._store, on_answer, keep, self._judge.concurrency)
+        in_flight = self._judge.concurrency
+        n_workers = in_flight + (in_flight // 4 if in_flight >= MANY else 0)
+        room = asyncio.Semaphore(in_flight)
+        queue: asyncio.Queue[Keyed | None] = asyncio.Queue(2 * in_flight)
+        recorder = Recorder(self._store, on_answer, keep, in_flight)
 
         async def work() -> None:
             while (asked := await queue.get()) is not None:
-                await self._ask(asked, recorder)
+                await self._ask(asked, recorder, room)
                 # A judge that computes never waits, and the other tasks want their turn.
                 await asyncio.sleep(0)
 
         async def feed() -> None:
             await self._feed(iter(questions), queue, recorder)
-            for _ in range(self._judge.concurrency):
+            for _ in range(n_workers):
                 await queue.put(None)
 
         async def ask_all() -> None:
-            await _together([feed, *[work] * self._judge.concurrency])
+            await _together([feed, *[work] * n_workers])
             recorder.finish()
 
         try:
@@ -116,9 +122,9 @@ class AskPool:
         held: list[Keyed] = []
         are_left = True
         while self._stop is None and (are_left or held):
-            read = [] if len(held) > MOST_HELD else list(islice(questions, READ_AHEAD))
+            read = [] if len(held) > MOST_HELD else await self._read(questions)
             are_left = bool(read) or len(held) > MOST_HELD
-            waiting = [*held, *self._first_of_equals([self._store.keyed(each) for each in read])]
+            waiting = [*held, *self._first_of_equals(read)]
             if held and not read:
                 await asyncio.sleep(POLL_S)
             reserved = await recorder.in_thread(self._store.reserve, waiting)
@@ -132,6 +138,14 @@ class AskPool:
                     held.append(asked)
             await recorder.room()
 
+    async def _read(self, questions: Iterator[Question]) -> list[Keyed]:
+        """Make some questions; replies that arrive meanwhile have their turn after each."""
+        read = []
+        for question in islice(questions, READ_AHEAD):
+            read.append(self._store.keyed(question))
+            await asyncio.sleep(0)
+        return read
+
     def _first_of_equals(self, asked: list[Keyed]) -> list[Keyed]:
         """Questions whose call nobody makes yet; the others wait for the one that does."""
         first = []
@@ -144,7 +158,7 @@ class AskPool:
                 others.append(each.question)
         return first
 
-    async def _ask(self, asked: Keyed, recorder: Recorder) -> None:
+    async def _ask(self, asked: Keyed, recorder: Recorder, room: asyncio.Semaphore) -> None:
         if self._stop is not None:
             return
         ended: list[JudgeReply] = []
@@ -154,7 +168,8 @@ class AskPool:
             recorder.attempt(asked, reply)
 
         try:
-            await self._judge.ask(asked.question.request, note)
+            async with room:
+                await self._judge.ask(asked.question.request, note)
         except BudgetReachedError as stop:
             self._stop = stop
             if not ended:
