@@ -108,10 +108,8 @@ class Endpoints:
         server = self._servers[endpoint]
         server.failures += 1
         server.is_tried = False
-        fails_alone = server.failures >= FAILURES_UNTIL_DOWN and self._is_another_up(
-            endpoint, self.clock()
-        )
-        if unreachable or fails_alone:
+        fails_often = server.failures >= FAILURES_UNTIL_DOWN
+        if unreachable or (fails_often and self._is_another_up(endpoint, self.clock())):
             server.is_down = True
             rest = min(FIRST_REST_S * 2 ** min(server.rests, 10), LONGEST_REST_S)
             server.rests += 1

@@ -12,7 +12,7 @@ OUTCOMES = ("assigned", "assigned", "assigned", "none")
 
 
 def judging_server(delay_s: float = 0.0) -> StubServer:
-    """A server that explains and categorises, each answer after `delay_s` seconds."""
+    """A server that explains, scores and categorises, each answer after `delay_s` seconds."""
     return StubServer(lambda request, _: Step(json.dumps(answer(request)), delay_s=delay_s))
 
 
@@ -27,6 +27,9 @@ def answer(request: Received) -> dict[str, Any]:
             "interpretable": draw % 7 != 0,
             "confidence": draw % 100 / 100,
         }
+    if wanted["name"] in ("detect", "fuzz"):
+        ids = wanted["schema"]["properties"]["answers"]["properties"]
+        return {"answers": {key: draw >> at & 1 == 1 for at, key in enumerate(ids)}}
     slugs = slugs_of(wanted["schema"])
     outcome = OUTCOMES[draw % len(OUTCOMES)]
     chosen = {"category": slugs[draw % len(slugs)], "confidence": 0.75, "quote": ""}
