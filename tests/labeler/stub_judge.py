@@ -30,6 +30,9 @@ def answer(request: Received) -> dict[str, Any]:
     if wanted["name"] in ("detect", "fuzz"):
         ids = wanted["schema"]["properties"]["answers"]["properties"]
         return {"answers": {key: draw >> at & 1 == 1 for at, key in enumerate(ids)}}
+    if wanted["name"] in ("detect", "fuzz"):
+        examples = wanted["schema"]["properties"]["answers"]["required"]
+        return {"answers": {key: (draw + at) % 3 == 0 for at, key in enumerate(examples)}}
     slugs = slugs_of(wanted["schema"])
     outcome = OUTCOMES[draw % len(OUTCOMES)]
     chosen = {"category": slugs[draw % len(slugs)], "confidence": 0.75, "quote": ""}
