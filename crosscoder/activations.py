@@ -57,6 +57,8 @@ class ActivationStore:
     """Identifier, token count and unmasked token count by document index."""
     held_out: torch.Tensor | None = None
     """(n_documents,) bool, true where a document is kept from training; None before `split`."""
+    model_places: tuple[int, ...] | None = None
+    """Places of the manifest's models on the stored model axis; None = all, as stored."""
 
     @classmethod
     def open(cls, directory: Path) -> ActivationStore:
@@ -146,7 +148,24 @@ class ActivationStore:
     def shards(self) -> Iterator[Shard]:
         """Read the shards in order, one in memory at a time."""
         for index, record in enumerate(self.manifest.shards):
-            yield read_shard(self.directory, index, record)
+            yield read_shard(self.directory, index, record, self.model_places)
+
+    def select_models(self, names: Sequence[str]) -> ActivationStore:
+        """The same tokens as only some of the models read them, in the order of `names`.
+
+        Masks and split stay: a token that is masked for any stored model is masked here too.
+        InputError names a model that is not stored.
+        """
+        for name in names:
+            if name not in self.model_names:
+                raise InputError(f"{self.directory}: holds no activations of {name!r}")
+        chosen = [self.model_names.index(name) for name in names]
+        stored = self.model_places or tuple(range(self.n_models))
+        return replace(
+            self,
+            manifest=self.manifest.of_models(chosen),
+            model_places=tuple(stored[place] for place in chosen),
+        )
 
     def split(self, held_out: float, seed: int) -> ActivationStore:
         """The same store with a random share of its documents held out from training.
@@ -218,6 +237,7 @@ class ActivationStore:
             self.chosen_documents(documents),
             self.n_unmasked_of(documents),
             max(2 * batch_size, buffer_bytes // (4 * self.n_models * self.d_model)),
+            self.model_places,
         )
         first_epoch, skipped = divmod(start, per_epoch)
         done = start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,15 @@ class HarvestManifest(Record):
     def model_names(self) -> tuple[str, ...]:
         """Names of the models, in the order of the model axis."""
         return tuple(subject.name for subject in self.source.subjects)
+
+    def of_models(self, places: Sequence[int]) -> HarvestManifest:
+        """The manifest as if only the models at those places, in that order, had been read."""
+        subjects = tuple(self.source.subjects[place] for place in places)
+        changes: dict[str, Any] = {"source": self.source.model_copy(update={"subjects": subjects})}
+        if self.mask is not None:
+            medians = tuple(self.mask.median_norms[place] for place in places)
+            changes["mask"] = self.mask.model_copy(update={"median_norms": medians})
+        return self.model_copy(update=changes)
 
 
 class DocumentTable(Record):

@@ -97,13 +97,18 @@ class RowSource:
         chosen: torch.Tensor,
         n_rows: int,
         capacity: int,
+        models: Sequence[int] | None = None,
     ) -> None:
-        """`chosen` (n_documents,) bool says whose `n_rows` unmasked tokens are served."""
+        """`chosen` (n_documents,) bool says whose `n_rows` unmasked tokens are served.
+
+        `models` are the places of the manifest's models on the stored axis, None = as stored.
+        """
         self._directory = directory
         self._manifest = manifest
         self._chosen = chosen
         self._n_rows = n_rows
         self._capacity = capacity
+        self._models = models
         self._row_shape = (len(manifest.source.subjects), manifest.d_model)
         self._resident: torch.Tensor | None = None
 
@@ -126,7 +131,7 @@ class RowSource:
             (document,) = read_columns(self._directory, record, ["document"])
             rows = (mask & self._chosen[document.long()]).nonzero().flatten()
             if len(rows):
-                yield read_rows(self._directory, record, rows)
+                yield read_rows(self._directory, record, rows, self._models)
 
     def _in_order(self, batch_size: int) -> Iterator[torch.Tensor]:
         pending = torch.empty(0, *self._row_shape)

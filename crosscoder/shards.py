@@ -120,14 +120,19 @@ def read_mask(directory: Path, record: ShardRecord) -> torch.Tensor:
     return mask
 
 
-def read_shard(directory: Path, index: int, record: ShardRecord) -> Shard:
-    """Read one whole shard with its mask; InputError where a file is missing or damaged."""
+def read_shard(
+    directory: Path, index: int, record: ShardRecord, models: Sequence[int] | None = None
+) -> Shard:
+    """Read one whole shard with its mask; InputError where a file is missing or damaged.
+
+    `models` are places on the stored model axis, None is all of them.
+    """
     path = directory / record.file
     try:
         tensors = load_file(path)
         return Shard(
             index=index,
-            activations=tensors["activations"].float(),
+            activations=_of_models(tensors["activations"], models).float(),
             token_ids=tensors["token_ids"],
             roles=tensors["roles"],
             document=tensors["document"],
@@ -138,10 +143,16 @@ def read_shard(directory: Path, index: int, record: ShardRecord) -> Shard:
         raise _damaged(path) from None
 
 
-def read_rows(directory: Path, record: ShardRecord, rows: torch.Tensor) -> torch.Tensor:
-    """Activations (len(rows), M, d) float32 of some tokens of a shard."""
+def read_rows(
+    directory: Path, record: ShardRecord, rows: torch.Tensor, models: Sequence[int] | None = None
+) -> torch.Tensor:
+    """Activations (len(rows), M, d) float32 of some tokens of a shard, of all or some models."""
     (activations,) = read_columns(directory, record, ["activations"])
-    return activations[rows].float()
+    return _of_models(activations[rows], models).float()
+
+
+def _of_models(activations: torch.Tensor, models: Sequence[int] | None) -> torch.Tensor:
+    return activations if models is None else activations[:, list(models)]
 
 
 def _damaged(path: Path) -> InputError:

@@ -164,18 +164,21 @@ class Study:
         with opened(self.file, create=True) as engine:
             return import_feature_table(engine, Path(path), target, reference, name)
 
-    def export_crosscoder(self, folder: str | Path) -> None:
+    def export_crosscoder(self, folder: str | Path, crosscoder: str | None = None) -> None:
         """Write the study's crosscoder in dictionary_learning's Hub layout.
 
-        UsageError where `train` is not done with the present config.
+        Of several, `crosscoder` names one in `[[crosscoders]]`. UsageError where it does not, and
+        where `train` is not done with the present config.
         """
         from crosscoder.checkpoints import load_crosscoder
         from crosscoder.published_export import export_dictionary_learning
         from labeler.finished_stages import finished
+        from labeler.stages.dictionaries import named_crosscoder
 
+        one = named_crosscoder(self.file, crosscoder)
         with self.engine() as engine:
             context = finished(StageContext(self.file, engine, SilentProgress()), "train")
-        export_dictionary_learning(load_crosscoder(context.folder("train")), Path(folder))
+        export_dictionary_learning(load_crosscoder(one.folder(context, "train")), Path(folder))
 
     def export_labels(self, path: str | Path) -> int:
         """Write the labels in force to a CSV or JSONL file; returns how many."""

@@ -15,6 +15,7 @@ from pydantic import ValidationError, model_validator
 from labeler.errors import UsageError
 from labeler.sections.base import Section
 from labeler.sections.counting import ReportSection, SqlSection, TaxonomySection
+from labeler.sections.crosscoders import SIDES, CrosscodersSection, check_crosscoders, crosscoder_of
 from labeler.sections.dictionary import (
     CollectSection,
     ComparisonSection,
@@ -44,6 +45,7 @@ class StudyConfig(Section):
     harvest: HarvestSection | None = None
     train: TrainSection = TrainSection()
     crosscoder: CrosscoderSection = CrosscoderSection()
+    crosscoders: tuple[CrosscodersSection, ...] = ()
     isolate: IsolateSection = IsolateSection()
     comparison: tuple[ComparisonSection, ...] = ()
     collect: CollectSection = CollectSection()
@@ -72,6 +74,22 @@ class StudyConfig(Section):
                     )
             if row.target == row.reference:
                 raise ValueError(f"comparison {row.name}: target and reference are the same model")
+        return self
+
+    @model_validator(mode="after")
+    def _sides_have_crosscoders(self) -> StudyConfig:
+        check_crosscoders(self.crosscoders, [model.name for model in self.models])
+        for row in self.comparison:
+            if self.crosscoders or row.target_crosscoder or row.reference_crosscoder:
+                for side in SIDES:
+                    crosscoder_of(row, side, self.crosscoders)
+        if self.crosscoders and self.crosscoder.path is not None:
+            raise ValueError("crosscoder.path: not together with [[crosscoders]]; remove one")
+        if self.crosscoders and self.harvest is not None and not self.harvest.cache:
+            raise ValueError(
+                "harvest.cache: false reads for one crosscoder over all models; remove it or "
+                "[[crosscoders]]"
+            )
         return self
 
 

@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 from labeler.errors import UsageError
 from labeler.sections.base import Section, inner_section, own_fields
 from labeler.sections.counting import ReportSection, SqlSection, TaxonomySection
+from labeler.sections.crosscoders import CrosscodersSection
 from labeler.sections.dictionary import (
     CollectSection,
     ComparisonSection,
@@ -52,6 +53,8 @@ EXAMPLES: dict[tuple[type[Section], str], Any] = {
     (CrosscoderSection, "path"): "crosscoders/gemma-2-2b-L13-k100",
     (CrosscoderSection, "scaling_factors"): "estimate",
     (CrosscoderSection, "k"): 100,
+    (CrosscodersSection, "name"): "base-tuned",
+    (CrosscodersSection, "models"): ("base", "tuned"),
     (JudgeSection, "price_completion_per_million"): 0.6,
     (JudgeServerSection, "max_model_len"): 4096,
     (JudgeServerSection, "max_num_seqs"): 16,
@@ -71,6 +74,7 @@ COMMENTED = (
 OPTIONAL = (
     (TrainSection, "[train]"),
     (CrosscoderSection, "[crosscoder]"),
+    (CrosscodersSection, "[[crosscoders]]"),
     (IsolateSection, "[isolate]"),
     (CollectSection, "[collect]"),
     (JudgeSection, "[judge]"),

@@ -21,11 +21,14 @@ def register(app: typer.Typer) -> None:
 def export_crosscoder(
     study: StudyPath,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder to write into.")],
+    crosscoder: Annotated[
+        str | None, typer.Option(help="Which of [[crosscoders]], where there are several.")
+    ] = None,
 ) -> None:
     """Write the study's crosscoder in dictionary_learning's Hub layout."""
     from labeler.api import Study
 
-    Study.open(study).export_crosscoder(folder)
+    Study.open(study).export_crosscoder(folder, crosscoder)
     typer.echo(f"{folder}: model.safetensors, config.json, trainer_config.json", err=True)
 
 

@@ -89,6 +89,8 @@ def _quality(session: Session, row: Crosscoder) -> dict[str, Any]:
     if run is None or run.result is None:
         return {}
     quality = run.result.get("quality", run.result)
+    if "crosscoders" in run.result:
+        quality = run.result["crosscoders"].get(row.sha256)
     return quality if isinstance(quality, dict) else {}
 
 

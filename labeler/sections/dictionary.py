@@ -104,6 +104,10 @@ class ComparisonSection(Section):
     """Model on the reference side."""
     against: str | None = None
     """Common base that both sides are isolated against; without it, against each other."""
+    target_crosscoder: str | None = None
+    """Which of `[[crosscoders]]` the target side is read from, where several hold its models."""
+    reference_crosscoder: str | None = None
+    """Which of `[[crosscoders]]` the reference side is read from, where several hold its models."""
 
 
 class CollectSection(Section):

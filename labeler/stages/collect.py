@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from labeler.controls import ensure_controls
 from labeler.stages.base import Stage, StageContext, StageOutcome
+from labeler.stages.dictionaries import StudyCrosscoder, crosscoder_row, study_crosscoders
 from labeler.stages.harvest import subject_specs
 from labeler.stages.isolate import comparisons
 from labeler.stages.train import opened_store
@@ -43,43 +44,74 @@ class CollectStage:
 
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
         """Collect, part by part, what an interrupted run has not written."""
-        from crosscoder.checkpoints import load_crosscoder
-        from crosscoder.evidence import EvidenceConfig, gather
-
-        section = context.study.config.collect
-        settings = section.model_dump(exclude={"latents"})
-        config = EvidenceConfig(seed=context.study.config.study.seed, **settings)
         with write_session(context.engine) as session:
-            controls = _control_latents(session, context, run_id)
-            done = latents_with_evidence(session, run_id)
-            wanted = {
-                latent.latent_index: latent.id
-                for latent in (*_wanted_latents(session, context), *controls)
-                if latent.id not in done
-            }
-            sides = _sides(session, context)
-        crosscoder = load_crosscoder(context.folder("train"))
-        twins = _twins(crosscoder, sides)
-        indices = sorted(wanted)
-        gathered = gather(
-            crosscoder,
-            opened_store(context),
-            indices,
-            config,
-            context.progress,
-            {latent: twin for latent, twin in twins.items() if latent in wanted},
-        )
-        tokenizer = _tokenizer(context)
-        n_windows = 0
-        for first in range(0, len(indices), LATENTS_A_PART):
-            evidence = gathered.evidence(indices[first : first + LATENTS_A_PART], tokenizer)
-            with write_session(context.engine) as session:
-                n_windows += add_evidence(session, run_id, _rows(evidence, wanted))
-        return StageOutcome(f"{n_windows:,} windows for {len(indices):,} latents")
+            parts = _parts(session, context, run_id)
+        n_windows = sum(_collected(context, run_id, part) for part in parts)
+        n_latents = sum(len(part.wanted) for part in parts)
+        return StageOutcome(f"{n_windows:,} windows for {n_latents:,} latents")
 
     def is_whole(self, context: StageContext) -> bool:
         """The database is the product."""
         return True
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is collected of one crosscoder."""
+
+    crosscoder: StudyCrosscoder
+    wanted: dict[int, int]
+    """latent_id by latent_index."""
+    sides: list[tuple[_Side, _Side]]
+    """Both sides of each comparison that this crosscoder has the latents of."""
+
+
+def _parts(session: Session, context: StageContext, run_id: int) -> list[_Part]:
+    """Latents without evidence, by crosscoder."""
+    controls = _control_latents(session, context, run_id)
+    done = latents_with_evidence(session, run_id)
+    latents = [
+        latent
+        for latent in (*_wanted_latents(session, context), *controls)
+        if latent.id not in done
+    ]
+    parts = []
+    for crosscoder in study_crosscoders(context.study):
+        row = crosscoder_row(session, context, crosscoder)
+        wanted = {
+            latent.latent_index: latent.id for latent in latents if latent.crosscoder_id == row.id
+        }
+        parts.append(_Part(crosscoder, wanted, _sides(session, context, row.id)))
+    return parts
+
+
+def _collected(context: StageContext, run_id: int, part: _Part) -> int:
+    """Write the evidence of one crosscoder's latents; returns the number of windows."""
+    from crosscoder.checkpoints import load_crosscoder
+    from crosscoder.evidence import EvidenceConfig, gather
+
+    if not part.wanted:
+        return 0
+    settings = context.study.config.collect.model_dump(exclude={"latents"})
+    config = EvidenceConfig(seed=context.study.config.study.seed, **settings)
+    crosscoder = load_crosscoder(part.crosscoder.folder(context, "train"))
+    twins = _twins(crosscoder, part.sides)
+    indices = sorted(part.wanted)
+    gathered = gather(
+        crosscoder,
+        part.crosscoder.of(opened_store(context)),
+        indices,
+        config,
+        context.progress,
+        {latent: twin for latent, twin in twins.items() if latent in part.wanted},
+    )
+    tokenizer = _tokenizer(context)
+    n_windows = 0
+    for first in range(0, len(indices), LATENTS_A_PART):
+        evidence = gathered.evidence(indices[first : first + LATENTS_A_PART], tokenizer)
+        with write_session(context.engine) as session:
+            n_windows += add_evidence(session, run_id, _rows(evidence, part.wanted))
+    return n_windows
 
 
 def _control_latents(session: Session, context: StageContext, run_id: int) -> list[Latent]:
@@ -115,8 +147,10 @@ class _Side:
     """Latent indices, most specific first."""
 
 
-def _sides(session: Session, context: StageContext) -> list[tuple[_Side, _Side]]:
-    """Both sides of each comparison whose sides lie in one crosscoder."""
+def _sides(
+    session: Session, context: StageContext, crosscoder_id: int
+) -> list[tuple[_Side, _Side]]:
+    """Both sides of each comparison whose sides both lie in that crosscoder."""
     pairs = []
     for row in comparisons(context):
         comparison = session.execute(
@@ -126,7 +160,7 @@ def _sides(session: Session, context: StageContext) -> list[tuple[_Side, _Side]]
             session.get_one(LatentSet, set_id)
             for set_id in (comparison.target_set_id, comparison.reference_set_id)
         ]
-        if sets[0].crosscoder_id == sets[1].crosscoder_id:
+        if all(latent_set.crosscoder_id == crosscoder_id for latent_set in sets):
             models = (row.target, row.reference)
             target, reference = (
                 _Side(model, _members(session, latent_set.id))

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from labeler.sections.crosscoders import SIDES, pair_of
 from labeler.sections.dictionary import ComparisonSection
 from labeler.stages.base import Stage, StageContext, StageOutcome, required
+from labeler.stages.dictionaries import (
+    StudyCrosscoder,
+    crosscoder_row,
+    side_crosscoder,
+    study_crosscoders,
+)
 from labeler.stages.train import opened_store
 from labeler.store.engine import write_session
 from labeler.store.latent_records import (
@@ -22,17 +29,18 @@ from labeler.store.latent_records import (
     create_latent_set,
     ensure_comparison,
 )
-from labeler.store.schema import Crosscoder, CrosscoderModel, LatentSet, SubjectModel
+from labeler.store.schema import CrosscoderModel, LatentSet, SubjectModel
 
 if TYPE_CHECKING:
     from crosscoder.isolation import IsolationRule, LatentSelection
     from crosscoder.scaling import LatentScaling, PairScaling
 
 SCALING_NAME = "scaling.safetensors"
+CROSSCODER_KEYS = frozenset({"target_crosscoder", "reference_crosscoder"})
 
 
 class IsolateStage:
-    """scaling.safetensors under artifacts/isolate; latents, scaling and sets in the database."""
+    """scaling.safetensors of each crosscoder; latents, scaling and sets in the database."""
 
     name = "isolate"
     reads_previous = True
@@ -41,34 +49,55 @@ class IsolateStage:
         """The rule and the comparisons."""
         return {
             "isolate": context.study.config.isolate.model_dump(),
-            "comparisons": [row.model_dump() for row in comparisons(context)],
+            "comparisons": [_decisive(row) for row in comparisons(context)],
         }
 
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
-        """Scale all latents in one pass, choose by the rule, write everything at once."""
-        from crosscoder.checkpoints import load_crosscoder, read_crosscoder_file
-        from crosscoder.scaling import latent_scaling
-        from crosscoder.scaling_file import load_scaling, save_scaling
-
-        path = context.folder(self.name) / SCALING_NAME
-        if not path.is_file():
-            crosscoder = load_crosscoder(context.folder("train"))
-            n_blocks = context.study.config.isolate.n_blocks
-            scaling = latent_scaling(crosscoder, opened_store(context), n_blocks, context.progress)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_scaling(scaling, path)
-        scaling = load_scaling(path)
-        weights_sha256 = read_crosscoder_file(context.folder("train")).weights_sha256
+        """Scale a crosscoder's latents in one pass, choose by the rule, write all at once."""
+        crosscoders = study_crosscoders(context.study)
+        scalings = [_scaled(context, one) for one in crosscoders]
         messages = []
         with write_session(context.engine) as session:
-            stored = _store_latents(session, weights_sha256, scaling)
+            stored = {
+                one: _store_latents(session, context, one, scaling)
+                for one, scaling in zip(crosscoders, scalings, strict=True)
+            }
             for comparison in comparisons(context):
                 messages.append(_store_comparison(context, session, run_id, stored, comparison))
         return StageOutcome(" | ".join(messages), {"messages": messages})
 
     def is_whole(self, context: StageContext) -> bool:
         """Whether the scaling is on disk."""
-        return (context.folder(self.name) / SCALING_NAME).is_file()
+        return all(
+            (one.folder(context, self.name) / SCALING_NAME).is_file()
+            for one in study_crosscoders(context.study)
+        )
+
+
+def _scaled(context: StageContext, one: StudyCrosscoder) -> LatentScaling:
+    """The scaling of a crosscoder's latents, from its file where an earlier run wrote that."""
+    from crosscoder.checkpoints import load_crosscoder
+    from crosscoder.scaling import latent_scaling
+    from crosscoder.scaling_file import load_scaling, save_scaling
+
+    path = one.folder(context, "isolate") / SCALING_NAME
+    if not path.is_file():
+        crosscoder = load_crosscoder(one.folder(context, "train"))
+        n_blocks = context.study.config.isolate.n_blocks
+        store = one.of(opened_store(context))
+        scaling = latent_scaling(crosscoder, store, n_blocks, context.progress)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_scaling(scaling, path)
+    return load_scaling(path)
+
+
+def _decisive(comparison: ComparisonSection) -> dict[str, Any]:
+    """A comparison as JSON; the keys of several crosscoders joined it with their defaults."""
+    return {
+        key: value
+        for key, value in comparison.model_dump().items()
+        if value is not None or key not in CROSSCODER_KEYS
+    }
 
 
 def comparisons(context: StageContext) -> tuple[ComparisonSection, ...]:
@@ -81,7 +110,7 @@ def comparisons(context: StageContext) -> tuple[ComparisonSection, ...]:
 
 @dataclass(frozen=True)
 class _Stored:
-    """What the database calls the crosscoder's latents and models."""
+    """What the database calls a crosscoder's latents and models."""
 
     crosscoder_id: int
     scaling: LatentScaling
@@ -91,16 +120,10 @@ class _Stored:
     """subject_model id by name."""
 
 
-def _store_latents(session: Session, weights_sha256: str, scaling: LatentScaling) -> _Stored:
-    crosscoder = (
-        session.execute(
-            select(Crosscoder).where(Crosscoder.sha256 == weights_sha256).order_by(Crosscoder.id)
-        )
-        .scalars()
-        .first()
-    )
-    if crosscoder is None:
-        raise LookupError("the crosscoder has no row")
+def _store_latents(
+    session: Session, context: StageContext, one: StudyCrosscoder, scaling: LatentScaling
+) -> _Stored:
+    crosscoder = crosscoder_row(session, context, one)
     query = (
         select(SubjectModel.name, SubjectModel.id)
         .join(CrosscoderModel, CrosscoderModel.subject_model_id == SubjectModel.id)
@@ -152,24 +175,31 @@ def _store_comparison(
     context: StageContext,
     session: Session,
     run_id: int,
-    stored: _Stored,
+    crosscoders: Mapping[StudyCrosscoder, _Stored],
     comparison: ComparisonSection,
 ) -> str:
     from crosscoder.isolation import isolate_comparison
 
     section = context.study.config.isolate
-    target = stored.scaling.pair(comparison.target, comparison.against or comparison.reference)
-    reference = stored.scaling.pair(comparison.reference, comparison.against or comparison.target)
-    chosen = isolate_comparison(target, reference, isolation_rule(context), section.overlap)
+    stored = [crosscoders[side_crosscoder(context.study, comparison, side)] for side in SIDES]
+    chosen = isolate_comparison(
+        stored[0].scaling.pair(*pair_of(comparison, "target")),
+        stored[1].scaling.pair(*pair_of(comparison, "reference")),
+        isolation_rule(context),
+        section.overlap,
+        shared_dictionary=stored[0] is stored[1],
+    )
     sets = [
         _store_set(
             session,
             run_id,
-            stored,
+            own,
             f"{comparison.name}/{side}",
             replace(selection, message=f"{selection.message}; {chosen.overlap_note}"),
         )
-        for side, selection in (("target", chosen.target), ("reference", chosen.reference))
+        for side, own, selection in zip(
+            SIDES, stored, (chosen.target, chosen.reference), strict=True
+        )
     ]
     ensure_comparison(session, comparison.name, sets[0].id, sets[1].id)
     return f"{comparison.name}: {chosen.message}"

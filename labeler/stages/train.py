@@ -1,14 +1,14 @@
-"""Train: one crosscoder over all subject models of the study."""
+"""Train: one crosscoder over all subject models of the study, or those of `[[crosscoders]]`."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
 from labeler.sections.dictionary import TrainSection
 from labeler.stages.base import Stage, StageContext, StageOutcome
+from labeler.stages.dictionaries import StudyCrosscoder, study_crosscoders
 from labeler.stages.harvest import harvest_section, opened_stream
 from labeler.stages.loaded import is_loaded, load_into, loaded_inputs
 from labeler.store.engine import write_session
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class TrainStage:
-    """The crosscoder under artifacts/train, its row in the database."""
+    """The crosscoder under artifacts/train, its row in the database; several in sub-folders."""
 
     name = "train"
     reads_previous = True
@@ -36,49 +36,78 @@ class TrainStage:
                 "crosscoder": loaded_inputs(context.study),
                 "held_out": harvest_section(context.study).held_out,
             }
-        return {
+        inputs: dict[str, Any] = {
             "train": context.study.config.train.model_dump(exclude={"checkpoint_every"}),
             "held_out": harvest_section(context.study).held_out,
         }
+        if context.study.config.crosscoders:
+            inputs["crosscoders"] = [
+                row.model_dump(mode="json") for row in context.study.config.crosscoders
+            ]
+        return inputs
 
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
         """Train to the end, going on from the newest checkpoint; or load what is named."""
-        from crosscoder.training import train
-
         store = opened_store(context)
         if is_loaded(context.study):
-            outcome = load_into(context, training_source(store), context.folder(self.name))
-            _register(context, run_id, store, context.folder(self.name))
+            only, folder = StudyCrosscoder(), context.folder(self.name)
+            outcome = load_into(context, training_source(store), folder)
+            _register(context, run_id, store, only)
             return outcome
-        crosscoder_config, train_config = configs(context, store)
-        result = train(
-            training_source(store),
-            crosscoder_config,
-            train_config,
-            context.folder(self.name),
-            context.progress,
-        )
-        _register(context, run_id, store, result.directory)
-        quality = result.quality
-        shown = ", ".join(f"FVE {row.fve:.3f} {row.model}" for row in quality.fve)
-        drift = "" if result.theta_drift is None else f" ({100 * result.theta_drift:+.1f}% of k)"
+        crosscoders = study_crosscoders(context.study)
+        outcomes = [_trained(context, one, store) for one in crosscoders]
+        # Only when all are there: the facts of each are read from the run that has its row.
+        hashes = [_register(context, run_id, one.of(store), one) for one in crosscoders]
+        if not context.study.config.crosscoders:
+            return outcomes[0]
+        named = zip(crosscoders, outcomes, strict=True)
         return StageOutcome(
-            f"{crosscoder_config.n_latents:,} latents, {result.n_steps:,} steps; "
-            f"held out: {shown}, L0 {quality.l0:.1f}{drift}, {100 * result.dead_share:.1f}% dead",
+            " | ".join(f"{one.name}: {outcome.message}" for one, outcome in named),
             {
-                "fve": {row.model: row.fve for row in quality.fve},
-                "l0": quality.l0,
-                "dead_share": result.dead_share,
-                "theta": result.theta,
-                "theta_drift": result.theta_drift,
-                "n_steps": result.n_steps,
+                "crosscoders": {
+                    sha256: outcome.result for sha256, outcome in zip(hashes, outcomes, strict=True)
+                }
             },
         )
 
     def is_whole(self, context: StageContext) -> bool:
         """Whether the weights and their config are there."""
-        folder = context.folder(self.name)
-        return (folder / "crosscoder.safetensors").is_file() and (folder / "config.json").is_file()
+        return all(
+            (one.folder(context, self.name) / name).is_file()
+            for one in study_crosscoders(context.study)
+            for name in ("crosscoder.safetensors", "config.json")
+        )
+
+
+def _trained(
+    context: StageContext, crosscoder: StudyCrosscoder, whole: ActivationStore | ActivationStream
+) -> StageOutcome:
+    from crosscoder.training import train
+
+    store = crosscoder.of(whole)
+    crosscoder_config, train_config = configs(context, store)
+    result = train(
+        training_source(store),
+        crosscoder_config,
+        train_config,
+        crosscoder.folder(context, "train"),
+        context.progress,
+    )
+    quality = result.quality
+    shown = ", ".join(f"FVE {row.fve:.3f} {row.model}" for row in quality.fve)
+    drift = "" if result.theta_drift is None else f" ({100 * result.theta_drift:+.1f}% of k)"
+    return StageOutcome(
+        f"{crosscoder_config.n_latents:,} latents, {result.n_steps:,} steps; "
+        f"held out: {shown}, L0 {quality.l0:.1f}{drift}, {100 * result.dead_share:.1f}% dead",
+        {
+            "fve": {row.model: row.fve for row in quality.fve},
+            "l0": quality.l0,
+            "dead_share": result.dead_share,
+            "theta": result.theta,
+            "theta_drift": result.theta_drift,
+            "n_steps": result.n_steps,
+        },
+    )
 
 
 def opened_store(context: StageContext) -> ActivationStore | ActivationStream:
@@ -133,10 +162,15 @@ def _own_settings(section: TrainSection) -> dict[str, Any]:
 
 
 def _register(
-    context: StageContext, run_id: int, store: ActivationStore | ActivationStream, directory: Path
-) -> None:
+    context: StageContext,
+    run_id: int,
+    store: ActivationStore | ActivationStream,
+    crosscoder: StudyCrosscoder,
+) -> str:
+    """Write the crosscoder's row; returns the hash of its weights."""
     from crosscoder.checkpoints import read_crosscoder_file
 
+    directory = crosscoder.folder(context, "train")
     header = read_crosscoder_file(directory)
     source = store.manifest.source
     with write_session(context.engine) as session:
@@ -149,7 +183,7 @@ def _register(
         ).scalar_one_or_none()
         get_or_create_crosscoder(
             session,
-            context.study.config.study.name,
+            crosscoder.database_name(context.study),
             header.weights_sha256,
             models,
             run_id=run_id,
@@ -158,6 +192,7 @@ def _register(
             n_latents=header.crosscoder.n_latents,
             config=header.crosscoder.model_dump(mode="json"),
         )
+    return header.weights_sha256
 
 
 STAGE: Stage = TrainStage()

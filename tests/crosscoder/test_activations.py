@@ -53,6 +53,40 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.parametrize("buffer_bytes", [1 << 20, 64 * ROW_BYTES])
+@pytest.mark.parametrize("storage_dtype", ["float32", "bfloat16"])
+def test_some_models_are_read_as_if_they_alone_were_stored(
+    tmp_path: Path, buffer_bytes: int, storage_dtype: str
+) -> None:
+    three = torch.randn(N_TOKENS, 3, 3, generator=torch.Generator().manual_seed(1))
+    names = ("base", "tuned", "third")
+    kept = {"mask": mask_of(), "shard_tokens": 40, "storage_dtype": storage_dtype}
+    whole = write_store(tmp_path / "whole", three, model_names=names, **kept)
+    alone = write_store(
+        tmp_path / "alone", three[:, [2, 0]], model_names=("third", "base"), **kept
+    ).split(0.2, 3)
+    twice = whole.select_models(("base", "third")).select_models(("third", "base"))
+    for view in (whole.split(0.2, 3).select_models(("third", "base")), twice.split(0.2, 3)):
+        assert (view.n_models, view.model_names) == (2, ("third", "base"))
+        assert view.manifest.key == alone.manifest.key != whole.manifest.key
+        for ours, theirs in zip(view.shards(), alone.shards(), strict=True):
+            assert torch.equal(ours.activations, theirs.activations)
+            assert torch.equal(ours.mask, theirs.mask)
+        for generators in ((None, None), (seeded(), seeded())):
+            ours, theirs = (
+                list(one.batches(32, generator, "train", buffer_bytes=buffer_bytes))
+                for one, generator in zip((view, alone), generators, strict=True)
+            )
+            assert all(map(torch.equal, ours, theirs))
+            assert len(ours) == len(theirs) > 1
+    assert whole.select_models(names).manifest == whole.manifest
+
+
+def test_a_model_that_is_not_stored_is_named(store: ActivationStore) -> None:
+    with pytest.raises(InputError, match="no activations of 'other'"):
+        store.select_models(("base", "other"))
+
+
 def test_a_store_knows_what_it_holds(store: ActivationStore) -> None:
     assert (store.n_models, store.d_model, store.model_names) == (2, 3, ("base", "tuned"))
     assert (store.n_tokens, store.n_documents) == (N_TOKENS, 19)
