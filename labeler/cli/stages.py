@@ -59,11 +59,16 @@ def run(
     from labeler.errors import UsageError
     from labeler.study import StudyFile
 
+    file = StudyFile.read(study)
+    if thorough and file.config.crosscoders:
+        raise UsageError(
+            "--thorough: its null runs are for one crosscoder over all models; leave it out, or "
+            "remove [[crosscoders]] from the study"
+        )
     if thorough and last not in (None, "report"):
         raise UsageError(
             f"--thorough needs the labels of the whole study; leave out --until {last}"
         )
-    file = StudyFile.read(study)
     run_and_print(file, first, last)
     if thorough:
         run_nulls_and_print(file)

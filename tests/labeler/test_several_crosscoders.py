@@ -228,6 +228,15 @@ def test_a_mistake_is_named_before_any_work(
     assert "\n" not in str(caught.value)
 
 
+def test_null_runs_are_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = several(tmp_path, tmp_path / "models")
+    assert run(["run", str(study.path), "--thorough"]) == 2
+    assert "--thorough: its null runs are for one crosscoder" in capsys.readouterr().err
+    assert not study.database.exists()
+
+
 def test_a_side_can_be_read_from_the_crosscoder_that_is_named(tmp_path: Path) -> None:
     named = COMPARISON | {"target_crosscoder": "third", "reference_crosscoder": "all"}
     study = several(
