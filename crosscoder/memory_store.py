@@ -124,7 +124,7 @@ def memory_store(
         ),
     )
     pieces = tuple(_pieces(activations.float(), document.to(torch.int32), counts))
-    return MemoryStore(Path(), manifest, table, None, pieces)
+    return MemoryStore(Path(), manifest, table, pieces=pieces)
 
 
 def _pieces(
