@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from labeler.judge.base import JudgeRequest
 
+MAX_EXPLANATION, MAX_QUOTE = 300, 200
+"""Most characters that the schema allows: a small model that repeats itself ends there, and what
+it said is an answer, and not one cut off."""
 MAX_CATEGORIES = 3
 """Most categories of one label."""
 _THINKING = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
@@ -112,7 +115,7 @@ def explain_schema() -> dict[str, Any]:
     """JSON schema of an explanation."""
     return object_schema(
         {
-            "explanation": {"type": "string"},
+            "explanation": {"type": "string", "maxLength": MAX_EXPLANATION},
             "interpretable": {"type": "boolean"},
             "confidence": _share(),
         }
@@ -125,7 +128,7 @@ def categorize_schema(slugs: Sequence[str]) -> dict[str, Any]:
         {
             "category": {"type": "string", "enum": list(slugs)},
             "confidence": _share(),
-            "quote": {"type": "string"},
+            "quote": {"type": "string", "maxLength": MAX_QUOTE},
         }
     )
     outcomes = ["assigned", "none", "uninterpretable"]
