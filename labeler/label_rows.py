@@ -137,6 +137,8 @@ def read_edited(path: Path) -> list[EditedRow]:
 
 
 def _csv_records(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(","):
+        raise UsageError(f"{path}: is separated by semicolons; save it with commas, or as .jsonl")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     try:

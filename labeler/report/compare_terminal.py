@@ -57,6 +57,9 @@ def summary(pair: SideBySide) -> str:
     signed = [row for row in pair.rows if row.signs]
     same = sum(row.signs == "same" for row in signed)
     said = f"{same} of {len(signed)} changes with a sign in both studies have the same one."
+    alone = [row.category for row in pair.rows if row.first is None or row.second is None]
+    if alone:
+        said += f" Categories of one study only, not compared: {', '.join(alone)}."
     if pair.are_seeds:
         return (
             f"{said} Both compare the same models by different crosscoders: `both` combines them "

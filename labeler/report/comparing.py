@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TextIO
 
+from labeler.errors import UsageError
 from labeler.report.build import ReportOptions, build_report
 from labeler.report.compare import ReportedComparison, SideBySide, read_reported, side_by_side
 from labeler.report.compare_terminal import print_side_by_side
@@ -14,12 +15,18 @@ from labeler.study import StudyFile
 
 
 def read_other(study: StudyFile) -> list[ReportedComparison]:
-    """What another study's newest report says; UsageError where it has none."""
+    """What another study's newest report says; UsageError for none or a stale one."""
     from labeler.pipeline import opened
 
     require_existing(study.database_url)
     with opened(study) as engine:
-        return read_reported(engine, str(study.path))
+        reported = read_reported(engine, str(study.path))
+    if any(one.table.is_stale for one in reported):
+        raise UsageError(
+            f"--compare: labels of {study.path} changed after its report; "
+            f"run `difflens report {study.path}` first"
+        )
+    return reported
 
 
 def compare_studies(

@@ -230,7 +230,7 @@ def test_a_corpus_in_another_encoding(study: TinyStudy, capsys: Capture) -> None
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"judge": {"kind": "openai"}}, ("judge.base_url", "missing")),
+        ({"judge": {"kind": "openai"}}, ("judge.model", "missing")),
         ({"judge": {"kind": "scripted"}}, ("judge.script", "missing")),
         ({"judge": {"kind": "scripted", "script": "no.jsonl"}}, ("judge.script", "no.jsonl")),
         ({"embedding": {"kind": "minilm", "path": "no-folder"}}, ("embedding.path", "no-folder")),

@@ -93,6 +93,7 @@ def column_of(table: str) -> str:
         "judge_label_category": "rank",
         "review_event_category": "rank",
         "evidence_document": "split",
+        "audit_member": "latent_id",
         "score_call": "judge_call_id",
         "shuffled_explanation": "source_explanation_id",
     }.get(table, "id")
