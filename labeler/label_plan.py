@@ -147,6 +147,8 @@ def _planned_scores(
     sample = latents[:: max(1, len(latents) // SAMPLED_LATENTS)]
     planned = []
     for method in scores.methods:
+        if section.kind == "evidence" and method == "fuzzing":
+            continue
         ask = detect_request if method == "detection" else fuzz_request
         requests = []
         for latent_id in sample:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -13,7 +14,7 @@ from labeler.judge.answers import AnswerError, explain_schema, parse_answer
 from labeler.judge.base import ChatMessage, JudgeRequest
 from labeler.judge.completions import read_completion
 from labeler.judge.keys import read_key, without_key
-from labeler.judge.lines import Endpoint
+from labeler.judge.lines import Endpoint, HttpAnswer, Line, LineError, tls_for
 from labeler.judge.openai import endpoints_of, server_words
 from labeler.sections.judging import JudgeSection
 
@@ -68,15 +69,29 @@ def _check(endpoint: Endpoint, section: JudgeSection) -> Fit:
         ) as client:
             return _ask(client, endpoint, section)
     except httpx2.TimeoutException:
-        raise WorkError(
-            f"{endpoint.base_url}: no answer within {section.timeout_s:g} s (judge.timeout_s)"
-        ) from None
-    except httpx2.HTTPError as error:
+        raise WorkError(_late(endpoint, section)) from None
+    except TimeoutError:
+        raise WorkError(_late(endpoint, section)) from None
+    except (httpx2.HTTPError, LineError) as error:
         words = without_key(str(error) or type(error).__name__, endpoint.api_key_env)
         raise WorkError(
             f"{endpoint.base_url}: the server is down or not there ({words}); "
             "`difflens judge serve` starts one"
         ) from None
+
+
+def _late(endpoint: Endpoint, section: JudgeSection) -> str:
+    return f"{endpoint.base_url}: no answer within {section.timeout_s:g} s (judge.timeout_s)"
+
+
+async def _post(endpoint: Endpoint, section: JudgeSection, body: dict[str, Any]) -> HttpAnswer:
+    """One request as a batch sends it: bounded as a whole, however slowly bytes come."""
+    line = Line(endpoint, tls_for((endpoint,)))
+    try:
+        async with asyncio.timeout(section.timeout_s):
+            return await line.post("/chat/completions", body)
+    finally:
+        await line.aclose()
 
 
 def _ask(client: Any, endpoint: Endpoint, section: JudgeSection) -> Fit:
@@ -92,13 +107,13 @@ def _ask(client: Any, endpoint: Endpoint, section: JudgeSection) -> Fit:
         },
     }
     started = time.monotonic()
-    answer = client.post("/chat/completions", content=json.dumps(body).encode())
+    answer = asyncio.run(_post(endpoint, section, body))
     seconds = time.monotonic() - started
     models = _models(client)
-    if answer.status_code != 200:
-        raise _refusal(answer.status_code, answer.content, endpoint, section, list(models))
+    if answer.status != 200:
+        raise _refusal(answer.status, answer.content, endpoint, section, list(models))
     try:
-        reply_body = answer.json()
+        reply_body = json.loads(answer.content)
     except ValueError:
         reply_body = None
     if not isinstance(reply_body, dict):

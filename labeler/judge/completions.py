@@ -14,6 +14,9 @@ from labeler.judge.languages import LANGUAGE_NAMES, LanguageIdentifier
 
 _QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'|\u201c[^\u201d]*\u201d|\u00ab[^\u00bb]*\u00bb|`[^`]*`")
 
+LARGEST_COUNT = 2**31
+"""What the database's integers hold."""
+
 
 def read_completion(request: JudgeRequest, body: Mapping[str, Any], latency_s: float) -> JudgeReply:
     """Turn the body of a chat completion into a reply.
@@ -93,4 +96,5 @@ def _text_of(message: Mapping[str, Any]) -> str | None:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) else None
+    """A number of tokens as told; None where it cannot be one, as limits and sums rest on it."""
+    return value if isinstance(value, int) and 0 <= value < LARGEST_COUNT else None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -128,6 +131,47 @@ def test_a_wrong_key_is_named_by_its_variable_only(
     assert status == 2
     assert "judge.api_key_env: the key in JUDGE_KEY is refused" in err
     assert KEY not in err
+
+
+@pytest.mark.parametrize("ending", ["\nX", "\u00e9"])
+def test_a_key_that_no_header_can_hold_is_not_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", KEY + ending)
+    status, _, err = check(tmp_path, Step(GOOD), capsys, api_key_env="JUDGE_KEY")
+    assert status == 2
+    assert "judge.api_key_env: the key in JUDGE_KEY holds a line break or a character" in err
+    assert KEY not in err
+
+
+def test_usage_that_cannot_be_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = {"choices": [{"message": {"content": GOOD}, "finish_reason": "stop"}]}
+    for tokens in (-5, 10**30, "many"):
+        usage = {"usage": {"prompt_tokens": tokens, "completion_tokens": tokens}}
+        status, out, _ = check(tmp_path, Step(body=json.dumps(message | usage)), capsys)
+        assert (status, out.endswith("s, no usage told\n")) == (0, True)
+
+
+def test_an_answer_that_drips_is_given_up_in_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def drip() -> None:
+        connection, _ = listener.accept()
+        with contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            while True:
+                connection.sendall(b" ")
+                time.sleep(0.05)
+
+    threading.Thread(target=drip, daemon=True).start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    started = time.monotonic()
+    assert run(["judge", "check", study(tmp_path, url, timeout_s=0.5)]) == 1
+    assert time.monotonic() - started < 10
+    assert "no answer within 0.5 s (judge.timeout_s)" in capsys.readouterr().err
+    listener.close()
 
 
 def test_a_judge_without_a_server_has_nothing_to_check(
