@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from labeler.judge.base import CONTENT_ROLES, EvidenceWindow
 
@@ -22,8 +21,14 @@ class Turn:
 
 def turns(window: EvidenceWindow) -> tuple[Turn, ...]:
     """Content of a window, turn by turn; template, system and BOS tokens are left out."""
-    runs = groupby(range(len(window.roles)), key=lambda position: window.roles[position])
-    return tuple(Turn(role, tuple(run)) for role, run in runs if role in CONTENT_ROLES)
+    roles, start, found = window.roles, 0, []
+    for position, role in enumerate(roles):
+        if role != roles[start]:
+            found.append(Turn(roles[start], tuple(range(start, position))))
+            start = position
+    if roles:
+        found.append(Turn(roles[start], tuple(range(start, len(roles)))))
+    return tuple(turn for turn in found if turn.role in CONTENT_ROLES)
 
 
 def content_text(window: EvidenceWindow) -> str:
@@ -39,8 +44,14 @@ def joined(window: EvidenceWindow, positions: Iterable[int]) -> str:
 def marked_runs(window: EvidenceWindow, turn: Turn) -> list[tuple[bool, tuple[int, ...]]]:
     """A turn's tokens in runs that are marked (the latent fires there) or not."""
     threshold = MARK_SHARE * window.peak
-    runs = groupby(turn.positions, key=lambda position: window.activations[position] > threshold)
-    return [(marked, tuple(run)) for marked, run in runs]
+    activations, positions = window.activations, turn.positions
+    runs: list[tuple[bool, tuple[int, ...]]] = []
+    start, marked = 0, activations[positions[0]] > threshold
+    for place, position in enumerate(positions):
+        if (activations[position] > threshold) != marked:
+            runs.append((marked, positions[start:place]))
+            start, marked = place, not marked
+    return [*runs, (marked, positions[start:])]
 
 
 def strength(activation: float, scale: float) -> int:
