@@ -6,7 +6,9 @@ Without --vllm: a stub in a process of its own answers after exactly t seconds; 
 flight can not do better than c/t a second. The whole path is timed as `difflens label` runs it:
 evidence read from SQLite, prompts written, calls and explanations committed. With --vllm: the same
 prompts go to a running server (`difflens judge serve`) by this path and by a bare asynchronous
-client, in turns, and the tokens a second are compared. The last line is one JSON object.
+client, in turns, and the tokens a second are compared. Start that server without prefix caching
+(`args = ["--no-enable-prefix-caching"]`), or the first turn pays for the others' prompts. The last
+line is one JSON object.
 """
 
 from __future__ import annotations
@@ -230,7 +232,7 @@ def against_vllm(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         timeout_s=600,
     )
     bodies = bodies_of(template, section, n_latents)
-    asyncio.run(bare(section, bodies[: arguments.concurrency]))
+    asyncio.run(bare(section, bodies[:1]))
     ours, theirs = [], []
     for number in range(arguments.rounds):
         database = folder / f"round-{number}.db"
