@@ -29,6 +29,9 @@ def planned(study: StudyFile) -> list[str]:
         with read_session(engine) as session:
             latents = labelled_latents(session, StageContext(study, engine, SilentProgress()))
         for section in (study.config.judge, *study.config.judges):
+            if section.kind == "evidence":
+                lines.append(f"evidence-{embedder.name}: computes on this machine, no call is paid")
+                continue
             judge = make_judge(section, embedder, study.folder)
             folder = model_folder(study, section)
             lines += plan_lines(plan_labels(engine, judge, section, study.config, latents, folder))

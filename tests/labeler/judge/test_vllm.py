@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 from requirements import missing
-from tiny_study import TinyStudy
+from tiny_study import TinyStudy, write_study
 
-from labeler.cache import CACHE_VARIABLE, cache_folder
+from labeler.cache import CACHE_VARIABLE
 from labeler.cli.main import run
 from labeler.demo.fetch import SMOLLM2, fetch
 from labeler.errors import WorkError
@@ -28,12 +28,11 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).parents[3]
 START = "import sys; from labeler.cli.main import main; main()"
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
-PATIENCE_S = 900.0
 
 
 @pytest.fixture(scope="module")
 def judged_study(
-    finished_study: TinyStudy, tmp_path_factory: pytest.TempPathFactory, free_tcp_port: int
+    tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory, free_tcp_port: int
 ) -> TinyStudy:
     """A trained study of a few latents, to be judged by SmolLM2-135M-Instruct."""
     if not PYTHON.is_file():
@@ -45,9 +44,9 @@ def judged_study(
             model = fetch(SMOLLM2)
         except WorkError as error:
             missing("vllm", str(error))
-        patch.setenv(CACHE_VARIABLE, str(cache_folder()))
-    study = finished_study.copied_to(tmp_path_factory.mktemp("vllm") / "study")
-    judged = study.with_tables(
+    judged = write_study(
+        tmp_path_factory.mktemp("vllm") / "study",
+        tiny_model_folder,
         isolate={"top": 4},
         scores={"methods": [], "controls": 0},
         judge={
