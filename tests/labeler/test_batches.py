@@ -223,7 +223,7 @@ def test_a_limit_on_tokens_stops_before_it_is_passed_and_a_later_call_goes_on(
         line = capsys.readouterr().err.splitlines()[-1]
         assert line.startswith("difflens: stopped at ")
         assert f"at most {limit:,} tokens" in line
-        assert rows(study.url, "SELECT status FROM run WHERE kind = 'label'")[-1] == (
+        assert rows(study.url, "SELECT status FROM run WHERE kind = 'label' ORDER BY id")[-1] == (
             "interrupted",
         )
         before = len(server.received)
