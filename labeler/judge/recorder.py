@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from labeler.judge.base import JudgeReply
 from labeler.judge.calls import CallStore, EndedAttempt, Keep, Keyed, OnAnswer, Question, StoredCall
 
-LINGER_S = 0.02
+LINGER_S = 0.06
 """Seconds in which calls that end together are gathered, where many are in flight."""
 LINGER_FROM = 32
 """Calls in flight from which it pays to linger."""
