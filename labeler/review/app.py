@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from labeler.review.board import Board
 from labeler.review.identity import Access
+from labeler.review.questions import Questions
 from labeler.review.rendering import build_environment, read_static
 from labeler.review.room import Handler, Room, endpoint
 from labeler.review.routes import latent, numbers, queue, sql
@@ -55,9 +56,9 @@ def build_room(
     return Room(
         study=study,
         title=title or study,
-        database_url=database_url,
         engine=engine,
         board=Board(engine),
+        questions=Questions(database_url),
         access=Access.build(token, reviewer, secrets.token_bytes(32)),
         saved=read_saved(queries),
         static=static,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from threading import Event
 from typing import Any
 
 from jinja2 import Environment
@@ -20,6 +22,7 @@ from labeler.review.board import Board
 from labeler.review.filters import Filters
 from labeler.review.forms import Form, read_form
 from labeler.review.identity import COOKIE, Access
+from labeler.review.questions import Questions
 from labeler.review.rendering import StaticFile
 from labeler.review.saved import SavedQuery
 from labeler.review.table import QueueTable
@@ -33,9 +36,9 @@ class Room:
 
     study: str
     title: str
-    database_url: str
     engine: Engine
     board: Board
+    questions: Questions
     access: Access
     saved: Mapping[str, SavedQuery]
     static: Mapping[str, StaticFile]
@@ -56,6 +59,12 @@ class Asked:
     request: Request
     reviewer: str
     form: Form
+    gone: Event = field(default_factory=Event)
+    """Set once the reviewer's browser has closed the connection."""
+
+    def is_gone(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self.gone.is_set()
 
     @property
     def filters(self) -> Filters:
@@ -93,7 +102,9 @@ def endpoint(room: Room, handler: Handler) -> Callable[[Request], Any]:
             return RedirectResponse("/sign-in", 303)
         try:
             form = await read_form(request) if request.method == "POST" else Form({})
-            return await run_in_threadpool(handler, Asked(room, request, reviewer, form))
+            asked = Asked(room, request, reviewer, form)
+            async with _watched(asked):
+                return await run_in_threadpool(handler, asked)
         except UsageError as error:
             return _failed(room, reviewer, 400, error)
         except WorkError as error:
@@ -104,6 +115,25 @@ def endpoint(room: Room, handler: Handler) -> Callable[[Request], Any]:
             return _failed(room, reviewer, 503, line)
 
     return answer
+
+
+@asynccontextmanager
+async def _watched(asked: Asked) -> AsyncIterator[None]:
+    """Notice while a form is answered that its sender has gone."""
+    if asked.request.method != "POST":
+        yield
+        return
+
+    async def watch() -> None:
+        while (await asked.request.receive())["type"] != "http.disconnect":
+            pass
+        asked.gone.set()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
 
 
 def _failed(room: Room, reviewer: str, status: int, error: Exception) -> Response:

@@ -8,16 +8,19 @@ names every function by its key, and those that the catalog calls volatile are r
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.engine import URL
-
 from labeler.errors import UsageError
-from labeler.sql.result import Limits, QueryResult, collect, slow
-from labeler.store.engine import open_engine
+from labeler.sql.result import Limits, slow
 
 if TYPE_CHECKING:
     import psycopg
+    from sqlalchemy.engine import URL
+
+CONNECT_S = 8
+"""Seconds for a server to take the connection."""
+_ROWS_AT_ONCE = 200
 
 _PROBE = "difflens_question"
 _VOLATILE_FUNCTIONS = """
@@ -40,37 +43,52 @@ _READER = """
 """
 
 
-def ask_postgresql(url: str | URL, statement: str, limits: Limits) -> QueryResult:
-    """Run one SELECT on a PostgreSQL database."""
+def ask_postgresql(
+    arguments: Mapping[str, Any],
+    statement: str,
+    limits: Limits,
+    connected: Callable[[Callable[[], object]], None],
+) -> Iterator[Sequence[Any]]:
+    """Run one SELECT on a PostgreSQL database: column names, then rows.
+
+    `connected` is called with what cancels the question on the server.
+    """
     import psycopg
 
     question = statement.strip().rstrip(";")
     try:
-        with psycopg.connect(**_connection_arguments(url, limits)) as connection:
+        connection = psycopg.connect(**arguments)
+    except psycopg.Error as error:
+        raise UsageError(f"database.url: cannot connect: {_first_line(error)}") from None
+    try:
+        with connection:
+            connected(connection.cancel)
             _refuse_volatile(connection, question)
-            return _ask(connection, question, limits)
+            yield from _ask(connection, question)
     except psycopg.errors.QueryCanceled:
         raise slow(limits.timeout_s) from None
-    except psycopg.OperationalError as error:
-        raise UsageError(f"database.url: cannot connect: {_first_line(error)}") from None
     except psycopg.Error as error:
         raise UsageError(f"sql: {_first_line(error)}") from None
 
 
-def _connection_arguments(url: str | URL, limits: Limits) -> dict[str, Any]:
+def connection_arguments(url: str | URL, limits: Limits) -> dict[str, Any]:
+    """What `ask_postgresql` connects with: the study's own arguments and the server's limits."""
+    from labeler.store.engine import open_engine
+
     engine = open_engine(url)
     try:
-        arguments = dict(engine.dialect.create_connect_args(engine.url)[1])
+        given = engine.dialect.create_connect_args(engine.url)[1]
     finally:
         engine.dispose()
-    milliseconds = int(limits.timeout_s * 1000)
+    arguments = {name: value for name, value in given.items() if isinstance(value, str | int)}
+    milliseconds = max(1, int(limits.timeout_s * 1000))
     options = (
         f"-c default_transaction_read_only=on -c statement_timeout={milliseconds}"
         f" -c lock_timeout={milliseconds}"
         f" -c idle_in_transaction_session_timeout={milliseconds + 10_000}"
     )
     arguments["options"] = f"{arguments.get('options', '')} {options}".strip()
-    return arguments
+    return {"connect_timeout": CONNECT_S, **arguments}
 
 
 def _refuse_volatile(connection: psycopg.Connection[Any], question: str) -> None:
@@ -87,7 +105,7 @@ def _refuse_volatile(connection: psycopg.Connection[Any], question: str) -> None
         raise UsageError(f"sql: only reading is allowed (function {found[0]} may do more)")
 
 
-def _ask(connection: psycopg.Connection[Any], question: str, limits: Limits) -> QueryResult:
+def _ask(connection: psycopg.Connection[Any], question: str) -> Iterator[Sequence[Any]]:
     connection.read_only = True
     reader = connection.execute(_READER).fetchone()
     if reader is not None:
@@ -95,10 +113,10 @@ def _ask(connection: psycopg.Connection[Any], question: str, limits: Limits) -> 
     # A server-side cursor is declared FOR one SELECT: the server refuses anything else.
     with connection.cursor(name="difflens_sql") as cursor:
         cursor.execute(question.encode())
-        names = [column.name for column in cursor.description or ()]
-        answer = collect(names, cursor.fetchmany, limits.max_rows)
+        yield [column.name for column in cursor.description or ()]
+        while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+            yield from rows
     connection.rollback()
-    return answer
 
 
 def _first_line(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,12 @@ from labeler.errors import WorkError
 MAX_ROWS = 10_000
 TIMEOUT_S = 30.0
 MAX_ANSWER_BYTES = 200_000_000
-"""Characters and bytes in all values of one answer."""
-_ROWS_AT_ONCE = 200
+"""Characters and bytes in all values of one answer, each value counted as VALUE_BYTES at least."""
+MAX_HEAP_BYTES = 1 << 30
+"""Bytes that SQLite may take for one question, sorting included."""
+VALUE_BYTES = 8
+SHOWN_CHARACTERS = 501
+"""Characters of a value that is only looked at: one more than a page prints of it."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,13 @@ class Limits:
 
     max_rows: int = MAX_ROWS
     timeout_s: float = TIMEOUT_S
+    max_bytes: int = MAX_ANSWER_BYTES
+    max_heap_bytes: int = MAX_HEAP_BYTES
+    is_shown: bool = False
+    """The answer is only looked at: long values are cut, and rows end at `max_bytes` instead of
+    the question being refused."""
+    nice: int = 0
+    """How far the question's process steps back behind others, as of `nice`."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +44,45 @@ class QueryResult:
     """Whether there were more rows than asked for."""
 
 
-def collect(
-    columns: Sequence[str], fetch: Callable[[int], Sequence[Sequence[Any]]], max_rows: int
-) -> QueryResult:
-    """Take up to `max_rows` rows from `fetch`; WorkError once they are too large to hold."""
-    rows: list[tuple[Any, ...]] = []
-    size = 0
-    while len(rows) <= max_rows:
-        part = fetch(min(_ROWS_AT_ONCE, max_rows + 1 - len(rows)))
-        if not part:
-            break
-        rows += [tuple(row) for row in part]
-        size += sum(len(value) for row in part for value in row if isinstance(value, str | bytes))
-        if size > MAX_ANSWER_BYTES:
-            raise WorkError(
-                f"sql: the answer exceeds {MAX_ANSWER_BYTES // 1_000_000} MB; ask for less"
+class RowCounter:
+    """Hands on the rows of an answer as far as the limits go."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.truncated = False
+        self.size = 0
+
+    def kept(self, rows: Iterator[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+        """The rows that are part of the answer; WorkError once they are too large to hold."""
+        for number, row in enumerate(rows):
+            shown = [_cut(value) for value in row] if self.limits.is_shown else row
+            self.size += sum(
+                len(value) + VALUE_BYTES if isinstance(value, str | bytes) else VALUE_BYTES
+                for value in shown
             )
-    return QueryResult(tuple(columns), tuple(rows[:max_rows]), truncated=len(rows) > max_rows)
+            is_large = self.size > self.limits.max_bytes
+            if is_large and not self.limits.is_shown:
+                raise too_large(self.limits)
+            if is_large or number == self.limits.max_rows:
+                self.truncated = True
+                return
+            yield shown
+
+
+def _cut(value: Any) -> Any:
+    return value[:SHOWN_CHARACTERS] if isinstance(value, str | bytes) else value
 
 
 def slow(timeout_s: float) -> WorkError:
     """The error of a question that took too long."""
     return WorkError(f"sql: stopped after {timeout_s:g} s; narrow the question or raise --timeout")
+
+
+def too_large(limits: Limits) -> WorkError:
+    """The error of an answer that is too large to hold."""
+    return WorkError(f"sql: the answer exceeds {limits.max_bytes // 1_000_000} MB; ask for less")
+
+
+def too_hungry() -> WorkError:
+    """The error of a question that needs too much memory."""
+    return WorkError("sql: the question needs more memory than it may; narrow it")

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from labeler.errors import UsageError, WorkError
-from labeler.sql.result import Limits, QueryResult, collect, slow
-from labeler.store.failures import is_damage
+from labeler.sql.result import Limits, slow, too_hungry
 
 MAX_VALUE_BYTES = 10_000_000
 """Bytes in one value."""
-MAX_HEAP_BYTES = 1 << 30
-"""Bytes that SQLite may take; the limit holds for the process and can only be lowered."""
 MAX_STATEMENT_BYTES = 200_000
 _STEPS_BETWEEN_CHECKS = 1000
 _SQLITE_RECURSIVE = 33
@@ -51,9 +49,9 @@ deadline reaches it.
 """
 
 
-def ask_sqlite(path: Path, statement: str, limits: Limits) -> QueryResult:
-    """Run one SELECT on a SQLite file."""
-    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+def ask_sqlite(path: str, statement: str, limits: Limits) -> Iterator[Sequence[Any]]:
+    """Run one SELECT on a SQLite file: column names, then rows."""
+    uri = f"file:{quote(path)}?mode=ro"
     try:
         with closing(
             sqlite3.connect(uri, uri=True, isolation_level=None, timeout=limits.timeout_s)
@@ -62,10 +60,10 @@ def ask_sqlite(path: Path, statement: str, limits: Limits) -> QueryResult:
             cursor = connection.execute(statement)
             if cursor.description is None:
                 raise UsageError("sql: only a SELECT is allowed, and it must return columns")
-            names = [column[0] for column in cursor.description]
-            return collect(names, cursor.fetchmany, limits.max_rows)
+            yield [column[0] for column in cursor.description]
+            yield from cursor
     except MemoryError:
-        raise WorkError("sql: the question needs more memory than it may; narrow it") from None
+        raise too_hungry() from None
     except sqlite3.OperationalError as error:
         if str(error) == "interrupted":
             raise slow(limits.timeout_s) from None
@@ -73,7 +71,7 @@ def ask_sqlite(path: Path, statement: str, limits: Limits) -> QueryResult:
     except (sqlite3.DatabaseError, sqlite3.ProgrammingError, sqlite3.Warning) as error:
         if "not authorized" in str(error) or "prohibited" in str(error):
             raise UsageError(f"sql: only reading is allowed ({error})") from None
-        if is_damage(error):
+        if getattr(error, "sqlite_errorname", "").startswith("SQLITE_CORRUPT"):
             raise WorkError(
                 f"sql: {path}: {error}; the file is damaged; restore a backup"
             ) from None
@@ -83,7 +81,7 @@ def ask_sqlite(path: Path, statement: str, limits: Limits) -> QueryResult:
 def _confine(connection: sqlite3.Connection, limits: Limits) -> None:
     """Set the limits; the authorizer comes last, as it refuses the PRAGMAs too."""
     deadline = time.monotonic() + limits.timeout_s
-    connection.execute(f"PRAGMA hard_heap_limit = {MAX_HEAP_BYTES}")
+    connection.execute(f"PRAGMA hard_heap_limit = {limits.max_heap_bytes}")
     # Sorting and recursion stay within the memory limit instead of filling a disk.
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA trusted_schema = OFF")

@@ -90,6 +90,23 @@ SQLITE_BOMBS = (
 )
 """Stopped on SQLite by the deadline or a limit."""
 
+_MEGABYTES = (
+    "WITH RECURSIVE w(s) AS (SELECT 'a' UNION ALL SELECT s || s FROM w WHERE length(s) < 4000000),"
+    " big(s) AS (SELECT s FROM w ORDER BY length(s) DESC LIMIT 1) "
+)
+SQLITE_ONE_STEP = {
+    "instr": "SELECT instr(s, substr(s, 1, 2000000) || 'b') FROM big",
+    "replace": "SELECT length(replace(s, substr(s, 1, 2000000) || 'b', 'c')) FROM big",
+    "trim": "SELECT length(trim(s, replace(substr(s, 1, 200000), 'a', char(233)) || 'a')) FROM big",
+    "json": "SELECT count(*) FROM big, json_each('[' || replace(s, 'a', '[],') || '1]') x,"
+    " json_each(x.value) y, big z, json_each('[' || replace(z.s, 'a', '[],') || '1]')",
+    "sort": "SELECT s || value FROM big, json_each('[1,2,3,4,5]') ORDER BY instr(s, s || 'b')",
+    "rows": "SELECT s, n FROM big, (WITH RECURSIVE t(n) AS"
+    " (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT n FROM t)",
+}
+"""Statements on SQLite whose single steps take seconds to minutes: no look at a clock in them."""
+SQLITE_ONE_STEP = {name: _MEGABYTES + words for name, words in SQLITE_ONE_STEP.items()}
+
 POSTGRESQL = (
     "COPY latent TO '{folder}/latents.txt'",
     "COPY latent TO PROGRAM 'cat > {folder}/latents.txt'",
@@ -159,3 +176,16 @@ POSTGRESQL_BOMBS = (
     "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b",
 )
 """Stopped on PostgreSQL by the deadline."""
+
+POSTGRESQL_LASTING = {
+    "rows that each take a while": "SELECT n, (SELECT count(*) FROM generate_series(1, 200000 + n))"
+    " FROM generate_series(1, 10000) AS n",
+    "regular expression": "SELECT count(*) FROM generate_series(1, 100000) AS n"
+    " WHERE regexp_replace(repeat('ab', 20000 + n), '(a|b)*?c', 'x') = ''",
+    "giant values": "SELECT md5(string_agg(repeat('x', 1000000 + n), '')) FROM"
+    " generate_series(1, 100000) AS n",
+    "sort": "SELECT md5(n::text) AS word FROM generate_series(1, 200000000) AS n ORDER BY word",
+    "cross join": "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000)",
+    "numbers": "SELECT factorial(90000 + n) FROM generate_series(1, 1000) AS n",
+}
+"""Statements on PostgreSQL that last, whether or not a single step does."""

@@ -7,12 +7,17 @@ import time
 from starlette.responses import Response
 
 from labeler.errors import UsageError, WorkError
+from labeler.review.questions import NICE, BusyError
 from labeler.review.room import Asked
-from labeler.sql import QueryResult, format_result, run_query
+from labeler.sql import QueryResult, format_result
+from labeler.sql.result import Limits
 
-MAX_ROWS = 1_000
-MAX_DOWNLOAD_ROWS = 1_000_000
 TIMEOUT_S = 10.0
+SHOWN = Limits(1_000, TIMEOUT_S, max_bytes=2_000_000, is_shown=True, nice=NICE)
+"""What the page prints: so much that a browser, and the thread that writes it, take it at once."""
+DOWNLOADED = Limits(1_000_000, TIMEOUT_S, max_bytes=100_000_000, nice=NICE)
+BUSY_S = 5
+"""Seconds after which a busy page may be asked again."""
 DOWNLOADS = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
 
 
@@ -28,22 +33,28 @@ def run_sql(asked: Asked) -> Response:
     """Run what was typed."""
     statement = asked.form.one("statement")
     kind = asked.form.one("format")
-    if kind in DOWNLOADS:
-        result = run_query(
-            asked.room.database_url, statement, max_rows=MAX_DOWNLOAD_ROWS, timeout=TIMEOUT_S
-        )
-        return Response(
-            format_result(result, kind),
-            media_type=DOWNLOADS[kind],
-            headers={"Content-Disposition": f'attachment; filename="query.{kind}"'},
-        )
-    begin = time.perf_counter()
     try:
-        found = run_query(asked.room.database_url, statement, max_rows=MAX_ROWS, timeout=TIMEOUT_S)
+        with asked.room.questions.turn(asked.is_gone) as ask:
+            if kind in DOWNLOADS:
+                return _download(ask(statement, DOWNLOADED), kind)
+            begin = time.perf_counter()
+            found = ask(statement, SHOWN)
+            seconds = time.perf_counter() - begin
+            return _page(asked, statement=statement, result=found, seconds=seconds)
+    except BusyError as error:
+        busy = _page(asked, statement=statement, message=str(error), status=503)
+        busy.headers["Retry-After"] = str(BUSY_S)
+        return busy
     except (UsageError, WorkError) as error:
         return _page(asked, statement=statement, message=str(error), status=400)
-    seconds = time.perf_counter() - begin
-    return _page(asked, statement=statement, result=found, seconds=seconds)
+
+
+def _download(result: QueryResult, kind: str) -> Response:
+    return Response(
+        format_result(result, kind),
+        media_type=DOWNLOADS[kind],
+        headers={"Content-Disposition": f'attachment; filename="query.{kind}"'},
+    )
 
 
 def _page(
@@ -67,6 +78,6 @@ def _page(
         result=result,
         message=message,
         seconds=seconds,
-        max_rows=MAX_ROWS,
+        max_rows=SHOWN.max_rows,
         timeout=TIMEOUT_S,
     )
