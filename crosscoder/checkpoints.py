@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from crosscoder.errors import InputError
 from crosscoder.files import sha256_file, write_tensors, write_text
+from crosscoder.limits import parse_json, read_bytes
 from crosscoder.model import Crosscoder, CrosscoderConfig
 
 WEIGHTS_NAME = "crosscoder.safetensors"
@@ -77,12 +78,12 @@ def load_crosscoder(directory: Path) -> Crosscoder:
 def read_crosscoder_file(directory: Path) -> CrosscoderFile:
     """Read and check `config.json` alone; InputError where it is missing or damaged."""
     path = directory / CONFIG_NAME
+    if not path.is_file():
+        raise InputError(f"{path}: holds no crosscoder; train one first")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise InputError(f"{path}: holds no crosscoder; train one first") from None
-    except ValueError:
-        raise InputError(f"{path}: no valid JSON; train again") from None
+        raw = parse_json(read_bytes(path), path)
+    except InputError as error:
+        raise InputError(f"{error}; train again") from None
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:
         raise InputError(f"{path}: schema_version {version!r}; this version reads {SCHEMA_VERSION}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from crosscoder.errors import InputError
 from crosscoder.files import canonical_json, sha256_file, sha256_text, write_text
+from crosscoder.limits import parse_json, read_bytes
 from crosscoder.subject_files import (
     SubjectSpec,
     check_location,
@@ -111,7 +112,7 @@ def _read_cache(cache_file: Path | None) -> dict[str, list[int | str]]:
     if cache_file is None or not cache_file.is_file():
         return {}
     try:
-        known = json.loads(cache_file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        known = parse_json(read_bytes(cache_file), cache_file)
+    except InputError:
         return {}
     return known if isinstance(known, dict) else {}

@@ -6,9 +6,14 @@ definition and every refusal is one line that names the file or body and the lim
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
+import re
+import tomllib
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +24,8 @@ from crosscoder.errors import InputError
 MAX_DEPTH = 64
 """Nested lists and objects in JSON and YAML."""
 
-MAX_ELEMENTS = 5_000_000
-"""Values in one JSON or YAML document."""
+MAX_ELEMENTS = 20_000_000
+"""Values in one JSON or YAML document; a batch of 1,024 latents with their texts has millions."""
 
 MAX_INTEGER = 2**63 - 1
 """Largest magnitude of an integer in foreign data: what both databases and torch can hold."""
@@ -31,7 +36,16 @@ MAX_ALIASES = 100
 MAX_TEXT_BYTES = 256 * 2**20
 """Bytes of one text file that is read whole."""
 
-MAX_UNPACKED_BYTES = 512 * 2**20
+MAX_CONFIG_BYTES = 2**20
+"""Bytes of one YAML or TOML file: what people write by hand, read by slow and thorough parsers."""
+
+MAX_KEY_PARTS = 1_000
+"""Dots in one line of TOML, whose parser copies all parts of a key for every further one."""
+
+MAX_LINES = 5_000_000
+"""Lines of one CSV or JSONL file."""
+
+MAX_UNPACKED_BYTES = 256 * 2**20
 """Bytes that one compressed file may unpack to."""
 
 MAX_RENDERED_CHARACTERS = 16 * 2**20
@@ -40,7 +54,15 @@ MAX_RENDERED_CHARACTERS = 16 * 2**20
 MAX_RENDER_SECONDS = 10.0
 """Seconds that a chat template may take for one document."""
 
+MAX_YAML_ELEMENTS = 50_000
+"""Values in one YAML document, each anchor counted as often as it is used."""
+
 _CHUNK_BYTES = 2**20
+_STRING = re.compile(r'"[^"\\]*(?:\\.?[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
+_LONG_NUMBER = re.compile(r"[-+0-9][0-9a-f_:.]{400,}\Z", re.IGNORECASE)
+"""Also numbers to the base of 60, `1:59:59`, of which YAML's reader makes powers without end."""
+_EVENT_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The parser written in C where there is one; it gives the same events, many times as fast."""
 
 
 def parse_json(text: str | bytes, where: object) -> Any:
@@ -50,6 +72,9 @@ def parse_json(text: str | bytes, where: object) -> Any:
     and Infinity and numbers beyond float64, for integers beyond 64 bits, and for what is nested
     deeper than MAX_DEPTH or holds more than MAX_ELEMENTS values.
     """
+    if isinstance(text, bytes):
+        text = decoded(text, where)
+    _check_count(text, where)
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
@@ -58,8 +83,6 @@ def parse_json(text: str | bytes, where: object) -> Any:
         ) from None
     except RecursionError:
         raise InputError(f"{where}: {_too_deep('JSON')}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{where}: no valid UTF-8") from None
     except ValueError as error:
         # Python refuses integers of thousands of digits with a ValueError of its own.
         reason = error.args[0] if isinstance(error, _ConstantError) else "an integer is too long"
@@ -68,32 +91,49 @@ def parse_json(text: str | bytes, where: object) -> Any:
     return value
 
 
+def _check_count(text: str, where: object) -> None:
+    """Refuse a JSON text of too many values before it is built: each takes far more memory."""
+    if _marks(text) > MAX_ELEMENTS and _marks(_STRING.sub("", text)) > MAX_ELEMENTS:
+        raise InputError(f"{where}: {_too_many('JSON')}")
+
+
+def _marks(text: str) -> int:
+    """What begins a value: no fewer than there are values, but for the first."""
+    return text.count(",") + text.count("[") + text.count("{")
+
+
 def check_value(value: Any, where: object, kind: str) -> None:
     """Refuse parsed data that is too deep, too large or holds numbers that nothing can store."""
-    waiting = [(value, 0)]
+    waiting: list[tuple[Any, int]] = [((value,), -1)]
     seen = 0
     while waiting:
-        item, depth = waiting.pop()
-        seen += 1
-        if isinstance(item, dict | list):
-            if depth >= MAX_DEPTH:
-                raise InputError(f"{where}: {_too_deep(kind)}")
-            children = item.values() if isinstance(item, dict) else item
-            waiting.extend((child, depth + 1) for child in children)
-            if seen + len(waiting) > MAX_ELEMENTS:
-                raise InputError(f"{where}: {kind} with more than {MAX_ELEMENTS:,} values")
-        elif isinstance(item, int) and abs(item) > MAX_INTEGER:
-            raise InputError(f"{where}: {kind} with an integer beyond 64 bits")
-        elif isinstance(item, float) and not math.isfinite(item):
-            raise InputError(f"{where}: {kind} with a number that is not finite")
+        items, depth = waiting.pop()
+        seen += len(items)
+        if seen > MAX_ELEMENTS:
+            raise InputError(f"{where}: {_too_many(kind)}")
+        for item in items.values() if isinstance(items, dict) else items:
+            if isinstance(item, str):
+                continue
+            if isinstance(item, float):
+                if not math.isfinite(item):
+                    raise InputError(f"{where}: {kind} with a number that is not finite")
+            elif isinstance(item, int):
+                if abs(item) > MAX_INTEGER:
+                    raise InputError(f"{where}: {kind} with an integer beyond 64 bits")
+            elif isinstance(item, dict | list):
+                if depth + 1 >= MAX_DEPTH:
+                    raise InputError(f"{where}: {_too_deep(kind)}")
+                waiting.append((item, depth + 1))
 
 
 def load_yaml(text: str, where: object, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
     """The value of a YAML text from outside, read by a safe loader.
 
     Raises InputError, which begins with `where`, as `parse_json` does, and for more than
-    MAX_ALIASES uses of anchors.
+    MAX_ALIASES uses of anchors or more than MAX_CONFIG_BYTES characters.
     """
+    if len(text) > MAX_CONFIG_BYTES:
+        raise InputError(f"{where}: is larger than {MAX_CONFIG_BYTES:,} bytes")
     try:
         _check_events(text, where)
         value = yaml.load(text, Loader=loader)
@@ -101,28 +141,120 @@ def load_yaml(text: str, where: object, loader: type[yaml.SafeLoader] = yaml.Saf
         raise InputError(f"{where}: no valid YAML: {_yaml_problem(error)}") from None
     except InputError:
         raise
-    except (RecursionError, ValueError):
+    except Exception:
+        # What the parser's own constructors make of hostile values has no one type.
         raise InputError(f"{where}: no valid YAML: a value cannot be read") from None
     check_value(value, where, "YAML")
     return value
 
 
 def _check_events(text: str, where: object) -> None:
-    """Walk the parser's events, which build nothing, before anything is built."""
-    depth = aliases = 0
-    for elements, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+    """Walk the parser's events, which build nothing, before anything is built.
+
+    An anchor counts as often as it is used: aliases of aliases and merged mappings multiply.
+    """
+    sizes: dict[str, int] = {}
+    open_nodes: list[tuple[str | None, int]] = []
+    total = aliases = 0
+    for event in yaml.parse(text, Loader=_EVENT_LOADER):
         if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
+            if len(open_nodes) >= MAX_DEPTH:
+                raise InputError(f"{where}: {_too_deep('YAML')}")
+            open_nodes.append((event.anchor, total))
+            total += 1
         elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
+            anchor, before = open_nodes.pop()
+            if anchor is not None:
+                sizes[anchor] = total - before
         elif isinstance(event, yaml.AliasEvent):
             aliases += 1
-        if depth > MAX_DEPTH:
-            raise InputError(f"{where}: {_too_deep('YAML')}")
+            total += sizes.get(str(event.anchor), 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            total += 1
+            if _LONG_NUMBER.match(event.value):
+                raise InputError(f"{where}: no valid YAML: a number is too long")
         if aliases > MAX_ALIASES:
             raise InputError(f"{where}: YAML with more than {MAX_ALIASES} uses of anchors")
-        if elements > MAX_ELEMENTS:
-            raise InputError(f"{where}: YAML with more than {MAX_ELEMENTS:,} values")
+        if total > MAX_YAML_ELEMENTS:
+            raise InputError(f"{where}: {_too_many('YAML', MAX_YAML_ELEMENTS)}")
+
+
+def parse_toml(text: str, where: object) -> dict[str, Any]:
+    """The tables of a TOML text; InputError, which begins with `where`, as in `parse_json`."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.count(".") > MAX_KEY_PARTS:
+            raise InputError(
+                f"{where}: line {number}: more than {MAX_KEY_PARTS:,} dots in one line"
+            )
+    try:
+        value = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{where}: no valid TOML: {error}") from None
+    except RecursionError:
+        raise InputError(f"{where}: {_too_deep('TOML')}") from None
+    except ValueError:
+        raise InputError(f"{where}: no valid TOML: a number is too long") from None
+    check_value(value, where, "TOML")
+    return value
+
+
+def csv_rows(
+    text: str, where: object, delimiter: str = ",", strict: bool = True
+) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a CSV text with their numbers, the first being row 1; InputError names the line.
+
+    Raises InputError for quotes that do not match, for a NUL byte, as UTF-16 has them, for a cell
+    beyond the `csv` module's own limit (131,072 characters) and for more than MAX_LINES lines.
+    """
+    check_lines(text, where)
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise InputError(f"{where}: line {line}: holds a NUL byte; save the file as UTF-8")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict)
+    try:
+        yield from enumerate(reader, start=1)
+    except csv.Error as error:
+        raise InputError(f"{where}: line {reader.line_num}: no valid CSV ({error})") from None
+
+
+def check_lines(text: str, where: object) -> None:
+    """InputError for a text of more than MAX_LINES lines."""
+    if text.count("\n") > MAX_LINES:
+        raise InputError(f"{where}: has more than {MAX_LINES:,} lines")
+
+
+def lines_of(text: str, where: object) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank with their numbers, the first being 1; as `check_lines` raises."""
+    check_lines(text, where)
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line
+
+
+def whole_number(text: str, largest: int = MAX_INTEGER) -> int | None:
+    """The number that ASCII digits write; None for anything else and beyond `largest`.
+
+    Python itself refuses thousands of digits with an error of its own.
+    """
+    if not (text.isascii() and text.isdigit()):
+        return None
+    digits = text.lstrip("0") or "0"
+    if len(digits) > len(str(largest)):
+        return None
+    return int(digits) if int(digits) <= largest else None
+
+
+def read_text(path: Path, largest: int = MAX_TEXT_BYTES) -> str:
+    """The UTF-8 text of a file without a byte-order mark; InputError names the file."""
+    return decoded(read_bytes(path, largest), path)
+
+
+def decoded(content: bytes, where: object) -> str:
+    """UTF-8 text without a byte-order mark; InputError begins with `where`."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
 
 
 def read_bytes(path: Path, largest: int = MAX_TEXT_BYTES) -> bytes:
@@ -130,6 +262,10 @@ def read_bytes(path: Path, largest: int = MAX_TEXT_BYTES) -> bytes:
     try:
         with path.open("rb") as file:
             content = file.read(largest + 1)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; name a file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     if len(content) > largest:
@@ -169,6 +305,10 @@ def _refuse_constant(name: str) -> Any:
 
 def _too_deep(kind: str) -> str:
     return f"{kind} nested deeper than {MAX_DEPTH} levels"
+
+
+def _too_many(kind: str, most: int = MAX_ELEMENTS) -> str:
+    return f"{kind} with more than {most:,} values"
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 
 from crosscoder.checkpoints import WEIGHTS_NAME
 from crosscoder.errors import InputError
+from crosscoder.limits import parse_json, read_bytes
 
 Layout = Literal["difflens", "dictionary_learning", "ckkissane"]
 
@@ -117,10 +117,7 @@ def _config(folder: Path) -> dict[str, Any]:
         path = folder / name
         if not path.is_file():
             continue
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise InputError(f"{path}: no valid JSON") from None
+        content = parse_json(read_bytes(path), path)
         if isinstance(content, dict):
             trainer = content.get("trainer")
             tables = [content, trainer if isinstance(trainer, dict) else {}]

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from crosscoder.errors import InputError
 from crosscoder.files import write_tensors
+from crosscoder.limits import parse_json
 from crosscoder.scaling import LatentScaling, PairScaling
 
 FORMAT_VERSION = 1
@@ -54,16 +55,17 @@ def load_scaling(path: Path) -> LatentScaling:
     """Read a scaling; InputError where the file is missing, damaged or of another version."""
     try:
         with safe_open(path, framework="np") as file:
-            metadata: dict[str, Any] = json.loads(file.metadata()["scaling"])
+            metadata: dict[str, Any] = parse_json(file.metadata()["scaling"], path)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata["format_version"] != FORMAT_VERSION:
-            raise InputError(
-                f"{path}: format {metadata['format_version']}, this version reads "
-                f"{FORMAT_VERSION}; isolate again"
-            )
-        return _assemble(metadata, arrays)
-    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError):
-        raise InputError(f"{path}: missing or damaged; isolate again") from None
+        found = metadata["format_version"]
+        scaling = _assemble(metadata, arrays) if found == FORMAT_VERSION else None
+    except Exception as error:
+        raise InputError(f"{path}: missing or damaged; isolate again") from error
+    if scaling is None:
+        raise InputError(
+            f"{path}: format {found}, this version reads {FORMAT_VERSION}; isolate again"
+        )
+    return scaling
 
 
 def _assemble(metadata: dict[str, Any], arrays: dict[str, Any]) -> LatentScaling:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,9 +10,11 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from labeler.errors import UsageError
+from crosscoder.limits import csv_rows, read_text
+from labeler.errors import UsageError, wrong_input
 from labeler.store.engine import write_session
 from labeler.store.latent_records import (
+    LARGEST_INDEX,
     LatentRow,
     ScalingRow,
     add_latents,
@@ -22,6 +23,7 @@ from labeler.store.latent_records import (
     get_or_create_subject_model,
 )
 from labeler.store.runs import begin_run, finish_run
+from labeler.text import clip
 
 _INDEX_NAMES = ("", "Unnamed: 0", "latent", "latent_index", "feature", "feature_idx", "index")
 
@@ -58,7 +60,8 @@ def import_feature_table(
     """
     if target == reference:
         raise UsageError("--target and --reference name the same model; name two")
-    rows = list(read_feature_table(path))
+    with wrong_input():
+        rows = list(read_feature_table(path))
     name = crosscoder or f"imported:{path.stem}"
     with write_session(engine) as session:
         models = [get_or_create_subject_model(session, model, "") for model in (reference, target)]
@@ -84,29 +87,24 @@ def import_feature_table(
 
 def read_feature_table(path: Path) -> Iterator[FeatureRow]:
     """Read the rows; UsageError names the column or the row that is wrong."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = list(reader.fieldnames or [])
-            index = _index_column(columns, path)
-            if "dec_norm_diff" not in columns:
-                raise UsageError(
-                    f"{path}: no column dec_norm_diff; give the feature_df.csv of a crosscoder"
-                )
-            seen: dict[int, int] = {}
-            for number, row in enumerate(reader, start=2):
-                parsed = _row(row, index, f"{path}: row {number}")
-                if parsed.latent_index in seen:
-                    raise UsageError(
-                        f"{path}: rows {seen[parsed.latent_index]} and {number} are both latent "
-                        f"{parsed.latent_index}"
-                    )
-                seen[parsed.latent_index] = number
-                yield parsed
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: no UTF-8 text; save it as CSV (UTF-8)") from None
+    rows = ((number, row) for number, row in csv_rows(read_text(path), path) if row)
+    _, columns = next(rows, (1, []))
+    index = _index_column(columns, path)
+    if "dec_norm_diff" not in columns:
+        raise UsageError(
+            f"{path}: no column dec_norm_diff; give the feature_df.csv of a crosscoder"
+        )
+    seen: dict[int, int] = {}
+    for number, values in rows:
+        cells = dict(zip(columns, values, strict=False))
+        parsed = _row(cells, index, f"{path}: row {number}")
+        if parsed.latent_index in seen:
+            raise UsageError(
+                f"{path}: rows {seen[parsed.latent_index]} and {number} are both latent "
+                f"{parsed.latent_index}"
+            )
+        seen[parsed.latent_index] = number
+        yield parsed
 
 
 def _index_column(columns: Sequence[str], path: Path) -> str:
@@ -116,10 +114,10 @@ def _index_column(columns: Sequence[str], path: Path) -> str:
     raise UsageError(f"{path}: no column of latent indices; the first is usually unnamed")
 
 
-def _row(row: Mapping[str, str | None], index: str, where: str) -> FeatureRow:
+def _row(row: Mapping[str, str], index: str, where: str) -> FeatureRow:
     latent = _number(row.get(index), index or "index", where)
-    if latent is None or latent < 0 or latent != int(latent):
-        raise UsageError(f"{where}: {row.get(index)!r} is no latent index")
+    if latent is None or not 0 <= latent <= LARGEST_INDEX or latent != int(latent):
+        raise UsageError(f"{where}: {clip(row.get(index) or '', 40)!r} is no latent index")
     difference = _number(row.get("dec_norm_diff"), "dec_norm_diff", where)
     return FeatureRow(
         latent_index=int(latent),
@@ -139,7 +137,7 @@ def _number(text: str | None, column: str, where: str) -> float | None:
     try:
         value = float(text)
     except ValueError:
-        raise UsageError(f"{where}: {column} is {text!r}, no number") from None
+        raise UsageError(f"{where}: {column} is {clip(text, 40)!r}, no number") from None
     return value if math.isfinite(value) else None
 
 

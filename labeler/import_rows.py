@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from labeler.errors import UsageError
+from crosscoder import limits
+from labeler.errors import UsageError, wrong_input
 from labeler.store.schema import SIDES
+from labeler.text import clip
 
 REQUIRED = ("comparison", "side", "latent_index", "explanation", "category")
 OPTIONAL = ("crosscoder", "judge", "confidence")
@@ -56,6 +56,11 @@ class ImportRow:
 
 def read_rows(path: Path) -> list[ImportRow]:
     """The rows of a file; UsageError names the file, the row and the mend."""
+    with wrong_input():
+        return _checked_rows(path)
+
+
+def _checked_rows(path: Path) -> list[ImportRow]:
     records = _records(path)
     header = next(records, None)
     if header is None:
@@ -70,21 +75,9 @@ def read_rows(path: Path) -> list[ImportRow]:
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Rows that are not blank, with their numbers."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise UsageError(f"{path}: is a folder; name a CSV file") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for number, values in enumerate(reader, start=1):
-            if any(value.strip() for value in values):
-                yield number, values
-    except csv.Error as error:
-        raise UsageError(f"{path}: line {reader.line_num}: no valid CSV ({error})") from None
+    for number, values in limits.csv_rows(limits.read_text(path), path):
+        if any(value.strip() for value in values):
+            yield number, values
 
 
 def _columns(path: Path, header: Sequence[str]) -> list[str]:
@@ -114,7 +107,7 @@ def _row(path: Path, number: int, columns: Sequence[str], values: Sequence[str])
     comparison = _name(where, "comparison", cells["comparison"])
     side = cells["side"]
     if side not in SIDES:
-        raise UsageError(f"{where}: side is {side!r}; write target or reference")
+        raise UsageError(f"{where}: side is {clip(side, 40)!r}; write target or reference")
     crosscoder = cells.get("crosscoder") or f"imported:{comparison}:{side}"
     return ImportRow(
         number=number,
@@ -140,9 +133,11 @@ def _name(where: str, column: str, value: str) -> str:
 
 
 def _index(where: str, value: str) -> int:
-    if not (value.isascii() and value.isdigit()) or int(value) > _MAX_INDEX:
-        raise UsageError(f"{where}: latent_index is {value!r}; write a whole number from 0 on")
-    return int(value)
+    index = limits.whole_number(value, _MAX_INDEX)
+    if index is None:
+        shown = clip(value, 40)
+        raise UsageError(f"{where}: latent_index is {shown!r}; write a whole number from 0 on")
+    return index
 
 
 def _confidence(where: str, cells: Mapping[str, str]) -> float | None:
@@ -154,7 +149,7 @@ def _confidence(where: str, cells: Mapping[str, str]) -> float | None:
     except ValueError:
         confidence = math.nan
     if not 0 <= confidence <= 1:
-        raise UsageError(f"{where}: confidence is {value!r}; write a number from 0 to 1")
+        raise UsageError(f"{where}: confidence is {clip(value, 40)!r}; write a number from 0 to 1")
     return confidence
 
 

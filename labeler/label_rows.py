@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crosscoder import limits
 from labeler.csv_text import csv_text
-from labeler.errors import UsageError
+from labeler.errors import UsageError, wrong_input
 from labeler.label_cells import category_cell, plain_text
 from labeler.row_mistakes import RowMistakes
+from labeler.store.latent_records import LARGEST_INDEX
+from labeler.text import clip
 
 KEY_COLUMNS = ("comparison", "side", "crosscoder", "latent_index")
 COLUMNS = (
@@ -128,14 +129,12 @@ def write_rows(path: Path, rows: Iterable[ExportRow]) -> int:
 
 def read_edited(path: Path) -> list[EditedRow]:
     """The rows of a file; UsageError names the file, every wrong row and its mend."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    with wrong_input():
+        return _read_edited(path)
+
+
+def _read_edited(path: Path) -> list[EditedRow]:
+    text = limits.read_text(path)
     mistakes = RowMistakes(path)
     records = _jsonl_records if is_jsonl(path) else _csv_records
     rows: list[EditedRow] = []
@@ -153,24 +152,20 @@ def _csv_records(
     if first.count(";") > max(first.count(","), first.count("\t")):
         raise UsageError(f"{path}: is separated by semicolons; save it with commas, or as .jsonl")
     mark = "\t" if first.count("\t") > first.count(",") else ","
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     header: list[str] | None = None
-    try:
-        for number, values in enumerate(reader, start=1):
-            if not any(values):
-                continue
-            if header is None:
-                header = [name.strip().casefold() for name in values]
-                _require_columns(path, header)
-            elif len(values) != len(header):
-                mistakes.add(
-                    f"{path}: row {number}: has {len(values)} fields, the header has {len(header)}"
-                )
-            else:
-                cells = dict(zip(header, values, strict=True))
-                yield number, {name: _unguarded(value.strip()) for name, value in cells.items()}
-    except csv.Error as error:
-        raise UsageError(f"{path}: line {reader.line_num}: no valid CSV ({error})") from None
+    for number, values in limits.csv_rows(text, path, mark):
+        if not any(values):
+            continue
+        if header is None:
+            header = [name.strip().casefold() for name in values]
+            _require_columns(path, header)
+        elif len(values) != len(header):
+            mistakes.add(
+                f"{path}: row {number}: has {len(values)} fields, the header has {len(header)}"
+            )
+        else:
+            cells = dict(zip(header, values, strict=True))
+            yield number, {name: _unguarded(value.strip()) for name, value in cells.items()}
     if header is None:
         raise UsageError(f"{path}: is empty; `difflens labels export` writes one")
 
@@ -178,16 +173,13 @@ def _csv_records(
 def _jsonl_records(
     path: Path, text: str, mistakes: RowMistakes
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            mistakes.add(f"{path}: line {number}: no valid JSON ({error.msg})")
-            continue
+    for number, line in limits.lines_of(text, path):
+        record = None
+        with mistakes.gathered():
+            record = limits.parse_json(line, f"{path}: line {number}")
+            if not isinstance(record, dict):
+                raise UsageError(f"{path}: line {number}: must be an object")
         if not isinstance(record, dict):
-            mistakes.add(f"{path}: line {number}: must be an object")
             continue
         named = {name.strip().casefold(): value for name, value in record.items()}
         _require_columns(f"{path}: line {number}", named)
@@ -222,10 +214,11 @@ def _edited(path: Path, number: int, record: Mapping[str, Any]) -> EditedRow:
 
 
 def _whole_number(where: str, column: str, value: Any) -> int:
-    text = str(value).strip().removesuffix(".0")
-    if not (text.isascii() and text.isdigit()):
-        raise UsageError(f"{where}: {column} is {value!r}; leave it as it was exported")
-    return int(text)
+    number = limits.whole_number(str(value).strip().removesuffix(".0"), LARGEST_INDEX)
+    if number is None:
+        shown = clip(str(value), 40)
+        raise UsageError(f"{where}: {column} is {shown!r}; leave it as it was exported")
+    return number
 
 
 def _guarded(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from crosscoder.errors import InputError
 from labeler.errors import UsageError
 
 SHOWN = 20
@@ -25,10 +26,10 @@ class RowMistakes:
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Keep a UsageError of one row, and go on with the next."""
+        """Keep an error of one row, and go on with the next."""
         try:
             yield
-        except UsageError as error:
+        except (UsageError, InputError) as error:
             self.add(str(error))
 
     def require_none(self) -> None:

@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError, model_validator
 
-from labeler.errors import UsageError
+from crosscoder.limits import MAX_CONFIG_BYTES, parse_toml, read_text
+from labeler.errors import UsageError, wrong_input
 from labeler.sections.base import Section
 from labeler.sections.counting import ReportSection, SqlSection, TaxonomySection
 from labeler.sections.crosscoders import SIDES, CrosscodersSection, check_crosscoders, crosscoder_of
@@ -33,6 +33,7 @@ from labeler.sections.subjects import (
     StudySection,
 )
 from labeler.sections.thorough import ThoroughSection
+from labeler.text import clip
 
 
 class StudyConfig(Section):
@@ -115,9 +116,13 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+LONGEST_KEY = 200
+"""Characters of a key that an error line shows."""
+
+
 def _first_error(error: ValidationError) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = clip(".".join(str(part) for part in first["loc"]), LONGEST_KEY)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "unknown key; remove it or mend its spelling"
@@ -145,16 +150,12 @@ class StudyFile:
     @classmethod
     def read(cls, path: Path) -> StudyFile:
         """Read and check a study file."""
-        try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        except FileNotFoundError:
-            raise UsageError(f"{path}: no such file; `difflens init {path}` writes one") from None
-        except IsADirectoryError:
-            raise UsageError(f"{path}: is a folder; name the study.toml in it") from None
-        except OSError as error:
-            raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path}: no valid TOML: {error}") from None
+        if path.is_dir():
+            raise UsageError(f"{path}: is a folder; name the study.toml in it")
+        if not path.exists():
+            raise UsageError(f"{path}: no such file; `difflens init {path}` writes one")
+        with wrong_input():
+            raw = parse_toml(read_text(path, MAX_CONFIG_BYTES), path)
         try:
             return cls(path.resolve(), StudyConfig.model_validate(raw))
         except ValidationError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,7 +12,7 @@ from taxonomy.edits import CategoryChange, ChangeKind, Edit, changes_between
 from taxonomy.errors import InputError
 from taxonomy.induction import Induction
 from taxonomy.naming import CategoryName, unique_slug
-from taxonomy.tree import Category, Taxonomy, load_yaml, next_version, taxonomy_from
+from taxonomy.tree import Category, Taxonomy, next_version, taxonomy_from
 
 PROPOSAL_KEYS = frozenset({"based_on", "changes"})
 """Keys that a proposal has beside those of a taxonomy file."""
@@ -90,12 +89,16 @@ def follow(old: Taxonomy) -> BasedOn:
     return BasedOn(name=old.name, version=old.version, sha256=old.sha256())
 
 
-def load_proposal(path: str | Path) -> Proposal:
-    """Read a proposal or a plain taxonomy file; InputError names the file and the key."""
-    source = Path(path)
-    content = load_yaml(source)
-    own = {key: content.pop(key) for key in PROPOSAL_KEYS & content.keys()}
-    taxonomy = taxonomy_from(content, str(source))
+def proposal_from(content: Any, source: str) -> Proposal:
+    """Check the parsed content of a proposal or a plain taxonomy file.
+
+    InputError names `source`, which stands for the file, and the key that is wrong.
+    """
+    own = {}
+    if isinstance(content, dict):
+        own = {key: content[key] for key in PROPOSAL_KEYS & content.keys()}
+        content = {key: value for key, value in content.items() if key not in own}
+    taxonomy = taxonomy_from(content, source)
     try:
         return Proposal(
             taxonomy=taxonomy, based_on=own.get("based_on"), changes=own.get("changes") or ()
@@ -127,7 +130,7 @@ def proposal_text(
 
 
 def taxonomy_text(taxonomy: Taxonomy, notes: Mapping[str, Sequence[str]] | None = None) -> str:
-    """A taxonomy as the YAML file that `load_taxonomy` reads."""
+    """A taxonomy as the YAML file that a study reads."""
     parts = [dump_yaml({"name": taxonomy.name, "version": taxonomy.version}), "categories:\n"]
     for category in taxonomy.categories:
         parts += [

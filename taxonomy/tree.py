@@ -8,7 +8,6 @@ import re
 from collections.abc import Hashable, Iterable
 from functools import cached_property
 from importlib import resources
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -227,23 +226,6 @@ def next_version(version: str) -> str:
     return f"{version[: number.start()]}{int(number.group()) + 1}"
 
 
-def load_taxonomy(path: str | Path) -> Taxonomy:
-    """Read a taxonomy from a YAML file; InputError names the file and the key that is wrong."""
-    source = Path(path)
-    return taxonomy_from(load_yaml(source), str(source))
-
-
-def load_yaml(path: Path) -> dict[Hashable, Any]:
-    """Read a YAML file that holds a mapping; InputError where it is none."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: can not be read as a taxonomy ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: can not be read as a taxonomy ({error})") from error
-    return _parse_yaml(text, str(path))
-
-
 def seed_taxonomy(name: str = "model-diffing") -> Taxonomy:
     """Return a taxonomy that comes with the package."""
     resource = resources.files("taxonomy").joinpath("seeds", f"{name}.yaml")
@@ -253,39 +235,41 @@ def seed_taxonomy(name: str = "model-diffing") -> Taxonomy:
 
 
 def parse_taxonomy(text: str, source: str) -> Taxonomy:
-    """Check YAML text key by key; `source` stands for the file in messages of InputError."""
-    return taxonomy_from(_parse_yaml(text, source), source)
+    """Check trusted YAML text key by key; `source` stands for the file in messages of InputError.
 
-
-def _parse_yaml(text: str, source: str) -> dict[Hashable, Any]:
+    Files of others are parsed within limits by their reader, which calls `taxonomy_from`.
+    """
     try:
-        content = yaml.load(text, Loader=_UniqueKeyLoader)
+        content = yaml.load(text, Loader=UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise InputError(f"{source}: is no YAML: {_yaml_problem(error)}") from error
+    return taxonomy_from(content, source)
+
+
+def taxonomy_from(content: Any, source: str) -> Taxonomy:
+    """Check the parsed content of a taxonomy file; InputError names the key that is wrong."""
     if not isinstance(content, dict):
         raise InputError(f"{source}: must hold the keys name, version and categories")
-    return content
-
-
-def taxonomy_from(content: dict[Hashable, Any], source: str) -> Taxonomy:
-    """Check the content of a taxonomy file key by key."""
     try:
         return Taxonomy.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{source}: {_first_problem(error, content)}") from error
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class UniqueKeyLoader(yaml.SafeLoader):
     """A safe loader that refuses a key written twice, of which YAML would drop the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Build a mapping after its keys were found to be distinct."""
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is written twice", node.start_mark
+                    None, None, f"key {key.value!r} is written twice", node.start_mark
                 )
+            seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
 

@@ -11,14 +11,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from crosscoder import limits
 from labeler.errors import UsageError
 from labeler.exchange.delphi_scores import read_scores, write_scores
 from labeler.exchange.records import (
     ExchangeExplanation,
     ExchangeLatent,
-    decoded,
     latent_index,
-    read_bytes,
 )
 
 FOLDER = "explanations"
@@ -67,10 +66,7 @@ def read_delphi(folder: Path) -> list[ExchangeLatent]:
 
 
 def _text(path: Path) -> str:
-    try:
-        value = json.loads(decoded(path, read_bytes(path)))
-    except (json.JSONDecodeError, RecursionError):
-        raise UsageError(f"{path}: is no JSON string") from None
+    value = limits.parse_json(limits.read_text(path), path)
     if not isinstance(value, str):
         raise UsageError(f"{path}: is no JSON string")
     return value

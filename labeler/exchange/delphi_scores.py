@@ -14,14 +14,13 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from crosscoder import limits
 from labeler.errors import UsageError
 from labeler.exchange.records import (
     ExchangeExample,
     ExchangeLatent,
     ExchangeScore,
     ExchangeWindow,
-    decoded,
-    read_bytes,
 )
 from labeler.scoring_examples import Method
 from labeler.scoring_math import Answer
@@ -83,11 +82,12 @@ def _path(folder: Path, method: Method, hookpoint: str, index: int) -> Path:
 
 def _index(path: Path, hookpoint: str) -> int:
     name, _, digits = path.stem.rpartition("_latent")
-    if not digits.isascii() or not digits.isdigit():
+    index = limits.whole_number(digits)
+    if index is None:
         raise UsageError(f"{path}: the name must end in _latent and a number")
     if name != hookpoint.replace("/", "--"):
         raise UsageError(f"{path}: is of another hookpoint than the explanations, {hookpoint}")
-    return int(digits)
+    return index
 
 
 def _record(example: ExchangeExample) -> dict[str, Any]:
@@ -111,10 +111,7 @@ def _distance(window: ExchangeWindow) -> int | None:
 
 
 def _examples(path: Path) -> Iterator[ExchangeExample]:
-    try:
-        records = json.loads(decoded(path, read_bytes(path)))
-    except (json.JSONDecodeError, RecursionError):
-        raise UsageError(f"{path}: is no valid JSON") from None
+    records = limits.parse_json(limits.read_text(path), path)
     if not isinstance(records, list):
         raise UsageError(f"{path}: must be a JSON list of examples")
     for number, record in enumerate(records, start=1):

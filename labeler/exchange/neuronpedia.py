@@ -8,21 +8,19 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from crosscoder import limits
 from labeler.errors import UsageError
 from labeler.exchange.records import (
     ExchangeExplanation,
     ExchangeLatent,
     ExchangeWindow,
-    decoded,
     json_lines,
     latent_index,
-    read_bytes,
     window_of,
 )
 
@@ -125,13 +123,10 @@ def _window(where: str, row: dict[str, Any]) -> ExchangeWindow:
 
 def _read_part(folder: Path, part: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for path in _in_order((folder / part).glob("batch-*.jsonl*")):
-        content = read_bytes(path)
+        content = limits.read_bytes(path)
         if path.suffix == ".gz":
-            try:
-                content = gzip.decompress(content)
-            except (gzip.BadGzipFile, EOFError, zlib.error):
-                raise UsageError(f"{path}: is no whole gzip file") from None
-        yield from json_lines(path, decoded(path, content))
+            content = limits.gunzip(content, path)
+        yield from json_lines(path, limits.decoded(content, path))
 
 
 def _in_order(paths: Iterable[Path]) -> Sequence[Path]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from crosscoder import limits
 from labeler.errors import UsageError
 from labeler.scoring_examples import Method
 from labeler.scoring_math import Answer
 from labeler.store.latent_records import LARGEST_INDEX
+from labeler.text import clip
 
 Format = Literal["neuronpedia", "delphi", "saedashboard"]
 FORMATS: tuple[Format, ...] = ("neuronpedia", "delphi", "saedashboard")
@@ -72,12 +73,13 @@ class ExchangeLatent:
 
 def latent_index(where: object, value: Any) -> int:
     """A latent's number, written as text or as a number; UsageError for anything else."""
-    text = str(value)
-    if isinstance(value, bool) or not text.isascii() or not text.isdigit():
-        raise UsageError(f"{where}: {value!r} is no latent's number")
-    if int(text) > LARGEST_INDEX:
-        raise UsageError(f"{where}: {text} is no latent's number; the largest is {LARGEST_INDEX}")
-    return int(text)
+    text = "" if isinstance(value, bool) else str(value)
+    number = limits.whole_number(text, LARGEST_INDEX)
+    if number is None:
+        shown = clip(text, 40)
+        beyond = f"; the largest is {LARGEST_INDEX}" if text.isascii() and text.isdigit() else ""
+        raise UsageError(f"{where}: {shown!r} is no latent's number{beyond}")
+    return number
 
 
 def window_of(where: object, tokens: Any, values: Any, quantile: int | None) -> ExchangeWindow:
@@ -93,33 +95,13 @@ def window_of(where: object, tokens: Any, values: Any, quantile: int | None) -> 
 
 def json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each object of a JSONL text with the words that say where it stands."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"{path}: line {number}", json_object(f"{path}: line {number}", line)
+    for number, line in limits.lines_of(text, path):
+        yield f"{path}: line {number}", json_object(f"{path}: line {number}", line)
 
 
 def json_object(where: object, text: str) -> dict[str, Any]:
-    """A JSON object; UsageError says where it is none."""
-    try:
-        value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        raise UsageError(f"{where}: no valid JSON") from None
+    """A JSON object; InputError or UsageError says where it is none."""
+    value = limits.parse_json(text, where)
     if not isinstance(value, dict):
         raise UsageError(f"{where}: must be an object")
     return value
-
-
-def read_bytes(path: Path) -> bytes:
-    """The content of a file; UsageError where it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def decoded(path: Path, content: bytes) -> str:
-    """UTF-8 text; UsageError names the file."""
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not UTF-8 (byte {error.start})") from None

@@ -7,14 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from crosscoder.limits import read_text
 from labeler.errors import UsageError
 from labeler.exchange.records import (
     ExchangeLatent,
     ExchangeWindow,
-    decoded,
     json_object,
     latent_index,
-    read_bytes,
     window_of,
 )
 
@@ -49,7 +48,7 @@ def read_saedashboard(folder: Path) -> list[ExchangeLatent]:
         raise UsageError(f"{folder}: holds no batch-N.json")
     found: dict[int, ExchangeLatent] = {}
     for path in paths:
-        features = json_object(path, decoded(path, read_bytes(path))).get("features")
+        features = json_object(path, read_text(path)).get("features")
         if not isinstance(features, list):
             raise UsageError(f"{path}: features is missing")
         for number, feature in enumerate(features):

@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
-from labeler.errors import UsageError
+from labeler.errors import UsageError, wrong_input
 from labeler.exchange.delphi import read_delphi, write_delphi
 from labeler.exchange.imported_scores import add_imported_score
 from labeler.exchange.neuronpedia import HUMAN, read_neuronpedia, write_neuronpedia
@@ -148,7 +148,8 @@ def import_latents(
     weights.
     """
     read = {"neuronpedia": read_neuronpedia, "delphi": read_delphi}.get(form, read_saedashboard)
-    latents = read(folder)
+    with wrong_input():
+        latents = read(folder)
     result: ExchangeResult | None = None
     try:
         with write_session(engine) as session:
@@ -291,7 +292,7 @@ def _write(
         [
             LatentRow(latent.index, density=latent.density, max_activation=latent.max_activation)
             for latent in latents
-            if latent.index in missing
+            if latent.index not in known
         ],
     )
     n_explanations = n_scores = n_windows = 0

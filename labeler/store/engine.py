@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
+from crosscoder.limits import parse_json
 from labeler.errors import UsageError, WorkError
 from labeler.study import expand_environment
 
@@ -126,7 +126,7 @@ def _read_json(text: str) -> Any:
         return from_json(text)
     except ValueError:
         # Half of a surrogate pair, escaped, is all that only the standard library reads.
-        return json.loads(text)
+        return parse_json(text, "a JSON column of the database")
 
 
 def _begin_sqlite(connection: Connection) -> None:

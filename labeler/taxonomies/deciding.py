@@ -31,12 +31,13 @@ from labeler.store.taxonomies import (
 )
 from labeler.store.taxonomy_moves import move_comparison
 from labeler.study import StudyFile
+from labeler.study_taxonomy import load_proposal
 from labeler.taxonomies.versions import UNREAD, study_version
 from labeler.text import plural
 from taxonomy import edits
 from taxonomy.edits import CategoryChange, Edit
 from taxonomy.errors import InputError
-from taxonomy.proposal import Proposal, load_proposal
+from taxonomy.proposal import Proposal
 from taxonomy.tree import Taxonomy, next_version
 
 LABELLED = ("assigned", "none", "uninterpretable")

@@ -21,9 +21,10 @@ from labeler.store.schema import (
 )
 from labeler.store.taxonomies import load_version, versions
 from labeler.study import StudyFile
+from labeler.study_taxonomy import load_proposal
 from labeler.taxonomies.versions import stored_version, tree_of
 from taxonomy.edits import CategoryChange, Edit, changes_between, followed_by, reworded
-from taxonomy.proposal import Proposal, follow, load_proposal, proposal_text, taxonomy_text
+from taxonomy.proposal import Proposal, follow, proposal_text, taxonomy_text
 from taxonomy.tree import Taxonomy
 
 DIFF_COLUMNS = ("kind", "category", "to", "latents_before", "latents_after")

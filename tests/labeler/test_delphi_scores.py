@@ -16,6 +16,7 @@ from seeding import Seed, label, rows
 from sqlalchemy import Engine, func, select
 from statsmodels.stats.proportion import proportion_confint
 
+from crosscoder.errors import InputError
 from labeler.cli.main import run
 from labeler.errors import UsageError
 from labeler.exchange.delphi import read_delphi, write_delphi
@@ -150,7 +151,7 @@ def without(key: str) -> dict[str, Any]:
         ([record(prediction=0.4)], "prediction must be true, false, 1, 0 or null, not 0.4"),
         ([record(prediction="yes")], 'prediction must be .* not "yes"'),
         ([record(prediction=[1] * 99)], r"not \[1, 1.*\.\.\."),
-        ([record(prediction=float("nan"))], "not NaN"),
+        ([record(prediction=float("nan"))], "NaN is no JSON number"),
         ([record(correct=False)], "record 1: correct contradicts prediction and activating"),
         ([record(ground_truth=False)], "activating and ground_truth contradict each other"),
     ],
@@ -174,7 +175,7 @@ def test_a_malformed_record_is_named_and_nothing_is_imported(
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("layers.20.mlp_latent7.txt", "[{", "is no valid JSON"),
+        ("layers.20.mlp_latent7.txt", "[{", "no valid JSON"),
         ("layers.20.mlp_latent8.txt", "[]", "latent 8 has no explanation in explanations/"),
         ("layers.21.mlp_latent7.txt", "[]", "is of another hookpoint than the explanations"),
         ("layers.20.mlp_latentx.txt", "[]", "the name must end in _latent and a number"),
@@ -186,7 +187,7 @@ def test_a_score_that_belongs_to_no_explanation_is_refused(
     folder = tmp_path / "in"
     shutil.copytree(GOLDEN, folder)
     (folder / "scores" / "fuzz" / name).write_text(content)
-    with pytest.raises(UsageError, match=problem):
+    with pytest.raises((UsageError, InputError), match=problem):
         read_delphi(folder)
 
 

@@ -126,7 +126,7 @@ def test_only_a_whole_number_is_a_latents_number(value: object) -> None:
             "neuronpedia", "activations/batch-0.jsonl",
             '{"index": "1", "tokens": ["a"], "values": [1, 2]}', "lists of one length",
         ),
-        ("delphi", "explanations/x_latent1.txt", "no json", "is no JSON string"),
+        ("delphi", "explanations/x_latent1.txt", "no json", "no valid JSON"),
         ("delphi", "explanations/x_latentone.txt", '"a"', "must end in _latent and a number"),
         ("saedashboard", "batch-0.json", "{}", "features is missing"),
         ("saedashboard", "other.json", "{}", "holds no batch-N.json"),

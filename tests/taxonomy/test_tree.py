@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -10,7 +9,6 @@ from taxonomy.errors import InputError
 from taxonomy.tree import (
     Category,
     Taxonomy,
-    load_taxonomy,
     next_version,
     parse_taxonomy,
     seed_taxonomy,
@@ -156,17 +154,6 @@ def test_a_wrong_file_gets_one_line_that_names_file_and_key(text: str, message: 
         parse_taxonomy(text, "mine.yaml")
     assert str(caught.value).startswith("mine.yaml: ")
     assert "\n" not in str(caught.value)
-
-
-def test_a_file_is_read_from_disk(tmp_path: Path) -> None:
-    path = tmp_path / "small.yaml"
-    path.write_text(SMALL, encoding="utf-8")
-    assert load_taxonomy(path) == small()
-    with pytest.raises(InputError, match=r"absent\.yaml: can not be read"):
-        load_taxonomy(tmp_path / "absent.yaml")
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"binary\.yaml: can not be read"):
-        load_taxonomy(tmp_path / "binary.yaml")
 
 
 def test_a_taxonomy_can_not_be_changed() -> None:
