@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
@@ -171,45 +171,15 @@ def undo(session: Session, reviewer: str, event_id: int) -> list[int]:
 
 
 def act_of(session: Session, event: ReviewEvent) -> list[ReviewEvent]:
-    """The decisions that were recorded together with this one, itself among them, by id.
-
-    Decisions that another taxonomy version carried over are acts of their own.
-    """
-    if event.carried_from_id is not None:
-        return [event]
-    query = (
-        select(ReviewEvent)
-        .where(
-            ReviewEvent.created_at == event.created_at,
-            ReviewEvent.reviewer == event.reviewer,
-            ReviewEvent.taxonomy_version_id == event.taxonomy_version_id,
-            ReviewEvent.action == event.action,
-            ReviewEvent.carried_from_id.is_(None),
-        )
-        .order_by(ReviewEvent.id)
-    )
+    """The decisions that were recorded together with this one, itself among them, by id."""
+    query = select(ReviewEvent).where(ReviewEvent.act == event.act).order_by(ReviewEvent.id)
     return list(session.execute(query).scalars())
 
 
 def act_size(session: Session, event: ReviewEvent) -> int:
-    """How many decisions were recorded together with this one, itself counted.
-
-    Their ids follow each other, so that one look tells a single decision.
-    """
-    before = (
-        select(ReviewEvent.created_at)
-        .where(ReviewEvent.id < event.id)
-        .order_by(ReviewEvent.id.desc())
-        .limit(1)
-    )
-    after = (
-        select(ReviewEvent.created_at)
-        .where(ReviewEvent.id > event.id)
-        .order_by(ReviewEvent.id)
-        .limit(1)
-    )
-    beside = (session.execute(before).scalar(), session.execute(after).scalar())
-    return len(act_of(session, event)) if event.created_at in beside else 1
+    """How many decisions were recorded together with this one, itself counted."""
+    query = select(func.count()).where(ReviewEvent.act == event.act)
+    return session.execute(query).scalar_one()
 
 
 def _streams_of(session: Session, act: Sequence[ReviewEvent]) -> dict[int, list[ReviewEvent]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy import delete, func, insert, or_, select
 from sqlalchemy.orm import Session
@@ -13,6 +14,7 @@ from labeler.store.effective_rule import CategoryChoice, Choice, Setting, choose
 from labeler.store.helpers import chunks
 from labeler.store.schema import (
     SIDES,
+    CategoryChangeStatistic,
     Comparison,
     ComparisonSetting,
     EffectiveLabel,
@@ -21,6 +23,9 @@ from labeler.store.schema import (
     LatentSetMember,
     utc_now,
 )
+
+CLOCK_TICK = timedelta(microseconds=1)
+"""What both databases keep of a moment."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +60,26 @@ def refresh_effective(
         latents = None if comparison_id in whole else set(latent_ids)
         n = _refresh_one(session, comparison_id, settings.get(comparison_id), latents)
         if n:
-            session.get_one(Comparison, comparison_id).labels_changed_at = utc_now()
+            stamp_change(session, comparison_id)
         changed += n
     session.flush()
     return changed
+
+
+def stamp_change(session: Session, comparison_id: int) -> None:
+    """Say that a comparison's labels have changed: its reports are stale from now on.
+
+    The stamp is later than the one before and than every report's, whatever the clock says: two
+    changes at one clock value are told apart, and a clock set back hides none.
+    """
+    comparison = session.get_one(Comparison, comparison_id)
+    reported = session.execute(
+        select(func.max(CategoryChangeStatistic.computed_at)).where(
+            CategoryChangeStatistic.comparison_id == comparison_id
+        )
+    ).scalar()
+    earlier = [moment for moment in (comparison.labels_changed_at, reported) if moment is not None]
+    comparison.labels_changed_at = max([utc_now(), *(each + CLOCK_TICK for each in earlier)])
 
 
 def _comparisons_of(session: Session, latent_ids: Collection[int]) -> set[int]:

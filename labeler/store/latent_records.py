@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from labeler.store.effective import refresh_effective
+from labeler.store.effective import refresh_effective, stamp_change
 from labeler.store.helpers import chunks, get_or_create, number
 from labeler.store.schema import (
     Comparison,
@@ -23,7 +23,6 @@ from labeler.store.schema import (
     LatentSetMember,
     SubjectModel,
     TaxonomyVersion,
-    utc_now,
 )
 
 LARGEST_INDEX = 2**31 - 1
@@ -228,7 +227,7 @@ def ensure_comparison(
     elif (row.target_set_id, row.reference_set_id) != (target_set_id, reference_set_id):
         row.target_set_id = target_set_id
         row.reference_set_id = reference_set_id
-        row.labels_changed_at = utc_now()
+        stamp_change(session, row.id)
     session.flush()
     refresh_effective(session, comparison_ids=[row.id])
     return row
@@ -259,7 +258,7 @@ def ensure_comparison_setting(
         comparison_id=comparison_id, taxonomy_version_id=taxonomy_version_id, judge_id=judge_id
     )
     session.add(row)
-    session.get_one(Comparison, comparison_id).labels_changed_at = utc_now()
+    stamp_change(session, comparison_id)
     session.flush()
     refresh_effective(session, comparison_ids=[comparison_id])
     return row

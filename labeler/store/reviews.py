@@ -20,7 +20,7 @@ from labeler.store.schema import (
     ReviewEvent,
     ReviewEventCategory,
 )
-from labeler.store.tables.base import utc_now
+from labeler.store.tables.base import new_act, utc_now
 from labeler.store.taxonomies import category_ids
 
 
@@ -102,13 +102,13 @@ def record_decision(session: Session, decision: Decision) -> ReviewEvent:
 def record_decisions(session: Session, decisions: Sequence[Decision]) -> list[int]:
     """Append decisions, one a stream, in one step; returns the ids of their events.
 
-    All have the same `created_at`: that is what makes them one act, which is undone as one.
+    They are one act, which is undone as one.
     Raises as `record_decision` does, for the first decision at fault. Nothing is written then.
     """
     streams = _streams(session, decisions)
     rows = [_event_row(decision, streams[_stream_key(decision)]) for decision in decisions]
-    now = utc_now()
-    rows = [row | {"created_at": now} for row in rows]
+    act, now = new_act(), utc_now()
+    rows = [row | {"act": act, "created_at": now} for row in rows]
     names = [_category_ids(session, decision) for decision in decisions]
     for version_id in {decision.taxonomy_version_id for decision in decisions}:
         freeze_version(session, version_id)

@@ -32,7 +32,7 @@ Row = TypeVar("Row")
 _NEW_IN_A_COPY = frozenset(
     {
         "id", "taxonomy_version_id", "revision", "action", "based_on_judge_label_id",
-        "restores_event_id", "carried_from_id", "created_at",
+        "restores_event_id", "carried_from_id", "act", "created_at",
     }
 )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -32,6 +33,11 @@ class Base(DeclarativeBase):
 def utc_now() -> datetime:
     """The present moment, aware, in UTC."""
     return datetime.now(UTC)
+
+
+def new_act() -> str:
+    """A name for one act of a reviewer that no other act has; decisions of one act share it."""
+    return uuid.uuid4().hex
 
 
 class UtcDateTime(TypeDecorator[datetime]):

@@ -14,7 +14,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from labeler.store.tables.base import Base, FreeText, UtcDateTime, one_of, utc_now
+from labeler.store.tables.base import Base, FreeText, UtcDateTime, new_act, one_of, utc_now
 from labeler.store.tables.latents import SIDES
 
 REVIEW_ACTIONS = ("accept", "set", "none", "uninterpretable", "skip", "undo")
@@ -47,6 +47,7 @@ class ReviewEvent(Base):
             "inclusion_prob IS NULL OR (inclusion_prob > 0 AND inclusion_prob <= 1)",
             name="inclusion_prob",
         ),
+        Index(None, "act"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -57,6 +58,8 @@ class ReviewEvent(Base):
     entered_by: Mapped[str | None] = mapped_column(String(200))
     """Who decided in a shared stream; NULL = the reviewer."""
     revision: Mapped[int]
+    act: Mapped[str] = mapped_column(String(32), default=new_act)
+    """Shared by the decisions that were recorded, and are undone, together."""
     action: Mapped[str] = mapped_column(String(16))
     explanation_text: Mapped[str | None] = mapped_column(FreeText)
     based_on_judge_label_id: Mapped[int | None] = mapped_column(ForeignKey("judge_label.id"))

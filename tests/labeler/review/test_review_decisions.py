@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from review_studies import Study, form
 from seeding import assert_table_equals_view, decide, rows
 from starlette.testclient import TestClient
 
 from labeler.store.audit import draw_audit
 from labeler.store.engine import read_session, write_session
+from labeler.store.schema import utc_now
 
 EVENTS = (
     "SELECT reviewer, revision, action, explanation_text, was_blind, selection"
@@ -228,6 +230,28 @@ def test_a_bulk_action_is_undone_as_a_whole(study: Study) -> None:
     assert 'id="undo"' not in browser.get(f"/latents/{third}").text
     with read_session(study.engine) as session:
         assert_table_equals_view(session)
+
+
+def test_acts_are_told_apart_at_one_clock_value(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = utc_now()
+    monkeypatch.setattr("labeler.store.reviews.utc_now", lambda: moment)
+    browser = study.browser()
+    bulk(browser, "side=target", action="set", category="lists")
+    for latent_id in study.seed.reference:
+        assert browser.post(f"/latents/{latent_id}", data=form("set", category="lists"))
+    page = browser.get(f"/latents/{study.seed.reference[0]}").text
+    assert "Undo my last <kbd>" in page
+    browser.post("/undo", data={"event_id": undo_key(page)})
+    undone = events(study, "SELECT latent_id FROM review_event WHERE action = 'undo'")
+    assert undone == [(study.seed.reference[-1],)]
+    (event_id,) = events(study, "SELECT min(id) FROM review_event")[0]
+    answer = browser.post("/undo", data={"event_id": event_id})
+    assert "undone=3" in answer.headers["location"]
+    assert len(events(study, "SELECT DISTINCT created_at FROM review_event")) == 1
+    left = "SELECT latent_id FROM v_effective_label WHERE source = 'human' ORDER BY latent_id"
+    assert events(study, left) == [(latent_id,) for latent_id in study.seed.reference[:-1]]
 
 
 def test_what_was_decided_again_since_stays_when_its_act_is_undone(study: Study) -> None:

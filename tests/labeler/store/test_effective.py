@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from labeler.store.records import (
     ensure_comparison_setting,
     ensure_taxonomy_version,
 )
-from labeler.store.schema import Comparison
+from labeler.store.schema import Comparison, utc_now
 from labeler.store.taxonomy_moves import move_comparison
 
 
@@ -355,3 +356,20 @@ def test_the_table_equals_the_window_functions_after_any_sequence(
             with read_session(engine) as session:
                 assert_table_equals_view(session)
         engine.dispose()
+
+
+def test_every_change_is_later_than_the_last_and_than_every_report(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = utc_now()
+    monkeypatch.setattr("labeler.store.effective.utc_now", lambda: moment)
+    stamps = []
+    with write_session(engine) as session:
+        data = seed(session)
+        for slug in ("humour", "lists", "none"):
+            decide(session, data, data.target[0], slug)
+            stamps.append(session.get_one(Comparison, data.comparison_id).labels_changed_at)
+        monkeypatch.setattr("labeler.store.effective.utc_now", lambda: moment - timedelta(days=1))
+        decide(session, data, data.target[0], "humour")
+        stamps.append(session.get_one(Comparison, data.comparison_id).labels_changed_at)
+    assert stamps == sorted(set(stamps))

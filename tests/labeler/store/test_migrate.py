@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from postgres import fresh_database
+from seeding import decide, rows, seed
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from labeler.errors import UsageError
 from labeler.store import migrate
-from labeler.store.engine import open_engine
+from labeler.store.engine import open_engine, read_session, write_session
 from labeler.store.migration_scripts import head_revision, scripts
 from labeler.store.schema import metadata
 from labeler.store.views import VIEWS
@@ -147,7 +148,7 @@ def test_upgrade_restores_views_of_another_version(database_url: str) -> None:
 
 
 def test_a_password_is_never_shown() -> None:
-    from labeler.store.engine import shown_url
+    from labeler.database_url import shown_url
 
     assert shown_url("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
 
@@ -172,3 +173,31 @@ def test_a_server_that_does_not_answer_is_one_clear_line() -> None:
         migrate.current("postgresql://me:secret@127.0.0.1:1/study")
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_older_decisions_keep_the_acts_that_their_clock_values_made(database_url: str) -> None:
+    engine = open_engine(database_url)
+    with write_session(engine) as session:
+        data = seed(session, 4, 4)
+        latents = [*data.target, *data.reference]
+        for latent_id in latents:
+            decide(session, data, latent_id, "none" if latent_id == latents[2] else "humour")
+        decide(session, data, latents[0], "humour", "bob")
+    engine.dispose()
+    migrate.downgrade(database_url, "0007", backup=False)
+    moment = "SELECT min(created_at) FROM review_event"
+    execute(
+        database_url,
+        f"UPDATE review_event SET created_at = ({moment})"
+        f" WHERE latent_id IN ({', '.join(str(each) for each in latents[:5])})",
+        f"UPDATE review_event SET carried_from_id = 1 WHERE latent_id = {latents[4]}",
+    )
+    migrate.upgrade(database_url, backup=False)
+    assert migrate.check(database_url) == []
+    engine = open_engine(database_url)
+    with read_session(engine) as session:
+        acts: dict[str, list[int]] = {}
+        for act, event_id in rows(session, "SELECT act, id FROM review_event ORDER BY id"):
+            acts.setdefault(act, []).append(event_id)
+    engine.dispose()
+    assert sorted(acts.values()) == [[1, 2, 4], [3], [5], [6], [7], [8], [9]]
