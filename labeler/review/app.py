@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sqlalchemy import Engine
+from sqlalchemy.engine import URL
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from labeler.database_url import shown_url
 from labeler.review.board import Board
 from labeler.review.identity import Access
 from labeler.review.questions import Questions
@@ -28,8 +30,8 @@ PAGES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/find", queue.go_to_latent),
     ("POST", "/bulk", queue.preview_bulk),
     ("POST", "/bulk/apply", queue.do_bulk),
-    ("GET", "/latents/{latent_id:int}", latent.show_latent),
-    ("POST", "/latents/{latent_id:int}", latent.decide_latent),
+    ("GET", "/latents/{latent_id}", latent.show_latent),
+    ("POST", "/latents/{latent_id}", latent.decide_latent),
     ("POST", "/undo", latent.undo_decision),
     ("GET", "/categories", numbers.show_categories),
     ("GET", "/taxonomy", numbers.show_taxonomy),
@@ -43,7 +45,7 @@ PAGES: tuple[tuple[str, str, Handler], ...] = (
 
 def build_room(
     engine: Engine,
-    database_url: str,
+    database_url: str | URL,
     *,
     study: str,
     title: str = "",
@@ -59,11 +61,18 @@ def build_room(
         engine=engine,
         board=Board(engine),
         questions=Questions(database_url),
-        access=Access.build(token, reviewer, secrets.token_bytes(32)),
+        access=Access.build(
+            token, reviewer, secrets.token_bytes(32), _identity(database_url, study)
+        ),
         saved=read_saved(queries),
         static=static,
         environment=build_environment(static),
     )
+
+
+def _identity(database_url: str | URL, study: str) -> str:
+    """What tells one study from every other: its database and its name."""
+    return f"{study}\n{shown_url(database_url)}"
 
 
 def build_app(room: Room, host: str = "127.0.0.1", extra_hosts: Iterable[str] = ()) -> Guard:

@@ -6,12 +6,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from labeler.errors import UsageError
+from labeler.review.security import LARGEST_BODY
 
 MOST_FIELDS = 200
 FORM_TYPE = "application/x-www-form-urlencoded"
+
+
+LARGEST_NUMBER = 2**31 - 1
+"""What a key of the database can be."""
+
+
+def whole_number(text: str | None) -> int | None:
+    """The number in a URL, header or field; None for anything but a few ASCII digits."""
+    if not text or len(text) > 10 or not (text.isascii() and text.isdigit()):
+        return None
+    number = int(text)
+    return number if number <= LARGEST_NUMBER else None
 
 
 @dataclass(frozen=True)
@@ -33,9 +46,10 @@ class Form:
         value = self.one(name).strip()
         if not value:
             return None
-        if not value.isascii() or not value.isdigit() or len(value) > 15:
-            raise UsageError(f"{name}: {value[:40]!r} is no number")
-        return int(value)
+        number = whole_number(value)
+        if number is None:
+            raise UsageError(f"{name}: {value[:40]!r} is no whole number up to {LARGEST_NUMBER}")
+        return number
 
 
 async def read_form(request: Request) -> Form:
@@ -43,7 +57,12 @@ async def read_form(request: Request) -> Form:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != FORM_TYPE:
         raise UsageError(f"form: the body is to be {FORM_TYPE}")
-    body = await request.body()
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise UsageError(
+            f"form: ended early, or is longer than {LARGEST_BODY} bytes; nothing was recorded"
+        ) from None
     try:
         fields = parse_qs(
             body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=MOST_FIELDS

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import time
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
 from labeler.errors import UsageError
 from labeler.store.view_definitions.base import ADJUDICATED
 
-COOKIE = "difflens_reviewer"
 LONGEST_NAME = 100
 SHORTEST_TOKEN = 16
+COOKIE_SECONDS = 30 * 24 * 3600
+"""How long a sign-in lasts; the server counts, not only the browser."""
+LARGEST_COOKIE = 2_000
+"""Characters: a name of which each is escaped, and what follows it."""
 
 
 def checked_name(name: str) -> str:
@@ -36,38 +41,90 @@ def checked_name(name: str) -> str:
 class Access:
     """How a server tells its reviewers apart."""
 
-    secret: bytes
+    secret: bytes = field(repr=False)
     """Signs cookies; derived from the token, so that a new token ends every session."""
-    token: str | None
+    token: str | None = field(repr=False)
     """None = everyone who reaches the server may review."""
     default_reviewer: str | None
     """Who reviews without having said a name; None where a token is asked for."""
+    study: str = ""
+    """Which study the cookies are for: browsers send those of one host to all of its ports."""
+    clock: Callable[[], float] = field(default=time.time, repr=False)
+    """Seconds since 1970; replaced in tests."""
 
     @classmethod
-    def build(cls, token: str | None, default_reviewer: str | None, noise: bytes) -> Access:
-        """Access with a token, or without one and a secret from `noise`."""
+    def build(
+        cls,
+        token: str | None,
+        default_reviewer: str | None,
+        noise: bytes,
+        study: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> Access:
+        """Access with a token, whose cookies outlive the server, or without one and a secret from
+        `noise`, whose cookies end with it.
+        """
         if token is None:
-            return cls(noise, None, default_reviewer)
+            return cls(noise, None, default_reviewer, study, clock)
         if len(token) < SHORTEST_TOKEN:
             raise UsageError(f"--token: is shorter than {SHORTEST_TOKEN} characters")
-        return cls(hashlib.sha256(b"difflens review " + token.encode()).digest(), token, None)
+        secret = hashlib.sha256(b"difflens review " + token.encode()).digest()
+        return cls(secret, token, None, study, clock)
+
+    @property
+    def cookie_name(self) -> str:
+        """The name of this study's cookie, the same at every start."""
+        return f"difflens_{hashlib.sha256(self.study.encode()).hexdigest()[:16]}"
 
     def is_token(self, given: str) -> bool:
         """Whether a token is the right one, compared in constant time."""
-        return self.token is None or hmac.compare_digest(given.encode(), self.token.encode())
+        if self.token is None:
+            return True
+        return hmac.compare_digest(_digest(given), _digest(self.token))
 
     def cookie(self, name: str) -> str:
-        """The cookie of a reviewer."""
-        return f"{quote(name, safe='')}.{self._signature(name)}"
+        """The cookie of a reviewer, good for COOKIE_SECONDS from now."""
+        quoted, begun = quote(name, safe=""), int(self.clock())
+        return f"{quoted}.{begun}.{self._signature(quoted, str(begun))}"
 
     def reviewer(self, cookie: str | None) -> str | None:
-        """Who a request comes from; None where nobody has signed in."""
-        if cookie:
-            quoted, _, signature = cookie.rpartition(".")
-            name = unquote(quoted)
-            if hmac.compare_digest(signature.encode(), self._signature(name).encode()):
-                return name
-        return self.default_reviewer
+        """Who a request comes from; None where they are to sign in.
 
-    def _signature(self, name: str) -> str:
-        return hmac.new(self.secret, name.encode(), hashlib.sha256).hexdigest()
+        Only a request without any cookie is the default reviewer's: whoever holds one that is
+        forged, expired or of an earlier start said another name, and must not act under this one.
+        """
+        if cookie is None:
+            return self.default_reviewer
+        if len(cookie) > LARGEST_COOKIE:
+            return None
+        quoted, begun, signature = _parts(cookie)
+        expected = self._signature(quoted, begun)
+        if not hmac.compare_digest(signature.encode("utf-8", "replace"), expected.encode()):
+            return None
+        if not 0 <= self.clock() - int(begun) <= COOKIE_SECONDS:
+            return None
+        return unquote(quoted)
+
+    def claimed_name(self, cookie: str | None) -> str:
+        """The name in a cookie, unproven: what the form that asks for it begins with."""
+        if cookie is None or len(cookie) > LARGEST_COOKIE:
+            return self.default_reviewer or ""
+        try:
+            return checked_name(unquote(_parts(cookie)[0]))
+        except UsageError:
+            return ""
+
+    def _signature(self, quoted: str, begun: str) -> str:
+        said = "\n".join((self.study, quoted, begun))
+        return hmac.new(self.secret, said.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
+
+
+def _parts(cookie: str) -> tuple[str, str, str]:
+    """Name, moment and signature; empty ones where it has fewer. A name may hold dots."""
+    parts = cookie.rsplit(".", 2)
+    return (parts[0], parts[1], parts[2]) if len(parts) == 3 else ("", "", "")
+
+
+def _digest(text: str) -> bytes:
+    """Of equal length for every text, so that a comparison tells nothing of the length either."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).digest()

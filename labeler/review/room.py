@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment
 from sqlalchemy import Engine
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -21,18 +22,20 @@ from labeler.errors import UsageError, WorkError
 from labeler.review.board import Board
 from labeler.review.filters import Filters
 from labeler.review.forms import Form, read_form
-from labeler.review.identity import COOKIE, Access
+from labeler.review.guesses import Guesses
+from labeler.review.identity import Access
 from labeler.review.questions import Questions
 from labeler.review.rendering import StaticFile
 from labeler.review.saved import SavedQuery
 from labeler.review.table import QueueTable
+from labeler.secrets import masked
 from labeler.store.engine import read_session
 from labeler.text import clip
 
 
 @dataclass(frozen=True)
 class Room:
-    """The server's state; nothing in it changes but the board, which follows the database."""
+    """The server's state; only the board, which follows the database, and the guesses change."""
 
     study: str
     title: str
@@ -43,6 +46,7 @@ class Room:
     saved: Mapping[str, SavedQuery]
     static: Mapping[str, StaticFile]
     environment: Environment
+    guesses: Guesses = field(default_factory=Guesses)
 
     @contextmanager
     def queue(self, filters: Filters) -> Iterator[tuple[Session, QueueTable]]:
@@ -76,6 +80,10 @@ class Asked:
         return render(self.room, template, status, reviewer=self.reviewer, **values)
 
 
+class NotFoundError(UsageError):
+    """The address names nothing."""
+
+
 Handler = Callable[[Asked], Response]
 
 
@@ -97,14 +105,17 @@ def endpoint(room: Room, handler: Handler) -> Callable[[Request], Any]:
     """A route that asks for a reviewer, reads the form, and turns errors into pages."""
 
     async def answer(request: Request) -> Response:
-        reviewer = room.access.reviewer(request.cookies.get(COOKIE))
+        reviewer = room.access.reviewer(request.cookies.get(room.access.cookie_name))
         if reviewer is None:
             return RedirectResponse("/sign-in", 303)
         try:
             form = await read_form(request) if request.method == "POST" else Form({})
+            _require_own_page(form, reviewer)
             asked = Asked(room, request, reviewer, form)
             async with _watched(asked):
                 return await run_in_threadpool(handler, asked)
+        except NotFoundError as error:
+            return _failed(room, reviewer, 404, error)
         except UsageError as error:
             return _failed(room, reviewer, 400, error)
         except WorkError as error:
@@ -136,8 +147,20 @@ async def _watched(asked: Asked) -> AsyncIterator[None]:
         watching.cancel()
 
 
+def _require_own_page(form: Form, reviewer: str) -> None:
+    """WorkError for a page that was made for another reviewer: somebody signed in since."""
+    made_for = form.one("made_for")
+    if made_for and made_for != reviewer:
+        raise WorkError(
+            f"this page was made for {made_for}, and you are signed in as {reviewer}: nothing was"
+            " recorded; sign in under the right name and send it again"
+        )
+
+
 def _failed(room: Room, reviewer: str, status: int, error: Exception) -> Response:
-    return render(room, "failed.html.j2", status, reviewer=reviewer, message=str(error), section="")
+    return render(
+        room, "failed.html.j2", status, reviewer=reviewer, message=masked(str(error)), section=""
+    )
 
 
 def redirect(url: str) -> RedirectResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
+_LENGTH = re.compile("[0-9]{1,9}")
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -115,7 +117,7 @@ class Guard:
         if not is_same_origin(headers):
             return PlainTextResponse("writes are taken from this server's own pages only\n", 403)
         length = headers.get("content-length", "")
-        if not length.isdigit() or int(length) > LARGEST_BODY:
+        if not _LENGTH.fullmatch(length) or int(length) > LARGEST_BODY:
             return PlainTextResponse(f"a body of at most {LARGEST_BODY} bytes is taken\n", 413)
         return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from labeler.errors import UsageError, WorkError
@@ -19,7 +19,7 @@ class ServerOptions:
     host: str = "127.0.0.1"
     port: int = 8400
     reviewer: str | None = None
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     token_file: Path | None = None
     allow_hosts: tuple[str, ...] = ()
 

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from labeler.errors import UsageError
 from labeler.store.latent_records import LARGEST_INDEX
 from labeler.store.schema import Crosscoder, Latent
+from labeler.text import clip
 
 BY_ID = "id"
 """Before a latent_id that is also the index of another latent."""
@@ -22,10 +23,11 @@ def find_latent(session: Session, name: str) -> Latent:
     """
     crosscoder, separator, digits = name.rpartition(":")
     if not (digits.isascii() and digits.isdigit()):
-        raise UsageError(f"latent {name!r}: {_SPELLINGS}")
-    number = int(digits)
-    if number > LARGEST_INDEX:
+        raise UsageError(f"latent {clip(name, 80)!r}: {_SPELLINGS}")
+    digits = digits.lstrip("0") or "0"
+    if len(digits) > len(str(LARGEST_INDEX)) or int(digits) > LARGEST_INDEX:
         raise _unknown(name)
+    number = int(digits)
     by_id = session.get(Latent, number)
     if separator:
         found = _by_index(session, number, crosscoder)
@@ -63,7 +65,9 @@ def _by_index(session: Session, index: int, crosscoder: str | None = None) -> li
 
 
 def _unknown(name: str) -> UsageError:
-    return UsageError(f"latent {name!r}: not in the database; see v_effective_label for names")
+    return UsageError(
+        f"latent {clip(name, 80)!r}: not in the database; see v_effective_label for names"
+    )
 
 
 def _ambiguous(

@@ -18,15 +18,17 @@ from labeler.review.deciding import (
     undoable,
 )
 from labeler.review.filters import Filters
+from labeler.review.forms import whole_number
 from labeler.review.latents import latent_page, voice_of
 from labeler.review.places import Place
 from labeler.review.queue import matching, neighbour
-from labeler.review.room import Asked, redirect
+from labeler.review.room import Asked, NotFoundError, redirect
 from labeler.review.routes.queue import names_of
 from labeler.review.table import QueueTable
 from labeler.store.engine import write_session
 from labeler.store.reviews import RevisionConflictError, stream_of
 from labeler.store.schema import ReviewEvent
+from labeler.text import clip
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,11 @@ def undo_decision(asked: Asked) -> Response:
 
 
 def _latent_id(asked: Asked) -> int:
-    return int(asked.request.path_params["latent_id"])
+    text = asked.request.path_params["latent_id"]
+    number = whole_number(text)
+    if number is None:
+        raise NotFoundError(f"latent {clip(text, 40)!r}: there is none of that number")
+    return number
 
 
 def _place(table: QueueTable, latent_id: int) -> Place:
@@ -142,9 +148,8 @@ def _place(table: QueueTable, latent_id: int) -> Place:
 
 def _done(session: Session, table: QueueTable, reviewer: str, text: str | None) -> Done | None:
     """What `done=` in the URL names, where it is this reviewer's and of this comparison."""
-    if not text or not text.isascii() or not text.isdigit() or len(text) > 15:
-        return None
-    event = session.get(ReviewEvent, int(text))
+    event_id = whole_number(text)
+    event = None if event_id is None else session.get(ReviewEvent, event_id)
     if event is None or reviewer not in (event.reviewer, event.entered_by):
         return None
     place = table.find(event.latent_id)

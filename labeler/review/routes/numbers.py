@@ -9,6 +9,7 @@ from labeler.review.change import change_rows
 from labeler.review.progress import read_progress
 from labeler.review.room import Asked, redirect
 from labeler.review.routes.queue import names_of
+from labeler.review.table import QueueTable
 from labeler.store.audit import draw_audit, draws_in_force
 from labeler.store.engine import write_session
 
@@ -74,12 +75,16 @@ def show_audit(asked: Asked) -> Response:
             comparisons=asked.room.board.names(),
             draws=draws_in_force(session, table.setting.comparison_id),
             left=int((table.hidden(asked.reviewer)).sum()),
-            sizes={
-                "target": int(table.is_target.sum()),
-                "reference": int((~table.is_target).sum()),
-            },
-            size=DEFAULT_DRAW,
+            sizes=_sizes(table),
+            size=min(DEFAULT_DRAW, max(_sizes(table).values())),
         )
+
+
+def _sizes(table: QueueTable) -> dict[str, int]:
+    return {
+        "target": int(table.is_target.sum()),
+        "reference": int((~table.is_target).sum()),
+    }
 
 
 def make_draw(asked: Asked) -> Response:
@@ -89,7 +94,13 @@ def make_draw(asked: Asked) -> Response:
     if size is None or seed is None:
         raise UsageError("audit: name a size and a seed, both whole numbers")
     with write_session(asked.room.engine) as session, asked.room.board.lock:
-        comparison_id = asked.room.board.table(session, filters.comparison).setting.comparison_id
+        table = asked.room.board.table(session, filters.comparison)
+        most = max(_sizes(table).values())
+        if not 1 <= size <= most:
+            raise UsageError(
+                f"audit size: {size} is not between 1 and {most}, the latents of the larger side"
+            )
+        comparison_id = table.setting.comparison_id
         for offset, side in enumerate(("target", "reference")):
             draw_audit(session, comparison_id, side, size, seed + offset, asked.reviewer)
     return redirect(f"/audit?{filters.query()}")

@@ -20,6 +20,7 @@ from labeler.review.bulk import (
 )
 from labeler.review.deciding import undoable
 from labeler.review.filters import ORDERS
+from labeler.review.forms import whole_number
 from labeler.review.queue import matching, queue_page
 from labeler.review.room import Asked, redirect
 from labeler.review.table import Leaf
@@ -54,7 +55,7 @@ def _queue(asked: Asked, refused: RefusedBulk | None) -> Response:
             raise UsageError(
                 f"category: {filters.category!r} is not known; choose from {', '.join(names)}"
             )
-        done = _number(query.get("bulk"))
+        done = whole_number(query.get("bulk"))
         page = queue_page(table, filters, asked.reviewer, after)
         return asked.page(
             "queue.html.j2",
@@ -70,7 +71,7 @@ def _queue(asked: Asked, refused: RefusedBulk | None) -> Response:
             bulk_actions=ACTIONS,
             refused=refused,
             done=done,
-            undone=_number(query.get("undone")),
+            undone=whole_number(query.get("undone")),
             undoable=None if done is None else undoable(session, table.setting, asked.reviewer),
         )
 
@@ -148,7 +149,3 @@ OUTCOME_NAMES = {
     "error": "judge failed",
     "unlabelled": "not labelled",
 }
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
