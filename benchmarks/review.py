@@ -28,8 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from big_study import QUICK, Size, build
 
+from labeler.database_url import sqlite_file
 from labeler.review.app import build_app, build_room
-from labeler.store.engine import open_engine, sqlite_file
+from labeler.store.engine import open_engine
 
 HEADERS = {"sec-fetch-site": "same-origin"}
 SLUGS = ("safety", "multilingual", "code-generation", "hallucination", "none", "technical")

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from crosscoder.progress import Progress
 from labeler import __version__
+from labeler.database_url import shown_url
 from labeler.errors import UsageError, WorkError
 from labeler.judge.spending import BudgetReachedError, Spending
 from labeler.recorded_keys import recorded_key
@@ -20,7 +21,7 @@ from labeler.stages import load_stage
 from labeler.stages.base import STAGE_NAMES, UNANSWERED, StageContext, reads_previous
 from labeler.stages.judging import require_embedding, require_judge
 from labeler.store import migrate
-from labeler.store.engine import open_engine, read_session, shown_url, write_session
+from labeler.store.engine import open_engine, read_session, write_session
 from labeler.store.failures import database_failure, is_damage
 from labeler.store.records import begin_run, finish_run, latest_done_run
 from labeler.store.renamed import missing_category_hint

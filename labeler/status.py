@@ -11,11 +11,12 @@ from sqlalchemy.orm import Session
 
 from crosscoder.errors import InputError
 from crosscoder.progress import SilentProgress
+from labeler.database_url import shown_url
 from labeler.errors import UsageError
 from labeler.pipeline import is_done, opened, with_key
 from labeler.stages import load_stage
 from labeler.stages.base import STAGE_NAMES, StageContext, reads_previous
-from labeler.store.engine import read_session, require_existing, shown_url
+from labeler.store.engine import read_session, require_existing
 from labeler.store.runs import latest_done_run
 from labeler.study import StudyFile
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError, model_validator
+from sqlalchemy.engine import URL
 
 from crosscoder.limits import MAX_CONFIG_BYTES, parse_toml, read_text
+from labeler.database_url import resolve_url
 from labeler.errors import UsageError, wrong_input
 from labeler.sections.base import Section
 from labeler.sections.counting import ReportSection, SqlSection, TaxonomySection
@@ -94,18 +94,6 @@ class StudyConfig(Section):
         return self
 
 
-def expand_environment(text: str, key: str) -> str:
-    """Replace `${NAME}` by the environment's value; UsageError names a variable that is not set."""
-
-    def value(match: re.Match[str]) -> str:
-        name = match.group(1)
-        if name not in os.environ:
-            raise UsageError(f"{key}: environment variable {name} is not set; export it first")
-        return os.environ[name]
-
-    return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", value, text)
-
-
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces, so that equal values give equal hashes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -171,13 +159,9 @@ class StudyFile:
         return (self.folder / Path(path).expanduser()).resolve()
 
     @property
-    def database_url(self) -> str:
+    def database_url(self) -> URL:
         """The database's URL with the environment expanded and a relative SQLite path resolved."""
-        url = expand_environment(self.config.database.url, "database.url")
-        prefix = "sqlite:///"
-        if url.startswith(prefix) and url != "sqlite:///:memory:":
-            return prefix + str(self.resolve(url.removeprefix(prefix)))
-        return url
+        return resolve_url(self.config.database.url, self.folder)
 
     @property
     def artifacts(self) -> Path:

@@ -49,6 +49,7 @@ def current(url: DatabaseUrl) -> None:
 
 def check(url: DatabaseUrl) -> None:
     """Exit 1 when the database's schema differs from this version's, and say where."""
+    from labeler.database_url import url_in_a_command
     from labeler.errors import WorkError
     from labeler.store import migrate
 
@@ -58,7 +59,7 @@ def check(url: DatabaseUrl) -> None:
             typer.echo(difference)
         raise WorkError(
             f"db check: {len(found)} differences from this version's schema; "
-            f"`difflens db upgrade {url}`, or restore a backup"
+            f"`difflens db upgrade {url_in_a_command(url)}`, or restore a backup"
         )
     typer.echo("the schema is this version's", err=True)
 

@@ -25,6 +25,7 @@ from labeler.cli import (
     taxonomy,
 )
 from labeler.errors import UsageError, WorkError
+from labeler.secrets import MaskedStream, Secrets, masked
 from taxonomy.errors import InputError as TaxonomyInputError
 
 USAGE_ERRORS = (UsageError, CrosscoderInputError, TaxonomyInputError)
@@ -114,7 +115,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _end(error: Exception, status: int) -> int:
-    sys.stderr.write(f"difflens: {error}\n")
+    sys.stderr.write(f"difflens: {masked(str(error))}\n")
     return status
 
 
@@ -148,6 +149,8 @@ def quiet_libraries() -> None:
 
 
 def main() -> None:
-    """Console script."""
+    """Console script. Nothing that it writes to stderr holds a password or key of the call."""
     quiet_libraries()
+    secrets = Secrets.of_call(sys.argv[1:], os.environ)
+    sys.stderr = MaskedStream(sys.stderr, secrets)
     sys.exit(run(sys.argv[1:]))

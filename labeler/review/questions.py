@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import BoundedSemaphore, Event, Lock
 
+from sqlalchemy.engine import URL
+
 from labeler.errors import WorkError
 from labeler.sql.process import UnwantedError
 from labeler.sql.query import run_limited
@@ -36,7 +38,9 @@ class BusyError(WorkError):
 class Questions:
     """Asks a database, a bounded number of times at once."""
 
-    def __init__(self, database_url: str, running: int = RUNNING, waiting: int = WAITING) -> None:
+    def __init__(
+        self, database_url: str | URL, running: int = RUNNING, waiting: int = WAITING
+    ) -> None:
         self.database_url = database_url
         self.running = running
         self._most = running + waiting

@@ -11,7 +11,6 @@ from typing import Any
 
 from jinja2 import Environment
 from sqlalchemy import Engine
-from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool

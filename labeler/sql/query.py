@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 from sqlalchemy.engine import URL
 
+from labeler.database_url import parse_url, sqlite_file
 from labeler.errors import UsageError
 from labeler.sql.postgresql import connection_arguments
 from labeler.sql.process import ask_in_process
 from labeler.sql.result import MAX_ROWS, TIMEOUT_S, Limits, QueryResult
-from labeler.store.engine import parse_url, require_existing, sqlite_file
+from labeler.store.engine import require_existing
 
 _FIRST_WORD = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/|[(;])*+(\w+)", re.DOTALL)
 _QUESTION_WORDS = frozenset({"select", "with", "values", "table"})

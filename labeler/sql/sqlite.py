@@ -7,6 +7,7 @@ words. A read-only file alone would not do: ATTACH and VACUUM INTO write other f
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -51,7 +52,7 @@ deadline reaches it.
 
 def ask_sqlite(path: str, statement: str, limits: Limits) -> Iterator[Sequence[Any]]:
     """Run one SELECT on a SQLite file: column names, then rows."""
-    uri = f"file:{quote(path)}?mode=ro"
+    uri = f"file:{quote(os.fsencode(path))}?mode=ro"
     try:
         with closing(
             sqlite3.connect(uri, uri=True, isolation_level=None, timeout=limits.timeout_s)

@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy import Connection, Engine, Integer, Table, func, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError
 
 from crosscoder.progress import Progress, SilentProgress
+from labeler.database_url import parse_url, shown_url, sqlite_file
 from labeler.errors import UsageError, WorkError
 from labeler.store import migrate
 from labeler.store.bulk import count_values, write_rows
 from labeler.store.digests import ROWS_AT_ONCE, RunningDigest, TableDigest, digest_table
-from labeler.store.engine import (
-    READ_ONLY_OPTION,
-    open_engine,
-    parse_url,
-    require_existing,
-    shown_url,
-)
+from labeler.store.engine import READ_ONLY_OPTION, open_engine, require_existing
 from labeler.store.schema import metadata
 from labeler.store.triggers import create_triggers, drop_triggers
 
@@ -59,7 +55,10 @@ def copy_database(
             raise WorkError(f"db copy: {words}; {shown_url(target)} has no rows") from error
 
 
-def _identity(url: str | URL) -> str:
+def _identity(url: str | URL) -> str | Path:
+    path = sqlite_file(url)
+    if path is not None:
+        return path.resolve()
     return parse_url(url).render_as_string(hide_password=False)
 
 

@@ -2,59 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from pydantic_core import from_json
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session
 
 from crosscoder.limits import parse_json
+from labeler.database_url import parse_url, sqlite_file, url_in_a_command
 from labeler.errors import UsageError, WorkError
-from labeler.study import expand_environment
 
 BUSY_TIMEOUT_MS = 30_000
 READ_ONLY_OPTION = "difflens_read_only"
-
-
-def parse_url(url: str | URL) -> URL:
-    """The URL with `${NAME}` expanded and the driver named; UsageError for an unknown database."""
-    if isinstance(url, str):
-        try:
-            url = make_url(expand_environment(url, "database.url"))
-        except ArgumentError:
-            raise UsageError(
-                "database.url: not a database URL; write sqlite:///FILE or postgresql://HOST/NAME"
-            ) from None
-    backend = url.get_backend_name()
-    if backend == "postgresql":
-        return url.set(drivername="postgresql+psycopg")
-    if backend != "sqlite":
-        raise UsageError(f"database.url: {backend!r} is not supported; use sqlite or postgresql")
-    return url
-
-
-def shown_url(url: str | URL) -> str:
-    """The URL as it may be printed: without its password."""
-    path = sqlite_file(url)
-    if path is not None:
-        return f"sqlite:///{path}"
-    parsed = parse_url(url)
-    return parsed.set(drivername=parsed.get_backend_name()).render_as_string(hide_password=True)
-
-
-def sqlite_file(url: str | URL) -> Path | None:
-    """The file of a SQLite URL; None for a database in memory or on a server."""
-    parsed = parse_url(url)
-    if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
-        return None
-    database = str(parsed.database)
-    return Path(unquote(database.removeprefix("file:")) if "uri" in parsed.query else database)
 
 
 def require_existing(url: str | URL) -> None:
@@ -64,7 +29,8 @@ def require_existing(url: str | URL) -> None:
         raise UsageError(f"database.url: {path} is a folder; name a file in it")
     if path is not None and not path.is_file():
         raise UsageError(
-            f"database.url: no database at {path}; `difflens db upgrade sqlite:///{path}` makes one"
+            f"database.url: no database at {path}; `difflens db upgrade {url_in_a_command(url)}`"
+            " makes one"
         )
 
 
@@ -100,7 +66,7 @@ def _open_postgresql(url: URL) -> Engine:
 
 def _file_url(path: Path, mode: str) -> URL:
     """A URI that states whether SQLite may create the file."""
-    database = f"file:{quote(str(path.absolute()))}"
+    database = f"file:{quote(os.fsencode(path.absolute()))}"
     return URL.create("sqlite", database=database, query={"mode": mode, "uri": "true"})
 
 

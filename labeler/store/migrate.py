@@ -17,14 +17,9 @@ from sqlalchemy import CheckConstraint, Connection, Engine, inspect, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError, OperationalError
 
+from labeler.database_url import shown_url, sqlite_file, url_in_a_command
 from labeler.errors import UsageError, WorkError
-from labeler.store.engine import (
-    READ_ONLY_OPTION,
-    open_engine,
-    require_existing,
-    shown_url,
-    sqlite_file,
-)
+from labeler.store.engine import READ_ONLY_OPTION, open_engine, require_existing
 from labeler.store.failures import database_failure, is_damage
 from labeler.store.migration_scripts import alembic_config, head_revision, is_known
 from labeler.store.schema import metadata
@@ -97,7 +92,8 @@ def require_current(url: str | URL | Engine) -> None:
         found = "has the views of another version of difflens"
     else:
         found = f"is at revision {state.revision}, this version of difflens needs {head}"
-    raise UsageError(f"database.url: {shown} {found}; run `difflens db upgrade {shown}`")
+    command = f"difflens db upgrade {url_in_a_command(_plain(url))}"
+    raise UsageError(f"database.url: {shown} {found}; run `{command}`")
 
 
 def check(url: str | URL) -> list[str]:
@@ -200,7 +196,11 @@ def _refuse_strangers(url: str | URL | Engine, state: DatabaseState) -> None:
 
 
 def _shown(url: str | URL | Engine) -> str:
-    return shown_url(url.url if isinstance(url, Engine) else url)
+    return shown_url(_plain(url))
+
+
+def _plain(url: str | URL | Engine) -> str | URL:
+    return url.url if isinstance(url, Engine) else url
 
 
 def _differences(connection: Connection) -> list[str]:

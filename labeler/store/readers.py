@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
+from labeler.database_url import parse_url, shown_url
 from labeler.errors import UsageError
-from labeler.store.engine import open_engine, parse_url, shown_url
+from labeler.store.engine import open_engine
+from labeler.store.failures import database_failure
 
 INSUFFICIENT_PRIVILEGE = "42501"
 """PostgreSQL's code."""
@@ -32,6 +34,10 @@ def make_reader(url: str | URL, users: Sequence[str] = ()) -> str:
     except ProgrammingError as error:
         words = str(error.orig).strip().split("\n", maxsplit=1)[0]
         raise UsageError(f"db reader: {shown_url(url)}: {words}{_mend(error, url)}") from None
+    except OperationalError as error:
+        raise UsageError(
+            f"database.url: {shown_url(url)} cannot be reached: {database_failure(error)}"
+        ) from None
     finally:
         engine.dispose()
 

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from labeler import __version__
+from labeler.secrets import masked_values
 from labeler.store.helpers import json_sha256
 from labeler.store.schema import Run, utc_now
 
@@ -22,8 +23,9 @@ def begin_run(
 ) -> int:
     """The id of a running run: the newest of its kind goes on if it is unfinished and has the
     same key, config and version; else a new one, so that of two results the later has the
-    higher id.
+    higher id. No password of a URL in the config is stored.
     """
+    config = masked_values(config)
     newest = session.execute(
         select(Run).where(Run.kind == kind).order_by(Run.id.desc()).limit(1)
     ).scalar_one_or_none()
@@ -60,7 +62,7 @@ def finish_run(
         return
     run.status = status
     run.finished_at = utc_now()
-    run.result = result
+    run.result = masked_values(result)
     session.flush()
 
 

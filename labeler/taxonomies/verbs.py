@@ -9,11 +9,12 @@ from typing import Literal
 
 from sqlalchemy import Engine, select
 
+from labeler.database_url import sqlite_file
 from labeler.errors import UsageError
 from labeler.pipeline import opened
 from labeler.sql import QueryResult
 from labeler.stages.judging import require_embedding, study_embedder, study_judge
-from labeler.store.engine import read_session, require_existing, sqlite_file, write_session
+from labeler.store.engine import read_session, require_existing, write_session
 from labeler.store.runs import begin_run, finish_run
 from labeler.store.schema import Comparison
 from labeler.study import StudyFile

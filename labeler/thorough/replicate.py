@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from crosscoder.progress import Progress
+from labeler.database_url import url_of_file
 from labeler.errors import WorkError
 from labeler.pipeline import StageReport, run_study, with_key
 from labeler.stages.base import StageContext
@@ -59,7 +60,7 @@ class ReplicateStudy(StudyFile):
         changes = {
             "study": config.study.model_copy(update={"seed": config.study.seed + self.number}),
             "database": config.database.model_copy(
-                update={"url": f"sqlite:///{self._home / 'difflens.db'}"}
+                update={"url": url_of_file(self._home / "difflens.db")}
             ),
             "taxonomy": config.taxonomy.model_copy(
                 update={"mode": "seed", "file": str(self._taxonomy_file)}

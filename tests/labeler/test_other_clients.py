@@ -17,7 +17,8 @@ from seeding import label, seed
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
-from labeler.store.engine import sqlite_file, write_session
+from labeler.database_url import sqlite_file
+from labeler.store.engine import write_session
 from labeler.store.views import VIEWS
 
 QUESTION = "select side, labelled from v_coverage order by side"

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from sqlalchemy import JSON, literal, select, text
 from sqlalchemy.exc import OperationalError
 
+from labeler.database_url import parse_url, sqlite_file
 from labeler.errors import UsageError
-from labeler.store.engine import open_engine, parse_url, read_session, sqlite_file, write_session
+from labeler.store.engine import open_engine, read_session, write_session
 
 
 def test_a_missing_file_is_created_only_when_asked(tmp_path: Path) -> None:

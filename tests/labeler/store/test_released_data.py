@@ -12,8 +12,9 @@ from alembic import command
 from sqlalchemy import DateTime, MetaData, Table, create_engine, insert, select, text
 from sqlalchemy.exc import DatabaseError
 
+from labeler.database_url import parse_url
 from labeler.store import migrate
-from labeler.store.engine import open_engine, parse_url
+from labeler.store.engine import open_engine
 from labeler.store.migration_scripts import alembic_config
 from labeler.store.schema import UtcDateTime, metadata
 from labeler.store.views import VIEWS
