@@ -116,7 +116,7 @@ def prepare(arguments: argparse.Namespace, scratch: Path) -> Work:
     facts = [inspect_subject(spec) for spec in specs]
     layer = min(arguments.layer, facts[0].n_layers - 1)
     require_compatible(facts, layer, specs[0].name)
-    tokenized = tokenize_corpus(documents, facts[0].tokenizer, arguments.max_length)
+    tokenized = tokenize_corpus(documents, facts[0].tokenizer, arguments.max_length).documents
     part = _first_tokens(tokenized, arguments.tokens)
     shards = plan_shards(part, arguments.shard_tokens)
     batches = [

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from crosscoder.errors import InputError
 from crosscoder.files import canonical_json, sha256_text
+from crosscoder.limits import MAX_LINE_BYTES, parse_json
 
 MESSAGE_ROLES = ("system", "user", "assistant")
 
@@ -56,6 +57,13 @@ class Document:
     messages: tuple[Message, ...] | None = None
     text: str | None = None
     language: str | None = None
+    where: str = field(default="", compare=False)
+    """File and line that it was read from."""
+
+    @property
+    def place(self) -> str:
+        """What messages call it."""
+        return f"document {self.id!r}" + (f", {self.where}" if self.where else "")
 
 
 @dataclass(frozen=True)
@@ -105,35 +113,42 @@ def corpus_sha256(documents: Sequence[Document]) -> str:
     return sha256_text(canonical_json(rows))
 
 
-def _numbered_lines(path: Path) -> list[tuple[int, str]]:
+def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines that are not blank, with their numbers counted from 1."""
     try:
-        raw = path.read_bytes()
+        # Binary lines end at newlines only: JSON strings may hold other separators (U+2028).
+        with path.open("rb") as file:
+            for number in itertools.count(1):
+                line = file.readline(MAX_LINE_BYTES + 1)
+                if not line:
+                    return
+                if len(line) > MAX_LINE_BYTES:
+                    raise InputError(
+                        f"{path}:{number}: is longer than {MAX_LINE_BYTES:,} bytes; put one "
+                        "document on a line"
+                    )
+                line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                if line.strip():
+                    yield number, _decoded(line, f"{path}:{number}")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; name the corpus in corpus.path") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    lines: list[tuple[int, str]] = []
-    # Split on newlines only: JSON strings may hold other line separators such as U+2028.
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            lines.append((number, line.decode("utf-8")))
-        except UnicodeDecodeError:
-            raise InputError(f"{path}:{number}: no valid UTF-8; save the file as UTF-8") from None
-    return lines
+
+
+def _decoded(line: bytes, where: str) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{where}: no valid UTF-8; save the file as UTF-8") from None
 
 
 def _parse_line(line: str, number: int, where: str) -> Document:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{where}: no valid JSON ({error.msg}, column {error.colno}); put one object on a line"
-        ) from None
-    except RecursionError:
-        raise InputError(f"{where}: JSON nested too deeply; put one document on a line") from None
+        row = parse_json(line, where)
+    except InputError as error:
+        hint = "; put one object on a line" if "Extra data" in str(error) else ""
+        raise InputError(f"{error}{hint}") from None
     if not isinstance(row, dict):
         raise InputError(f"{where}: not a JSON object; write {{'id': ..., 'text': ...}}")
     identifier = row.get("id", f"line-{number}")
@@ -145,11 +160,12 @@ def _parse_line(line: str, number: int, where: str) -> Document:
     if ("text" in row) == ("messages" in row):
         raise InputError(f"{where}: give either text or messages")
     if "text" in row:
-        document = Document(identifier, text=_text(row["text"], "text", where), language=language)
+        text = _text(row["text"], "text", where)
+        document = Document(identifier, text=text, language=language, where=where)
         contents = [document.text or ""]
     else:
         messages = _messages(row["messages"], where)
-        document = Document(identifier, messages=messages, language=language)
+        document = Document(identifier, messages=messages, language=language, where=where)
         contents = [message.content for message in messages]
     if not any(content.strip() for content in contents):
         raise InputError(f"{where}: the document has no text; remove the line")

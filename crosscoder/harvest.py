@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import logging
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from crosscoder.batching import plan_shards
-from crosscoder.corpus import Document, TokenizedDocument, corpus_sha256
+from crosscoder.corpus import Document, TokenizedDocument, TokenRole, corpus_sha256
 from crosscoder.corpus_reader import CorpusReader, open_readers
 from crosscoder.errors import InputError
 from crosscoder.fingerprints import FileHashes, fingerprint
@@ -25,6 +26,7 @@ from crosscoder.manifest import (
     HarvestManifest,
     HarvestSource,
     SubjectRecord,
+    TextPlan,
     read_manifest,
     write_documents,
     write_manifest,
@@ -40,7 +42,7 @@ from crosscoder.subjects import (
     require_compatible,
     template_subject,
 )
-from crosscoder.tokens import tokenize_corpus
+from crosscoder.tokens import TokenizedCorpus, tokenize_corpus
 
 _log = logging.getLogger(__name__)
 
@@ -66,12 +68,19 @@ class HarvestConfig(BaseModel):
     """A token whose norm exceeds this multiple of a model's median norm is masked."""
     template_model: str | None = None
     """Model whose chat template is used where the models' templates differ."""
+    date: dt.date | None = None
+    """Day that the chat template's clock shows; None = the day of the first harvest."""
+    max_lost: float = Field(0.05, ge=0, le=1)
+    """Largest share of the characters of a role's messages that the chat template may lose."""
     device: str = "auto"
     """Torch device of the models; `auto` takes a GPU where there is one."""
 
     def deciding(self) -> dict[str, object]:
         """The settings that decide what is stored; the others change only the speed."""
-        return self.model_dump(exclude={"batch_tokens", "device"})
+        without = {"batch_tokens", "device", "max_lost"} | (
+            {"date"} if self.date is None else set()
+        )
+        return self.model_dump(mode="json", exclude=without)
 
 
 def harvest(
@@ -81,24 +90,33 @@ def harvest(
     out_dir: Path,
     progress: Progress | None = None,
     cache_dir: Path | None = None,
+    today: dt.date | None = None,
 ) -> HarvestManifest:
     """Store the residual stream of every model at every token of the documents.
 
     A harvest that was stopped goes on after its last whole shard; a complete one is returned at
     once. `cache_dir` keeps file hashes and dequantised GGUF models between runs.
 
-    Raises InputError where models do not fit each other or the text, or where `out_dir` holds
-    activations of another source; WorkError where the disk is full (whole shards are kept).
+    The chat template's clock shows `config.date`, else the day on which this harvest was begun:
+    `today`, or the machine's day. Stored shards of other tokens than the corpus has now are
+    harvested again.
+
+    Raises InputError where models do not fit each other or the text, where `out_dir` holds
+    activations of another source, or where the chat template loses more of the messages than
+    `config.max_lost`; WorkError where the disk is full (whole shards are kept).
     """
     progress = progress or SilentProgress()
     inputs = harvest_inputs(specs, documents, config, progress, cache_dir)
-    facts, speaker, source = inputs.facts, inputs.speaker, inputs.source
-    manifest = _begin(out_dir, source, facts[0].d_model, len(documents))
+    facts = inputs.facts
+    manifest = _begin(out_dir, inputs.source, facts[0].d_model, len(documents))
     if manifest.complete:
         return manifest
-    tokenized = tokenize_corpus(documents, speaker.tokenizer, config.max_length)
-    plan = plan_shards(tokenized, config.shard_tokens)
-    manifest = _harvest_shards(facts, tokenized, plan, config, out_dir, manifest, progress)
+    begun = manifest.plan.date if manifest.plan is not None else today
+    corpus = read_text(inputs, documents, config, begun)
+    shards = plan_shards(corpus.documents, config.shard_tokens)
+    manifest = _planned(out_dir, manifest, corpus.plan(shards))
+    tokenized = corpus.documents
+    manifest = _harvest_shards(facts, tokenized, shards, config, out_dir, manifest, progress)
     return _finish(tokenized, config, out_dir, manifest)
 
 
@@ -152,6 +170,52 @@ def _source(
     )
 
 
+def read_text(
+    inputs: HarvestInputs,
+    documents: Sequence[Document],
+    config: HarvestConfig,
+    begun: dt.date | None = None,
+) -> TokenizedCorpus:
+    """The tokens of the documents, as the models are to read them.
+
+    `begun` is the day of the template's clock where the config names none; None = today.
+    InputError as `tokenize_corpus` raises it, and where more of a role's text is lost than
+    `config.max_lost`, or all of it.
+    """
+    day = config.date or begun or dt.date.today()
+    speaker = inputs.speaker
+    corpus = tokenize_corpus(documents, speaker.tokenizer, config.max_length, day, speaker.name)
+    corpus.counts.require(config.max_lost)
+    if not any(len(document.token_ids) for document in corpus.documents):
+        raise InputError(no_content(config))
+    return corpus
+
+
+def no_content(config: HarvestConfig) -> str:
+    """What is said of a corpus of which nothing takes part."""
+    return (
+        f"corpus: no document has more than harvest.skip_first = {config.skip_first} tokens of "
+        "content; give longer texts"
+    )
+
+
+def _planned(out_dir: Path, manifest: HarvestManifest, plan: TextPlan) -> HarvestManifest:
+    """The manifest with its plan; without the shards, where they are not of those tokens."""
+    if manifest.plan is not None and manifest.plan.sha256 == plan.sha256:
+        return manifest
+    if manifest.shards:
+        _log.warning(
+            "%s: the corpus has other tokens than the stored shards (another version of the "
+            "tokenizer or of this program?); harvesting them again",
+            out_dir,
+        )
+        for record in manifest.shards:
+            (out_dir / record.file).unlink(missing_ok=True)
+    manifest = manifest.model_copy(update={"plan": plan, "shards": (), "mask": None})
+    write_manifest(out_dir, manifest)
+    return manifest
+
+
 def _begin(out_dir: Path, source: HarvestSource, d_model: int, n_documents: int) -> HarvestManifest:
     """The manifest to go on from: that of the folder, or a new one without shards."""
     manifest = read_manifest(out_dir)
@@ -159,7 +223,7 @@ def _begin(out_dir: Path, source: HarvestSource, d_model: int, n_documents: int)
         manifest = HarvestManifest(source=source, d_model=d_model, n_documents=n_documents)
         write_manifest(out_dir, manifest)
         return manifest
-    if manifest.key != source.key:
+    if manifest.source.key != source.key:
         raise InputError(
             f"{out_dir / MANIFEST_NAME}: activations of other models, text or settings; "
             f"harvest into another folder, or remove {out_dir}"
@@ -219,16 +283,15 @@ def _finish(
     columns = [read_columns(out_dir, record, names) for record in manifest.shards]
     medians = median_norms([norms for norms, _, _ in columns], [roles for _, roles, _ in columns])
     masks: list[torch.Tensor] = []
+    by_role = np.zeros(len(TokenRole), dtype=np.int64)
     unmasked = np.zeros(len(tokenized), dtype=np.int64)
     for norms, roles, document in columns:
         mask = token_mask(norms, roles, document, medians, config.skip_first, config.max_norm_ratio)
         unmasked += np.bincount(document[mask].numpy(), minlength=len(tokenized))
+        by_role += np.bincount(roles[mask].numpy(), minlength=len(TokenRole))
         masks.append(mask)
     if not unmasked.any():
-        raise InputError(
-            f"corpus: no document has more than harvest.skip_first = {config.skip_first} tokens of "
-            "content; give longer texts"
-        )
+        raise InputError(no_content(config))
     write_documents(
         out_dir,
         DocumentTable(
@@ -238,6 +301,7 @@ def _finish(
         ),
     )
     record = write_masks(out_dir, manifest.shards, masks, medians.tolist())
-    manifest = manifest.model_copy(update={"mask": record})
+    plan = manifest.plan.with_tokens(by_role.tolist()) if manifest.plan is not None else None
+    manifest = manifest.model_copy(update={"mask": record, "plan": plan})
     write_manifest(out_dir, manifest)
     return manifest

@@ -52,7 +52,13 @@ MAX_RENDERED_CHARACTERS = 16 * 2**20
 """Characters that a chat template may make of one document."""
 
 MAX_RENDER_SECONDS = 10.0
-"""Seconds that a chat template may take for one document."""
+"""Seconds of processor time that a chat template may take for one document."""
+
+MAX_RENDER_BYTES = 2**30
+"""Address space of the process in which a chat template runs."""
+
+MAX_LINE_BYTES = 64 * 2**20
+"""Bytes of one line of a JSON lines file."""
 
 MAX_YAML_ELEMENTS = 50_000
 """Values in one YAML document, each anchor counted as often as it is used."""
@@ -78,9 +84,7 @@ def parse_json(text: str | bytes, where: object) -> Any:
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise InputError(
-            f"{where}: no valid JSON ({error.msg}, line {error.lineno} column {error.colno})"
-        ) from None
+        raise InputError(f"{where}: no valid JSON ({error.msg}, {_place(error)})") from None
     except RecursionError:
         raise InputError(f"{where}: {_too_deep('JSON')}") from None
     except ValueError as error:
@@ -293,6 +297,11 @@ def gunzip(content: bytes, where: object, largest: int = MAX_UNPACKED_BYTES) -> 
             raise InputError(f"{where}: is no whole gzip file") from None
         content = member.unused_data.lstrip(b"\0")
     return b"".join(parts)
+
+
+def _place(error: json.JSONDecodeError) -> str:
+    column = f"column {error.colno}"
+    return f"line {error.lineno} {column}" if "\n" in error.doc else column
 
 
 class _ConstantError(ValueError):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from crosscoder.corpus import TokenRole
 from crosscoder.errors import InputError
 from crosscoder.files import canonical_json, sha256_text, write_text
 
@@ -34,7 +36,7 @@ class SubjectRecord(Record):
 
 
 class HarvestSource(Record):
-    """Everything that decides the stored numbers; two folders with equal sources are equal."""
+    """Everything that decides the stored numbers, but for the day that a template shows."""
 
     subjects: tuple[SubjectRecord, ...]
     layer: int
@@ -48,7 +50,7 @@ class HarvestSource(Record):
 
     @property
     def key(self) -> str:
-        """SHA-256 of the source: the address of its activations."""
+        """SHA-256 of the source."""
         return sha256_text(canonical_json(self.model_dump(mode="json")))
 
 
@@ -72,11 +74,65 @@ class MaskRecord(Record):
     """Median L2 norm of the content tokens, per model."""
 
 
+class RoleText(Record):
+    """The messages of one role (or the documents without messages) before and after rendering."""
+
+    role: str
+    """A TokenRole in lower case."""
+    n_messages: int
+    n_whole: int
+    """Messages of which the rendered text lacks nothing but white space."""
+    n_in_part: int
+    n_absent: int
+    n_characters: int
+    """Characters of the messages, white space aside."""
+    n_lost: int
+    """Those that the rendered text lacks."""
+    n_cut: int
+    """Tokens beyond the longest length."""
+    n_tokens: int | None = None
+    """Tokens that take part; None where only the models could tell."""
+    losses: tuple[str, ...] = ()
+    """What the template does to the messages, and in which document first."""
+
+
+class TextRecord(Record):
+    """What became of the corpus when it was rendered and cut, by role."""
+
+    roles: tuple[RoleText, ...]
+    n_refused: int
+    """Documents for which the template has no text."""
+    n_cut: int
+    """Documents longer than the longest length."""
+
+
+class TextPlan(Record):
+    """The tokens that are read: what the corpus became on the day that its template shows."""
+
+    date: dt.date
+    """What the chat template's clock shows."""
+    sha256: str
+    """SHA-256 over the tokens of every document, their roles, and the cut into shards."""
+    text: TextRecord
+
+    def with_tokens(self, by_role: Sequence[int]) -> TextPlan:
+        """The plan with the tokens that take part, given by TokenRole."""
+        names = [role.name.lower() for role in TokenRole]
+        rows = (
+            row.model_copy(update={"n_tokens": by_role[names.index(row.role)]})
+            for row in self.text.roles
+        )
+        text = self.text.model_copy(update={"roles": tuple(rows)})
+        return self.model_copy(update={"text": text})
+
+
 class HarvestManifest(Record):
     """The content of `manifest.json`, rewritten whole after each shard."""
 
     format_version: int = FORMAT_VERSION
     source: HarvestSource
+    plan: TextPlan | None = None
+    """None in a store that was not made from text."""
     d_model: int
     """Width of the residual stream."""
     n_documents: int
@@ -91,7 +147,7 @@ class HarvestManifest(Record):
     @property
     def key(self) -> str:
         """SHA-256 of everything that decided the stored numbers."""
-        return self.source.key
+        return planned_key(self.source, self.plan)
 
     @property
     def n_tokens(self) -> int:
@@ -119,6 +175,11 @@ class DocumentTable(Record):
     ids: tuple[str, ...]
     n_tokens: tuple[int, ...]
     n_unmasked: tuple[int, ...]
+
+
+def planned_key(source: HarvestSource, plan: TextPlan | None) -> str:
+    """SHA-256 of a source and of the tokens that were read: the day is not part of the source."""
+    return source.key if plan is None else sha256_text(source.key + plan.sha256)
 
 
 def write_manifest(directory: Path, manifest: HarvestManifest) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +15,14 @@ from crosscoder.corpus import Document, TokenizedDocument
 from crosscoder.corpus_reader import CorpusReader, open_readers
 from crosscoder.document_tokens import DocumentTokens
 from crosscoder.errors import InputError
-from crosscoder.harvest import HarvestConfig, HarvestInputs, harvest_inputs
+from crosscoder.harvest import (
+    HarvestConfig,
+    HarvestInputs,
+    harvest_inputs,
+    no_content,
+    read_text,
+)
+from crosscoder.manifest import TextPlan
 from crosscoder.masking import content_tokens, median_norms, token_mask
 from crosscoder.progress import Progress
 from crosscoder.shards import Shard, ShardTokens
@@ -25,7 +33,6 @@ from crosscoder.stream_manifest import (
     write_stream_manifest,
 )
 from crosscoder.subject_files import SubjectSpec
-from crosscoder.tokens import tokenize_corpus
 
 SAMPLE_TOKENS = 65536
 """Tokens of random documents that set the norms of the mask and the scales of training."""
@@ -174,25 +181,35 @@ def open_stream(
     directory: Path,
     progress: Progress | None = None,
     cache_dir: Path | None = None,
+    today: dt.date | None = None,
 ) -> ActivationStream:
     """A stream over these models and documents; what a sample shows is kept in `directory`.
 
     The models read a random sample once, for the median norms of the mask; later calls find them
-    in `stream.json`. Raises InputError as `crosscoder.harvest.harvest` does.
+    in `stream.json`, with the day that the chat template's clock shows: `config.date`, else that of
+    the first call (`today`, or the machine's day). Raises InputError as
+    `crosscoder.harvest.harvest` does, and where the corpus has other tokens than before.
     """
     inputs = harvest_inputs(specs, documents, config, progress, cache_dir)
-    tokenized = tokenize_corpus(documents, inputs.speaker.tokenizer, config.max_length)
-    models = SubjectModels(inputs, tokenized, config)
     manifest = read_stream_manifest(directory)
+    begun = manifest.plan.date if manifest is not None and manifest.plan is not None else today
+    corpus = read_text(inputs, documents, config, begun)
+    models = SubjectModels(inputs, corpus.documents, config)
+    plan = corpus.plan(plan_shards(corpus.documents, config.shard_tokens))
     if manifest is None:
-        manifest = _look_at_sample(inputs, tokenized, config, models)
+        manifest = _look_at_sample(inputs, corpus.documents, plan, config, models)
         write_stream_manifest(directory, manifest)
     if manifest.source.key != inputs.source.key:
         raise InputError(
             f"{directory / STREAM_NAME}: a stream of other models, text or settings; "
             f"remove {directory}"
         )
-    return ActivationStream(manifest, tokenized, config, models)
+    if manifest.plan is None or manifest.plan.sha256 != plan.sha256:
+        raise InputError(
+            f"{directory / STREAM_NAME}: the corpus has other tokens than when the sample was "
+            f"looked at (another version of the tokenizer or of this program?); remove {directory}"
+        )
+    return ActivationStream(manifest, corpus.documents, config, models)
 
 
 def sample_documents(
@@ -208,16 +225,14 @@ def sample_documents(
 def _look_at_sample(
     inputs: HarvestInputs,
     tokenized: Sequence[TokenizedDocument],
+    plan: TextPlan,
     config: HarvestConfig,
     models: SubjectModels,
 ) -> StreamManifest:
     n_eligible = [int(_eligible(document, config.skip_first).sum()) for document in tokenized]
     usable = [index for index, count in enumerate(n_eligible) if count]
     if not usable:
-        raise InputError(
-            f"corpus: no document has more than harvest.skip_first = {config.skip_first} tokens of "
-            "content; give longer texts"
-        )
+        raise InputError(no_content(config))
     sample = sample_documents(tokenized, usable)
     eligible = sum(n_eligible[i] for i in sample)
     tokens = models.read(sample)
@@ -225,6 +240,7 @@ def _look_at_sample(
     kept = int(_mask(tokens, norms, config).sum())
     return StreamManifest(
         source=inputs.source,
+        plan=plan,
         d_model=inputs.facts[0].d_model,
         median_norms=tuple(norms.tolist()),
         n_sampled=len(tokens.token_ids),

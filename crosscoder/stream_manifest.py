@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from crosscoder.errors import InputError
 from crosscoder.files import write_text
-from crosscoder.manifest import HarvestSource, Record
+from crosscoder.manifest import HarvestSource, Record, TextPlan, planned_key
 
 STREAM_NAME = "stream.json"
 
@@ -17,6 +17,8 @@ class StreamManifest(Record):
     """The content of `stream.json`."""
 
     source: HarvestSource
+    plan: TextPlan | None = None
+    """None in a folder of an earlier version."""
     d_model: int
     """Width of the residual stream."""
     median_norms: tuple[float, ...]
@@ -27,6 +29,11 @@ class StreamManifest(Record):
     """Share of the sample's eligible tokens whose norms are ordinary in every model."""
     n_eligible: tuple[int, ...]
     """Content tokens behind the first ones, by document index."""
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of everything that decides the numbers."""
+        return planned_key(self.source, self.plan)
 
 
 def write_stream_manifest(directory: Path, manifest: StreamManifest) -> None:

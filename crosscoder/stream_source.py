@@ -69,10 +69,10 @@ class StreamSource:
 
     def description(self) -> dict[str, Any]:
         """What is read, and that nothing was stored."""
-        source = self._stream.manifest.source
+        manifest = self._stream.manifest
         return {
-            "activations": source.key,
-            "source": source.model_dump(mode="json"),
+            "activations": manifest.key,
+            "source": manifest.source.model_dump(mode="json"),
             "cache": False,
         }
 

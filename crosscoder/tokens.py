@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import date
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jinja2.exceptions import TemplateError
 from numpy.typing import NDArray
 
-from crosscoder.corpus import Document, Message, TokenizedDocument, TokenRole
+from crosscoder.chat_templates import ChatTemplate, Refusal
+from crosscoder.corpus import Document, TokenizedDocument, TokenRole
 from crosscoder.errors import InputError
+from crosscoder.manifest import TextPlan
+from crosscoder.message_spans import render_chat
+from crosscoder.text_counts import ROLE_OF_MESSAGE, TextCounts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-TEMPLATE_DATE = "01 Jan 2025"
-"""Date given to templates that print today's, so that a corpus has the same tokens every day."""
+TEMPLATE_DATE = date(2025, 1, 1)
+"""What a template's clock shows where the caller names no day."""
 
 _BATCH = 256
 _SPACES = np.array([code for code in range(0x3001) if chr(code).isspace()], dtype="<u4")
-_ROLE_OF_MESSAGE = {
-    "system": TokenRole.SYSTEM,
-    "user": TokenRole.USER,
-    "assistant": TokenRole.ASSISTANT,
-}
 
 
 @dataclass(frozen=True)
-class _Span:
+class _RoleSpan:
     """Characters [start, end) of a rendered text that come from the document."""
 
     start: int
@@ -42,35 +42,66 @@ class _Rendered:
     """A document as the tokenizer reads it."""
 
     text: str
-    spans: tuple[_Span, ...]
+    spans: tuple[_RoleSpan, ...]
+
+
+@dataclass(frozen=True)
+class TokenizedCorpus:
+    """The tokens of every document, and what became of its text."""
+
+    documents: tuple[TokenizedDocument, ...]
+    """In corpus order; one that the chat template refuses has no tokens."""
+    day: date
+    """What the chat template's clock showed."""
+    counts: TextCounts
+
+    def plan(self, shards: Sequence[range]) -> TextPlan:
+        """The record of these tokens, cut into `shards`."""
+        digest = hashlib.sha256()
+        for row in self.documents:
+            digest.update(len(row.token_ids).to_bytes(8, "little"))
+            digest.update(row.token_ids.astype("<i4").tobytes() + row.roles.tobytes())
+        digest.update(repr([(shard.start, shard.stop) for shard in shards]).encode())
+        return TextPlan(date=self.day, sha256=digest.hexdigest(), text=self.counts.record())
 
 
 def tokenize_corpus(
-    documents: Sequence[Document], tokenizer: PreTrainedTokenizerFast, max_length: int
-) -> list[TokenizedDocument]:
+    documents: Sequence[Document],
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    day: date = TEMPLATE_DATE,
+    model: str = "",
+) -> TokenizedCorpus:
     """Tokenise each document, cut it to `max_length` tokens and mark every token's role.
 
-    Chats are rendered with the tokenizer's chat template, which brings its own special tokens;
-    plain text gets those that the tokenizer adds. InputError where a chat cannot be rendered.
+    Chats are rendered with the tokenizer's chat template, which brings its own special tokens and
+    whose clock shows `day`; plain text gets those that the tokenizer adds. `model` is the name of
+    the tokenizer's model in messages. InputError where there is no template for a chat, or it is
+    no valid one or goes beyond the limits of `crosscoder.limits`.
     """
     if not tokenizer.is_fast:
         raise InputError(
             "the tokenizer gives no character offsets; use a model with a tokenizer.json"
         )
+    counts = TextCounts(model)
     tokenized: list[TokenizedDocument] = []
-    for start in range(0, len(documents), _BATCH):
-        batch = documents[start : start + _BATCH]
-        chats = [i for i, document in enumerate(batch) if document.messages is not None]
-        plain = [i for i, document in enumerate(batch) if document.messages is None]
-        rows: dict[int, TokenizedDocument] = {}
-        for members, special in ((chats, False), (plain, True)):
-            rendered = [_render(batch[i], tokenizer) for i in members]
-            encoded = _encode(rendered, tokenizer, special)
-            for i, row, text in zip(members, encoded, rendered, strict=True):
-                ids, roles = _with_roles(row, text, tokenizer, max_length)
-                rows[i] = TokenizedDocument(start + i, batch[i].id, ids, roles)
-        tokenized.extend(rows[i] for i in range(len(batch)))
-    return tokenized
+    with ChatTemplate(tokenizer, day, model) as template:
+        for start in range(0, len(documents), _BATCH):
+            batch = documents[start : start + _BATCH]
+            chats = [i for i, document in enumerate(batch) if document.messages is not None]
+            plain = [i for i, document in enumerate(batch) if document.messages is None]
+            rows: dict[int, TokenizedDocument] = {}
+            for members, special in ((chats, False), (plain, True)):
+                rendered = [_render(batch[i], tokenizer, template, counts) for i in members]
+                encoded = _encode(rendered, tokenizer, special)
+                for i, row, text in zip(members, encoded, rendered, strict=True):
+                    ids, roles = _with_roles(row, text, tokenizer)
+                    counts.add_cut(roles[max_length:])
+                    rows[i] = TokenizedDocument(
+                        start + i, batch[i].id, ids[:max_length], roles[:max_length]
+                    )
+            tokenized.extend(rows[i] for i in range(len(batch)))
+    return TokenizedCorpus(tuple(tokenized), day, counts)
 
 
 def _encode(
@@ -91,98 +122,39 @@ def _encode(
     return list(zip(encoding["input_ids"], encoding["offset_mapping"], strict=True))
 
 
-def _render(document: Document, tokenizer: PreTrainedTokenizerFast) -> _Rendered:
+def _render(
+    document: Document,
+    tokenizer: PreTrainedTokenizerFast,
+    template: ChatTemplate,
+    counts: TextCounts,
+) -> _Rendered:
+    """The document's text; empty, and counted as lost, where the template refuses it."""
     if document.messages is None:
+        counts.add_text(document)
         text = document.text or ""
-        return _Rendered(text, (_Span(0, len(text), TokenRole.PLAIN),))
+        return _Rendered(text, (_RoleSpan(0, len(text), TokenRole.PLAIN),))
     if not tokenizer.chat_template:
         raise InputError(
             f"corpus document {document.id!r} is a chat, and no model has a chat template; "
             "use an instruction-tuned model or give the corpus as text"
         )
-    text = _apply_template(document, document.messages, tokenizer)
-    spans = _spans_by_placeholder(document, document.messages, text, tokenizer)
-    return _Rendered(text, spans or _spans_by_search(document.messages, text))
-
-
-def _apply_template(
-    document: Document, messages: Sequence[Message], tokenizer: PreTrainedTokenizerFast
-) -> str:
-    rows = [{"role": message.role, "content": message.content} for message in messages]
-    try:
-        text: Any = tokenizer.apply_chat_template(rows, tokenize=False, date_string=TEMPLATE_DATE)
-    except (TemplateError, ValueError, TypeError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"corpus document {document.id!r}: the chat template refuses it ({reason}); "
-            "change its messages"
-        ) from None
-    return str(text)
-
-
-def _spans_by_placeholder(
-    document: Document,
-    messages: Sequence[Message],
-    text: str,
-    tokenizer: PreTrainedTokenizerFast,
-) -> tuple[_Span, ...]:
-    """Where each content lies, found by rendering placeholders in its stead.
-
-    A search for the content itself would find the word "user" in the template's own markers.
-    Empty where the template treats placeholders and contents differently.
-    """
-    marks = [f"\ue000{index}\ue001" for index in range(len(messages))]
-    if any(mark in text for mark in marks):
-        return ()
-    stand_ins = [Message(m.role, mark) for m, mark in zip(messages, marks, strict=True)]
-    try:
-        skeleton = _apply_template(document, stand_ins, tokenizer)
-    except InputError:
-        return ()
-    found = sorted((skeleton.find(mark), i) for i, mark in enumerate(marks) if mark in skeleton)
-    spans: list[_Span] = []
-    read = written = 0
-    for at, index in found:
-        literal = skeleton[read:at]
-        content = messages[index].content
-        if not text.startswith(literal, written):
-            return ()
-        start = written + len(literal)
-        read = at + len(marks[index])
-        following = skeleton[read : read + 1].replace(marks[0][0], "")
-        for form in (content, content.strip(), content.rstrip(), content.lstrip()):
-            end = start + len(form)
-            if text.startswith(form, start) and text.startswith(following, end):
-                break
-        else:
-            return ()
-        spans.append(_Span(start, end, _ROLE_OF_MESSAGE[messages[index].role]))
-        written = end
-    return tuple(spans) if text[written:] == skeleton[read:] else ()
-
-
-def _spans_by_search(messages: Sequence[Message], text: str) -> tuple[_Span, ...]:
-    """Where each content lies, found in order in the rendered text; what is not found is left."""
-    spans: list[_Span] = []
-    read = 0
-    for message in messages:
-        for form in (message.content, message.content.strip()):
-            start = text.find(form, read) if form else -1
-            if start >= 0:
-                read = start + len(form)
-                spans.append(_Span(start, read, _ROLE_OF_MESSAGE[message.role]))
-                break
-    return tuple(spans)
+    chat = render_chat(document.messages, template, f"corpus {document.place}")
+    if isinstance(chat, Refusal):
+        counts.add_refused(document, chat.reason)
+        return _Rendered("", ())
+    counts.add_chat(document, chat.lost)
+    roles = [ROLE_OF_MESSAGE[message.role] for message in document.messages]
+    spans = (_RoleSpan(span.start, span.end, roles[span.message]) for span in chat.spans)
+    return _Rendered(chat.text, tuple(spans))
 
 
 def _with_roles(
     row: tuple[list[int], list[tuple[int, int]]],
     rendered: _Rendered,
     tokenizer: PreTrainedTokenizerFast,
-    max_length: int,
 ) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    ids = np.asarray(row[0][:max_length], dtype=np.int32)
-    offsets = np.asarray(row[1][:max_length], dtype=np.int64).reshape(-1, 2)
+    ids = np.asarray(row[0], dtype=np.int32)
+    offsets = np.asarray(row[1], dtype=np.int64).reshape(-1, 2)
     roles = _majority_roles(rendered, offsets)
     special = _special_tokens(tokenizer)
     for i in np.flatnonzero(np.isin(ids, list(special))).tolist():

@@ -41,6 +41,8 @@ class StageReport:
     was_done: bool
     message: str
     seconds: float
+    details: tuple[str, ...] = ()
+    """Further lines below the message."""
 
 
 def stage_range(first: str | None, last: str | None) -> tuple[str, ...]:
@@ -223,4 +225,5 @@ def _run_stage(context: StageContext, name: str, forced: bool) -> StageReport:
         raise
     with write_session(context.engine) as session:
         finish_run(session, run_id, "done", {"message": outcome.message, **outcome.result})
-    return StageReport(name, False, outcome.message, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return StageReport(name, False, outcome.message, seconds, outcome.details)

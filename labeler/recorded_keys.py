@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from labeler.errors import UsageError
+from labeler.sections.subjects import CorpusSection
 from labeler.stages.base import StageContext
 from labeler.store.engine import read_session
 from labeler.store.runs import latest_done_run
@@ -108,6 +109,10 @@ def _is_cached(name: str, file: str, revision: str | None) -> bool:
     return isinstance(found, str) and Path(found).exists()
 
 
+def _corpus_settings(corpus: CorpusSection) -> dict[str, Any]:
+    return corpus.model_dump(exclude={"max_lost"})
+
+
 def _settings(config: StudyConfig, name: str) -> dict[str, Any]:
     """What decides a stage's key, files aside."""
     from labeler.stages.harvest import undecided
@@ -116,7 +121,7 @@ def _settings(config: StudyConfig, name: str) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "seed": config.study.seed,
         "models": [model.model_dump() for model in config.models],
-        "corpus": config.corpus.model_dump() if config.corpus is not None else None,
+        "corpus": _corpus_settings(config.corpus) if config.corpus is not None else None,
         "harvest": harvest.model_dump(exclude=undecided(harvest)) if harvest is not None else None,
     }
     if name == "train" and harvest is not None:

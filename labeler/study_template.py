@@ -44,6 +44,7 @@ EXAMPLES: dict[tuple[type[Section], str], Any] = {
     (ModelSection, "name"): "base",
     (ModelSection, "path"): "models/base",
     (CorpusSection, "path"): "corpus.jsonl",
+    (CorpusSection, "date"): "2025-01-31",
     (HarvestSection, "layer"): 15,
     (ComparisonSection, "name"): "tuned-vs-base",
     (ComparisonSection, "target"): "tuned",

@@ -104,6 +104,8 @@ def say_what_happened(report: StageReport) -> None:
     """One line on stderr about a stage."""
     took = "" if report.was_done else f" ({report.seconds:.1f} s)"
     typer.echo(f"{report.stage}: {report.message}{took}", err=True)
+    for line in report.details:
+        typer.echo(f"  {line}", err=True)
 
 
 def print_report(study: StudyFile) -> None:

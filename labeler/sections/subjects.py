@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Literal
 
 from pydantic import Field
@@ -49,6 +50,13 @@ class CorpusSection(Section):
     """JSONL: `{"id", "messages": [...]}` or `{"id", "text"}` a line."""
     max_length: int = Field(512, ge=8)
     """Tokens after which a document is cut."""
+    date: dt.date | None = None
+    """Day that the clock of a chat template shows (`"2025-01-31"`); where it is missing, the day of
+    the study's first run, in UTC."""
+    max_lost: float = Field(0.05, ge=0, le=1)
+    """Largest share, for each role, of the messages' characters (white space aside) that may be
+    missing in what the chat template renders; `harvest` refuses to go on above it. Documents that
+    the template refuses count as missing, and are left out below it."""
 
 
 class HarvestSection(Section):

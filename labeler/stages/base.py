@@ -46,6 +46,8 @@ class StageOutcome:
     """One line for people."""
     result: dict[str, Any] = field(default_factory=dict)
     """Facts that the run's row keeps."""
+    details: tuple[str, ...] = ()
+    """Further lines for people, indented below the first."""
 
 
 class Stage(Protocol):

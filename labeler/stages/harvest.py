@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosscoder.fingerprints import FileHashes, fingerprint
 from crosscoder.subject_files import SubjectSpec
 from labeler.cache import subject_cache
+from labeler.corpus_text import text_lines
 from labeler.errors import UsageError
 from labeler.sections.subjects import CorpusSection, HarvestSection, ModelSection
 from labeler.stages.base import Stage, StageContext, StageOutcome, required
-from labeler.store.engine import write_session
+from labeler.store.engine import read_session, write_session
 from labeler.store.latent_records import get_or_create_corpus, get_or_create_subject_model
+from labeler.store.runs import first_run_day
 from labeler.study import StudyFile
 
 if TYPE_CHECKING:
     from crosscoder.corpus import Document
     from crosscoder.harvest import HarvestConfig
-    from crosscoder.manifest import HarvestSource
+    from crosscoder.manifest import HarvestSource, TextPlan
     from crosscoder.stream import ActivationStream
 
 
@@ -35,11 +38,13 @@ class HarvestStage:
         specs = subject_specs(study)
         corpus, harvest = corpus_section(study), harvest_section(study)
         hashes = FileHashes(subject_cache() / "file-hashes.json")
+        day = {} if corpus.date is None else {"date": corpus.date.isoformat()}
         return {
             "models": [[spec.name, spec.dtype, fingerprint(spec, hashes)] for spec in specs],
             "corpus": hashes.sha256(existing_corpus(study)),
             "max_length": corpus.max_length,
             "harvest": harvest.model_dump(exclude=undecided(harvest)),
+            **day,
         }
 
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
@@ -59,13 +64,19 @@ class HarvestStage:
             context.folder(self.name),
             context.progress,
             subject_cache(),
+            study_day(context),
         )
         store = ActivationStore.open(context.folder(self.name))
         _register(context, manifest.source, store.d_model, documents, store.n_tokens)
         return StageOutcome(
             f"{store.n_tokens:,} tokens of {store.n_documents:,} documents read by "
             f"{store.n_models} models; {store.n_unmasked:,} take part",
-            {"n_tokens": store.n_tokens, "n_unmasked": store.n_unmasked},
+            {
+                "n_tokens": store.n_tokens,
+                "n_unmasked": store.n_unmasked,
+                **text_facts(manifest.plan),
+            },
+            text_lines(text_facts(manifest.plan)),
         )
 
     def _look(self, context: StageContext) -> StageOutcome:
@@ -81,7 +92,13 @@ class HarvestStage:
             f"no cache: {stream.n_tokens:,} tokens of {stream.n_documents:,} documents to be read "
             f"by {stream.n_models} models in every pass; {n_sampled:,} were sampled, about "
             f"{stream.n_unmasked:,} take part",
-            {"n_tokens": stream.n_tokens, "n_unmasked": stream.n_unmasked, "cache": False},
+            {
+                "n_tokens": stream.n_tokens,
+                "n_unmasked": stream.n_unmasked,
+                "cache": False,
+                **text_facts(stream.manifest.plan),
+            },
+            text_lines(text_facts(stream.manifest.plan)),
         )
 
     def is_whole(self, context: StageContext) -> bool:
@@ -110,7 +127,23 @@ def harvest_config(study: StudyFile) -> HarvestConfig:
     from crosscoder.harvest import HarvestConfig
 
     settings = harvest_section(study).model_dump(exclude={"held_out", "cache"})
-    return HarvestConfig(max_length=corpus_section(study).max_length, **settings)
+    corpus = corpus_section(study)
+    return HarvestConfig(
+        max_length=corpus.max_length, date=corpus.date, max_lost=corpus.max_lost, **settings
+    )
+
+
+def study_day(context: StageContext) -> date | None:
+    """The day on which the study was made: that of its first run."""
+    with read_session(context.engine) as session:
+        return first_run_day(session)
+
+
+def text_facts(plan: TextPlan | None) -> dict[str, Any]:
+    """What the run's row keeps of the text that the models read, by role."""
+    if plan is None:
+        return {}
+    return {"date": plan.date.isoformat(), "text": plan.text.model_dump(mode="json")}
 
 
 def opened_stream(context: StageContext) -> ActivationStream:
@@ -126,6 +159,7 @@ def opened_stream(context: StageContext) -> ActivationStream:
         context.folder("harvest"),
         context.progress,
         subject_cache(),
+        study_day(context),
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from labeler import __version__
@@ -64,6 +65,12 @@ def finish_run(
     run.finished_at = utc_now()
     run.result = masked_values(result)
     session.flush()
+
+
+def first_run_day(session: Session) -> date | None:
+    """The UTC day of the study's first run, of whatever kind; None before it."""
+    started: datetime | None = session.execute(select(func.min(Run.started_at))).scalar_one()
+    return started.date() if started is not None else None
 
 
 def latest_done_run(session: Session, kind: str, stage_key: str | None = None) -> Run | None:

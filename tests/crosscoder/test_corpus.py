@@ -23,7 +23,7 @@ def roles_and_text(
     document: Document, tokenizer: PreTrainedTokenizerFast = TOKENIZER
 ) -> dict[TokenRole, str]:
     """The decoded tokens of each role."""
-    (tokens,) = tokenize_corpus([document], tokenizer, 1000)
+    (tokens,) = tokenize_corpus([document], tokenizer, 1000).documents
     return {
         TokenRole(role): tokenizer.decode(tokens.token_ids[tokens.roles == role])
         for role in sorted(set(tokens.roles.tolist()))
@@ -45,7 +45,7 @@ def test_reads_chats_and_plain_text_in_order(tmp_path: Path) -> None:
     ("line", "complaint"),
     [
         ("{no json}", "no valid JSON"),
-        ("[" * 100_000, "nested too deeply"),
+        ("[" * 100_000, "nested deeper than 64 levels"),
         ("[1]", "not a JSON object"),
         ('{"id": "x"}', "either text or messages"),
         ('{"id": "x", "text": "a", "messages": []}', "either text or messages"),
@@ -163,11 +163,23 @@ def test_a_chat_without_a_template_is_refused() -> None:
         tokenize_corpus([document], tiny_tokenizer(None), 10)
 
 
-def test_a_chat_that_the_template_refuses_is_named() -> None:
-    template = "{{ raise_exception('System role not supported') }}"
-    document = Document("greeting", messages=(Message("system", "Hi"),))
-    with pytest.raises(InputError, match=r"'greeting'.*System role not supported"):
-        tokenize_corpus([document], tiny_tokenizer(template), 10)
+def test_a_chat_that_the_template_refuses_has_no_tokens_and_counts_as_lost() -> None:
+    template = (
+        "{% if messages[0]['role'] == 'system' %}"
+        "{{ raise_exception('System role not supported') }}{% endif %}{{ messages[0]['content'] }}"
+    )
+    documents = [
+        Document("greeting", messages=(Message("system", "Hi"),), where="corpus.jsonl:1"),
+        Document("question", messages=(Message("user", "Why?"),)),
+    ]
+    corpus = tokenize_corpus(documents, tiny_tokenizer(template), 10, model="tuned")
+    assert [len(row.token_ids) > 0 for row in corpus.documents] == [False, True]
+    with pytest.raises(
+        InputError, match=r"'tuned' refuses documents \(System role not suppor"
+    ) as lost:
+        corpus.counts.require(0.99)
+    assert "document 'greeting', corpus.jsonl:1" in str(lost.value)
+    corpus.counts.require(1)
 
 
 def test_documents_are_cut_and_keep_their_order() -> None:
@@ -176,7 +188,7 @@ def test_documents_are_cut_and_keep_their_order() -> None:
         Document("b", text="Mix flour and water, wait."),
         Document("c", messages=(Message("user", "Hi"),)),
     ]
-    tokenized = tokenize_corpus(documents, TOKENIZER, 5)
+    tokenized = tokenize_corpus(documents, TOKENIZER, 5).documents
     assert [row.document_id for row in tokenized] == ["a", "b", "c"]
     assert [row.document_index for row in tokenized] == [0, 1, 2]
     assert [len(row.token_ids) for row in tokenized] == [5, 5, 5]
@@ -194,7 +206,7 @@ def test_documents_are_cut_and_keep_their_order() -> None:
 def test_content_tokens_spell_the_messages_whatever_they_say(contents: list[str]) -> None:
     roles = ["user", "assistant"] * 2
     messages = tuple(Message(role, text) for role, text in zip(roles, contents, strict=False))
-    (tokens,) = tokenize_corpus([Document("a", messages=messages)], UNTRIMMED, 999)
+    (tokens,) = tokenize_corpus([Document("a", messages=messages)], UNTRIMMED, 999).documents
     content = tokens.token_ids[tokens.roles >= TokenRole.USER]
     assert TOKENIZER.decode(content) == "".join(contents)
 
