@@ -7,16 +7,18 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from crosscoder.adapters import adapter_files
 from crosscoder.errors import InputError
 from crosscoder.files import canonical_json, sha256_file, sha256_text, write_text
 from crosscoder.limits import parse_json, read_bytes
 from crosscoder.subject_files import (
     SubjectSpec,
-    check_location,
-    from_pretrained,
     gguf_path,
+    is_adapter_local,
     is_local,
     local_folder,
+    located_adapter,
+    pinned,
 )
 
 _MODEL_SUFFIXES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
@@ -59,30 +61,43 @@ class FileHashes:
 def fingerprint(spec: SubjectSpec, hashes: FileHashes) -> str:
     """SHA-256 over a subject model's weights, config, tokenizer, template and adapter.
 
-    A Hub model is known by its name and commit, which never change their content.
+    What lies on the Hub is known by its name and commit, whose content never changes.
     """
-    check_location(spec)
-    parts = [_part(spec, hashes)]
-    if spec.adapter is not None:
-        folder = Path(spec.adapter).expanduser()
-        parts.append(_folder_part(folder, hashes) if folder.exists() else f"hub:{spec.adapter}")
-    return sha256_text(canonical_json(parts))
+    return sha256_text(canonical_json(list(parts(spec, hashes).values())))
+
+
+def parts(spec: SubjectSpec, hashes: FileHashes) -> dict[str, str]:
+    """The content of the `model` and, where there is one, of its `adapter`, each in a word.
+
+    InputError where one of them cannot be had.
+    """
+    spec = pinned(spec)
+    found = {"model": _part(spec, hashes)}
+    adapter = located_adapter(spec)
+    if adapter is not None and is_adapter_local(spec):
+        found["adapter"] = _folder_part(adapter, hashes, _adapter_files(adapter))
+    elif adapter is not None:
+        found["adapter"] = f"hub:{spec.adapter}@{spec.adapter_revision}"
+    return found
+
+
+def folder_sha256(folder: Path) -> str:
+    """SHA-256 over a model folder's weights, config and tokenizer."""
+    return _folder_part(folder, FileHashes(None), _files(folder)).rpartition(":")[2]
 
 
 def _part(spec: SubjectSpec, hashes: FileHashes) -> str:
     if not is_local(spec):
-        return f"hub:{spec.path}@{_hub_commit(spec)}"
+        return f"hub:{spec.path}@{spec.revision}"
     gguf = gguf_path(spec)
     if gguf is not None:
         return f"gguf:{hashes.sha256(gguf)}"
-    return _folder_part(local_folder(spec), hashes)
+    folder = local_folder(spec)
+    return _folder_part(folder, hashes, _own_files(folder))
 
 
-def _folder_part(folder: Path, hashes: FileHashes) -> str:
+def _folder_part(folder: Path, hashes: FileHashes, files: list[Path]) -> str:
     """Hash over the names and contents of a model folder's files."""
-    files = [path for path in sorted(folder.iterdir()) if path.suffix in _MODEL_SUFFIXES]
-    if any(path.suffix == ".safetensors" for path in files):
-        files = [path for path in files if path.suffix != ".bin"]
     if not files:
         raise InputError(f"{folder}: holds no model files; give a model's folder")
     digest = hashlib.sha256()
@@ -91,20 +106,27 @@ def _folder_part(folder: Path, hashes: FileHashes) -> str:
     return f"folder:{digest.hexdigest()}"
 
 
-def _hub_commit(spec: SubjectSpec) -> str:
-    """The commit whose files this machine has; fetches the config where it has none."""
-    from huggingface_hub import hf_hub_download
-    from transformers import AutoConfig
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.suffix in _MODEL_SUFFIXES]
 
-    from_pretrained(AutoConfig, spec)
-    path = hf_hub_download(
-        spec.path,
-        spec.gguf_file or "config.json",
-        revision=spec.revision,
-        local_files_only=True,
-    )
-    # The cache lays files out as snapshots/<commit>/<file>.
-    return Path(path).parent.name
+
+def _own_files(folder: Path) -> list[Path]:
+    """The files of a model's folder; an adapter next to its weights is not put on top of them."""
+    own = [path for path in _files(folder) if not path.name.startswith("adapter_")]
+    return _without_pickles(own)
+
+
+def _adapter_files(folder: Path) -> list[Path]:
+    """The files of an adapter's folder, in which a whole model may lie as well."""
+    files = _files(folder)
+    kept = _without_pickles(files)
+    return sorted({*kept, *(path for path in adapter_files(folder) if path in files)})
+
+
+def _without_pickles(files: list[Path]) -> list[Path]:
+    """The files without pickles, which are not read where there are safetensors."""
+    has_safe = any(path.suffix == ".safetensors" for path in files)
+    return [path for path in files if path.suffix != ".bin" or not has_safe]
 
 
 def _read_cache(cache_file: Path | None) -> dict[str, list[int | str]]:

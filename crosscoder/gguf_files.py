@@ -8,8 +8,9 @@ from pathlib import Path
 
 from crosscoder.errors import InputError, WorkError
 from crosscoder.fingerprints import FileHashes
+from crosscoder.pretrained import without_bars
 from crosscoder.progress import Progress, SilentProgress
-from crosscoder.subject_files import SubjectSpec, check_location, gguf_path, without_bars
+from crosscoder.subject_files import SubjectSpec, check_location, gguf_path
 from crosscoder.subjects import load_subject
 
 

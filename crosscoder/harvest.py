@@ -35,7 +35,7 @@ from crosscoder.masking import median_norms, token_mask
 from crosscoder.progress import Progress, SilentProgress
 from crosscoder.shard_writer import ShardWriter
 from crosscoder.shards import read_columns, write_masks
-from crosscoder.subject_files import SubjectSpec
+from crosscoder.subject_files import SubjectSpec, pinned
 from crosscoder.subjects import (
     SubjectFacts,
     inspect_subject,
@@ -141,6 +141,8 @@ def harvest_inputs(
     """Look at the models and the text; InputError where they do not fit each other."""
     progress = progress or SilentProgress()
     hashes = FileHashes(cache_dir / "file-hashes.json" if cache_dir else None)
+    # The models that are loaded must be those that were looked at, whatever is uploaded meanwhile.
+    specs = [pinned(spec) for spec in specs]
     prints = [fingerprint(spec, hashes) for spec in specs]
     if cache_dir is not None:
         specs = [with_converted_weights(spec, cache_dir, hashes, progress) for spec in specs]

@@ -63,6 +63,36 @@ MAX_LINE_BYTES = 64 * 2**20
 MAX_YAML_ELEMENTS = 50_000
 """Values in one YAML document, each anchor counted as often as it is used."""
 
+MAX_MODEL_CONFIG_BYTES = 16 * 2**20
+"""Bytes of a model's or adapter's config; a long list of classes makes it one or two million."""
+
+MAX_HEADER_BYTES = 100 * 2**20
+"""Bytes of a safetensors header, as that format's own reader has it."""
+
+MAX_LAYERS = 1024
+"""Decoder blocks of a model: each is built before any weight is read."""
+
+MAX_EXPERTS = 4096
+"""Experts of one decoder block."""
+
+MAX_EXPERT_BLOCKS = 2**17
+"""Experts of all decoder blocks together."""
+
+MAX_MODEL_SIZE = 2**27
+"""Any other size in a model's config: widths, heads, vocabulary, positions."""
+
+MAX_WEIGHTS_PER_BYTE = 4
+"""Weights that a model's config may ask for per byte of its files: 2-bit formats pack that many."""
+
+MAX_BUFFER_ELEMENTS = 2**30
+"""Elements of the masks and position tables that a model makes for itself."""
+
+MAX_ADAPTER_RANK = 2**14
+"""Ranks and other sizes in an adapter's config."""
+
+MAX_PATTERN_SECONDS = 10.0
+"""Seconds that the regular expressions of an adapter may take on the names of all modules."""
+
 _CHUNK_BYTES = 2**20
 _STRING = re.compile(r'"[^"\\]*(?:\\.?[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 _LONG_NUMBER = re.compile(r"[-+0-9][0-9a-f_:.]{400,}\Z", re.IGNORECASE)
@@ -71,18 +101,19 @@ _EVENT_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The parser written in C where there is one; it gives the same events, many times as fast."""
 
 
-def parse_json(text: str | bytes, where: object) -> Any:
+def parse_json(text: str | bytes, where: object, any_number: bool = False) -> Any:
     """The value of a JSON text from outside.
 
     Raises InputError, which begins with `where`, for text that is no JSON, for the constants NaN
     and Infinity and numbers beyond float64, for integers beyond 64 bits, and for what is nested
-    deeper than MAX_DEPTH or holds more than MAX_ELEMENTS values.
+    deeper than MAX_DEPTH or holds more than MAX_ELEMENTS values. With `any_number` the constants
+    and longer integers pass: the configs of published models hold them.
     """
     if isinstance(text, bytes):
         text = decoded(text, where)
     _check_count(text, where)
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=None if any_number else _refuse_constant)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: no valid JSON ({error.msg}, {_place(error)})") from None
     except RecursionError:
@@ -91,7 +122,7 @@ def parse_json(text: str | bytes, where: object) -> Any:
         # Python refuses integers of thousands of digits with a ValueError of its own.
         reason = error.args[0] if isinstance(error, _ConstantError) else "an integer is too long"
         raise InputError(f"{where}: no valid JSON ({reason})") from None
-    check_value(value, where, "JSON")
+    check_value(value, where, "JSON", any_number)
     return value
 
 
@@ -106,7 +137,7 @@ def _marks(text: str) -> int:
     return text.count(",") + text.count("[") + text.count("{")
 
 
-def check_value(value: Any, where: object, kind: str) -> None:
+def check_value(value: Any, where: object, kind: str, any_number: bool = False) -> None:
     """Refuse parsed data that is too deep, too large or holds numbers that nothing can store."""
     waiting: list[tuple[Any, int]] = [((value,), -1)]
     seen = 0
@@ -116,7 +147,7 @@ def check_value(value: Any, where: object, kind: str) -> None:
         if seen > MAX_ELEMENTS:
             raise InputError(f"{where}: {_too_many(kind)}")
         for item in items.values() if isinstance(items, dict) else items:
-            if isinstance(item, str):
+            if isinstance(item, str) or (any_number and isinstance(item, int | float)):
                 continue
             if isinstance(item, float):
                 if not math.isfinite(item):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from crosscoder.adapters import CONFIG_NAME, base_of
 from crosscoder.errors import InputError
+from crosscoder.gguf_header import check_gguf
+from crosscoder.hub_files import (
+    HubRepository,
+    adapter_folder,
+    config_folder,
+    is_hub_name,
+    weights_folder,
+)
+from crosscoder.model_checks import check_small_files, weight_files
 
 DTYPES = ("float32", "bfloat16", "float16")
-
-LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError)
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class SubjectSpec:
     """Folder or Hub name of a PEFT adapter put on top of `path`."""
     revision: str | None = None
     """Hub revision of `path`."""
+    adapter_revision: str | None = None
+    """Hub revision of `adapter`."""
     gguf_file: str | None = None
     """GGUF file within the folder or Hub repository `path`."""
     dtype: str = "float32"
@@ -81,66 +88,85 @@ def check_location(spec: SubjectSpec) -> None:
             raise InputError(f"model {spec.name!r}: {gguf} does not exist; mend its gguf_file")
     elif path.is_file():
         raise InputError(f"model {spec.name!r}: {path} is no GGUF file; give the model's folder")
-    elif not (path / "config.json").is_file():
-        if (path / "adapter_config.json").is_file():
-            raise InputError(
-                f"model {spec.name!r}: {path} is an adapter; "
-                "give it as `adapter` and its base model as `path`"
-            )
-        raise InputError(f"model {spec.name!r}: {path} holds no config.json; give a model's folder")
+    else:
+        _check_model_folder(spec, path)
 
 
-def from_pretrained(factory: Any, spec: SubjectSpec, **options: Any) -> Any:
-    """Call a transformers factory; InputError in one line where it fails."""
-    gguf = gguf_path(spec)
-    if gguf is not None:
-        options["gguf_file"] = gguf.name
-    elif spec.gguf_file is not None:
-        options["gguf_file"] = spec.gguf_file
-    source = str(local_folder(spec)) if is_local(spec) else spec.path
-    if is_local(spec):
-        try:
-            with without_bars():
-                return factory.from_pretrained(source, **options)
-        except LOADING_ERRORS as error:
-            raise InputError(
-                f"model {spec.name!r}: {source} cannot be loaded: {first_line(error)}"
-            ) from error
-    return _from_hub(factory, spec, options)
-
-
-def _from_hub(factory: Any, spec: SubjectSpec, options: dict[str, Any]) -> Any:
-    """Load from the Hub's cache on this machine, else over the network."""
-    options = {**options, "revision": spec.revision}
-    try:
-        with without_bars():
-            return factory.from_pretrained(spec.path, local_files_only=True, **options)
-    except LOADING_ERRORS:
-        pass
-    try:
-        return factory.from_pretrained(spec.path, **options)
-    except LOADING_ERRORS as error:
+def _check_model_folder(spec: SubjectSpec, folder: Path) -> None:
+    """InputError where a folder holds no model, or an adapter alone."""
+    where = f"model {spec.name!r}"
+    has_config = (folder / "config.json").is_file()
+    # Some trainers leave the base model's config in the folder of an adapter.
+    if (folder / CONFIG_NAME).is_file() and not (has_config and weight_files(where, folder)):
+        base = base_of(where, folder)
         raise InputError(
-            f"model {spec.name!r}: {spec.path!r} is no local folder and could not be had from the "
-            "Hub; check the name and the network, or give a local folder"
-        ) from error
+            f"{where}: {folder} is an adapter; give it as `adapter` and its base model"
+            f"{f' ({base[:100]})' if base else ''} as `path`"
+        )
+    if not has_config:
+        raise InputError(f"{where}: {folder} holds no config.json; give a model's folder")
 
 
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Keep the library's own progress bars off the terminal."""
-    from transformers.utils import logging as library_logging
+def located(spec: SubjectSpec, weights: bool = True) -> Path:
+    """The local folder of a model: its own, or the snapshot of its Hub repository.
 
-    enabled = library_logging.is_progress_bar_enabled()
-    library_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            library_logging.enable_progress_bar()
+    Without `weights` only its config and tokenizer need be there. The files are checked before any
+    library reads them. InputError names the file that is missing, damaged or absurd.
+    """
+    check_location(spec)
+    if is_local(spec):
+        folder = local_folder(spec)
+    else:
+        fetch = weights_folder if weights else config_folder
+        folder = fetch(_repository(spec), spec.gguf_file)
+    gguf = gguf_name(spec)
+    if gguf is not None:
+        check_gguf(f"model {spec.name!r}", folder / gguf)
+    else:
+        check_small_files(f"model {spec.name!r}", folder)
+    return folder
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+def gguf_name(spec: SubjectSpec) -> str | None:
+    """The name of a model's GGUF file within its folder; None where its weights are no GGUF."""
+    path = gguf_path(spec) if is_local(spec) else None
+    return path.name if path is not None else spec.gguf_file
+
+
+def located_adapter(spec: SubjectSpec) -> Path | None:
+    """The local folder of a model's adapter, None without one; InputError as for `located`."""
+    if spec.adapter is None:
+        return None
+    folder = Path(spec.adapter).expanduser()
+    if is_adapter_local(spec):
+        return folder
+    where = f"model {spec.name!r}: adapter"
+    if not is_hub_name(spec.adapter):
+        raise InputError(
+            f"{where} {folder} does not exist; mend its path, or give a Hub name as owner/name"
+        )
+    return adapter_folder(HubRepository(where, spec.adapter, spec.adapter_revision))
+
+
+def pinned(spec: SubjectSpec) -> SubjectSpec:
+    """The same model with the commits of what lies on the Hub in place of branches.
+
+    A commit never changes its content; a branch may move between two reads.
+    """
+    changes: dict[str, str] = {}
+    check_location(spec)
+    if not is_local(spec):
+        changes["revision"] = config_folder(_repository(spec), spec.gguf_file).name
+    adapter = located_adapter(spec)
+    if adapter is not None and not is_adapter_local(spec):
+        changes["adapter_revision"] = adapter.name
+    return replace(spec, **changes)
+
+
+def is_adapter_local(spec: SubjectSpec) -> bool:
+    """Whether a model's adapter is a folder of this machine."""
+    return spec.adapter is not None and Path(spec.adapter).expanduser().exists()
+
+
+def _repository(spec: SubjectSpec) -> HubRepository:
+    return HubRepository(f"model {spec.name!r}", spec.path, spec.revision)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import warnings
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,29 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from crosscoder.adapters import CONFIG_NAME, merge_adapter
 from crosscoder.errors import InputError
 from crosscoder.files import canonical_json, sha256_text
+from crosscoder.model_checks import check_size, check_weights, has_tokenizer
+from crosscoder.pretrained import load_pretrained, reading
 from crosscoder.subject_files import (
-    LOADING_ERRORS,
     SubjectSpec,
-    check_location,
-    first_line,
-    from_pretrained,
-    gguf_path,
-    is_local,
-    local_folder,
+    gguf_name,
+    located,
+    located_adapter,
 )
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-)
+_NO_ADAPTER = {"subfolder": os.devnull}
+"""A place where the library looks for an adapter of its own accord and can never find one."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,23 +68,18 @@ def load_tokenizer(spec: SubjectSpec) -> PreTrainedTokenizerFast:
     """The tokenizer of a subject model; InputError where there is none or it cannot be read."""
     from transformers import AutoTokenizer
 
-    if is_local(spec):
-        folder = local_folder(spec)
-        has_files = any((folder / name).is_file() for name in _TOKENIZER_FILES)
-        if not has_files and gguf_path(spec) is None:
-            raise InputError(
-                f"model {spec.name!r}: {folder} holds no tokenizer; "
-                "copy the base model's tokenizer.json and tokenizer_config.json into it"
-            )
-    return from_pretrained(AutoTokenizer, spec)
+    folder = located(spec, weights=False)
+    if gguf_name(spec) is None and not has_tokenizer(folder):
+        raise InputError(
+            f"model {spec.name!r}: {folder} holds no tokenizer; "
+            "copy the base model's tokenizer.json and tokenizer_config.json into it"
+        )
+    return _load(AutoTokenizer, spec, folder)
 
 
 def inspect_subject(spec: SubjectSpec) -> SubjectFacts:
     """Read a subject model's config and tokenizer, not its weights."""
-    from transformers import AutoConfig
-
-    check_location(spec)
-    config = _text_config(from_pretrained(AutoConfig, spec))
+    config = _text_config(load_config(spec))
     tokenizer = load_tokenizer(spec)
     template = tokenizer.chat_template or ""
     return SubjectFacts(
@@ -101,37 +92,33 @@ def inspect_subject(spec: SubjectSpec) -> SubjectFacts:
     )
 
 
+def load_config(spec: SubjectSpec) -> Any:
+    """A subject model's config; InputError where it cannot be read."""
+    from transformers import AutoConfig
+
+    return _load(AutoConfig, spec, located(spec, weights=False))
+
+
 def load_subject(
     spec: SubjectSpec, device: str = "cpu", tokenizer: PreTrainedTokenizerFast | None = None
 ) -> SubjectModel:
     """Load a subject model for reading: adapter merged, evaluation mode, no gradients.
 
-    Its own tokenizer is read as well, unless the caller has it at hand.
-    InputError where the folder, the Hub name or the adapter cannot be loaded.
+    Its own tokenizer is read as well, unless the caller has it at hand. The adapter is the one
+    that `spec` names and no other: one that lies in the model's folder is left aside.
+    InputError where the folder, the Hub name or the adapter cannot be loaded, WorkError where the
+    model does not fit into memory.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    check_location(spec)
     tokenizer = tokenizer if tokenizer is not None else load_tokenizer(spec)
-    config = from_pretrained(AutoConfig, spec)
-    options: dict[str, Any] = {}
-    if getattr(_text_config(config), "attn_logit_softcapping", None) is not None:
-        # Fused attention kernels leave the soft cap out and give other activations.
-        options["attn_implementation"] = "eager"
-    # A small adapter drowns in the rounding of 16-bit weights, so it is merged in float32.
-    dtype = torch.float32 if spec.adapter else torch_dtype(spec)
-    model, info = from_pretrained(
-        AutoModelForCausalLM, spec, config=config, dtype=dtype, output_loading_info=True, **options
-    )
-    if info["missing_keys"]:
-        # The library would fill them with random numbers and go on.
-        raise InputError(
-            f"model {spec.name!r}: {spec.path} lacks the weights "
-            f"{', '.join(sorted(info['missing_keys'])[:3])}; fetch the whole model"
-        )
-    if spec.adapter is not None:
-        model = _merge_adapter(model, spec)
-    model = model.to(device=device, dtype=torch_dtype(spec)).eval().requires_grad_(False)
+    where = f"model {spec.name!r}"
+    folder = located(spec)
+    adapter = located_adapter(spec)
+    config = load_config(spec)
+    model = _load_model(spec, folder, config)
+    if adapter is not None:
+        model = merge_adapter(model, where, adapter, spec.path)
+    with reading(f"{where}: {folder}"):
+        model = model.to(device=device, dtype=torch_dtype(spec)).eval().requires_grad_(False)
     text_config = _text_config(model.config)
     return SubjectModel(
         name=spec.name,
@@ -140,6 +127,53 @@ def load_subject(
         n_layers=int(text_config.num_hidden_layers),
         d_model=int(text_config.hidden_size),
     )
+
+
+def _load_model(spec: SubjectSpec, folder: Path, config: Any) -> PreTrainedModel:
+    """The model of a folder, with its own weights alone."""
+    from transformers import AutoModelForCausalLM
+
+    where = f"model {spec.name!r}"
+    gguf = gguf_name(spec)
+    n_bytes = (folder / gguf).stat().st_size if gguf else check_weights(where, folder)
+    check_size(where, folder, AutoModelForCausalLM, config, n_bytes)
+    if (folder / CONFIG_NAME).is_file() and str(folder) != spec.adapter:
+        _log.warning(
+            "%s: %s is left aside; name its folder as `adapter` to have it put on top",
+            where,
+            folder / CONFIG_NAME,
+        )
+    options: dict[str, Any] = {"adapter_kwargs": dict(_NO_ADAPTER), "weights_only": True}
+    if getattr(_text_config(config), "attn_logit_softcapping", None) is not None:
+        # Fused attention kernels leave the soft cap out and give other activations.
+        options["attn_implementation"] = "eager"
+    # A small adapter drowns in the rounding of 16-bit weights, so it is merged in float32.
+    dtype = torch.float32 if spec.adapter else torch_dtype(spec)
+    model: PreTrainedModel
+    model, info = _load(
+        AutoModelForCausalLM,
+        spec,
+        folder,
+        config=config,
+        dtype=dtype,
+        output_loading_info=True,
+        **options,
+    )
+    if info["missing_keys"]:
+        # The library would fill them with random numbers and go on.
+        raise InputError(
+            f"{where}: {spec.path} lacks the weights "
+            f"{', '.join(sorted(info['missing_keys'])[:3])}; fetch the whole model"
+        )
+    return model
+
+
+def _load(factory: Any, spec: SubjectSpec, folder: Path, **options: Any) -> Any:
+    """Have the library read a subject model's folder, or its GGUF file there."""
+    gguf = gguf_name(spec)
+    if gguf is not None:
+        options["gguf_file"] = gguf
+    return load_pretrained(factory, f"model {spec.name!r}", folder, **options)
 
 
 def torch_dtype(spec: SubjectSpec) -> torch.dtype:
@@ -220,28 +254,3 @@ def vocabulary_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
 def _text_config(config: Any) -> Any:
     """The part of a config that describes the language model."""
     return config.get_text_config() if hasattr(config, "get_text_config") else config
-
-
-def _merge_adapter(model: PreTrainedModel, spec: SubjectSpec) -> PreTrainedModel:
-    """Add a PEFT adapter's change to the weights themselves."""
-    from peft import PeftModel
-
-    adapter = str(spec.adapter)
-    folder = Path(adapter).expanduser()
-    if folder.exists():
-        adapter = str(folder)
-        if not (folder / "adapter_config.json").is_file():
-            raise InputError(
-                f"model {spec.name!r}: adapter {folder} holds no adapter_config.json; "
-                "give the folder of a PEFT adapter"
-            )
-    try:
-        with warnings.catch_warnings():
-            # PEFT only warns of weights it did not find, and would merge nothing.
-            warnings.filterwarnings("error", message=".*missing adapter keys.*")
-            merged: PreTrainedModel = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    except (*LOADING_ERRORS, UserWarning) as error:
-        raise InputError(
-            f"model {spec.name!r}: adapter {adapter} does not fit {spec.path}: {first_line(error)}"
-        ) from error
-    return merged

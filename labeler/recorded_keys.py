@@ -8,8 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from crosscoder.adapters import CONFIG_NAME
+from crosscoder.hub_files import is_hub_name
 from labeler.errors import UsageError
-from labeler.sections.subjects import CorpusSection
+from labeler.sections.subjects import CorpusSection, ModelSection
 from labeler.stages.base import StageContext
 from labeler.store.engine import read_session
 from labeler.store.runs import latest_done_run
@@ -72,7 +74,7 @@ def missing_files(study: StudyFile, name: str) -> list[str]:
     for model in config.models:
         if not _is_here(study, model.path, model.revision):
             missing.append(f"model {model.name}")
-        elif model.adapter is not None and not _is_adapter_here(study, model.adapter):
+        elif model.adapter is not None and not _is_adapter_here(study, model):
             missing.append(f"adapter of {model.name}")
     if config.corpus is not None and not study.resolve(config.corpus.path).is_file():
         missing.append("corpus.path")
@@ -86,16 +88,15 @@ def _is_here(study: StudyFile, path: str, revision: str | None) -> bool:
     name, file = path, "config.json"
     if path.endswith(".gguf"):
         name, _, file = path.rpartition("/")
-    return _is_hub_name(name) and _is_cached(name, file, revision)
+    return is_hub_name(name) and _is_cached(name, file, revision)
 
 
-def _is_adapter_here(study: StudyFile, path: str) -> bool:
-    """An adapter of the Hub is known by its name alone."""
-    return study.resolve(path).exists() or _is_hub_name(path)
-
-
-def _is_hub_name(path: str) -> bool:
-    return path.count("/") == 1 and not path.startswith((".", "/", "~"))
+def _is_adapter_here(study: StudyFile, model: ModelSection) -> bool:
+    """Whether a model's adapter is a local one that exists, or lies in the Hub's cache."""
+    adapter = str(model.adapter)
+    return study.resolve(adapter).exists() or (
+        is_hub_name(adapter) and _is_cached(adapter, CONFIG_NAME, model.adapter_revision)
+    )
 
 
 def _is_cached(name: str, file: str, revision: str | None) -> bool:

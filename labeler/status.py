@@ -16,8 +16,10 @@ from labeler.errors import UsageError
 from labeler.pipeline import is_done, opened, with_key
 from labeler.stages import load_stage
 from labeler.stages.base import STAGE_NAMES, StageContext, reads_previous
+from labeler.stages.harvest import named_inputs
 from labeler.store.engine import read_session, require_existing
 from labeler.store.runs import latest_done_run
+from labeler.store.schema import Run
 from labeler.study import StudyFile
 
 StageState = Literal["done", "stale", "open"]
@@ -113,11 +115,24 @@ def _stages(context: StageContext, names: Sequence[str] = STAGE_NAMES) -> tuple[
         with read_session(context.engine) as session:
             earlier = latest_done_run(session, name)
         if earlier is not None:
-            found.append(StageStatus(name, "stale", reason or "its inputs have changed since"))
+            note = reason or _what_changed(context.study, earlier)
+            found.append(StageStatus(name, "stale", note))
         else:
             found.append(StageStatus(name, "open", "" if reason in (None, said) else str(reason)))
         said = reason
     return tuple(found)
+
+
+def _what_changed(study: StudyFile, run: Run) -> str:
+    """That a stage's inputs have changed, and which, where its run has recorded them by name."""
+    note = "its inputs have changed since"
+    recorded = (run.result or {}).get("inputs")
+    if run.kind != "harvest" or not isinstance(recorded, dict):
+        return note
+    present = named_inputs(study)
+    names = sorted(present.keys() | recorded.keys())
+    changed = [name for name in names if present.get(name) != recorded.get(name)]
+    return f"{note}: {', '.join(changed)}" if changed else note
 
 
 def _coverage(session: Session) -> tuple[CoverageRow, ...]:

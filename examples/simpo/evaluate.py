@@ -229,8 +229,10 @@ def main() -> None:
     """Compare the two models, write every answer and print the table."""
     options = parse_arguments()
     prompts = read_prompts(options.prompts)[: options.limit]
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
-    base = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(options.model, trust_remote_code=False)
+    base = AutoModelForCausalLM.from_pretrained(
+        options.model, dtype=torch.float32, trust_remote_code=False
+    )
     model = PeftModel.from_pretrained(base, options.adapter).eval()
     comparisons: list[Comparison] = []
     for start in range(0, len(prompts), options.batch_size):

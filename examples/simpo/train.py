@@ -304,8 +304,10 @@ def train(config: Config) -> None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     config.out.mkdir(parents=True, exist_ok=True)
-    tokenizer = AutoTokenizer.from_pretrained(config.model)
-    base = AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
+    base = AutoModelForCausalLM.from_pretrained(
+        config.model, dtype=torch.float32, trust_remote_code=False
+    )
     model = add_lora(base, config)
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=config.lr, weight_decay=0.0)

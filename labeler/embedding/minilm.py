@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from crosscoder.errors import InputError
+from crosscoder.fingerprints import folder_sha256
+from crosscoder.model_checks import check_size, check_small_files, check_weights
+from crosscoder.pretrained import load_pretrained
 from labeler.embedding.base import Vectors, encodable, normalised
 from labeler.errors import UsageError
 
 MAX_TOKENS = 256
 """Tokens that all-MiniLM-L6-v2 was trained on; the rest of a text is cut."""
+_WHERE = "embedding.path"
 POOLING = "mean-256"
 """How states become a vector, in a word: another way is another model to a cache."""
 
@@ -22,7 +26,8 @@ POOLING = "mean-256"
 class MiniLmEmbedder:
     """Mean of the last hidden states over the tokens of a text (arXiv 1908.10084, section 3).
 
-    Raises UsageError when the folder holds no model that transformers can read.
+    Raises UsageError when the folder holds no model that transformers can read by itself: code
+    that lies in it is not run. Raises WorkError when the model does not fit into memory.
     """
 
     name = "minilm"
@@ -34,13 +39,8 @@ class MiniLmEmbedder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the weights."""
-        weights = sorted([*self._folder.glob("*.safetensors"), *self._folder.glob("*.bin")])
-        digest = hashlib.sha256()
-        for path in weights:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
+        """Hash of the weights, the config and the tokenizer."""
+        return folder_sha256(self._folder)
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Vectors (n, e) of `texts`, in batches of similar length."""
@@ -68,23 +68,29 @@ class MiniLmEmbedder:
 def require_sentence_model(folder: Path) -> None:
     """Raise UsageError where a folder holds no model, without reading it."""
     if not (folder / "config.json").is_file():
-        raise UsageError(f"embedding.path: {folder} holds no sentence model (no config.json)")
+        raise UsageError(f"{_WHERE}: {folder} holds no sentence model (no config.json)")
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
-    from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging as transformers_logging
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     require_sentence_model(folder)
-    shows_bar = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        model = AutoModel.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"embedding.path: {folder} can not be read: {reason}") from error
-    finally:
-        if shows_bar:
-            transformers_logging.enable_progress_bar()
+        check_small_files(_WHERE, folder)
+        n_bytes = check_weights(_WHERE, folder)
+        tokenizer = load_pretrained(AutoTokenizer, _WHERE, folder)
+        config = load_pretrained(AutoConfig, _WHERE, folder)
+        check_size(_WHERE, folder, AutoModel, config, n_bytes)
+        model, info = load_pretrained(
+            AutoModel, _WHERE, folder, config=config, output_loading_info=True, weights_only=True
+        )
+    except InputError as error:
+        raise UsageError(str(error)) from error
+    # Of the pooler, which many sentence models leave out, nothing is read.
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise UsageError(
+            f"{_WHERE}: {folder} lacks the weights {', '.join(missing[:3])}; "
+            "fetch the whole sentence model"
+        )
     return tokenizer, model.eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from labeler.sections.base import Section
 
@@ -38,9 +38,17 @@ class ModelSection(Section):
     adapter: str | None = None
     """Folder or Hub name of a PEFT adapter put on top of `path`."""
     revision: str | None = None
-    """Hub revision."""
+    """Hub revision of `path`: a branch, tag or commit; empty: the main branch."""
+    adapter_revision: str | None = None
+    """Hub revision of `adapter`: a branch, tag or commit; empty: the main branch."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Weights' type while the model reads."""
+
+    @model_validator(mode="after")
+    def _check_adapter_revision(self) -> ModelSection:
+        if self.adapter_revision is not None and self.adapter is None:
+            raise ValueError("adapter_revision: no adapter is named; name it, or leave the key out")
+        return self
 
 
 class CorpusSection(Section):

@@ -7,8 +7,8 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosscoder.fingerprints import FileHashes, fingerprint
-from crosscoder.subject_files import SubjectSpec
+from crosscoder.fingerprints import FileHashes, fingerprint, parts
+from crosscoder.subject_files import SubjectSpec, pinned
 from labeler.cache import subject_cache
 from labeler.corpus_text import text_lines
 from labeler.errors import UsageError
@@ -37,7 +37,7 @@ class HarvestStage:
         study = context.study
         specs = subject_specs(study)
         corpus, harvest = corpus_section(study), harvest_section(study)
-        hashes = FileHashes(subject_cache() / "file-hashes.json")
+        hashes = _file_hashes()
         day = {} if corpus.date is None else {"date": corpus.date.isoformat()}
         return {
             "models": [[spec.name, spec.dtype, fingerprint(spec, hashes)] for spec in specs],
@@ -74,6 +74,7 @@ class HarvestStage:
             {
                 "n_tokens": store.n_tokens,
                 "n_unmasked": store.n_unmasked,
+                "inputs": named_inputs(study),
                 **text_facts(manifest.plan),
             },
             text_lines(text_facts(manifest.plan)),
@@ -96,6 +97,7 @@ class HarvestStage:
                 "n_tokens": stream.n_tokens,
                 "n_unmasked": stream.n_unmasked,
                 "cache": False,
+                "inputs": named_inputs(context.study),
                 **text_facts(stream.manifest.plan),
             },
             text_lines(text_facts(stream.manifest.plan)),
@@ -114,6 +116,27 @@ class HarvestStage:
             and manifest.complete
             and all((folder / shard.file).is_file() for shard in manifest.shards)
         )
+
+
+def named_inputs(study: StudyFile) -> dict[str, Any]:
+    """What a harvest is made from, one value for each thing that a user can change."""
+    hashes = _file_hashes()
+    named: dict[str, Any] = {}
+    for spec in subject_specs(study):
+        for kind, content in parts(spec, hashes).items():
+            named[f"{kind} of {spec.name}"] = content
+        named[f"dtype of {spec.name}"] = spec.dtype
+    harvest = harvest_section(study)
+    named["corpus"] = hashes.sha256(existing_corpus(study))
+    corpus = corpus_section(study)
+    named["corpus.max_length"] = corpus.max_length
+    named["corpus.date"] = corpus.date and corpus.date.isoformat()
+    decided = harvest.model_dump(exclude=undecided(harvest))
+    return named | {f"harvest.{key}": value for key, value in decided.items()}
+
+
+def _file_hashes() -> FileHashes:
+    return FileHashes(subject_cache() / "file-hashes.json")
 
 
 def undecided(section: HarvestSection) -> set[str]:
@@ -175,13 +198,15 @@ def _register(
 
     study = context.study
     with write_session(context.engine) as session:
-        for spec, record in zip(subject_specs(study), source.subjects, strict=True):
+        for record, each in zip(source.subjects, subject_specs(study), strict=True):
+            spec = pinned(each)
+            commit = f"@{spec.adapter_revision}" if spec.adapter_revision else ""
             get_or_create_subject_model(
                 session,
                 spec.name,
                 record.fingerprint,
                 path=spec.path,
-                adapter=spec.adapter,
+                adapter=f"{spec.adapter}{commit}" if spec.adapter else None,
                 revision=spec.revision,
                 d_model=d_model,
             )
@@ -210,6 +235,7 @@ def _spec(study: StudyFile, model: ModelSection) -> SubjectSpec:
         path=path,
         adapter=_local_or_hub(study, model.adapter) if model.adapter else None,
         revision=model.revision,
+        adapter_revision=model.adapter_revision,
         gguf_file=gguf_file,
         dtype=model.dtype,
     )
