@@ -153,7 +153,7 @@ class ChatTemplate:
             "memory": f"needs more than {limits.MAX_RENDER_BYTES:,} bytes of memory",
         }[limit]
         return InputError(
-            f"{where}: {self._name} {words} of this document; shorten the document, or name a "
+            f"{where}: {self._name} {words} for this document; shorten the document, or name a "
             "model with another template in harvest.template_model"
         )
 

@@ -20,7 +20,7 @@ def text_lines(facts: Mapping[str, Any] | None) -> tuple[str, ...]:
     lines += [f"the chat template {one_line(words)}" for words in _losses(text)]
     if text["n_refused"]:
         refused = plural(text["n_refused"], "document")
-        lines.append(f"{refused} left out: the chat template refuses them")
+        lines.append(f"{refused} left out, refused by the chat template")
     if text["n_cut"]:
         lines.append(f"{plural(text['n_cut'], 'document')} cut at corpus.max_length")
     return tuple(lines)

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from crosscoder.errors import InputError
 from crosscoder.progress import SilentProgress
+from labeler.corpus_text import text_lines
 from labeler.database_url import shown_url
 from labeler.errors import UsageError
 from labeler.pipeline import is_done, opened, with_key
@@ -32,6 +33,8 @@ class StageStatus:
     stage: str
     state: StageState
     note: str
+    details: tuple[str, ...] = ()
+    """Of a finished harvest: what became of the text, by role."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +112,12 @@ def _stages(context: StageContext, names: Sequence[str] = STAGE_NAMES) -> tuple[
             except (UsageError, InputError) as error:
                 reason = str(error)
         keyed = reason is None
-        if keyed and is_done(context, name):
-            found.append(StageStatus(name, "done", ""))
-            continue
         with read_session(context.engine) as session:
             earlier = latest_done_run(session, name)
+        if keyed and is_done(context, name):
+            details = text_lines(earlier.result) if earlier is not None else ()
+            found.append(StageStatus(name, "done", "", details))
+            continue
         if earlier is not None:
             note = reason or _what_changed(context.study, earlier)
             found.append(StageStatus(name, "stale", note))
@@ -153,6 +157,8 @@ def print_status(study: StudyFile) -> None:
     typer.echo(f"database  {status.database}")
     for stage in status.stages:
         typer.echo(f"{stage.stage:<11} {stage.state:<6} {stage.note}".rstrip())
+        for line in stage.details:
+            typer.echo(f"  {line}")
     for row in status.coverage:
         left = row.isolated - row.reviewed
         typer.echo(

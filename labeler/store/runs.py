@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from sqlalchemy import func, select
@@ -70,7 +70,7 @@ def finish_run(
 def first_run_day(session: Session) -> date | None:
     """The UTC day of the study's first run, of whatever kind; None before it."""
     started: datetime | None = session.execute(select(func.min(Run.started_at))).scalar_one()
-    return started.date() if started is not None else None
+    return started.astimezone(UTC).date() if started is not None else None
 
 
 def latest_done_run(session: Session, kind: str, stage_key: str | None = None) -> Run | None:

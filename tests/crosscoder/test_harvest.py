@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from crosscoder.batching import plan_batches, plan_shards
 from crosscoder.corpus import Document, Message, TokenizedDocument, TokenRole
 from crosscoder.errors import InputError, WorkError
 from crosscoder.harvest import HarvestConfig, harvest
-from crosscoder.manifest import MANIFEST_NAME, ShardRecord
+from crosscoder.manifest import MANIFEST_NAME, ShardRecord, write_manifest
 from crosscoder.masking import content_tokens, median_norms, token_mask
 from crosscoder.residual import ResidualReader, decoder_blocks, pad
 from crosscoder.shards import ShardTokens, write_shard
@@ -176,6 +177,33 @@ def test_a_stopped_harvest_goes_on_after_its_last_whole_shard(
         harvest(specs, DOCUMENTS, CONFIG, folder)
     assert written == list(range(whole_shards, harvested.n_shards))
     assert content_of(folder) == content_of(harvested.directory)
+
+
+def test_shards_of_other_tokens_are_harvested_again(
+    specs: list[SubjectSpec], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, fresh = tmp_path / "activations", tmp_path / "fresh"
+    harvest(specs, DOCUMENTS, CONFIG, fresh)
+    manifest = harvest(specs, DOCUMENTS, CONFIG, folder)
+    assert manifest.plan is not None
+    plan = manifest.plan.model_copy(update={"sha256": "0" * 64})
+    write_manifest(folder, manifest.model_copy(update={"plan": plan, "mask": None}))
+    again = harvest(specs, DOCUMENTS, CONFIG, folder)
+    assert "other tokens than the stored shards" in caplog.text
+    assert content_of(folder) == content_of(fresh)
+    assert again.plan == manifest.plan
+
+
+def test_a_resumed_harvest_keeps_the_day_on_which_it_was_begun(
+    specs: list[SubjectSpec], tmp_path: Path
+) -> None:
+    first, second = dt.date(2024, 12, 31), dt.date(2025, 1, 1)
+    manifest = harvest(specs, DOCUMENTS, CONFIG, tmp_path, today=first)
+    write_manifest(tmp_path, manifest.model_copy(update={"mask": None}))
+    resumed = harvest(specs, DOCUMENTS, CONFIG, tmp_path, today=second)
+    assert resumed.plan is not None
+    assert resumed.plan.date == first
+    assert resumed == manifest
 
 
 def test_a_harvest_stopped_before_its_mask_only_masks(
