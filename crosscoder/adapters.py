@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from crosscoder import limits
 from crosscoder.errors import InputError
 from crosscoder.model_checks import check_weight_file, read_config, read_header, require_content
+from crosscoder.patterns import require_quick_patterns
 from crosscoder.pretrained import reading
 
 if TYPE_CHECKING:
@@ -28,8 +26,6 @@ _NOT_MERGED = frozenset(
 )  # fmt: skip
 """Types that add tokens or modules to a model, or choose among adapters for every input."""
 _SIZE_KEYS = re.compile(r"(^|_)(r|rank|rank_pattern|size|dim|n_frequency|num_vectors|length)$")
-_QUICK = re.compile(r"[\w.|\-]*")
-"""Patterns of names and alternatives alone, which never take long."""
 _TEMPLATES = {
     "target_modules": "(?:{})",
     "exclude_modules": "(?:{})",
@@ -39,14 +35,6 @@ _TEMPLATES = {
     "alpha_pattern": r"(.*\.)?({})$",
 }
 """The regular expressions that PEFT makes of what an adapter's config holds."""
-_MATCH_ALL = """
-import json, re, sys
-patterns, names = json.load(sys.stdin)
-for pattern in patterns:
-    compiled = re.compile(pattern)
-    for name in names:
-        compiled.match(name), compiled.fullmatch(name)
-"""
 
 
 def adapter_files(folder: Path) -> list[Path]:
@@ -164,37 +152,6 @@ def _patterns(config: dict[str, Any]) -> Iterator[str]:
         if key in ("target_modules", "exclude_modules") and not isinstance(value, str):
             continue
         yield from (template.format(text) for text in texts if isinstance(text, str))
-
-
-def require_quick_patterns(
-    where: str, path: Path, patterns: Iterator[str], names: list[str]
-) -> None:
-    """InputError where the regular expressions of a file are none, or take long on these names.
-
-    They are tried in a process that can be ended: a pattern such as (a+)+$ takes years.
-    """
-    doubtful = [pattern for pattern in patterns if not _QUICK.fullmatch(pattern)]
-    if not doubtful:
-        return
-    try:
-        subprocess.run(
-            [sys.executable, "-I", "-c", _MATCH_ALL],
-            input=json.dumps([doubtful, names]),
-            text=True,
-            capture_output=True,
-            timeout=limits.MAX_PATTERN_SECONDS,
-            check=True,
-        )
-    except subprocess.TimeoutExpired:
-        raise InputError(
-            f"{where}: {path}: its patterns take longer than {limits.MAX_PATTERN_SECONDS:g} s on "
-            "the names of the model's modules; list the names instead"
-        ) from None
-    except subprocess.CalledProcessError as error:
-        last = error.stderr.strip().splitlines()[-1:]
-        raise InputError(
-            f"{where}: {path}: holds no valid pattern: {' '.join(last)[:300]}"
-        ) from None
 
 
 def _require_all_used(where: str, folder: Path, adapted: Any, base: str) -> None:

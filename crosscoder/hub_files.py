@@ -9,7 +9,6 @@ from pathlib import Path
 
 from crosscoder.errors import InputError
 from crosscoder.model_checks import has_tokenizer, weight_files
-from crosscoder.pretrained import without_bars
 
 _SMALL = ("*.json", "*.jinja", "*.model", "*.txt")
 """A model's config and tokenizer."""
@@ -93,13 +92,12 @@ def _fetched(repository: HubRepository, files: Sequence[str], needed: str) -> Pa
     from huggingface_hub import snapshot_download
 
     try:
-        with without_bars():
-            folder = snapshot_download(
-                repository.name,
-                revision=repository.revision,
-                allow_patterns=list(files),
-                ignore_patterns=["*/*"],
-            )
+        folder = snapshot_download(
+            repository.name,
+            revision=repository.revision,
+            allow_patterns=list(files),
+            ignore_patterns=["*/*"],
+        )
     # By place, not by type: the network fails under the names of several libraries.
     except Exception as error:
         raise _cannot_be_had(repository) from error

@@ -11,6 +11,7 @@ from typing import Any
 
 from crosscoder import limits
 from crosscoder.errors import InputError
+from crosscoder.patterns import require_quick_patterns
 from crosscoder.pretrained import reading
 
 TOKENIZER_FILES = (
@@ -105,9 +106,12 @@ def read_config(where: str, path: Path) -> dict[str, Any]:
 
 
 def check_config(where: str, path: Path, config: dict[str, Any]) -> None:
-    """InputError where a config, or one inside it, asks for more than any model has."""
+    """InputError where a config or one inside it asks for more than any model has, or for code."""
     largest = {limits.MAX_LAYERS: 0.0, limits.MAX_EXPERTS: 0.0}
-    for key, value in _numbers(config):
+    for key, value in _values(config):
+        if isinstance(value, str):
+            _require_no_kernels(where, path, key, value)
+            continue
         limit = next((limit for pattern, limit in _SIZES if pattern.search(key)), None)
         if limit is not None and not value <= limit:
             raise InputError(
@@ -124,16 +128,26 @@ def check_config(where: str, path: Path, config: dict[str, Any]) -> None:
         )
 
 
-def _numbers(config: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """The numbers of a config with their keys, also those in lists and in configs inside it."""
+def _require_no_kernels(where: str, path: Path, key: str, value: str) -> None:
+    """InputError where a config names a repository whose compiled code the library would run."""
+    if key.endswith(("attn_implementation", "experts_implementation")) and "/" in value:
+        raise InputError(
+            f"{where}: {path}: {key} = {value[:100]!r} is code of the Hub, which difflens does not "
+            "run; take the key out of the config"
+        )
+
+
+def _values(config: dict[str, Any]) -> Iterator[tuple[str, float | str]]:
+    """The numbers and texts of a config by their keys, also those in lists and inner configs."""
     waiting: list[tuple[str, Any]] = list(config.items())
     while waiting:
         key, value = waiting.pop()
         if isinstance(value, dict):
-            waiting.extend(value.items())
+            inner = key.endswith("_implementation")
+            waiting.extend((key if inner else name, item) for name, item in value.items())
         elif isinstance(value, list):
             waiting.extend((key, item) for item in value)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+        elif isinstance(value, int | float | str) and not isinstance(value, bool):
             yield key, value
 
 
@@ -246,12 +260,18 @@ def check_size(where: str, folder: Path, factory: Any, config: Any, n_bytes: int
     """Compare what a config asks for with what the weights' files hold, before memory is taken.
 
     The factory builds the model without memory ("meta") for it. InputError where it asks for far
-    more, or cannot be built.
+    more, cannot be built, or holds patterns that take too long on the names of its modules.
     """
     import torch
 
     with reading(f"{where}: {folder}"), torch.device("meta"):
         model = factory.from_config(copy.deepcopy(config), trust_remote_code=False)
+        require_quick_patterns(
+            where,
+            folder / "config.json",
+            _quantization_patterns(config),
+            [name for name, _ in model.named_modules()],
+        )
     weights = sum(parameter.numel() for parameter in model.parameters())
     held = limits.MAX_WEIGHTS_PER_BYTE * n_bytes + _FEW_WEIGHTS
     if weights > held:
@@ -265,3 +285,13 @@ def check_size(where: str, folder: Path, factory: Any, config: Any, n_bytes: int
             f"{where}: {folder}: its config asks for masks and position tables of {buffers:,} "
             "numbers; mend its config.json"
         )
+
+
+def _quantization_patterns(config: Any) -> Iterator[str]:
+    """The regular expressions that the library makes of a config of quantised weights."""
+    settings = getattr(config, "quantization_config", None)
+    if isinstance(settings, dict):
+        for key in ("modules_to_not_convert", "llm_int8_skip_modules"):
+            names = settings.get(key)
+            for name in names if isinstance(names, list) else []:
+                yield rf"(?:{name})(\.|$)"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from crosscoder.errors import InputError
+from crosscoder.pretrained import reading
 from crosscoder.shards import STORAGE_DTYPES
 from crosscoder.subjects import SubjectModel
 
@@ -87,11 +88,13 @@ class ResidualReader:
     def read(self, batch: Batch) -> torch.Tensor:
         """Hidden states (n, d) after the block at the batch's n real tokens, document by document.
 
-        InputError where they are not finite: the weights' type is too narrow for the model.
+        InputError where they are not finite: the weights' type is too narrow for the model; or
+        where its config lets no text through. WorkError where a batch does not fit into memory.
         """
         device = self._model.device
         attention_mask = batch.attention_mask.to(device)
-        hidden = self.forward(batch.input_ids.to(device))[attention_mask.bool()]
+        with reading(f"model {self._name!r}", "cannot read the text"):
+            hidden = self.forward(batch.input_ids.to(device))[attention_mask.bool()]
         if not bool(hidden.isfinite().all()):
             raise InputError(
                 f"model {self._name!r}: its activations overflow in {hidden.dtype}; "

@@ -79,17 +79,20 @@ def load_tokenizer(spec: SubjectSpec) -> PreTrainedTokenizerFast:
 
 def inspect_subject(spec: SubjectSpec) -> SubjectFacts:
     """Read a subject model's config and tokenizer, not its weights."""
-    config = _text_config(load_config(spec))
+    whole = load_config(spec)
     tokenizer = load_tokenizer(spec)
-    template = tokenizer.chat_template or ""
-    return SubjectFacts(
-        spec=spec,
-        tokenizer=tokenizer,
-        n_layers=int(config.num_hidden_layers),
-        d_model=int(config.hidden_size),
-        vocabulary_sha256=vocabulary_sha256(tokenizer),
-        template_sha256=sha256_text(canonical_json(template)) if template else "",
-    )
+    # Configs and tokenizers of other kinds of model lack what is asked of them here.
+    with reading(f"model {spec.name!r}: {spec.path}"):
+        config = _text_config(whole)
+        template = tokenizer.chat_template or ""
+        return SubjectFacts(
+            spec=spec,
+            tokenizer=tokenizer,
+            n_layers=int(config.num_hidden_layers),
+            d_model=int(config.hidden_size),
+            vocabulary_sha256=vocabulary_sha256(tokenizer),
+            template_sha256=sha256_text(canonical_json(template)) if template else "",
+        )
 
 
 def load_config(spec: SubjectSpec) -> Any:
@@ -157,8 +160,16 @@ def _load_model(spec: SubjectSpec, folder: Path, config: Any) -> PreTrainedModel
         config=config,
         dtype=dtype,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,
         **options,
     )
+    if info["mismatched_keys"]:
+        # The library's own refusal names neither the weights nor the sizes.
+        name, held, wanted = min(info["mismatched_keys"])
+        raise InputError(
+            f"{where}: {spec.path}: {name} is of size {list(held)} in its files and "
+            f"{list(wanted)} by its config.json; fetch the whole model"
+        )
     if info["missing_keys"]:
         # The library would fill them with random numbers and go on.
         raise InputError(

@@ -323,6 +323,28 @@ def test_a_token_that_a_model_does_not_have_is_refused(specs: list[SubjectSpec])
         reader.require_reach(320, 10)
 
 
+@pytest.mark.parametrize(
+    ("raised", "expected", "words"),
+    [
+        (RuntimeError("shape '[1]' is\ninvalid"), InputError, r"cannot read the text: shape .* in"),
+        (TypeError("no number"), InputError, "cannot read the text: no number"),
+        (RuntimeError("CUDA out of memory."), WorkError, "does not fit into memory"),
+    ],
+)
+def test_a_forward_pass_that_fails_is_one_line(
+    specs: list[SubjectSpec], raised: Exception, expected: type[Exception], words: str
+) -> None:
+    subject = load_subject(specs[0])
+
+    def fails(*inputs: object, **options: object) -> None:
+        raise raised
+
+    subject.model.get_input_embeddings().forward = fails
+    with pytest.raises(expected, match=rf"^model 'base' {words}") as caught:
+        ResidualReader(subject, LAYER).read(pad([np.arange(5, 9, dtype=np.int32)]))
+    assert "\n" not in str(caught.value)
+
+
 def test_activations_that_overflow_are_refused(specs: list[SubjectSpec]) -> None:
     subject = load_subject(specs[0])
     with torch.no_grad():

@@ -243,6 +243,20 @@ def test_the_key_reaches_the_server_by_the_environment_alone(
     assert "sk-1" not in repr(plan)
 
 
+@pytest.mark.parametrize("arguments", [[], ["--trust-remote-code"]])
+def test_code_of_the_model_runs_only_where_the_user_says_so(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    section = JudgeSection.model_validate(
+        {
+            "kind": "openai", "model": "owner/judge", "base_url": "http://127.0.0.1:1/v1",
+            "server": {"args": arguments},
+        }
+    )  # fmt: skip
+    plan = plan_server(section, tmp_path, find_entry_point(str(fake(tmp_path)), []))
+    assert [each for each in plan.command if "trust" in each] == arguments
+
+
 def test_a_key_among_the_arguments_is_refused_and_not_repeated() -> None:
     with pytest.raises(ValueError, match="api_key_env") as caught:
         JudgeSection.model_validate({"server": {"args": ["--api-key", "sk-1"]}})
