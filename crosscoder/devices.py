@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
 from crosscoder.errors import InputError
-
-Device = Literal["auto", "cpu", "cuda"]
+from crosscoder.settings import Device
 
 
 def resolve_device(device: Device) -> torch.device:

@@ -8,11 +8,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from crosscoder.batching import plan_shards
 from crosscoder.corpus import Document, TokenizedDocument, TokenRole, corpus_sha256
@@ -33,6 +31,7 @@ from crosscoder.manifest import (
 )
 from crosscoder.masking import median_norms, token_mask
 from crosscoder.progress import Progress, SilentProgress
+from crosscoder.settings import HarvestSettings, TextSettings
 from crosscoder.shard_writer import ShardWriter
 from crosscoder.shards import read_columns, write_masks
 from crosscoder.subject_files import SubjectSpec, pinned
@@ -47,31 +46,9 @@ from crosscoder.tokens import TokenizedCorpus, tokenize_corpus
 _log = logging.getLogger(__name__)
 
 
-class HarvestConfig(BaseModel):
-    """Which activations are kept."""
+class HarvestConfig(HarvestSettings, TextSettings):
+    """Which activations are kept, and on which device the models run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    layer: int = Field(ge=0)
-    """Decoder block, counted from 0, whose output (residual stream) is read."""
-    batch_tokens: int = Field(2048, ge=1)
-    """Padded tokens in one forward pass; a longer document is a pass of its own."""
-    shard_tokens: int = Field(16384, ge=1)
-    """Tokens after which a shard is closed at the end of a document."""
-    max_length: int = Field(512, ge=1)
-    """Tokens after which a document is cut."""
-    storage_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of the stored activations."""
-    skip_first: int = Field(4, ge=0)
-    """Content tokens masked at the start of a document."""
-    max_norm_ratio: float = Field(4.0, gt=1)
-    """A token whose norm exceeds this multiple of a model's median norm is masked."""
-    template_model: str | None = None
-    """Model whose chat template is used where the models' templates differ."""
-    date: dt.date | None = None
-    """Day that the chat template's clock shows; None = the day of the first harvest."""
-    max_lost: float = Field(0.05, ge=0, le=1)
-    """Largest share of the characters of a role's messages that the chat template may lose."""
     device: str = "auto"
     """Torch device of the models; `auto` takes a GPU where there is one."""
 

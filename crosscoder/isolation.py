@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import rankdata
 
 from crosscoder.jackknife import BoolArray, FloatArray
 from crosscoder.scaling import PairScaling, ScalingFlag
+from crosscoder.settings import IsolationSettings, Overlap, RuleKind
 
-RuleKind = Literal["strict", "significant", "ranked"]
-Overlap = Literal["exclude", "keep"]
 IndexArray = NDArray[np.int64]
 
 
-class IsolationRule(BaseModel):
-    """When a latent counts as specific to the target model."""
+class IsolationRule(IsolationSettings):
+    """When a latent counts as specific to the target model.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    nu looks along the target's decoder row only: where that row is nothing, or the reference has a
+    row as long in another direction, a small nu says nothing. `min_delta_norm` is the upper edge of
+    the published bin of shared latents.
+    """
 
     kind: RuleKind = "strict"
     """`strict`: both nu under their thresholds; `significant`: the upper bounds of both
     intervals are; `ranked`: the `top` latents by the sum of their two ranks."""
-    nu_error_max: float = Field(default=0.2, gt=0)
-    """Threshold on nu_error (arXiv 2504.02922)."""
-    nu_reconstruction_max: float = Field(default=0.5, gt=0)
-    """Threshold on nu_reconstruction (arXiv 2504.02922)."""
-    min_documents: int = Field(default=8, ge=1)
-    """Documents in which a latent must be active."""
-    min_delta_norm: float = Field(default=0.6, ge=0, lt=1)
-    """`strict`, `significant`: the latent's delta_norm must exceed this, the upper edge of the
-    published bin of shared latents. nu looks along the target's decoder row only: where that row
-    is nothing, or the reference has a row as long in another direction, a small nu says nothing."""
-    top: int = Field(default=40, ge=1)
-    """`ranked`: latents taken."""
-    max_density: float = Field(default=0.2, gt=0, le=1)
-    """`ranked`: share of tokens above which a latent is too dense to be taken."""
 
     @property
     def text(self) -> str:

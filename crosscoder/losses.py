@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 
 from crosscoder.model import Crosscoder
-from crosscoder.sparse import Precision, SparseCodes
+from crosscoder.settings import Precision
+from crosscoder.sparse import SparseCodes
 from crosscoder.workspace import Workspace
 
 ReconstructionLoss = Literal["squared", "unsquared"]

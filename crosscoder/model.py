@@ -13,6 +13,7 @@ from torch import nn
 from crosscoder.errors import InputError
 from crosscoder.kernels import sum_rows
 from crosscoder.normalisation import Normaliser
+from crosscoder.settings import ActiveLatents, DictionarySize, check_k
 from crosscoder.sparse import (
     EncodedBatch,
     Precision,
@@ -36,9 +37,9 @@ class CrosscoderConfig(BaseModel):
     """M, the number of subject models."""
     d_model: int = Field(ge=1)
     """Width d of the residual stream, the same in every model."""
-    n_latents: int = Field(ge=1)
+    n_latents: DictionarySize
     """F, the size of the dictionary."""
-    k: int = Field(ge=1)
+    k: ActiveLatents
     """Average number of active latents per token that training and theta aim at."""
     model_names: tuple[str, ...]
     """Names of the subject models in the order of the model axis."""
@@ -66,8 +67,7 @@ class CrosscoderConfig(BaseModel):
             )
         if len(set(self.model_names)) != self.n_models:
             raise ValueError("model_names: a name occurs twice; rename one")
-        if self.k > self.n_latents:
-            raise ValueError(f"k: {self.k} exceeds n_latents = {self.n_latents}; lower k")
+        check_k(self.k, self.n_latents)
         return self
 
     def model_index(self, name: str) -> int:

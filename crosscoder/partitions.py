@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import torch
 
-from crosscoder.errors import InputError
 from crosscoder.model import Crosscoder
+from crosscoder.settings import check_dedicated_share
 
 
 def dedicated_latents(n_latents: int, n_models: int, share: float) -> tuple[range, ...]:
@@ -21,11 +21,7 @@ def dedicated_latents(n_latents: int, n_models: int, share: float) -> tuple[rang
 
     InputError where nothing would be left to all models together.
     """
-    if n_models * share >= 1:
-        raise InputError(
-            f"train.dedicated_share: {share:g} for each of {n_models} models leaves no latent to "
-            "all of them; lower it"
-        )
+    check_dedicated_share(share, n_models)
     size = int(share * n_latents)
     return tuple(range(model * size, (model + 1) * size) for model in range(n_models))
 

@@ -16,10 +16,9 @@ from crosscoder.jackknife import BoolArray, FloatArray, Interval, jackknife_rati
 from crosscoder.model import Crosscoder
 from crosscoder.progress import Progress, SilentProgress
 from crosscoder.scaling_sums import ScalingSums
+from crosscoder.settings import MIN_BLOCKS
 from crosscoder.sources import ActivationSource
 
-MIN_BLOCKS = 8
-"""Blocks in which a latent must be active for its nu to be defined."""
 MIN_DOCUMENTS = 8
 """Documents in which a latent must be active for its nu to be defined."""
 NEGATIVE_NUMERATOR = -0.1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -11,9 +11,9 @@ from torch.autograd.function import once_differentiable
 from crosscoder.dead_codes import DeadCodes, select_dead
 from crosscoder.kernels import order_by_latent, pair_products, sum_rows
 from crosscoder.selection import Preactivations, select_above, select_largest
+from crosscoder.settings import Precision
 from crosscoder.workspace import Workspace
 
-Precision = Literal["float32", "bfloat16"]
 """Type of the two factors of the encoder product in training; sums and all else are float32."""
 
 

@@ -8,7 +8,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from labeler.store.latent_records import current_setting
-from labeler.store.schema import Comparison, EffectiveLabel, Judge
+from labeler.store.schema import EffectiveLabel, Judge
+from labeler.store.study_comparisons import study_comparisons
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,11 @@ class ToJudge:
 
 
 def comparisons_to_judge(session: Session) -> list[ToJudge] | None:
-    """Comparisons with a latent that nobody labelled, or that a judge categorised before.
+    """Imported comparisons with a latent that nobody labelled, or that a judge categorised before.
 
     One whose imported labels are complete is left as it is. None where there is no comparison.
     """
-    rows = list(session.execute(select(Comparison).order_by(Comparison.id)).scalars())
+    rows = study_comparisons(session, ()).present
     if not rows:
         return None
     found = []

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
@@ -18,6 +18,7 @@ from labeler.judge.requests import detect_request, fuzz_request
 from labeler.judge.subjects import load_subject
 from labeler.scoring_examples import Method, Trial, draw_trials
 from labeler.scoring_math import Score, not_scored, score_of
+from labeler.sections.scoring import ScoreSettings
 from labeler.store.engine import read_session, write_session
 from labeler.store.judging_records import lock_latents
 from labeler.store.schema import Explanation
@@ -32,16 +33,11 @@ NO_MARKS = "the evidence judge compares whole texts and reads no marks"
 UNREADABLE = "the explanation says that the latent is not interpretable"
 
 
-@dataclass(frozen=True)
-class ScoreConfig:
-    """What is scored, and on how many examples."""
+class ScoreConfig(ScoreSettings):
+    """What is scored, on how many examples, and when a batch is given up."""
 
-    methods: tuple[Method, ...] = ("detection", "fuzzing")
-    examples: int = 20
-    per_call: int = 10
-    shuffled: bool = True
     seed: int = 0
-    failure_limit: FailureLimit = field(default_factory=FailureLimit)
+    failure_limit: FailureLimit = FailureLimit()
 
 
 @dataclass(frozen=True)

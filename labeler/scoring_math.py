@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 from labeler.scoring_examples import Trial
-
-ALPHA = 0.05
+from taxonomy.significance import ALPHA
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,8 @@ def score_of_answers(
     The interval combines the Wilson intervals of the two rates by MOVER (Zou and Donner 2008):
     a half of the sum of independent estimates, each with its own lower and upper distance.
     """
+    from taxonomy.intervals import Side, wilson_interval
+
     positive = [each.said for each in answers if each.truth and each.said is not None]
     negative = [each.said for each in answers if not each.truth and each.said is not None]
     hits, rejections = sum(positive), sum(not said for said in negative)
@@ -64,10 +64,11 @@ def score_of_answers(
     reason = _reason(answers, positive, negative, where)
     if reason is not None:
         return Score(*counts, None, None, None, reason)
-    first, second = wilson(hits, len(positive), alpha), wilson(rejections, len(negative), alpha)
-    balanced = (first.share + second.share) / 2
-    below = math.hypot(first.share - first.low, second.share - second.low) / 2
-    above = math.hypot(first.high - first.share, second.high - second.share) / 2
+    rates = Side(hits, len(positive)), Side(rejections, len(negative))
+    found = [(rate.share, wilson_interval(rate, alpha)) for rate in rates]
+    balanced = sum(share for share, _ in found) / 2
+    below = math.hypot(*(share - one.low for share, one in found if one is not None)) / 2
+    above = math.hypot(*(one.high - share for share, one in found if one is not None)) / 2
     return Score(*counts, balanced, max(0.0, balanced - below), min(1.0, balanced + above), None)
 
 
@@ -90,24 +91,6 @@ def _reason(
         if not answered:
             return f"none of the {asked} {words} examples was answered"
     return None
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A share with its Wilson interval."""
-
-    share: float
-    low: float
-    high: float
-
-
-def wilson(count: int, total: int, alpha: float = ALPHA) -> Rate:
-    """Wilson's score interval of count / total (Wilson 1927)."""
-    z2 = NormalDist().inv_cdf(1 - alpha / 2) ** 2
-    share = count / total
-    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = math.sqrt(z2 * (share * (1 - share) / total + z2 / (4 * total**2))) / (1 + z2 / total)
-    return Rate(share, max(0.0, centre - half), min(1.0, centre + half))
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,9 @@ def read_control_rates(session: Session, comparison: str) -> tuple[ControlRate, 
     return tuple(ControlRate(row.category, row.control_count, row.control_total) for row in found)
 
 
-def _row(side: str, method: str, scored: Sequence[_Scored]) -> ScoreRow:
+def _row(side: str, method: str, rows: Sequence[_Scored]) -> ScoreRow:
+    # A latent of both sides has one score, whichever side it is read from.
+    scored = {(row.latent_id, row.is_shuffled): row for row in rows}.values()
     own = {row.latent_id: row.balanced_accuracy for row in scored if not row.is_shuffled}
     shuffled = {row.latent_id: row.balanced_accuracy for row in scored if row.is_shuffled}
     pairs = [

@@ -21,6 +21,11 @@ from labeler.stages.harvest import named_inputs
 from labeler.store.engine import read_session, require_existing
 from labeler.store.runs import latest_done_run
 from labeler.store.schema import Run
+from labeler.store.study_comparisons import (
+    AbsentComparison,
+    RetiredComparison,
+    study_comparisons,
+)
 from labeler.study import StudyFile
 
 StageState = Literal["done", "stale", "open"]
@@ -58,6 +63,9 @@ class StudyStatus:
     database: str
     stages: tuple[StageStatus, ...]
     coverage: tuple[CoverageRow, ...]
+    """Of the comparisons that the study shows, in its order."""
+    absent: tuple[AbsentComparison, ...] = ()
+    retired: tuple[RetiredComparison, ...] = ()
 
 
 def study_status(study: StudyFile) -> StudyStatus:
@@ -67,7 +75,14 @@ def study_status(study: StudyFile) -> StudyStatus:
         context = StageContext(study, engine, SilentProgress())
         stages = _stages(context)
         with read_session(engine) as session:
-            return StudyStatus(shown_url(study.database_url), stages, _coverage(session))
+            found = study_comparisons(session, study.config.comparison)
+            return StudyStatus(
+                shown_url(study.database_url),
+                stages,
+                _coverage(session, [row.name for row in found.shown]),
+                found.absent,
+                found.retired,
+            )
 
 
 def not_current(study: StudyFile, name: str) -> tuple[StageStatus, ...]:
@@ -139,14 +154,16 @@ def _what_changed(study: StudyFile, run: Run) -> str:
     return f"{note}: {', '.join(changed)}" if changed else note
 
 
-def _coverage(session: Session) -> tuple[CoverageRow, ...]:
-    rows = session.execute(
-        text(
-            "select comparison, side, isolated, labelled, uninterpretable, error, unlabelled, "
-            "reviewed from v_coverage order by comparison, side desc"
-        )
+def _coverage(session: Session, names: Sequence[str]) -> tuple[CoverageRow, ...]:
+    query = text(
+        "select comparison, side, isolated, labelled, uninterpretable, error, unlabelled, "
+        "reviewed from v_coverage where comparison = :name order by side desc"
     )
-    return tuple(CoverageRow(**row) for row in rows.mappings())
+    return tuple(
+        CoverageRow(**row)
+        for name in names
+        for row in session.execute(query, {"name": name}).mappings()
+    )
 
 
 def print_status(study: StudyFile) -> None:
@@ -166,3 +183,7 @@ def print_status(study: StudyFile) -> None:
             f"{row.uninterpretable} uninterpretable, {row.error} error, "
             f"{row.unlabelled} unlabelled; {row.reviewed} reviewed, {left} left to review"
         )
+    for absent in status.absent:
+        typer.echo(f"{absent.name}: {absent.reason}")
+    for retired in status.retired:
+        typer.echo(f"{retired.name}: retired, study.toml does not name it; SQL still has it")

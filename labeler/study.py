@@ -11,6 +11,7 @@ from pydantic import ValidationError, model_validator
 from sqlalchemy.engine import URL
 
 from crosscoder.limits import MAX_CONFIG_BYTES, parse_toml, read_text
+from crosscoder.settings import check_dedicated_share
 from labeler.database_url import resolve_url
 from labeler.errors import UsageError, wrong_input
 from labeler.sections.base import Section
@@ -75,6 +76,29 @@ class StudyConfig(Section):
                     )
             if row.target == row.reference:
                 raise ValueError(f"comparison {row.name}: target and reference are the same model")
+        return self
+
+    @model_validator(mode="after")
+    def _models_are_all_named(self) -> StudyConfig:
+        names = [model.name for model in self.models]
+        template = self.harvest.template_model if self.harvest is not None else None
+        if names and template is not None and template not in names:
+            raise ValueError(
+                f"harvest.template_model: no model is named {template!r} "
+                f"(models: {', '.join(names)})"
+            )
+        factors = self.crosscoder.scaling_factors
+        if isinstance(factors, tuple) and names and len(factors) != len(names):
+            raise ValueError(
+                f"crosscoder.scaling_factors: {len(factors)} factors for {len(names)} models; "
+                "give one for each"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _dedicated_latents_leave_shared_ones(self) -> StudyConfig:
+        for n_models in [len(row.models) for row in self.crosscoders] or [len(self.models)]:
+            check_dedicated_share(self.train.dedicated_share, n_models)
         return self
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ _TIE = 1e-12
 """Relative difference up to which two Fisher p-values count as equal."""
 
 
+@lru_cache(maxsize=65_536)
 def boschloo_p(target: Side, reference: Side) -> float:
     """Two-sided p-value of Boschloo's test (1970), twice the smaller one-sided one, at most 1.
 

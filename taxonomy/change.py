@@ -10,15 +10,14 @@ isolation thresholds, nor the errors of the judge are in them (`combining`, `swe
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from taxonomy.boschloo import boschloo_p
 from taxonomy.errors import InputError
 from taxonomy.exact import (
-    benjamini_hochberg,
     fisher_p,
     least_attainable_p,
     minimum_detectable_count,
@@ -30,9 +29,7 @@ from taxonomy.intervals import (
     ratio_interval,
     wilson_interval,
 )
-
-Verdict = Literal["up", "down", "too few to say", "no evidence"]
-"""What the numbers allow to say about one category."""
+from taxonomy.significance import ALPHA, ExactTest, Verdict, adjust_by_level, verdict_of
 
 Situation = Literal[
     "counted",
@@ -44,7 +41,6 @@ Situation = Literal[
 ]
 """Where the counts lie: all but the first are named, since formulas break down there."""
 
-ExactTest = Literal["fisher", "boschloo"]
 _EXACT_TESTS: Mapping[ExactTest, Callable[[Side, Side], float]] = {
     "fisher": fisher_p,
     "boschloo": boschloo_p,
@@ -62,6 +58,11 @@ class CategoryCounts:
     target_total: int
     reference_count: int
     reference_total: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether neither side has a latent of the category."""
+        return self.target_count + self.reference_count == 0
 
     @property
     def target(self) -> Side:
@@ -133,7 +134,7 @@ class TestedCategory:
 
 def change_statistics(
     counts: Iterable[CategoryCounts],
-    alpha: float = 0.05,
+    alpha: float = ALPHA,
     test: ExactTest = "fisher",
     *,
     detectable: bool = True,
@@ -145,35 +146,46 @@ def change_statistics(
     exceeds its total and for a category that occurs twice. `detectable` = False leaves out the
     search for the smallest detectable changes.
     """
+    return adjusted([_tested_alone(row, alpha, test, detectable) for row in counts], alpha)
+
+
+@lru_cache(maxsize=4096)
+def _tested_alone(
+    row: CategoryCounts, alpha: float, test: ExactTest, detectable: bool
+) -> CategoryChange:
+    """The statistics of one category; kept, since a table is counted again after each decision."""
     p_of = _EXACT_TESTS[test]
     return statistics_of(
-        [
-            TestedCategory(
-                counts=row,
-                target=row.target,
-                reference=row.reference,
-                p_value=p_of(row.target, row.reference),
-                least_p=least_attainable_p(row.target, row.reference, p_of),
-                test=test,
-                interval_alpha=alpha,
-                is_searched=detectable,
-            )
-            for row in counts
-        ],
+        TestedCategory(
+            counts=row,
+            target=row.target,
+            reference=row.reference,
+            p_value=p_of(row.target, row.reference),
+            least_p=least_attainable_p(row.target, row.reference, p_of),
+            test=test,
+            interval_alpha=alpha,
+            is_searched=detectable,
+        ),
         alpha,
     )
 
 
-def statistics_of(tested: Sequence[TestedCategory], alpha: float) -> list[CategoryChange]:
-    """Adjust the p-values level by level and put every statistic together."""
-    _refuse_duplicates([entry.counts for entry in tested])
-    q_values = _adjust_by_level(
-        [entry.counts for entry in tested], [entry.p_value for entry in tested]
+def adjusted(changes: Sequence[CategoryChange], alpha: float) -> list[CategoryChange]:
+    """The rows of one table with their q-values and verdicts; the rest depends on a row alone."""
+    _refuse_duplicates(changes)
+    q_values = adjust_by_level(
+        [row.level for row in changes],
+        [None if row.is_empty else row.p_value for row in changes],
     )
     return [
-        _statistics_of(entry, q_value, alpha)
-        for entry, q_value in zip(tested, q_values, strict=True)
+        replace(row, q_value=q_value, verdict=_verdict(row, q_value, alpha))
+        for row, q_value in zip(changes, q_values, strict=True)
     ]
+
+
+def _verdict(row: CategoryChange, q_value: float, alpha: float) -> Verdict:
+    rises = (row.target_share or 0.0) > (row.reference_share or 0.0)
+    return verdict_of(rises, q_value, row.least_attainable_p, alpha)
 
 
 def situation_of(counts: CategoryCounts) -> Situation:
@@ -209,7 +221,8 @@ def print_change(target: Side, reference: Side) -> str:
     return "new" if target.count > 0 and reference.total > 0 else ""
 
 
-def _statistics_of(entry: TestedCategory, q_value: float, alpha: float) -> CategoryChange:
+def statistics_of(entry: TestedCategory, alpha: float) -> CategoryChange:
+    """Every statistic of one category as if it were alone: `adjusted` sees the whole table."""
     row, target, reference = entry.counts, entry.target, entry.reference
     target_interval = wilson_interval(target, entry.interval_alpha)
     reference_interval = wilson_interval(reference, entry.interval_alpha)
@@ -244,8 +257,8 @@ def _statistics_of(entry: TestedCategory, q_value: float, alpha: float) -> Categ
         difference_points_high=_high(_scaled(difference, 100.0)),
         p_value=entry.p_value,
         least_attainable_p=entry.least_p,
-        q_value=q_value,
-        verdict=_verdict(target, reference, q_value, entry.least_p, alpha),
+        q_value=entry.p_value,
+        verdict="no evidence",
         printed_change=print_change(target, reference),
         detectable_rise=rise,
         detectable_fall=fall,
@@ -262,29 +275,6 @@ def _detectable(row: CategoryCounts, alpha: float) -> tuple[float | None, float 
         None if rise is None else percent_change(Side(rise, row.target_total), row.reference),
         None if fall is None else percent_change(Side(fall, row.target_total), row.reference),
     )
-
-
-def _verdict(
-    target: Side, reference: Side, q_value: float, least_p: float, alpha: float
-) -> Verdict:
-    if least_p >= alpha:
-        return "too few to say"
-    if q_value >= alpha:
-        return "no evidence"
-    return "up" if target.share > reference.share else "down"
-
-
-def _adjust_by_level(rows: Sequence[CategoryCounts], p_values: Sequence[float]) -> list[float]:
-    families: dict[int, list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        if row.target_count + row.reference_count > 0:
-            families[row.level].append(index)
-    q_values = [1.0] * len(rows)
-    for members in families.values():
-        adjusted = benjamini_hochberg([p_values[index] for index in members])
-        for index, q_value in zip(members, adjusted, strict=True):
-            q_values[index] = q_value
-    return q_values
 
 
 def _refuse_duplicates(rows: Sequence[CategoryCounts]) -> None:

@@ -11,6 +11,7 @@ from scipy.stats import t as student_t
 
 from taxonomy.errors import InputError
 from taxonomy.intervals import Interval, Side
+from taxonomy.significance import ALPHA
 
 ZERO_CORRECTION = 0.5
 """Added to every count and total, so that a count of 0 has a logarithm (Walter 1975)."""
@@ -66,7 +67,7 @@ def log_ratio_of(target: Side, reference: Side) -> LogRatio:
     return LogRatio(value, variance, is_zero=not target.count or not reference.count)
 
 
-def combine_seeds(seeds: Sequence[LogRatio], alpha: float = 0.05) -> CombinedChange:
+def combine_seeds(seeds: Sequence[LogRatio], alpha: float = ALPHA) -> CombinedChange:
     """Combine m seeds: the mean log ratio, with variance W + B / m.
 
     W is the mean variance within a seed, B the variance between seeds, found from the spread of

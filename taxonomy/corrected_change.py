@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,9 +16,9 @@ from taxonomy.correction import (
     corrected_share,
     refusal_of,
 )
-from taxonomy.exact import benjamini_hochberg
 from taxonomy.intervals import Interval, Side, ratio_interval
 from taxonomy.judge_errors import JudgeErrors, RoganGladen, alike_p, judge_errors, rogan_gladen
+from taxonomy.significance import ALPHA, adjust_by_level
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def correct_changes(
     reference: Sequence[JudgedLatent],
     *,
     estimand: Estimand = "redraws",
-    alpha: float = 0.05,
+    alpha: float = ALPHA,
 ) -> Correction:
     """Correct every category that the judge or a reviewer gave to a latent, in the order given."""
     sides = (_Side(target), _Side(reference))
@@ -220,13 +219,10 @@ def _cross_check(answers: SideAnswers, alpha: float) -> RoganGladen:
 
 def _adjusted(rows: Sequence[CorrectedChange]) -> tuple[CorrectedChange, ...]:
     """The rows with Benjamini-Hochberg q-values, a level being a family."""
-    families: dict[int, list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        families[row.level].append(index)
-    adjusted = list(rows)
-    for members in families.values():
-        q_values = benjamini_hochberg([rows[index].p_value for index in members])
-        alike = benjamini_hochberg([rows[index].alike_p for index in members])
-        for index, q_value, alike_q in zip(members, q_values, alike, strict=True):
-            adjusted[index] = replace(rows[index], q_value=q_value, alike_q=alike_q)
-    return tuple(adjusted)
+    levels = [row.level for row in rows]
+    q_values = adjust_by_level(levels, [row.p_value for row in rows])
+    alike = adjust_by_level(levels, [row.alike_p for row in rows])
+    return tuple(
+        replace(row, q_value=q_value, alike_q=alike_q)
+        for row, q_value, alike_q in zip(rows, q_values, alike, strict=True)
+    )

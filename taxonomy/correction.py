@@ -28,6 +28,7 @@ from scipy.stats import norm
 
 from taxonomy.errors import InputError
 from taxonomy.intervals import Interval, Side, wilson_interval
+from taxonomy.significance import ALPHA
 
 Flags = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.float64]
@@ -115,7 +116,7 @@ def refusal_of(answers: SideAnswers) -> str | None:
 
 
 def corrected_share(
-    answers: SideAnswers, estimand: Estimand = "redraws", alpha: float = 0.05
+    answers: SideAnswers, estimand: Estimand = "redraws", alpha: float = ALPHA
 ) -> CorrectedShare:
     """Return one side's corrected share; InputError where `refusal_of` names a reason."""
     refusal = refusal_of(answers)
@@ -163,7 +164,7 @@ class RatioEstimate:
 
 
 def corrected_ratio(
-    target: CorrectedShare, reference: CorrectedShare, alpha: float = 0.05
+    target: CorrectedShare, reference: CorrectedShare, alpha: float = ALPHA
 ) -> RatioEstimate:
     """Return target share / reference share, on the log scale by the delta method.
 

@@ -12,6 +12,7 @@ from scipy.special import gammaln
 from scipy.stats import false_discovery_control, fisher_exact
 
 from taxonomy.intervals import Side
+from taxonomy.significance import ALPHA
 
 _LARGE = 10_000
 """Latents of both sides beyond which the library's exact arithmetic is slow."""
@@ -96,7 +97,7 @@ def minimum_detectable_count(
     reference: Side,
     target_total: int,
     *,
-    alpha: float = 0.05,
+    alpha: float = ALPHA,
     direction: Literal["up", "down"] = "up",
 ) -> int | None:
     """Target count nearest to the reference share from which Fisher's p falls below `alpha`.

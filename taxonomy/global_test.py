@@ -30,10 +30,10 @@ def global_test(
 ) -> GlobalTest:
     """Test that both sides draw their latents from the same categories.
 
-    `target` and `reference` are counts over one partition of the latents (primary category of one
-    level, the latents without one as a row of their own). Latents are permuted between the sides,
-    which is a draw from the multivariate hypergeometric distribution; the statistic is Pearson's
-    chi-square, and p = (1 + exceedances) / (1 + permutations) (Phipson & Smyth 2010).
+    `target` and `reference` are counts over one partition of the latents (`partition_counts`).
+    Latents are permuted between the sides, which is a draw from the multivariate hypergeometric
+    distribution; the statistic is Pearson's chi-square, and p = (1 + exceedances) /
+    (1 + permutations) (Phipson & Smyth 2010).
     """
     observed = np.asarray(target, dtype=np.int64)
     other = np.asarray(reference, dtype=np.int64)
@@ -62,20 +62,31 @@ def global_test(
 
 
 def partition_counts(
-    counts: Iterable[CategoryCounts], level: int
+    counts: Iterable[CategoryCounts],
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return target and reference counts of one level; the latents without a category come last.
+    """Return target and reference counts over cells that each latent falls into one of.
 
-    Primary counts only: the last row is negative, and `global_test` refuses it, where a latent is
-    counted in several categories.
+    A cell is what a category has beyond its children: all of a leaf, at whatever level it stands,
+    and what lies in a group itself and in none of its categories. The latents without a category
+    come last. Primary counts of a whole tree only: a cell is negative, and `global_test` refuses
+    it, where a latent is counted in several categories.
     """
-    rows = [row for row in counts if row.level == level]
-    target = [row.target_count for row in rows]
-    reference = [row.reference_count for row in rows]
+    rows = list(counts)
+    below: dict[str, list[int]] = {}
+    for row in rows:
+        if row.parent is not None:
+            sums = below.setdefault(row.parent, [0, 0])
+            sums[0] += row.target_count
+            sums[1] += row.reference_count
+    own = [
+        (row.target_count - inside[0], row.reference_count - inside[1])
+        for row in rows
+        for inside in (below.get(row.category, (0, 0)),)
+    ]
     if rows:
-        target.append(rows[0].target_total - sum(target))
-        reference.append(rows[0].reference_total - sum(reference))
-    return tuple(target), tuple(reference)
+        taken = [sum(cell[side] for cell in own) for side in (0, 1)]
+        own.append((rows[0].target_total - taken[0], rows[0].reference_total - taken[1]))
+    return tuple(cell[0] for cell in own), tuple(cell[1] for cell in own)
 
 
 def _chi_square(

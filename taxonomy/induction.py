@@ -8,7 +8,7 @@ categories of the texts are decided by a later pass that knows nothing of the cl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -29,24 +29,20 @@ from taxonomy.naming import (
     distinct_members,
     naming_tasks,
 )
+from taxonomy.settings import ClusterSettings
 from taxonomy.threshold import ThresholdSweep, centred, sweep_thresholds
 
 SHOWN_EXAMPLES = 5
 """Members shown with a category when it is compared with another."""
 
 
-@dataclass(frozen=True)
-class InductionConfig:
-    """How a taxonomy is made."""
+class InductionConfig(ClusterSettings):
+    """How a taxonomy is made; the distance is that between centred vectors."""
 
-    distance: float | None = None
-    """Cosine distance between centred vectors at which clusters stay apart; None = swept."""
-    min_members: int = 3
-    """Texts that a cluster needs to become a category."""
     merge_similarity: float = 0.5
     """Cosine of two clusters' centres from which they are judged for being one."""
     most_groups: int = MOST_GROUPS
-    naming: NamingPlan = field(default_factory=NamingPlan)
+    naming: NamingPlan = NamingPlan()
     seed: int = 0
 
 
@@ -132,8 +128,8 @@ def induce(
 
 
 def _distance(rows: Vectors, config: InductionConfig) -> tuple[float, ThresholdSweep | None]:
-    if config.distance is not None:
-        return config.distance, None
+    if config.cluster_distance is not None:
+        return config.cluster_distance, None
     sweep = sweep_thresholds(rows, seed=config.seed, min_members=config.min_members)
     return sweep.threshold, sweep
 

@@ -16,6 +16,7 @@ from scipy.stats import t as student_t
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from taxonomy.errors import InputError
+from taxonomy.significance import ALPHA
 
 _RATIO_SEARCH_LIMIT = 1e12
 """Ratio beyond which a bound counts as infinite (or its inverse as zero)."""
@@ -54,7 +55,7 @@ class Interval:
     high: float
 
 
-def wilson_interval(side: Side, alpha: float = 0.05) -> Interval | None:
+def wilson_interval(side: Side, alpha: float = ALPHA) -> Interval | None:
     """Wilson score interval of a share (Wilson 1927); None where the total is 0."""
     if side.total == 0:
         return None
@@ -62,7 +63,7 @@ def wilson_interval(side: Side, alpha: float = 0.05) -> Interval | None:
     return Interval(0.0 if side.count == 0 else float(low), 1.0 if side.is_full else float(high))
 
 
-def newcombe_interval(target: Side, reference: Side, alpha: float = 0.05) -> Interval | None:
+def newcombe_interval(target: Side, reference: Side, alpha: float = ALPHA) -> Interval | None:
     """Newcombe's hybrid score interval (1998, method 10) of target share minus reference share.
 
     In shares, not in points; None where a total is 0.
@@ -81,7 +82,7 @@ def newcombe_interval(target: Side, reference: Side, alpha: float = 0.05) -> Int
     return Interval(max(-1.0, float(low)), min(1.0, float(high)))
 
 
-def ratio_interval(target: Side, reference: Side, alpha: float = 0.05) -> Interval | None:
+def ratio_interval(target: Side, reference: Side, alpha: float = ALPHA) -> Interval | None:
     """Score interval (Koopman 1984; Miettinen & Nurminen 1985) of target share / reference share.
 
     None where it is undefined: a total of 0, or no latent on either side. The lower bound is 0
@@ -127,7 +128,7 @@ def ratio_score(target: Side, reference: Side, ratio: float) -> float:
     return distance / math.sqrt(variance)
 
 
-def invert_score_test(target: Side, reference: Side, alpha: float = 0.05) -> Interval:
+def invert_score_test(target: Side, reference: Side, alpha: float = ALPHA) -> Interval:
     """Ratios that the score test does not reject at `alpha`, found by root search on log ratio."""
     z = float(norm.isf(alpha / 2))
     edge = math.log(_RATIO_SEARCH_LIMIT)

@@ -10,6 +10,7 @@ from scipy.stats import norm
 from taxonomy.correction import SideAnswers
 from taxonomy.exact import fisher_p
 from taxonomy.intervals import Interval, Side, wilson_interval
+from taxonomy.significance import ALPHA
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,11 @@ class JudgeErrors:
         """Share of the other latents that the judge keeps out; None without any."""
         return self.rejections.share if self.rejections.total else None
 
-    def sensitivity_interval(self, alpha: float = 0.05) -> Interval | None:
+    def sensitivity_interval(self, alpha: float = ALPHA) -> Interval | None:
         """Wilson interval of the sensitivity."""
         return wilson_interval(self.hits, alpha)
 
-    def specificity_interval(self, alpha: float = 0.05) -> Interval | None:
+    def specificity_interval(self, alpha: float = ALPHA) -> Interval | None:
         """Wilson interval of the specificity."""
         return wilson_interval(self.rejections, alpha)
 
@@ -80,7 +81,7 @@ class RoganGladen:
     """Why there is no share, or an empty text."""
 
 
-def rogan_gladen(judged: Side, errors: JudgeErrors, alpha: float = 0.05) -> RoganGladen:
+def rogan_gladen(judged: Side, errors: JudgeErrors, alpha: float = ALPHA) -> RoganGladen:
     """Rogan & Gladen (1978): (p + q0 - 1) / (q0 + q1 - 1), interval of Lee et al. (2025).
 
     q0 is the specificity, q1 the sensitivity, p the judge's share; the interval is that of arXiv

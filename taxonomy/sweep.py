@@ -11,6 +11,7 @@ import numpy as np
 from taxonomy.change import percent_change
 from taxonomy.errors import InputError
 from taxonomy.intervals import Side, ratio_interval
+from taxonomy.significance import ALPHA
 
 LEAST_LATENTS = 10
 """Latents a side needs before the sign of a change at a stricter threshold is taken seriously."""
@@ -90,7 +91,7 @@ def sweep_changes(
     target: Sequence[SweptLatent],
     reference: Sequence[SweptLatent],
     thresholds: Sequence[float],
-    alpha: float = 0.05,
+    alpha: float = ALPHA,
 ) -> tuple[SweptCategory, ...]:
     """Return the change of each category at each threshold, and whether its sign holds.
 

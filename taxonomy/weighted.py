@@ -16,10 +16,17 @@ import numpy.typing as npt
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
-from taxonomy.change import CategoryChange, CategoryCounts, TestedCategory, statistics_of
+from taxonomy.change import (
+    CategoryChange,
+    CategoryCounts,
+    TestedCategory,
+    adjusted,
+    statistics_of,
+)
 from taxonomy.errors import InputError
 from taxonomy.exact import least_attainable_p
 from taxonomy.intervals import Interval, Side, ratio_interval, score_p
+from taxonomy.significance import ALPHA
 
 Weights = npt.NDArray[np.float64]
 
@@ -45,14 +52,16 @@ def weighted_change_statistics(
     counts: Sequence[CategoryCounts],
     target: WeightedLatents,
     reference: WeightedLatents,
-    alpha: float = 0.05,
+    alpha: float = ALPHA,
 ) -> list[CategoryChange]:
     """Return the statistics of every category's weighted shares, in the order given.
 
     `counts` are the unweighted counts of the same latents: they decide what is `too few to say`.
     p is that of the score test on effective numbers, so that it agrees with the interval.
     """
-    return statistics_of([_tested(row, target, reference, alpha) for row in counts], alpha)
+    return adjusted(
+        [statistics_of(_tested(row, target, reference, alpha), alpha) for row in counts], alpha
+    )
 
 
 def _tested(
@@ -74,7 +83,7 @@ def _tested(
     )
 
 
-def weighted_ratio_interval(target: Side, reference: Side, alpha: float = 0.05) -> Interval | None:
+def weighted_ratio_interval(target: Side, reference: Side, alpha: float = ALPHA) -> Interval | None:
     """Interval of target share / reference share of two effective sides; None where undefined."""
     return ratio_interval(target, reference, _widened(alpha, target, reference))
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from labeler.report.model import ChangeTable
 from labeler.report.rows import CategoryRow
 from labeler.text import interval_text, listed, one_line, plural, probability_text
+from taxonomy.significance import ALPHA
 
-ALPHA = 0.05
-"""A change is distinguishable from zero when its q-value lies under this."""
 _MOST_NAMED = 5
 
 
@@ -38,7 +37,7 @@ def answer_of(table: ChangeTable) -> Answer:
 
 
 def global_p(table: ChangeTable) -> float | None:
-    """p of the permutation chi-square test over the categories of level 2; None without latents.
+    """p of the permutation chi-square test over the leaves of the taxonomy; None without latents.
 
     The question before all others: do the two sides differ in their categories at all?
     """
@@ -57,7 +56,7 @@ def global_p(table: ChangeTable) -> float | None:
         )
         for row in table.rows
     ]
-    target, reference = partition_counts(counts, level=2)
+    target, reference = partition_counts(counts)
     if not sum(target) or not sum(reference):
         return None
     return global_test(target, reference, seed=0).p_value

@@ -13,9 +13,8 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from labeler.agreement_records import read_agreement
-from labeler.report.answer import ALPHA
 from labeler.report.checks_stored import ReportKey, write_checks
-from labeler.report.comparisons import ComparisonFacts, read_comparisons
+from labeler.report.comparisons import ComparisonFacts, facts_of
 from labeler.report.files import write_whole
 from labeler.report.further_files import agreement_files, further_files
 from labeler.report.latents import read_latents, read_set
@@ -35,8 +34,10 @@ from labeler.report.stored import change_table
 from labeler.report.tables import SCHEMA, schema_text, to_csv, to_json, to_markdown
 from labeler.store.engine import READ_ONLY_OPTION, write_session
 from labeler.store.schema import utc_now
+from labeler.store.study_comparisons import NamedComparison, study_comparisons
 from labeler.study import StudyConfig
 from labeler.text import one_line
+from taxonomy.significance import ALPHA
 
 if TYPE_CHECKING:
     from labeler.report.compare import SideBySide
@@ -59,6 +60,8 @@ class ReportOptions:
     planted: Mapping[str, Direction] = field(default_factory=dict)
     alpha: float = ALPHA
     test: ExactTest = "fisher"
+    comparisons: Sequence[NamedComparison] | None = None
+    """Those of study.toml, in its order; None = every comparison of the database, by name."""
     stale: tuple[str, ...] = ()
     """Stages whose product is of an earlier config."""
 
@@ -71,6 +74,7 @@ class ReportOptions:
             denominator=config.report.denominator,
             planted=config.report.planted,
             test=config.report.test,
+            comparisons=config.comparison,
             stale=stale,
         )
 
@@ -104,7 +108,7 @@ def build_report(
     report_run_id: int,
     beside: Sequence[SideBySide] = (),
 ) -> ReportFiles:
-    """Compute, store and write the report of every labelled comparison.
+    """Compute, store and write the report of every labelled comparison of the study.
 
     `beside` are comparisons with another study, which get a section of the page. Everything is
     read from one snapshot. Raises UsageError when nothing is labelled or a planted category does
@@ -114,9 +118,10 @@ def build_report(
 
     computed_at = utc_now()
     with _snapshot(engine) as session:
+        of_study = study_comparisons(session, options.comparisons)
         found = [
             _Read(facts, _read(session, facts, options, report_run_id, computed_at))
-            for facts in read_comparisons(session)
+            for facts in facts_of(session, of_study)
         ]
     reports = [entry.data for entry in found]
     tables = tuple(report.table for report in reports)
@@ -127,6 +132,7 @@ def build_report(
         title=options.title or default_title(tables[0]),
         beside=beside,
         stale=options.stale,
+        of_study=of_study,
     )
     _store(engine, found, report_run_id, computed_at)
     figures = tuple(
@@ -205,7 +211,7 @@ def _read(
         fingerprints=read_fingerprints(session, facts),
         runs=read_runs(session, facts, report_run_id),
         category_names={place.category: place.name for place in places},
-        embedder=read_embedder(session),
+        embedder=read_embedder(session, facts),
         robustness=robustness,
         agreement=tuple(read_agreement(session, facts.comparison)),
         revision=read_revision(session, facts),

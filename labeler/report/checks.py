@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from labeler.report.sensitivity import CategorySensitivity
 from labeler.text import listed, one_line, plural
+from taxonomy.significance import ALPHA
 
 if TYPE_CHECKING:
     from labeler.report.sweeping import Sweep
     from taxonomy.corrected_change import Correction
 
-ALPHA = 0.05
 _MOST_NAMED = 4
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from labeler.report.checks import ALPHA, Checks
+from labeler.report.checks import Checks
 from labeler.report.rows import CategoryRow
 from labeler.report.sensitivity import sensitivity_of
 from labeler.store.schema import CategoryCorrection, CategorySweep, JudgeCorrection
+from taxonomy.significance import ALPHA
 
 if TYPE_CHECKING:
     from labeler.report.sweeping import Sweep

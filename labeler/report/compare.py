@@ -18,6 +18,7 @@ from labeler.report.stored import read_stored_tables
 from labeler.store.engine import read_session
 from labeler.store.renamed import renames_since
 from labeler.store.schema import Crosscoder, Latent, LatentSetMember, SubjectModel
+from labeler.store.study_comparisons import NamedComparison
 
 if TYPE_CHECKING:
     from taxonomy.combining import CombinedChange, LogRatio
@@ -91,10 +92,12 @@ class SideBySide:
     """Slugs of the study with the older taxonomy -> those by which they are paired."""
 
 
-def read_reported(engine: Engine, study: str) -> list[ReportedComparison]:
+def read_reported(
+    engine: Engine, study: str, named: Sequence[NamedComparison] | None = None
+) -> list[ReportedComparison]:
     """The comparisons of a study that a report has covered; UsageError where none has."""
     with read_session(engine) as session:
-        facts = {entry.comparison.name: entry for entry in read_comparisons(session)}
+        facts = {entry.comparison.name: entry for entry in read_comparisons(session, named)}
         found = [
             ReportedComparison(
                 study,
@@ -102,7 +105,7 @@ def read_reported(engine: Engine, study: str) -> list[ReportedComparison]:
                 _identity(session, facts[table.comparison]),
                 renames_since(session, facts[table.comparison].version.id),
             )
-            for table in read_stored_tables(session)
+            for table in read_stored_tables(session, named=named)
         ]
     if not found:
         raise UsageError(f"{study}: no report yet; run `difflens report` on it first")

@@ -24,7 +24,7 @@ def read_other(study: StudyFile) -> list[ReportedComparison]:
 
     require_existing(study.database_url)
     with opened(study) as engine:
-        reported = read_reported(engine, str(study.path))
+        reported = read_reported(engine, str(study.path), study.config.comparison)
     if any(one.table.is_stale for one in reported):
         raise UsageError(
             f"--compare: labels of {study.path} changed after its report; "
@@ -40,7 +40,9 @@ def compare_studies(
     from labeler.pipeline import opened
 
     with opened(study) as engine:
-        pairs = side_by_side(read_reported(engine, str(study.path)), others)
+        pairs = side_by_side(
+            read_reported(engine, str(study.path), study.config.comparison), others
+        )
         with read_session(engine) as session:
             newest = latest_done_run(session, "report")
         if newest is not None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
 from labeler.report.rows import SideName
-from labeler.store.schema import (
-    Comparison,
-    ComparisonSetting,
-    LatentSet,
-    TaxonomyVersion,
-)
+from labeler.store.latent_records import current_setting
+from labeler.store.schema import Comparison, LatentSet, TaxonomyVersion
+from labeler.store.study_comparisons import NamedComparison, StudyComparisons, study_comparisons
 
 
 @dataclass(frozen=True)
@@ -32,35 +29,32 @@ class ComparisonFacts:
         return self.target_set if side == "target" else self.reference_set
 
 
-def read_comparisons(session: Session) -> list[ComparisonFacts]:
-    """Every comparison that has a taxonomy and a judge in force, oldest first.
+def read_comparisons(
+    session: Session, named: Sequence[NamedComparison] | None = None
+) -> list[ComparisonFacts]:
+    """What is in force for each comparison of the study, in the study's order.
 
-    Raises UsageError when there is none.
+    `named` are those of study.toml; None = every comparison of the database, by name. Raises
+    UsageError when there is none.
     """
-    newest = (
-        select(func.max(ComparisonSetting.id))
-        .group_by(ComparisonSetting.comparison_id)
-        .scalar_subquery()
+    return facts_of(session, study_comparisons(session, named))
+
+
+def facts_of(session: Session, found: StudyComparisons) -> list[ComparisonFacts]:
+    """What is in force for each comparison that is shown; UsageError when none is."""
+    if not found.shown:
+        raise UsageError(f"report: no comparison is labelled yet; {found.why_none}")
+    return [_facts(session, comparison) for comparison in found.shown]
+
+
+def _facts(session: Session, comparison: Comparison) -> ComparisonFacts:
+    setting = current_setting(session, comparison.id)
+    if setting is None:
+        raise UsageError(f"report: comparison {comparison.name} is not labelled yet")
+    return ComparisonFacts(
+        comparison,
+        session.get_one(LatentSet, comparison.target_set_id),
+        session.get_one(LatentSet, comparison.reference_set_id),
+        session.get_one(TaxonomyVersion, setting.taxonomy_version_id),
+        setting.judge_id,
     )
-    rows = session.execute(
-        select(Comparison, TaxonomyVersion, ComparisonSetting.judge_id)
-        .join(ComparisonSetting, ComparisonSetting.comparison_id == Comparison.id)
-        .join(TaxonomyVersion, TaxonomyVersion.id == ComparisonSetting.taxonomy_version_id)
-        .where(ComparisonSetting.id.in_(newest))
-        .order_by(Comparison.id)
-    ).all()
-    if not rows:
-        raise UsageError(
-            "report: no comparison is labelled yet; `difflens import` brings labels, "
-            "`difflens run` makes them"
-        )
-    return [
-        ComparisonFacts(
-            comparison,
-            session.get_one(LatentSet, comparison.target_set_id),
-            session.get_one(LatentSet, comparison.reference_set_id),
-            version,
-            judge_id,
-        )
-        for comparison, version, judge_id in rows
-    ]

@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from labeler.report.model import ChangeTable, ReportData
+from labeler.report.rows import SIDES
 from labeler.report.tables import COLUMNS, csv_of
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ SENSITIVITY = "sensitivity.csv"
 CORRECTION = "judge_correction.csv"
 SWEEP = "threshold_sweep.csv"
 AGREEMENT = "judge_agreement"
-_SIDES = ("target", "reference")
 
 
 def further_files(reports: Sequence[ReportData]) -> dict[str, str]:
@@ -82,7 +82,7 @@ def _correction(table: ChangeTable, row: CorrectedChange, estimand: str) -> dict
         "denominator": table.denominator,
         "estimand": estimand,
     }
-    for side, share in zip(_SIDES, (row.target, row.reference), strict=True):
+    for side, share in zip(SIDES, (row.target, row.reference), strict=True):
         values |= {
             f"{side}_method": share.method,
             f"{side}_reviewed": share.n_reviewed,
@@ -96,7 +96,7 @@ def _correction(table: ChangeTable, row: CorrectedChange, estimand: str) -> dict
         name: getattr(row, name)
         for name in ("percent_change", "ci_low", "ci_high", "p_value", "q_value")
     }
-    for side, errors in zip(_SIDES, (row.target_errors, row.reference_errors), strict=True):
+    for side, errors in zip(SIDES, (row.target_errors, row.reference_errors), strict=True):
         values |= {
             f"{side}_sensitivity": errors.sensitivity,
             f"{side}_specificity": errors.specificity,

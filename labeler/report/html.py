@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from labeler.report.compare import SideBySide
+    from labeler.store.study_comparisons import StudyComparisons
 
 PACKAGE = "labeler.report"
 CONTENT_SECURITY_POLICY = (
@@ -141,6 +142,7 @@ def render_page(
     title: str,
     beside: Sequence[SideBySide] = (),
     stale: Sequence[str] = (),
+    of_study: StudyComparisons | None = None,
 ) -> str:
     """The whole page."""
     template = _environment().get_template("report.html.j2")
@@ -150,6 +152,7 @@ def render_page(
         title=title,
         beside=beside,
         stale=stale,
+        of_study=of_study,
         policy=CONTENT_SECURITY_POLICY,
         css=_style(),
     )

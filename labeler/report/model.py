@@ -127,7 +127,7 @@ class JudgeView:
 
 @dataclass(frozen=True)
 class CrosscoderView:
-    """A crosscoder, and how well it reconstructs text it never saw."""
+    """A crosscoder, and how well it reconstructs the study's held-out text."""
 
     name: str
     sha256: str | None
@@ -137,6 +137,9 @@ class CrosscoderView:
     """Model and fraction of variance explained."""
     l0: float | None = None
     silent_share: float | None = None
+    """Share of the latents that are active on no held-out token; None where no run recorded it."""
+    dead_share: float | None = None
+    """Share of the latents that were dead when training ended; None for a loaded crosscoder."""
 
 
 @dataclass(frozen=True)

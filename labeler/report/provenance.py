@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import func, select
@@ -43,14 +43,17 @@ def read_crosscoders(session: Session, facts: ComparisonFacts) -> tuple[Crosscod
 
 
 def _crosscoders(session: Session, facts: ComparisonFacts) -> list[Crosscoder]:
-    used = (
-        select(Latent.crosscoder_id)
-        .join(LatentSetMember, LatentSetMember.latent_id == Latent.id)
-        .where(LatentSetMember.latent_set_id.in_((facts.target_set.id, facts.reference_set.id)))
-    )
-    return list(
-        session.scalars(select(Crosscoder).where(Crosscoder.id.in_(used)).order_by(Crosscoder.id))
-    )
+    """The target's first, then the reference's, each once; several of one side by name."""
+    found: dict[int, Crosscoder] = {}
+    for latent_set in (facts.target_set, facts.reference_set):
+        used = (
+            select(Latent.crosscoder_id)
+            .join(LatentSetMember, LatentSetMember.latent_id == Latent.id)
+            .where(LatentSetMember.latent_set_id == latent_set.id)
+        )
+        query = select(Crosscoder).where(Crosscoder.id.in_(used)).order_by(Crosscoder.name)
+        found |= {row.id: row for row in session.scalars(query) if row.id not in found}
+    return list(found.values())
 
 
 def _crosscoder(session: Session, row: Crosscoder) -> CrosscoderView:
@@ -62,7 +65,8 @@ def _crosscoder(session: Session, row: Crosscoder) -> CrosscoderView:
         models=tuple(model.name for model in _models(session, row.id)),
         fve=_fve(quality.get("fve")),
         l0=_number(quality.get("l0")),
-        silent_share=_number(quality.get("silent_share", quality.get("dead_share"))),
+        silent_share=_number(quality.get("silent_share")),
+        dead_share=_number(quality.get("dead_share")),
     )
 
 
@@ -104,11 +108,15 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def read_embedder(session: Session) -> str | None:
-    """Name of the embedder that the newest categorisation recorded."""
+def read_embedder(session: Session, facts: ComparisonFacts) -> str | None:
+    """Name of the embedder of the newest categorisation that gave a label in force here."""
     result = session.scalar(
         select(Run.result)
-        .where(Run.kind == "categorize", Run.status == "done")
+        .where(
+            Run.kind == "categorize",
+            Run.status == "done",
+            Run.id.in_(set(_label_runs(session, facts))),
+        )
         .order_by(Run.id.desc())
         .limit(1)
     )
@@ -147,10 +155,11 @@ def read_runs(
     session: Session, facts: ComparisonFacts, report_run_id: int | None
 ) -> tuple[RunView, ...]:
     """The runs that made the latents, their evidence, labels, and this report, oldest first."""
-    ids = set(_referenced(session, facts))
-    ids |= _newest_stages(session)
-    ids |= {report_run_id} if report_run_id is not None else set()
     runs: dict[int, Run] = {}
+    ids = set(_referenced(session, facts))
+    referenced = session.scalars(select(Run).where(Run.id.in_(ids))).all()
+    ids |= {report_run_id} if report_run_id is not None else set()
+    ids |= set(_unreferenced_stages(session, referenced))
     while ids:
         for run in session.scalars(select(Run).where(Run.id.in_(ids))):
             runs[run.id] = run
@@ -169,29 +178,43 @@ def _referenced(session: Session, facts: ComparisonFacts) -> Iterable[int]:
     yield from session.scalars(
         select(Evidence.run_id).where(Evidence.latent_id.in_(members)).distinct()
     )
-    label = EffectiveLabel.comparison_id == facts.comparison.id
-    yield from session.scalars(
-        select(JudgeLabel.run_id)
-        .join(EffectiveLabel, EffectiveLabel.judge_label_id == JudgeLabel.id)
-        .where(label)
-        .distinct()
-    )
+    yield from _label_runs(session, facts)
     yield from session.scalars(
         select(Explanation.run_id)
         .join(EffectiveLabel, EffectiveLabel.explanation_id == Explanation.id)
-        .where(label)
+        .where(EffectiveLabel.comparison_id == facts.comparison.id)
         .distinct()
     )
 
 
-def _newest_stages(session: Session) -> set[int]:
-    return set(
-        session.scalars(
-            select(func.max(Run.id))
-            .where(Run.status == "done", Run.kind.in_(_STAGES))
-            .group_by(Run.kind)
-        )
+def _label_runs(session: Session, facts: ComparisonFacts) -> Iterable[int]:
+    """The runs that gave the labels in force."""
+    return session.scalars(
+        select(JudgeLabel.run_id)
+        .join(EffectiveLabel, EffectiveLabel.judge_label_id == JudgeLabel.id)
+        .where(EffectiveLabel.comparison_id == facts.comparison.id)
+        .distinct()
     )
+
+
+def _unreferenced_stages(session: Session, referenced: Sequence[Run]) -> Iterator[int]:
+    """The newest finished run of each stage whose product no row points back to.
+
+    Such as the harvest: of its runs the newest before the first run that could have read it. Where
+    no later stage is referenced, as for imported latents, the stage had no part in the result.
+    """
+    kinds = {run.kind for run in referenced}
+    for place, kind in enumerate(_STAGES):
+        later = [run.id for run in referenced if run.kind in _STAGES[place + 1 :]]
+        if kind in kinds or not later:
+            continue
+        found = session.scalar(
+            select(func.max(Run.id)).where(
+                Run.status == "done", Run.kind == kind, Run.id < min(later)
+            )
+        )
+        if found is not None:
+            yield found
 
 
 def _run(run: Run) -> RunView:

@@ -56,7 +56,7 @@ def check_robustness(
         sensitivity=sensitivity_of(given.main, others),
         correction=correct_changes(keys, judged.target, judged.reference, alpha=given.alpha),
         sweep=sweep_members(members, given.sets, given.places, denominator, given.alpha),
-        beside=read_beside(session, facts),
+        beside=read_beside(session, facts, denominator, given.test),
         agreement=read_agreement(session, facts.comparison.name),
     )
 

@@ -21,6 +21,7 @@ from labeler.store.schema import (
     SubjectModel,
     TaxonomyVersion,
 )
+from labeler.store.study_comparisons import NamedComparison
 
 _COVERAGE = text("SELECT * FROM v_coverage WHERE comparison = :comparison AND side = :side")
 
@@ -92,11 +93,16 @@ def change_table(
 
 
 def read_stored_tables(
-    session: Session, planted: Mapping[str, Direction] | None = None
+    session: Session,
+    planted: Mapping[str, Direction] | None = None,
+    named: Sequence[NamedComparison] | None = None,
 ) -> list[ChangeTable]:
-    """The newest stored change table of each comparison that a report has covered."""
+    """The newest stored change table of each comparison of the study that a report has covered.
+
+    `named` are the comparisons of study.toml; None = every comparison of the database, by name.
+    """
     tables = []
-    for facts in read_comparisons(session):
+    for facts in read_comparisons(session, named):
         statistics = _newest_statistics(session, facts.comparison.id)
         if statistics:
             tables.append(_stored_table(session, facts, statistics, planted or {}))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from labeler.report.latent_sets import LatentSetView
 from labeler.report.members import Member, Members
 from labeler.report.statistics import CategoryPlace
+from taxonomy.significance import ALPHA
 
 if TYPE_CHECKING:
     from taxonomy.sweep import SweptCategory
@@ -34,7 +35,7 @@ def sweep_members(
     sets: tuple[LatentSetView, LatentSetView],
     places: Sequence[CategoryPlace],
     denominator: str,
-    alpha: float = 0.05,
+    alpha: float = ALPHA,
 ) -> Sweep:
     """Sweep from a tenth of the labelled latents to all of them, the most specific first.
 

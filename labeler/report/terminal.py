@@ -34,15 +34,23 @@ def print_change_tables(study: StudyFile, stream: TextIO | None = None) -> None:
     from labeler.report.build import PAGE
     from labeler.report.stored import read_stored_tables
     from labeler.store.engine import open_engine, read_session
+    from labeler.store.study_comparisons import study_comparisons
 
     engine = open_engine(study.database_url)
     try:
         with read_session(engine) as session:
-            tables = read_stored_tables(session, study.config.report.planted)
+            config = study.config
+            tables = read_stored_tables(session, config.report.planted, config.comparison)
+            retired = study_comparisons(session, config.comparison).retired
     finally:
         engine.dispose()
     console = make_console(stream)
     print_tables(tables, console)
+    if retired:
+        names = ", ".join(one_line(one.name) for one in retired)
+        console.print(
+            f"Retired, no longer in study.toml (SQL still has them): {names}.", soft_wrap=True
+        )
     page = study.resolve(study.config.report.folder) / PAGE
     if page.is_file():
         console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)

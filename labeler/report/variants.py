@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from labeler.report.members import Member, Members
 from labeler.report.rows import CategoryRow
 from labeler.report.statistics import CategoryPlace, rows_of
+from labeler.sections.counting import Denominator
+from taxonomy.significance import ALPHA
 
 if TYPE_CHECKING:
     from taxonomy.change import CategoryChange, CategoryCounts, ExactTest
@@ -21,7 +23,7 @@ Counting = Literal["primary", "any"]
 Weighting = Literal["none", "frequency", "mass"]
 COUNTINGS: tuple[Counting, ...] = ("primary", "any")
 WEIGHTINGS: tuple[Weighting, ...] = ("none", "frequency", "mass")
-DENOMINATORS = ("labelled", "assigned", "isolated")
+DENOMINATORS: tuple[Denominator, ...] = get_args(Denominator)
 WEIGHTING_MEANINGS: Mapping[str, str] = {
     "none": "every latent counts once",
     "frequency": "a latent counts by its density, the share of tokens it fires on",
@@ -42,7 +44,7 @@ def compute_variants(
     places: Sequence[CategoryPlace],
     *,
     test: ExactTest = "fisher",
-    alpha: float = 0.05,
+    alpha: float = ALPHA,
 ) -> Variants:
     """Count the labels in force in every way that the latents' facts allow."""
     rows: list[CategoryRow] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -23,6 +23,8 @@ from labeler.review.routes import latent, numbers, queue, sql
 from labeler.review.routes.entrance import Entrance
 from labeler.review.saved import read_saved
 from labeler.review.security import Guard, HostRule
+from labeler.sections.counting import ReportSection
+from labeler.store.study_comparisons import NamedComparison
 
 PAGES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/queue", queue.show_queue),
@@ -52,20 +54,27 @@ def build_room(
     reviewer: str | None = None,
     token: str | None = None,
     queries: Path | None = None,
+    report: ReportSection | None = None,
+    comparisons: Sequence[NamedComparison] | None = None,
 ) -> Room:
-    """The state of a server; UsageError for a token that is too short."""
+    """The state of a server; UsageError for a token that is too short.
+
+    The category table is counted as `report` says; `comparisons` are those of study.toml, None =
+    every one of the database.
+    """
     static = read_static()
     return Room(
         study=study,
         title=title or study,
         engine=engine,
-        board=Board(engine),
+        board=Board(engine, comparisons),
         questions=Questions(database_url),
         access=Access.build(
             token, reviewer, secrets.token_bytes(32), _identity(database_url, study)
         ),
         saved=read_saved(queries),
         static=static,
+        report=report or ReportSection(),
         environment=build_environment(static),
     )
 

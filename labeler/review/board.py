@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import RLock
 from typing import Any
@@ -14,6 +15,7 @@ from labeler.review.places import Setting, read_places, read_settings
 from labeler.review.table import Leaf, QueueTable
 from labeler.store.engine import read_session
 from labeler.store.schema import Category
+from labeler.store.study_comparisons import NamedComparison, study_comparisons
 
 LATE_EVENTS = 200
 """Events looked at again: on PostgreSQL a lower id may be committed after a higher one."""
@@ -33,28 +35,33 @@ class _Mark:
 class Board:
     """The queues, shared by the server's threads; hold `lock` while a queue is read."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, named: Sequence[NamedComparison] | None = None) -> None:
         self.engine = engine
+        self._named = named
         self.lock = RLock()
         self._tables: dict[str, QueueTable] = {}
         self._marks: dict[str, _Mark] = {}
 
     def names(self) -> list[str]:
-        """Comparisons that can be reviewed, by name."""
+        """Comparisons that can be reviewed, in the study's order; UsageError for none."""
         with read_session(self.engine) as session:
-            return [setting.comparison for setting in read_settings(session)]
+            return list(self._settings(session))
+
+    def _settings(self, session: Session) -> dict[str, Setting]:
+        settings = {one.comparison: one for one in read_settings(session, self._named)}
+        if not settings:
+            raise UsageError(
+                "review: no comparison is labelled yet; "
+                f"{study_comparisons(session, self._named).why_none}"
+            )
+        return settings
 
     def table(self, session: Session, comparison: str = "") -> QueueTable:
         """The current queue of a comparison, or of the first one; hold `lock`.
 
         UsageError where there is no such comparison, or none at all.
         """
-        settings = {setting.comparison: setting for setting in read_settings(session)}
-        if not settings:
-            raise UsageError(
-                "review: no comparison is labelled yet; `difflens import` brings labels, "
-                "`difflens run` makes them"
-            )
+        settings = self._settings(session)
         if comparison and comparison not in settings:
             raise UsageError(f"comparison: {comparison!r} is not one of {', '.join(settings)}")
         setting = settings[comparison or next(iter(settings))]

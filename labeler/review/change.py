@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from labeler.review.table import QueueTable
+from labeler.review.table import Mask, QueueTable
+from labeler.sections.counting import ReportSection
+from taxonomy.significance import ALPHA
 
 if TYPE_CHECKING:
-    from taxonomy.change import CategoryChange, CategoryCounts, Verdict
+    from taxonomy.change import CategoryChange
 
-ALPHA = 0.05
+COUNTED: Mapping[str, Callable[[QueueTable], Mask]] = {
+    "labelled": QueueTable.labelled,
+    "assigned": QueueTable.assigned,
+    "isolated": QueueTable.isolated,
+}
+"""Which latents a share is a share of, by `report.denominator`."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +41,23 @@ class ChangeRow:
         return self.n_latents == 0
 
 
-def change_rows(table: QueueTable) -> list[ChangeRow]:
-    """Every category of the version in force, each group before its categories."""
-    from taxonomy.change import CategoryCounts
+def change_rows(table: QueueTable, report: ReportSection) -> list[ChangeRow]:
+    """Every category of the version in force, each group before its categories.
 
-    labelled = table.labelled()
-    target, reference = table.is_target & labelled, ~table.is_target & labelled
+    Counted and tested as `[report]` says, by the function that the report itself calls.
+    """
+    from taxonomy.change import CategoryCounts, change_statistics
+
+    counted = COUNTED[report.denominator](table)
+    target, reference = table.is_target & counted, ~table.is_target & counted
     totals = int(target.sum()), int(reference.sum())
     counts = {
         name: table.count_by("category", mask, "")
         for name, mask in {
             "target": target,
             "reference": reference,
-            "reviewed": table.reviewed & labelled,
-            "all": labelled,
+            "reviewed": table.reviewed & counted,
+            "all": counted,
         }.items()
     }
     rows = [
@@ -69,41 +79,5 @@ def change_rows(table: QueueTable) -> list[ChangeRow]:
             n_reviewed=counts["reviewed"][change.category],
             n_latents=counts["all"][change.category],
         )
-        for change in _adjusted(rows)
+        for change in change_statistics(rows, ALPHA, report.test, detectable=False)
     ]
-
-
-def _adjusted(rows: list[CategoryCounts]) -> list[CategoryChange]:
-    """Rows whose q and verdict are of the whole table; the rest depends on one row alone."""
-    from taxonomy.exact import benjamini_hochberg
-
-    alone = [_row_alone(row) for row in rows]
-    q_values = [1.0] * len(rows)
-    for level in (1, 2):
-        members = [
-            index
-            for index, row in enumerate(rows)
-            if row.level == level and row.target_count + row.reference_count > 0
-        ]
-        adjusted = benjamini_hochberg([alone[index].p_value for index in members])
-        for index, q_value in zip(members, adjusted, strict=True):
-            q_values[index] = float(q_value)
-    return [
-        replace(change, q_value=q_value, verdict=_verdict(change, q_value))
-        for change, q_value in zip(alone, q_values, strict=True)
-    ]
-
-
-@lru_cache(maxsize=4096)
-def _row_alone(row: CategoryCounts) -> CategoryChange:
-    from taxonomy.change import change_statistics
-
-    return change_statistics([row], ALPHA, detectable=False)[0]
-
-
-def _verdict(change: CategoryChange, q_value: float) -> Verdict:
-    if change.verdict == "too few to say":
-        return "too few to say"
-    if q_value >= ALPHA:
-        return "no evidence"
-    return "up" if (change.target_share or 0) > (change.reference_share or 0) else "down"

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from labeler.store.audit import AuditPlace, audit_places
 from labeler.store.helpers import chunks
+from labeler.store.study_comparisons import NamedComparison, study_comparisons
 from labeler.store.view_definitions.base import ADJUDICATED
 
 UNSURE = 0.5
@@ -75,10 +76,13 @@ class Place:
         return self.audit is not None and reviewer not in self.touched
 
 
-def read_settings(session: Session) -> list[Setting]:
-    """Every comparison that has a taxonomy and a judge in force, by name."""
-    rows = session.execute(text(_SETTINGS))
-    return [Setting(row.id, row.name, row.taxonomy_version_id, row.judge_id) for row in rows]
+def read_settings(
+    session: Session, named: Sequence[NamedComparison] | None = None
+) -> list[Setting]:
+    """The comparisons that the study shows, in its order; `named` as in `study_comparisons`."""
+    rows = {row.id: row for row in session.execute(text(_SETTINGS))}
+    shown = [rows[comparison.id] for comparison in study_comparisons(session, named).shown]
+    return [Setting(row.id, row.name, row.taxonomy_version_id, row.judge_id) for row in shown]
 
 
 def read_places(
@@ -227,7 +231,6 @@ _SETTINGS = """
 SELECT c.id, c.name, s.taxonomy_version_id, s.judge_id
 FROM comparison AS c JOIN comparison_setting AS s ON s.comparison_id = c.id
 WHERE s.id IN (SELECT max(id) FROM comparison_setting GROUP BY comparison_id)
-ORDER BY c.name
 """
 _PLACES = """
 SELECT e.side, e.latent_id, x.name AS crosscoder, l.latent_index, e.outcome, e.source,

@@ -28,6 +28,7 @@ from labeler.review.rendering import StaticFile
 from labeler.review.saved import SavedQuery
 from labeler.review.table import QueueTable
 from labeler.secrets import masked
+from labeler.sections.counting import ReportSection
 from labeler.store.engine import read_session
 from labeler.text import clip
 
@@ -42,6 +43,8 @@ class Room:
     board: Board
     questions: Questions
     access: Access
+    report: ReportSection
+    """How the change is counted and tested."""
     saved: Mapping[str, SavedQuery]
     static: Mapping[str, StaticFile]
     environment: Environment

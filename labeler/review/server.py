@@ -51,12 +51,10 @@ def serve(study_path: Path, options: ServerOptions) -> None:
             reviewer=name,
             token=token,
             queries=study.file.folder / "queries",
+            report=study.file.config.report,
+            comparisons=study.file.config.comparison,
         )
-        if not room.board.names():
-            raise UsageError(
-                "review: no comparison is labelled yet; `difflens import` brings labels, "
-                "`difflens run` makes them"
-            )
+        room.board.names()
         with _listening(options) as listener:
             port = listener.getsockname()[1]
             typer.echo(f"difflens review: {url_of(options.host, port)}  (Ctrl-C ends it)", err=True)

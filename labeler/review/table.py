@@ -152,6 +152,14 @@ class QueueTable:
         codes = [self._codes[outcome] for outcome in ("uninterpretable", "error", "unlabelled")]
         return ~np.isin(self.answer, codes)
 
+    def assigned(self) -> Mask:
+        """(n,) latents with a category."""
+        return ~np.isin(self.answer, [self._codes[outcome] for outcome in OUTCOMES])
+
+    def isolated(self) -> Mask:
+        """(n,) all latents."""
+        return np.ones(len(self.places), np.bool_)
+
     def in_tree_order(self) -> list[tuple[str, Leaf]]:
         """Slug and category, each group before its categories."""
         pairs: list[tuple[str, Leaf]] = []

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from inspect import get_annotations
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from crosscoder.settings import Settings
 
-class Section(BaseModel):
-    """A table of study.toml: immutable, and unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+class Section(Settings):
+    """A table of study.toml: immutable, and unknown keys are refused.
+
+    Keys that a step reads are inherited from the step's own settings, never repeated.
+    """
 
 
 def own_fields(section: type[Section]) -> dict[str, FieldInfo]:
-    """The keys that a section adds to those of the section it extends."""
-    parents = [base for base in section.__mro__[1:] if issubclass(base, BaseModel)]
-    inherited = {key for base in parents for key in base.model_fields}
-    return {key: field for key, field in section.model_fields.items() if key not in inherited}
+    """The keys of a section without those of the section it extends.
+
+    The section's own come first, then those of each class of settings that it inherits.
+    """
+    bases = [base for base in section.__mro__ if issubclass(base, BaseModel)]
+    extended = {key for base in bases[1:] if issubclass(base, Section) for key in base.model_fields}
+    keys = [key for base in bases for key in get_annotations(base) if key in section.model_fields]
+    return {key: section.model_fields[key] for key in dict.fromkeys(keys) if key not in extended}
 
 
 def inner_section(annotation: Any) -> type[Section] | None:

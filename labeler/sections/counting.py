@@ -7,9 +7,14 @@ from typing import Literal
 from pydantic import Field
 
 from labeler.sections.base import Section
+from taxonomy.settings import ClusterSettings
+from taxonomy.significance import ExactTest
+
+Denominator = Literal["labelled", "assigned", "isolated"]
+"""Latents that a share is a share of: assigned or none, with a category, or all."""
 
 
-class TaxonomySection(Section):
+class TaxonomySection(Section, ClusterSettings):
     """`[taxonomy]`: the categories."""
 
     file: str | None = None
@@ -19,19 +24,14 @@ class TaxonomySection(Section):
     `residual` maps first and makes further ones from what is left."""
     accept: Literal["person", "auto"] = "person"
     """Who accepts categories that were made: a person by `taxonomy accept`, or nobody looks."""
-    cluster_distance: float | None = Field(None, gt=0, lt=2)
-    """Cosine distance from which clusters of explanations stay apart; without it, the one at which
-    clusters of subsamples agree best."""
-    min_members: int = Field(3, ge=1)
-    """Explanations that a cluster needs to be proposed as a category."""
 
 
 class ReportSection(Section):
     """`[report]`: how the change is counted."""
 
-    denominator: Literal["labelled", "assigned", "isolated"] = "labelled"
+    denominator: Denominator = "labelled"
     """Which latents a share is a share of."""
-    test: Literal["fisher", "boschloo"] = "fisher"
+    test: ExactTest = "fisher"
     """Exact test of each change; boschloo finds a little more and takes longer."""
     folder: str = "report"
     """Folder of the report, beside study.toml."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from typing import Literal
-
 from pydantic import Field, model_validator
 
+from crosscoder.settings import HarvestSettings, SplitSettings, StoredType, TextSettings
 from labeler.sections.base import Section
 
 
@@ -41,7 +39,7 @@ class ModelSection(Section):
     """Hub revision of `path`: a branch, tag or commit; empty: the main branch."""
     adapter_revision: str | None = None
     """Hub revision of `adapter`: a branch, tag or commit; empty: the main branch."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: StoredType = "float32"
     """Weights' type while the model reads."""
 
     @model_validator(mode="after")
@@ -51,41 +49,16 @@ class ModelSection(Section):
         return self
 
 
-class CorpusSection(Section):
+class CorpusSection(Section, TextSettings):
     """`[corpus]`: the text that every model reads."""
 
     path: str
     """JSONL: `{"id", "messages": [...]}` or `{"id", "text"}` a line."""
-    max_length: int = Field(512, ge=8)
-    """Tokens after which a document is cut."""
-    date: dt.date | None = None
-    """Day that the clock of a chat template shows (`"2025-01-31"`); where it is missing, the day of
-    the study's first run, in UTC."""
-    max_lost: float = Field(0.05, ge=0, le=1)
-    """Largest share, for each role, of the messages' characters (white space aside) that may be
-    missing in what the chat template renders; `harvest` refuses to go on above it. Documents that
-    the template refuses count as missing, and are left out below it."""
 
 
-class HarvestSection(Section):
+class HarvestSection(Section, HarvestSettings, SplitSettings):
     """`[harvest]`: which activations are kept."""
 
-    layer: int = Field(ge=0)
-    """Decoder block, counted from 0, whose output (residual stream) is read."""
-    batch_tokens: int = Field(2048, ge=16)
-    """Padded tokens in one forward pass."""
-    shard_tokens: int = Field(16384, ge=64)
-    """Tokens in one shard file."""
-    storage_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of the stored activations."""
-    skip_first: int = Field(4, ge=0)
-    """Content tokens masked at the start of a document (their norms are outliers)."""
-    max_norm_ratio: float = Field(4.0, gt=1)
-    """A token whose norm exceeds this multiple of the model's median norm is masked."""
-    template_model: str | None = None
-    """Model whose chat template is used where the models' templates differ."""
     cache: bool = True
     """Store the activations; `false` has the models read anew in every pass, for text whose
     activations would not fit on a disk."""
-    held_out: float = Field(0.1, gt=0, lt=0.9)
-    """Share of documents kept from training, for theta and reconstruction quality."""

@@ -89,10 +89,11 @@ def _collected(context: StageContext, run_id: int, part: _Part) -> int:
     """Write the evidence of one crosscoder's latents; returns the number of windows."""
     from crosscoder.checkpoints import load_crosscoder
     from crosscoder.evidence import EvidenceConfig, gather
+    from crosscoder.settings import EvidenceSettings
 
     if not part.wanted:
         return 0
-    settings = context.study.config.collect.model_dump(exclude={"latents"})
+    settings = context.study.config.collect.model_dump(include=set(EvidenceSettings.model_fields))
     config = EvidenceConfig(seed=context.study.config.study.seed, **settings)
     crosscoder = load_crosscoder(part.crosscoder.folder(context, "train"))
     twins = _twins(crosscoder, part.sides)

@@ -148,12 +148,11 @@ def undecided(section: HarvestSection) -> set[str]:
 def harvest_config(study: StudyFile) -> HarvestConfig:
     """`[harvest]` and `[corpus]` as the crosscoder package takes them."""
     from crosscoder.harvest import HarvestConfig
+    from crosscoder.settings import HarvestSettings, TextSettings
 
-    settings = harvest_section(study).model_dump(exclude={"held_out", "cache"})
-    corpus = corpus_section(study)
-    return HarvestConfig(
-        max_length=corpus.max_length, date=corpus.date, max_lost=corpus.max_lost, **settings
-    )
+    settings = harvest_section(study).model_dump(include=set(HarvestSettings.model_fields))
+    text = corpus_section(study).model_dump(include=set(TextSettings.model_fields))
+    return HarvestConfig(**text, **settings)
 
 
 def study_day(context: StageContext) -> date | None:

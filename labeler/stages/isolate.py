@@ -208,17 +208,11 @@ def _store_comparison(
 def isolation_rule(context: StageContext) -> IsolationRule:
     """The rule of `[isolate]`."""
     from crosscoder.isolation import IsolationRule
+    from crosscoder.settings import IsolationSettings
 
     section = context.study.config.isolate
-    return IsolationRule(
-        kind=section.rule,
-        nu_error_max=section.nu_error_max,
-        nu_reconstruction_max=section.nu_reconstruction_max,
-        min_delta_norm=section.min_delta_norm,
-        min_documents=section.min_documents,
-        top=section.top,
-        max_density=section.max_density,
-    )
+    chosen = section.model_dump(include=set(IsolationSettings.model_fields))
+    return IsolationRule(kind=section.rule, **chosen)
 
 
 def _store_set(

@@ -65,10 +65,12 @@ def load_into(context: StageContext, source: TrainingSource, folder: Path) -> St
     said = "".join(f"; {note}" for note in notes)
     return StageOutcome(
         f"{crosscoder.config.n_latents:,} latents loaded from {loaded.path.name} "
-        f"({loaded.layout}); held out: {shown}, L0 {quality.l0:.1f}{said}",
+        f"({loaded.layout}); held out: {shown}, L0 {quality.l0:.1f}, "
+        f"{100 * quality.silent_share:.1f}% inactive{said}",
         {
             "fve": {row.model: row.fve for row in quality.fve},
             "l0": quality.l0,
+            "silent_share": quality.silent_share,
             "theta": float(crosscoder.theta),
             "layout": loaded.layout,
             "notes": notes,

@@ -40,6 +40,7 @@ class ReportStage:
         inputs: dict[str, Any] = {
             "study": study,
             "report": context.study.config.report.model_dump(),
+            "comparison": [row.model_dump() for row in context.study.config.comparison],
             "labels": [str(value) for value in newest],
         }
         stale = _stale(context)

@@ -42,16 +42,14 @@ def score_with(
 ) -> str:
     """Let one judge score its explanations as `[scores]` says; what came of it, in words."""
     from labeler.scoring import ScoreConfig, score_explanations
+    from labeler.sections.scoring import ScoreSettings
 
     scores = context.study.config.scores
     if not scores.methods or section.kind not in scores.judges:
         return "no scores asked for"
     judge = make_judge(section, embedder, context.study.folder, context.spending)
     config = ScoreConfig(
-        methods=scores.methods,
-        examples=scores.examples,
-        per_call=scores.per_call,
-        shuffled=scores.shuffled,
+        **scores.model_dump(include=set(ScoreSettings.model_fields)),
         seed=context.study.config.study.seed,
     )
     summary = score_explanations(context.engine, judge, run_id, latents, config, context.progress)

@@ -98,10 +98,13 @@ def _trained(
     drift = "" if result.theta_drift is None else f" ({100 * result.theta_drift:+.1f}% of k)"
     return StageOutcome(
         f"{crosscoder_config.n_latents:,} latents, {result.n_steps:,} steps; "
-        f"held out: {shown}, L0 {quality.l0:.1f}{drift}, {100 * result.dead_share:.1f}% dead",
+        f"held out: {shown}, L0 {quality.l0:.1f}{drift}, "
+        f"{100 * quality.silent_share:.1f}% inactive; "
+        f"in training: {100 * result.dead_share:.1f}% dead",
         {
             "fve": {row.model: row.fve for row in quality.fve},
             "l0": quality.l0,
+            "silent_share": quality.silent_share,
             "dead_share": result.dead_share,
             "theta": result.theta,
             "theta_drift": result.theta_drift,
@@ -158,7 +161,9 @@ def configs(
 
 
 def _own_settings(section: TrainSection) -> dict[str, Any]:
-    return section.model_dump(exclude={"preset", "n_latents", "k"})
+    from crosscoder.settings import TrainSettings
+
+    return section.model_dump(include=set(TrainSettings.model_fields))
 
 
 def _register(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from labeler import __version__
 from labeler.report.beside import NullChange, NullKind, NullRun
-from labeler.store.schema import NullResult, NullResultChange
+from labeler.store.schema import Comparison, LatentSet, NullResult, NullResultChange, Run
 
 
 def add_null_run(
@@ -40,16 +41,28 @@ def add_null_run(
     )
 
 
-def read_null_runs(session: Session, comparison_id: int) -> tuple[NullRun, ...]:
-    """The newest run of each kind."""
-    newest = (
-        select(func.max(NullResult.id))
-        .where(NullResult.comparison_id == comparison_id)
-        .group_by(NullResult.kind)
+def read_null_runs(
+    session: Session, comparison: Comparison, denominator: str = "labelled", test: str = "fisher"
+) -> tuple[NullRun, ...]:
+    """The newest run of each kind that speaks of the comparison as it is now.
+
+    A run from before its latents were isolated is of other latents, and one with another
+    denominator or test counts other verdicts: such runs stay in the database and out of a report.
+    """
+    query = (
+        select(NullResult)
+        .where(
+            NullResult.comparison_id == comparison.id,
+            NullResult.computed_at >= _isolated_at(session, comparison),
+        )
+        .order_by(NullResult.id.desc())
     )
-    rows = session.execute(
-        select(NullResult).where(NullResult.id.in_(newest)).order_by(NullResult.kind)
-    ).scalars()
+    newest: dict[str, NullResult] = {}
+    for row in session.execute(query).scalars():
+        counted = row.settings.get("denominator", denominator), row.settings.get("test", "fisher")
+        if row.kind == "noise" or counted == (denominator, test):
+            newest.setdefault(row.kind, row)
+    rows = [newest[kind] for kind in sorted(newest)]
     return tuple(
         NullRun(
             kind=cast(NullKind, row.kind),
@@ -61,6 +74,13 @@ def read_null_runs(session: Session, comparison_id: int) -> tuple[NullRun, ...]:
         )
         for row in rows
     )
+
+
+def _isolated_at(session: Session, comparison: Comparison) -> datetime:
+    """When the run began that made the newer of the two latent sets."""
+    sets = (comparison.target_set_id, comparison.reference_set_id)
+    query = select(Run).join(LatentSet, LatentSet.run_id == Run.id).where(LatentSet.id.in_(sets))
+    return max(run.started_at for run in session.execute(query).scalars())
 
 
 def _changes(session: Session, null_result_id: int) -> tuple[NullChange, ...]:

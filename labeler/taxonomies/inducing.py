@@ -71,7 +71,7 @@ def make_draft(
     texts = [explanation.text for explanation in found]
     fitted = fitted_to(embedder, [canonical_text(text) for text in texts])
     namer = namer_of(engine, judge, run_id)
-    if request.config.distance is None and len(canonicalise(texts).texts) < LEAST_TEXTS:
+    if request.config.cluster_distance is None and len(canonicalise(texts).texts) < LEAST_TEXTS:
         return None
     if not texts:
         return None

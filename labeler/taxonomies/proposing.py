@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 
 from labeler.embedding.base import Embedder
 from labeler.errors import UsageError
 from labeler.judge.base import Judge
 from labeler.store.engine import read_session
-from labeler.store.schema import Comparison
+from labeler.store.study_comparisons import study_comparisons
 from labeler.store.taxonomies import load_version
 from labeler.study import StudyFile
 from labeler.taxonomies.inducing import Draft, DraftRequest, Mode, make_draft
@@ -20,6 +20,7 @@ from labeler.text import plural
 from taxonomy.induction import InductionConfig
 from taxonomy.naming import NamingPlan
 from taxonomy.proposal import proposal_text
+from taxonomy.settings import ClusterSettings
 
 PROPOSAL_NAME = "taxonomy-proposal.yaml"
 
@@ -66,21 +67,21 @@ def draft_of(
     with read_session(engine) as session:
         version = stored_version(session, study)
         current = None if version is None else load_version(session, version.id)
-        comparison_ids = tuple(session.execute(select(Comparison.id)).scalars())
-    if not comparison_ids:
-        raise UsageError("taxonomy propose: the database has no comparison; run or import first")
+        of_study = study_comparisons(session, study.config.comparison)
+    if not of_study.present:
+        raise UsageError(f"taxonomy propose: no comparison is there yet; {of_study.why_none}")
     if mode == "residual" and current is None:
         raise UsageError(
             "taxonomy propose: nothing is categorised yet, so nothing is left; "
             "run `categorize` first, or use --mode induce"
         )
     config = InductionConfig(
-        distance=section.cluster_distance,
-        min_members=section.min_members,
+        **section.model_dump(include=set(ClusterSettings.model_fields)),
         naming=NamingPlan(seed=seed),
         seed=seed,
     )
-    request = DraftRequest(mode, comparison_ids, current, config)
+    ids = tuple(row.id for row in of_study.present)
+    request = DraftRequest(mode, ids, current, config)
     return make_draft(engine, judge, embedder, run_id, request)
 
 

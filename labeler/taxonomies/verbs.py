@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 
 from labeler.database_url import sqlite_file
 from labeler.errors import UsageError
@@ -16,7 +16,7 @@ from labeler.sql import QueryResult
 from labeler.stages.judging import require_embedding, study_embedder, study_judge
 from labeler.store.engine import read_session, require_existing, write_session
 from labeler.store.runs import begin_run, finish_run
-from labeler.store.schema import Comparison
+from labeler.store.study_comparisons import study_comparisons
 from labeler.study import StudyFile
 from labeler.study_taxonomy import study_taxonomy
 from labeler.taxonomies import deciding, restoring
@@ -147,7 +147,7 @@ def stability(
     with _engine(study) as engine:
         embedder = study_embedder(study)
         with read_session(engine) as session:
-            rows = session.execute(select(Comparison).order_by(Comparison.id)).scalars().all()
+            rows = study_comparisons(session, study.config.comparison).present
             found = [comparison_stability(session, row, embedder, plan) for row in rows]
     known = [each for each in found if each is not None]
     if not known:

@@ -13,7 +13,8 @@ from labeler.report.beside import NullChange, NullKind, NullRun
 from labeler.report.members import Member
 from labeler.report.statistics import CategoryPlace
 from labeler.report.variants import count_latents
-from taxonomy.change import CategoryChange, change_statistics
+from taxonomy.change import CategoryChange, ExactTest, change_statistics
+from taxonomy.significance import ALPHA
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,12 @@ class Labelled:
 
 
 def permuted_null(
-    observed: Labelled, places: Sequence[CategoryPlace], n_draws: int, seed: int, alpha: float
+    observed: Labelled,
+    places: Sequence[CategoryPlace],
+    n_draws: int,
+    seed: int,
+    test: ExactTest = "fisher",
+    alpha: float = ALPHA,
 ) -> NullRun:
     """Deal the labelled latents to the two sides at random, as many to each as there are."""
     pool = [*observed.target, *observed.reference]
@@ -35,13 +41,23 @@ def permuted_null(
     for _ in range(n_draws):
         order = generator.permutation(len(pool)).tolist()
         dealt = [pool[index] for index in order]
-        draws.append(_changes(places, dealt[:n_target], dealt[n_target:], alpha))
+        draws.append(_changes(places, dealt[:n_target], dealt[n_target:], test, alpha))
     title = "The sides dealt at random over the labelled latents"
-    return _null_run("permuted", title, draws, draws, _observed(observed, places, alpha))
+    return _null_run(
+        "permuted",
+        title,
+        draws,
+        draws,
+        _changes(places, observed.target, observed.reference, test, alpha),
+    )
 
 
 def seed_null(
-    observed: Labelled, runs: Sequence[Labelled], places: Sequence[CategoryPlace], alpha: float
+    observed: Labelled,
+    runs: Sequence[Labelled],
+    places: Sequence[CategoryPlace],
+    test: ExactTest = "fisher",
+    alpha: float = ALPHA,
 ) -> NullRun:
     """One side of a crosscoder against the same side of another with another seed.
 
@@ -53,26 +69,27 @@ def seed_null(
         for one, other in combinations(runs, 2)
         for sides in ((one.target, other.target), (one.reference, other.reference))
     ]
-    once = [_changes(places, first, second, alpha) for first, second in pairs]
-    back = [_changes(places, second, first, alpha) for first, second in pairs]
+    once = [_changes(places, first, second, test, alpha) for first, second in pairs]
+    back = [_changes(places, second, first, test, alpha) for first, second in pairs]
     title = f"One side against itself, by {len(runs)} crosscoders of the same models"
-    return _null_run("seed", title, once, once + back, _observed(observed, places, alpha))
-
-
-def _observed(
-    observed: Labelled, places: Sequence[CategoryPlace], alpha: float
-) -> list[CategoryChange]:
-    return _changes(places, observed.target, observed.reference, alpha)
+    return _null_run(
+        "seed",
+        title,
+        once,
+        once + back,
+        _changes(places, observed.target, observed.reference, test, alpha),
+    )
 
 
 def _changes(
     places: Sequence[CategoryPlace],
     target: Sequence[Member],
     reference: Sequence[Member],
+    test: ExactTest,
     alpha: float,
 ) -> list[CategoryChange]:
     counts = count_latents(places, target, reference, "primary")
-    return change_statistics(counts, alpha, detectable=False)
+    return change_statistics(counts, alpha, test, detectable=False)
 
 
 def _null_run(

@@ -24,8 +24,6 @@ from labeler.thorough.noise import noise_null
 from labeler.thorough.nulls import Labelled, permuted_null, seed_null
 from labeler.thorough.replicate import ReplicateStudy, run_replicate
 
-ALPHA = 0.05
-
 
 def run_thorough(study: StudyFile, progress: Progress) -> Iterator[StageReport]:
     """Run the nulls of `[thorough]` on a study whose labels are there, and store what they find.
@@ -45,10 +43,14 @@ class _Nulls:
         self._context = context
         self._study = context.study
         self._section = context.study.config.thorough
-        names = {row.name for row in context.study.config.comparison}
+        named = context.study.config.comparison
         with read_session(context.engine) as session:
-            found = read_comparisons(session)
-            self._facts = [facts for facts in found if facts.comparison.name in names]
+            # Imported comparisons have no models that a null run could train on again.
+            self._facts = [
+                facts
+                for facts in read_comparisons(session, named)
+                if facts.comparison.name in {row.name for row in named}
+            ]
 
     def run(self) -> Iterator[StageReport]:
         """One report a step."""
@@ -74,12 +76,14 @@ class _Nulls:
         # A replicate has the judge's labels alone: with them only labels alike are compared.
         runs = [] if is_reviewed else [observed]
         runs += [self._replicate_labels(replicate, name) for replicate in replicates]
+        test = self._study.config.report.test
         nulls: list[NullRun] = []
         if self._section.permutations:
             seed = self._study.config.study.seed
-            nulls.append(permuted_null(observed, places, self._section.permutations, seed, ALPHA))
+            permutations = self._section.permutations
+            nulls.append(permuted_null(observed, places, permutations, seed, test))
         if len(runs) > 1:
-            nulls.append(seed_null(observed, runs, places, ALPHA))
+            nulls.append(seed_null(observed, runs, places, test))
         self._write(facts, nulls)
         return ", ".join(
             f"{name}, {null.kind}: {null.n_called} of {null.n_tested} called up or down"
@@ -98,7 +102,9 @@ class _Nulls:
     def _replicate_labels(self, replicate: ReplicateStudy, name: str) -> Labelled:
         with opened(replicate) as engine, read_session(engine) as session:
             facts = next(
-                facts for facts in read_comparisons(session) if facts.comparison.name == name
+                facts
+                for facts in read_comparisons(session, self._study.config.comparison)
+                if facts.comparison.name == name
             )
             return self._labelled(session, facts)
 
@@ -120,6 +126,7 @@ class _Nulls:
             **self._section.model_dump(mode="json"),
             "seed": self._study.config.study.seed,
             "denominator": self._study.config.report.denominator,
+            "test": self._study.config.report.test,
         }
         with write_session(self._context.engine) as session:
             for null in nulls:

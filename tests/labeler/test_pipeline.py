@@ -132,10 +132,24 @@ def test_shares_in_the_view_follow_from_the_labels(finished_study: TinyStudy) ->
     """
     labels = dict(rows(finished_study, counted))
     leaves = rows(
-        finished_study, "SELECT category, target_count FROM v_category_change WHERE level = 2"
+        finished_study, "SELECT category, target_count FROM v_category_change WHERE is_leaf"
     )
     assert labels
     assert {category: count for category, count in leaves if count} == labels
+
+
+def test_the_inactive_share_of_the_report_is_that_of_held_out_text(
+    finished_study: TinyStudy,
+) -> None:
+    (path,) = (finished_study.folder / "artifacts" / "train").rglob("result.json")
+    result = json.loads(path.read_text(encoding="utf-8"))
+    ((recorded,),) = rows(finished_study, "SELECT result FROM run WHERE kind = 'train'")
+    stored = json.loads(recorded)
+    assert stored["silent_share"] == result["quality"]["silent_share"]
+    assert stored["dead_share"] == result["dead_share"]
+    page = (finished_study.folder / "report" / "index.html").read_text(encoding="utf-8")
+    share = 100 * result["quality"]["silent_share"]
+    assert f"{share:.1f}% of the latents inactive on held-out tokens" in page
 
 
 def test_the_files_of_the_report_agree_with_the_database(finished_study: TinyStudy) -> None:

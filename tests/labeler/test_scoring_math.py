@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from labeler.judge.base import EvidenceWindow, ShownExample
 from labeler.scoring_examples import Trial
-from labeler.scoring_math import paired_difference, score_of, wilson
+from labeler.scoring_math import paired_difference, score_of
 
 TEXT = EvidenceWindow("top", "score", ("x",), ("user",), (1.0,))
 
@@ -73,16 +73,6 @@ def test_undefined_is_undefined_with_its_reason(
     score = score_of(trials(*truths), answers)
     assert (score.balanced_accuracy, score.ci_low, score.ci_high) == (None, None, None)
     assert score.reason == reason
-
-
-def test_wilson_interval_is_the_published_one() -> None:
-    """Newcombe (1998), Statistics in Medicine 17, table I: 81 of 263 and 15 of 148, 1 of 29."""
-    for count, total, low, high in (
-        (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ):  # fmt: skip
-        rate = wilson(count, total)
-        assert (round(rate.low, 4), round(rate.high, 4)) == (low, high)
 
 
 def test_the_interval_covers_the_true_balanced_accuracy() -> None:

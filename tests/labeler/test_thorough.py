@@ -32,7 +32,7 @@ STRONG = Labelled(members("target", safety=38, none=2), members("reference", cod
 
 
 def test_dealt_sides_hardly_ever_show_what_a_real_difference_shows() -> None:
-    null = permuted_null(STRONG, PLACES, 100, seed=1, alpha=0.05)
+    null = permuted_null(STRONG, PLACES, 100, seed=1)
     assert (null.n_draws, null.n_tested) == (100, 200)
     assert null.n_called / null.n_tested < 0.05
     safety = next(change for change in null.changes if change.category == "safety")
@@ -43,13 +43,13 @@ def test_dealt_sides_hardly_ever_show_what_a_real_difference_shows() -> None:
 
 
 def test_dealing_is_fixed_by_the_seed() -> None:
-    one, same, other = (permuted_null(STRONG, PLACES, 20, seed, 0.05) for seed in (1, 1, 2))
+    one, same, other = (permuted_null(STRONG, PLACES, 20, seed) for seed in (1, 1, 2))
     assert one == same
     assert one != other
 
 
 def test_equal_crosscoders_give_no_change_by_seeds_alone() -> None:
-    null = seed_null(STRONG, [STRONG, STRONG, STRONG], PLACES, 0.05)
+    null = seed_null(STRONG, [STRONG, STRONG, STRONG], PLACES)
     assert (null.n_draws, null.n_called) == (6, 0)
     safety = next(change for change in null.changes if change.category == "safety")
     assert (safety.low, safety.high, safety.share_as_far) == (0, 0, 0)
@@ -57,7 +57,7 @@ def test_equal_crosscoders_give_no_change_by_seeds_alone() -> None:
 
 def test_category_that_one_seed_alone_finds_has_an_infinite_end() -> None:
     without = Labelled(members("target", none=40), STRONG.reference)
-    null = seed_null(STRONG, [STRONG, without], PLACES, 0.05)
+    null = seed_null(STRONG, [STRONG, without], PLACES)
     safety = next(change for change in null.changes if change.category == "safety")
     assert (safety.low, safety.high) == (-100, None)
     assert null.n_called > 0
@@ -79,7 +79,7 @@ def stored_nulls(study: TinyStudy) -> dict[str, NullRun]:
     engine = open_engine(study.url)
     with read_session(engine) as session:
         comparison = session.execute(select(Comparison)).scalar_one()
-        found = read_null_runs(session, comparison.id)
+        found = read_null_runs(session, comparison)
     engine.dispose()
     return {null.kind: null for null in found}
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import chi2_contingency
+from scipy.stats import PermutationMethod, chi2_contingency
 
 from taxonomy.change import CategoryCounts
 from taxonomy.errors import InputError
@@ -53,21 +53,77 @@ def test_p_is_one_where_nothing_can_differ(target: list[int], reference: list[in
     assert global_test(target, reference, seed=0).p_value == 1.0
 
 
-def test_a_partition_ends_with_the_latents_that_have_no_category() -> None:
+TWO_LEVELS = [
+    CategoryCounts("technical", 1, None, 6, 10, 2, 12),
+    CategoryCounts("code-generation", 2, "technical", 4, 10, 1, 12),
+    CategoryCounts("mathematics", 2, "technical", 2, 10, 1, 12),
+]
+
+
+@pytest.mark.parametrize(
+    ("rows", "target", "reference"),
+    [
+        pytest.param(TWO_LEVELS, (0, 4, 2, 4), (0, 1, 1, 10), id="groups-with-leaves"),
+        pytest.param(
+            [
+                CategoryCounts("a", 1, None, 6, 10, 2, 12),
+                CategoryCounts("b", 1, None, 1, 10, 4, 12),
+            ],
+            (6, 1, 3),
+            (2, 4, 6),
+            id="flat",
+        ),
+        pytest.param(
+            [*TWO_LEVELS, CategoryCounts("alone", 1, None, 3, 10, 7, 12)],
+            (0, 4, 2, 3, 1),
+            (0, 1, 1, 7, 3),
+            id="ungrouped-leaf",
+        ),
+        pytest.param(
+            [CategoryCounts("technical", 1, None, 9, 10, 4, 12), *TWO_LEVELS[1:]],
+            (3, 4, 2, 1),
+            (2, 1, 1, 8),
+            id="group-with-latents-of-its-own",
+        ),
+        pytest.param(
+            [*TWO_LEVELS[1:], TWO_LEVELS[0]], (4, 2, 0, 4), (1, 1, 0, 10), id="children-first"
+        ),
+        pytest.param(
+            [CategoryCounts("a", 1, None, 10, 10, 12, 12)], (10, 0), (12, 0), id="all-in-one"
+        ),
+        pytest.param([], (), (), id="no-category"),
+    ],
+)
+def test_a_partition_has_every_latent_in_one_cell(
+    rows: list[CategoryCounts], target: tuple[int, ...], reference: tuple[int, ...]
+) -> None:
+    assert partition_counts(rows) == (target, reference)
+    for cells, total in ((target, 10), (reference, 12)):
+        assert sum(cells) == (total if rows else 0)
+
+
+def test_a_leaf_without_a_group_is_seen_by_the_test() -> None:
+    """55 against 5 of 100: scipy's own permutation of the latents between the sides agrees."""
     rows = [
-        CategoryCounts("technical", 1, None, 6, 10, 2, 12),
-        CategoryCounts("code-generation", 2, "technical", 4, 10, 1, 12),
-        CategoryCounts("mathematics", 2, "technical", 2, 10, 1, 12),
+        CategoryCounts("group", 1, None, 20, 100, 20, 100),
+        CategoryCounts("one", 2, "group", 10, 100, 10, 100),
+        CategoryCounts("other", 2, "group", 10, 100, 10, 100),
+        CategoryCounts("alone", 1, None, 55, 100, 5, 100),
     ]
-    assert partition_counts(rows, 2) == ((4, 2, 4), (1, 1, 10))
-    assert partition_counts(rows, 1) == ((6, 4), (2, 10))
-    assert partition_counts([], 1) == ((), ())
+    target, reference = partition_counts(rows)
+    found = global_test(target, reference, seed=0)
+    table = [[55, 10, 10, 25], [5, 10, 10, 75]]
+    assert found.statistic == pytest.approx(chi2_contingency(table, correction=False).statistic)
+    drawn = chi2_contingency(
+        table, correction=False, method=PermutationMethod(n_resamples=9_999, rng=1)
+    )
+    assert found.p_value == pytest.approx(drawn.pvalue) == pytest.approx(1e-4)
 
 
 def test_latents_counted_twice_are_refused() -> None:
     rows = [CategoryCounts(slug, 2, "p", 6, 10, 2, 12) for slug in ("a", "b")]
     with pytest.raises(InputError, match="counted twice"):
-        global_test(*partition_counts(rows, 2), seed=0)
+        global_test(*partition_counts(rows), seed=0)
 
 
 def test_sides_over_different_categories_are_refused() -> None:

@@ -73,7 +73,7 @@ def test_induction_is_the_same_every_time() -> None:
 
 def test_clusters_too_small_leave_their_texts_out() -> None:
     texts = [*explanations(), "This latent fires on comets, alone"]
-    found = induce(texts, embed, name_by_topic, never_merge, InductionConfig(distance=0.6))
+    found = induce(texts, embed, name_by_topic, never_merge, InductionConfig(cluster_distance=0.6))
     assert found.left_out == (len(texts) - 1,)
     assert sum(len(each.members) for each in found.categories) == len(texts) - 1
 
@@ -88,7 +88,7 @@ def test_a_cluster_that_nobody_could_name_is_left_out() -> None:
 
 
 def test_no_texts_make_no_categories() -> None:
-    found = induce([], embed, name_by_topic, never_merge, InductionConfig(distance=0.5))
+    found = induce([], embed, name_by_topic, never_merge, InductionConfig(cluster_distance=0.5))
     assert (found.categories, found.coverage) == ((), 0.0)
 
 

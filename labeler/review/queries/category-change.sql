@@ -2,5 +2,5 @@
 select comparison, category, target_count, target_total, reference_count, reference_total,
        percent_change
 from v_category_change
-where level = 2 and target_count + reference_count > 0
+where is_leaf and target_count + reference_count > 0
 order by comparison, percent_change desc, category

@@ -27,7 +27,8 @@ def show_categories(asked: Asked) -> Response:
             filters=filters,
             comparison=table.setting.comparison,
             comparisons=asked.room.board.names(),
-            rows=change_rows(table),
+            rows=change_rows(table, asked.room.report),
+            denominator=asked.room.report.denominator,
         )
 
 
@@ -58,7 +59,7 @@ def show_progress(asked: Asked) -> Response:
             comparison=table.setting.comparison,
             comparisons=asked.room.board.names(),
             progress=read_progress(session, table),
-            rows=[row for row in change_rows(table) if not row.is_empty],
+            rows=[row for row in change_rows(table, asked.room.report) if not row.is_empty],
             names=names_of(table.categories),
         )
 

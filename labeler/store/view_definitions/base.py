@@ -98,6 +98,15 @@ verdict AS (
 """The newest label, other than an error, of each judge for each latent and version."""
 
 
+LEVEL = "1 = a group, or a leaf without one; 2 = a leaf under a group"
+"""What `level` means wherever a view has it; levels are the families of the q-values."""
+
+IS_LEAF = "k.id NOT IN (SELECT parent_id FROM category WHERE parent_id IS NOT NULL)"
+"""Whether the category `k` is a leaf: none stands below it, at whatever level it is itself."""
+
+LEAF = "no category stands below it, whatever its level: what a latent is assigned to"
+
+
 def with_tables(*tables: str) -> str:
     """A WITH clause of the given common table expressions."""
     return "WITH" + ",".join(tables) + "\n"

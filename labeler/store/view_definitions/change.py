@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labeler.store.view_definitions.base import SETTING, View, with_tables
+from labeler.store.view_definitions.base import IS_LEAF, LEAF, LEVEL, SETTING, View, with_tables
 
 _TOTAL = """
 total AS (
@@ -33,11 +33,12 @@ counted AS (
   GROUP BY comparison_id, category_id
 )"""
 
-_ROWS = """
+_ROWS = f"""
 counts AS (
   SELECT c.name AS comparison, k.slug AS category, p.slug AS parent, k.level,
          coalesce(n.target, 0) AS target_count, coalesce(t.target, 0) AS target_total,
-         coalesce(n.reference, 0) AS reference_count, coalesce(t.reference, 0) AS reference_total
+         coalesce(n.reference, 0) AS reference_count, coalesce(t.reference, 0) AS reference_total,
+         {IS_LEAF} AS is_leaf
   FROM setting AS s
   JOIN comparison AS c ON c.id = s.comparison_id
   JOIN category AS k ON k.taxonomy_version_id = s.taxonomy_version_id
@@ -59,7 +60,8 @@ _CHANGE = (
 SELECT comparison, category, parent, level, target_count, target_total, reference_count,
        reference_total, target_share, reference_share,
        CASE WHEN reference_count > 0 THEN 100 * (target_share / reference_share - 1) END
-         AS percent_change
+         AS percent_change,
+       is_leaf
 FROM shares
 """
 )
@@ -67,7 +69,7 @@ FROM shares
 _STATISTIC_COLUMNS = {
     "category": "slug of the category",
     "parent": "slug of its parent; NULL for a parent itself",
-    "level": "1 = parent, 2 = leaf",
+    "level": LEVEL,
     "counting": "primary = primary categories only, any = every category of a latent",
     "weighting": "what a latent counts: none = 1, frequency = density, mass = density * mean",
     "denominator": "labelled, assigned or isolated",
@@ -106,12 +108,13 @@ _REPORTED_COLUMNS = {
     "report_run_id": "run of the report",
     "computed_at": "when its counts were read, UTC",
     "is_stale": "an effective label changed after that",
+    "is_leaf": LEAF,
 }
 
 _EVERY_WAY = f"""
 SELECT c.name AS comparison, {", ".join(f"s.{name}" for name in _STATISTIC_COLUMNS)},
        t.name || ' ' || t.version AS taxonomy_version, s.report_run_id, s.computed_at,
-       c.labels_changed_at > s.computed_at AS is_stale{{main}}
+       c.labels_changed_at > s.computed_at AS is_stale, {IS_LEAF} AS is_leaf{{main}}
 FROM category_change_statistic AS s
 JOIN (
   SELECT comparison_id, max(report_run_id) AS report_run_id
@@ -120,6 +123,8 @@ JOIN (
 ) AS newest ON newest.comparison_id = s.comparison_id AND newest.report_run_id = s.report_run_id
 JOIN comparison AS c ON c.id = s.comparison_id
 JOIN taxonomy_version AS t ON t.id = s.taxonomy_version_id
+LEFT JOIN category AS k
+  ON k.taxonomy_version_id = s.taxonomy_version_id AND k.slug = s.category
 """
 _STATISTIC = _EVERY_WAY.replace("{main}", "") + "WHERE s.is_main IS NOT FALSE\n"
 _SENSITIVITY = _EVERY_WAY.replace("{main}", ",\n       s.is_main IS NOT FALSE AS is_main")
@@ -155,7 +160,7 @@ CATEGORY_CHANGE = View(
         "comparison": "name of the comparison",
         "category": "slug of the category",
         "parent": "slug of its parent; NULL for a parent itself",
-        "level": "1 = parent (counts its children's latents too), 2 = leaf",
+        "level": f"{LEVEL}; a group counts its leaves' latents too",
         "target_count": "latents of the target side whose primary category it is",
         "target_total": "latents of the target side with outcome assigned or none",
         "reference_count": "latents of the reference side whose primary category it is",
@@ -163,6 +168,7 @@ CATEGORY_CHANGE = View(
         "target_share": "target_count / target_total; NULL without labelled latents",
         "reference_share": "reference_count / reference_total; NULL without labelled latents",
         "percent_change": "100 * (target_share / reference_share - 1); NULL without a reference",
+        "is_leaf": LEAF,
     },
     select=_CHANGE,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labeler.store.view_definitions.base import View
+from labeler.store.view_definitions.base import LEVEL, View
 
 _NEWEST = """
 JOIN (
@@ -19,7 +19,7 @@ _ERRORS = ("hits", "positives", "rejections", "negatives")
 _CORRECTION_COLUMNS = {
     "category": "slug of the category",
     "parent": "slug of its parent; NULL for a parent itself",
-    "level": "1 = parent, 2 = leaf",
+    "level": LEVEL,
     "target_share": "share of the target side without the judge's errors (PPI++)",
     "target_share_low": "lower end of its 95 % interval",
     "target_share_high": "upper end",

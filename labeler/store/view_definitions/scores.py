@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labeler.store.view_definitions.base import SETTING, VERDICT, View, with_tables
+from labeler.store.view_definitions.base import LEVEL, SETTING, VERDICT, View, with_tables
 
 _SCORE = """
 WITH newest AS (
@@ -103,7 +103,7 @@ CONTROL_CATEGORY = View(
         "comparison": "name of the comparison whose specific latents they match in density",
         "category": "slug of the category",
         "parent": "slug of its parent; NULL for a parent itself",
-        "level": "1 = parent, 2 = leaf",
+        "level": LEVEL,
         "control_count": "control latents in the category, by the judge in force",
         "control_total": "control latents with the outcome assigned or none",
         "control_share": "control_count / control_total",

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from labeler.errors import WorkError
 from labeler.report.build import ReportFiles, ReportOptions, build_report
 from labeler.report.html import CONTENT_SECURITY_POLICY
-from labeler.store.schema import Evidence, LatentSet
+from labeler.store.schema import Evidence, LatentSet, Run
 
 HOSTILE_TOKENS = (
     "<script>alert(1)</script>",
@@ -117,6 +117,36 @@ def test_provenance_names_runs_hashes_and_the_sql(planted_page: Page) -> None:
         assert sha256 in planted_page.text
     for stage in ("harvest", "train", "isolate", "collect", "label", "categorize", "report"):
         assert stage in planted_page.text
+
+
+@pytest.mark.parametrize(
+    ("recorded", "said", "unsaid"),
+    [
+        ({"silent_share": 0.25}, "25.0% of the latents inactive on held-out tokens.", "were dead"),
+        (
+            {"silent_share": 0.25, "dead_share": 0.5},
+            "25.0% of the latents inactive on held-out tokens. When training ended, 50.0% of the "
+            "latents were dead.",
+            "50.0% of the latents inactive",
+        ),
+        ({"dead_share": 0.5}, "When training ended, 50.0% of the latents were dead.", "inactive"),
+    ],
+)
+def test_shares_of_inactive_and_of_dead_latents_are_told_apart(
+    sqlite_engine: Engine, tmp_path: Path, recorded: dict[str, float], said: str, unsaid: str
+) -> None:
+    from labeler.store.engine import write_session
+
+    build_planted(sqlite_engine)
+    with write_session(sqlite_engine) as session:
+        run = session.query(Run).filter(Run.kind == "train").one()
+        run.result = {"fve": {"it": 0.8}, "l0": 31.0} | recorded
+    run_id = report_run(sqlite_engine)
+    files = build_report(sqlite_engine, ReportOptions(), tmp_path / "report", run_id)
+    text = " ".join(read_page(files.html.read_text(encoding="utf-8")).text.split())
+    facts = text[text.index("On held-out text:") :].split("Who judged")[0]
+    assert said in facts
+    assert unsaid not in facts
 
 
 def test_imported_latents_need_no_models(paper_report: ReportFiles) -> None:

@@ -74,7 +74,14 @@ def test_hostile_names_cannot_drive_the_terminal(paper_report: ReportFiles) -> N
         table,
         comparison="\x1b[2Jgone [bold]x[/bold]",
         target="\x1b]0;title\x07",
-        rows=tuple(replace(row, category=f"{row.category}\x1b[31m[red]") for row in table.rows),
+        rows=tuple(
+            replace(
+                row,
+                category=f"{row.category}\x1b[31m[red]",
+                parent=None if row.parent is None else f"{row.parent}\x1b[31m[red]",
+            )
+            for row in table.rows
+        ),
     )
     text = printed(hostile)
     assert "\x1b" not in text
@@ -108,7 +115,11 @@ def test_the_stored_table_of_a_study_is_printed_with_the_pages_path(
 ) -> None:
     folder = planted_report.folder.parent
     path = folder / "study.toml"
-    path.write_text('[study]\nname = "demo"\n[report.planted]\nsafety = "up"\n', encoding="utf-8")
+    path.write_text(
+        '[study]\nname = "demo"\n[report.planted]\nsafety = "up"\n'
+        '[[comparison]]\nname = "simpo-vs-it"\ntarget = "simpo"\nreference = "it"\n',
+        encoding="utf-8",
+    )
     stream = io.StringIO()
     print_change_tables(StudyFile.read(path), stream)
     text = stream.getvalue()
@@ -120,11 +131,12 @@ def test_the_stored_table_of_a_study_is_printed_with_the_pages_path(
 def test_the_answer_tells_whether_the_sides_differ_at_all(paper_report: ReportFiles) -> None:
     table = paper_report.tables[0]
     assert "are not shown to differ (permutation test, p = 0." in answer_of(table).detail
+    (safety,) = (row for row in table.rows if row.category == "safety")
     shifted = replace(
         table,
         rows=tuple(
             replace(row, target_count=60, reference_count=10)
-            if row.category == "safety"
+            if row.category in (safety.category, safety.parent)
             else replace(row, target_count=0, reference_count=0)
             for row in table.rows
         ),

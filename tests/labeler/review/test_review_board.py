@@ -17,6 +17,7 @@ from labeler.review.board import Board
 from labeler.review.change import change_rows
 from labeler.review.filters import Filters
 from labeler.review.queue import PAGE_SIZE, matching, neighbour, queue_page
+from labeler.sections.counting import ReportSection
 from labeler.store.audit import draw_audit
 from labeler.store.engine import open_engine, read_session, write_session
 
@@ -48,7 +49,7 @@ def assert_equal_to_views(study: Study, board: Board) -> None:
             assert place.priority == pytest.approx(row.priority)
             assert place.disagreement == pytest.approx(row.disagreement)
             assert place.confidence == pytest.approx(row.confidence)
-        changes = {row.change.category: row.change for row in change_rows(table)}
+        changes = {row.change.category: row.change for row in change_rows(table, ReportSection())}
         for row in session.execute(text("SELECT * FROM v_category_change")):
             change = changes[row.category]
             assert (change.target_count, change.target_total) == (

@@ -1,0 +1,188 @@
+"""Which of the database's comparisons are the study's, in which order, and which are retired.
+
+The study shows what study.toml names, in its order, and then the imported ones by name: a file of
+latents is a part of the study although study.toml does not name it. Whatever else the database
+holds came from an earlier study.toml: it is retired, which nothing but SQL shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, aliased
+
+from labeler.store.schema import (
+    CategoryChangeStatistic,
+    Comparison,
+    ComparisonSetting,
+    LatentSet,
+    SubjectModel,
+)
+
+IMPORTED = "imported"
+"""Rule of a latent set that `difflens import` made."""
+
+
+class NamedComparison(Protocol):
+    """A `[[comparison]]` of study.toml, as far as it says what a comparison is."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def target(self) -> str:
+        """Name of the target's model."""
+
+    @property
+    def reference(self) -> str:
+        """Name of the reference's model."""
+
+    @property
+    def against(self) -> str | None:
+        """Name of the common base; None = each other."""
+
+
+@dataclass(frozen=True)
+class AbsentComparison:
+    """A comparison that study.toml names and nothing can be shown of yet."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RetiredComparison:
+    """A comparison of an earlier study.toml."""
+
+    name: str
+    reported_at: datetime | None
+    """When a report last covered it; None = never."""
+
+
+@dataclass(frozen=True)
+class StudyComparisons:
+    """What a study shows, what it waits for, and what it has left behind."""
+
+    shown: tuple[Comparison, ...]
+    """Those with a taxonomy and a judge in force, in the study's order."""
+    present: tuple[Comparison, ...]
+    """The same and those that wait for their first label."""
+    absent: tuple[AbsentComparison, ...] = ()
+    retired: tuple[RetiredComparison, ...] = ()
+    """By name."""
+
+    @property
+    def why_none(self) -> str:
+        """Why nothing is shown, in words that end a message."""
+        if self.absent:
+            reasons = "; ".join(f"{one.name}: {one.reason}" for one in self.absent)
+            return f"{reasons}; `difflens run` makes them"
+        if self.retired:
+            names = ", ".join(one.name for one in self.retired)
+            return (
+                f"the database holds {names}, which study.toml does not name; add a "
+                "[[comparison]] of that name, or ask with `difflens sql`"
+            )
+        return "`difflens import` brings labels, `difflens run` makes them"
+
+
+@dataclass(frozen=True)
+class _Stored:
+    row: Comparison
+    is_imported: bool
+    models: tuple[str | None, ...]
+    """Target model of each side, then the model that each is isolated against."""
+    is_labelled: bool
+
+
+def study_comparisons(
+    session: Session, named: Sequence[NamedComparison] | None
+) -> StudyComparisons:
+    """The comparisons of the study whose study.toml holds `named`; all by name where it is None.
+
+    A comparison whose models study.toml names otherwise than the database is absent: its latents
+    are those of another comparison under the same name.
+    """
+    stored = {one.row.name: one for one in _read(session)}
+    present: list[_Stored] = []
+    absent: list[AbsentComparison] = []
+    for entry in named or ():
+        found = stored.pop(entry.name, None)
+        reason = _why_absent(entry, found)
+        if reason is not None:
+            absent.append(AbsentComparison(entry.name, reason))
+        elif found is not None:
+            present.append(found)
+            if not found.is_labelled:
+                absent.append(AbsentComparison(entry.name, "not labelled yet"))
+    rest = [stored[name] for name in sorted(stored)]
+    retired = [one.row for one in rest if named is not None and not one.is_imported]
+    present += [one for one in rest if one.row not in retired]
+    reported = _reported_at(session) if retired else {}
+    return StudyComparisons(
+        shown=tuple(one.row for one in present if one.is_labelled),
+        present=tuple(one.row for one in present),
+        absent=tuple(absent),
+        retired=tuple(RetiredComparison(row.name, reported.get(row.id)) for row in retired),
+    )
+
+
+def _why_absent(entry: NamedComparison, found: _Stored | None) -> str | None:
+    if found is None:
+        return "not isolated yet"
+    wanted = (
+        entry.target,
+        entry.reference,
+        entry.against or entry.reference,
+        entry.against or entry.target,
+    )
+    differing = (
+        model is not None and model != name
+        for model, name in zip(found.models, wanted, strict=True)
+    )
+    if any(differing):
+        target, reference, target_against, reference_against = found.models
+        return (
+            f"the database still holds {target} (against {target_against}) and {reference} "
+            f"(against {reference_against}) under this name"
+        )
+    return None
+
+
+def _read(session: Session) -> list[_Stored]:
+    sides = [aliased(LatentSet), aliased(LatentSet)]
+    models = [aliased(SubjectModel) for _ in range(4)]
+    target, reference = sides
+    labelled = select(ComparisonSetting.comparison_id)
+    query = (
+        select(
+            Comparison,
+            target.rule,
+            reference.rule,
+            *(model.name for model in models),
+            Comparison.id.in_(labelled),
+        )
+        .join(target, target.id == Comparison.target_set_id)
+        .join(reference, reference.id == Comparison.reference_set_id)
+        .outerjoin(models[0], models[0].id == target.target_model_id)
+        .outerjoin(models[1], models[1].id == reference.target_model_id)
+        .outerjoin(models[2], models[2].id == target.against_model_id)
+        .outerjoin(models[3], models[3].id == reference.against_model_id)
+    )
+    return [
+        _Stored(row[0], row[1] == row[2] == IMPORTED, tuple(row[3:7]), bool(row[7]))
+        for row in session.execute(query)
+    ]
+
+
+def _reported_at(session: Session) -> dict[int, datetime]:
+    """When a report last covered each comparison, by its id."""
+    query = select(
+        CategoryChangeStatistic.comparison_id, func.max(CategoryChangeStatistic.computed_at)
+    ).group_by(CategoryChangeStatistic.comparison_id)
+    return {row[0]: row[1] for row in session.execute(query)}
