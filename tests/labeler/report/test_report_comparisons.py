@@ -65,7 +65,7 @@ def test_order_and_headline_are_those_of_the_config(
     page = read_page(files.html.read_text("utf-8"))
     assert title in page.text
     assert [name for name in page.ids if name in ("c1", "c2")] == ["c1", "c2"][: len(order)]
-    assert build_room(both, "", study="s", comparisons=named).board.names() == order
+    assert build_room(both, "sqlite:///x.db", study="s", comparisons=named).board.names() == order
 
 
 def test_a_retired_comparison_is_listed_and_never_in_the_headline(
