@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,9 +14,8 @@ import torch
 from crosscoder.corpus import TokenRole
 from crosscoder.document_tokens import DocumentTokens
 from crosscoder.errors import InputError
-from crosscoder.files import sha256_file
+from crosscoder.integrity import DamagedFileError, VerifiedFiles, set_aside
 from crosscoder.manifest import (
-    MASK_NAME,
     DocumentTable,
     HarvestManifest,
     HarvestSource,
@@ -28,12 +27,11 @@ from crosscoder.manifest import (
 )
 from crosscoder.row_source import RowSource
 from crosscoder.shards import (
+    REMEDY,
     STORAGE_DTYPES,
     Shard,
+    ShardFiles,
     ShardTokens,
-    read_columns,
-    read_mask,
-    read_shard,
     write_masks,
     write_shard,
 )
@@ -48,7 +46,8 @@ BUFFER_BYTES = 1 << 30
 class ActivationStore:
     """The residual stream of M models at the same tokens, on disk.
 
-    Documents lie in corpus order, each wholly in one shard, its tokens in order.
+    Documents lie in corpus order, each wholly in one shard, its tokens in order. A shard is hashed
+    when it is first read, in a thread next to the reading; none of its rows is handed out before.
     """
 
     directory: Path
@@ -59,10 +58,15 @@ class ActivationStore:
     """(n_documents,) bool, true where a document is kept from training; None before `split`."""
     model_places: tuple[int, ...] | None = None
     """Places of the manifest's models on the stored model axis; None = all, as stored."""
+    verified: VerifiedFiles = field(default_factory=VerifiedFiles, repr=False, compare=False)
+    """Which files were hashed already."""
 
     @classmethod
-    def open(cls, directory: Path) -> ActivationStore:
-        """Open a complete store; InputError where it is missing, unfinished or damaged."""
+    def open(cls, directory: Path, verified: VerifiedFiles | None = None) -> ActivationStore:
+        """Open a complete store; InputError where it is missing, unfinished or damaged.
+
+        Stores that share `verified` hash each file once together.
+        """
         manifest = read_manifest(directory)
         if manifest is None:
             raise InputError(f"{directory}: holds no activations; harvest first")
@@ -71,8 +75,14 @@ class ActivationStore:
         for record in manifest.shards:
             path = directory / record.file
             if not path.is_file() or path.stat().st_size != record.n_bytes:
-                raise InputError(f"{path}: missing or damaged; harvest again")
-        return cls(directory, manifest, read_documents(directory))
+                raise set_aside(DamagedFileError(path, REMEDY))
+        documents = read_documents(directory)
+        return cls(directory, manifest, documents, verified=verified or VerifiedFiles())
+
+    @property
+    def files(self) -> ShardFiles:
+        """The shards and their masks, hashed before they are handed out."""
+        return ShardFiles(self.directory, self.manifest.shards, self.manifest.mask, self.verified)
 
     @property
     def n_models(self) -> int:
@@ -125,10 +135,9 @@ class ActivationStore:
         firsts = [record.first_document for record in self.manifest.shards]
         shard_of = np.searchsorted(firsts, np.asarray(documents, dtype=np.int64), side="right") - 1
         for index in np.unique(shard_of).tolist():
-            record = self.manifest.shards[index]
             names = ["token_ids", "roles", "document"]
-            token_ids, roles, document = read_columns(self.directory, record, names)
-            mask, column = read_mask(self.directory, record), document.numpy()
+            token_ids, roles, document = self.files.columns(index, names)
+            mask, column = self.files.mask(index), document.numpy()
             for wanted in np.asarray(documents)[shard_of == index].tolist():
                 part = slice(*np.searchsorted(column, [wanted, wanted + 1]).tolist())
                 found[wanted] = DocumentTokens(
@@ -137,18 +146,19 @@ class ActivationStore:
         return found
 
     def verify(self) -> None:
-        """Hash every shard and the mask; InputError names the first file that has changed."""
-        recorded = {record.file: record.sha256 for record in self.manifest.shards}
-        if self.manifest.mask is not None:
-            recorded[MASK_NAME] = self.manifest.mask.sha256
-        for name, expected in recorded.items():
-            if sha256_file(self.directory / name) != expected:
-                raise InputError(f"{self.directory / name}: has changed; harvest again")
+        """Hash every shard and the mask; DamagedFileError names the first that has changed."""
+        for index in range(self.n_shards):
+            self.files.columns(index, [])
+        if self.n_shards:
+            self.files.mask(0)
 
     def shards(self) -> Iterator[Shard]:
         """Read the shards in order, one in memory at a time."""
-        for index, record in enumerate(self.manifest.shards):
-            yield read_shard(self.directory, index, record, self.model_places)
+        for index in range(self.n_shards):
+            shard = self.files.shard(index, self.model_places)
+            if index + 1 < self.n_shards:
+                self.files.expect(index + 1)
+            yield shard
 
     def select_models(self, names: Sequence[str]) -> ActivationStore:
         """The same tokens as only some of the models read them, in the order of `names`.
@@ -232,7 +242,7 @@ class ActivationStore:
             return
         seed = _draw_seed(generator)
         source = RowSource(
-            self.directory,
+            self.files,
             self.manifest,
             self.chosen_documents(documents),
             self.n_unmasked_of(documents),

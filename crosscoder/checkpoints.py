@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from crosscoder.errors import InputError
-from crosscoder.files import sha256_file, write_tensors, write_text
-from crosscoder.limits import parse_json, read_bytes
+from crosscoder.files import sha256_file, write_tensors
+from crosscoder.integrity import (
+    DamagedFileError,
+    read_json_object,
+    unsealed,
+    write_sealed_json,
+)
 from crosscoder.model import Crosscoder, CrosscoderConfig
+from crosscoder.soundness import require_finite, require_positive
 
 WEIGHTS_NAME = "crosscoder.safetensors"
 CONFIG_NAME = "config.json"
@@ -53,19 +58,14 @@ def save_crosscoder(
         crosscoder=crosscoder.config,
         provenance=dict(provenance),
     )
-    text = json.dumps(header.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    write_text(directory / CONFIG_NAME, text + "\n")
+    write_sealed_json(directory / CONFIG_NAME, header.model_dump(mode="json"), indent=2)
     return header
 
 
 def load_crosscoder(directory: Path) -> Crosscoder:
     """Read a crosscoder; InputError names a file that is missing, damaged or does not fit."""
-    header = read_crosscoder_file(directory)
+    header = require_whole_crosscoder(directory)
     path = directory / WEIGHTS_NAME
-    if not path.is_file():
-        raise InputError(f"{path}: missing; train again or copy it beside {CONFIG_NAME}")
-    if sha256_file(path) != header.weights_sha256:
-        raise InputError(f"{path}: does not belong to {CONFIG_NAME} beside it; train again")
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -75,20 +75,31 @@ def load_crosscoder(directory: Path) -> Crosscoder:
     return crosscoder
 
 
+def require_whole_crosscoder(directory: Path) -> CrosscoderFile:
+    """The content of `config.json`, once both files are known to be what was written.
+
+    DamagedFileError names the one that is not, InputError a config of another version.
+    """
+    header = read_crosscoder_file(directory)
+    path = directory / WEIGHTS_NAME
+    if not path.is_file():
+        raise DamagedFileError(path, f"train again or copy it next to {CONFIG_NAME}")
+    if sha256_file(path) != header.weights_sha256:
+        raise DamagedFileError(path, f"it does not belong to {CONFIG_NAME} next to it; train again")
+    return header
+
+
 def read_crosscoder_file(directory: Path) -> CrosscoderFile:
     """Read and check `config.json` alone; InputError where it is missing or damaged."""
-    path = directory / CONFIG_NAME
+    path, remedy = directory / CONFIG_NAME, "train again"
     if not path.is_file():
         raise InputError(f"{path}: holds no crosscoder; train one first")
-    try:
-        raw = parse_json(read_bytes(path), path)
-    except InputError as error:
-        raise InputError(f"{error}; train again") from None
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    raw = read_json_object(path, remedy)
+    version = raw.get("schema_version")
     if version != SCHEMA_VERSION:
         raise InputError(f"{path}: schema_version {version!r}; this version reads {SCHEMA_VERSION}")
     try:
-        return CrosscoderFile.model_validate(raw)
+        return CrosscoderFile.model_validate(unsealed(path, raw, remedy))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -104,7 +115,12 @@ def crosscoder_tensors(crosscoder: Crosscoder) -> dict[str, torch.Tensor]:
 def fill_crosscoder(
     crosscoder: Crosscoder, tensors: Mapping[str, torch.Tensor], path: Path
 ) -> None:
-    """Copy stored tensors into a crosscoder; InputError names one that is missing or misshapen."""
+    """Copy stored tensors into a crosscoder.
+
+    InputError names one that is missing, misshapen, not finite, or a scale that is not positive.
+    """
+    remedy = "train again"
+    require_finite(tensors, path, remedy)
     own = crosscoder.state_dict()
     unknown = sorted(set(tensors) - set(own))
     if unknown:
@@ -121,3 +137,4 @@ def fill_crosscoder(
         if stored.dtype != target.dtype:
             raise InputError(f"{path}: {name} is {stored.dtype}, not {target.dtype}")
         target.copy_(stored)
+    require_positive("act_scale", own["act_scale"], path, remedy)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from crosscoder.adapters import adapter_files
 from crosscoder.errors import InputError
-from crosscoder.files import canonical_json, sha256_file, sha256_text, write_text
-from crosscoder.limits import parse_json, read_bytes
+from crosscoder.files import canonical_json, sha256_file, sha256_text
+from crosscoder.integrity import (
+    DamagedFileError,
+    read_json_object,
+    unsealed,
+    write_sealed_json,
+)
 from crosscoder.subject_files import (
     SubjectSpec,
     gguf_path,
@@ -55,7 +59,7 @@ class FileHashes:
 
     def _keep(self) -> None:
         if self._cache_file is not None:
-            write_text(self._cache_file, json.dumps(self._known, indent=1, sort_keys=True))
+            write_sealed_json(self._cache_file, self._known, indent=1)
 
 
 def fingerprint(spec: SubjectSpec, hashes: FileHashes) -> str:
@@ -133,8 +137,8 @@ def _read_cache(cache_file: Path | None) -> dict[str, list[int | str]]:
     """What is remembered; nothing where the file is missing or damaged, as it can be made anew."""
     if cache_file is None or not cache_file.is_file():
         return {}
+    remedy = "the files are hashed again"
     try:
-        known = parse_json(read_bytes(cache_file), cache_file)
-    except InputError:
+        return unsealed(cache_file, read_json_object(cache_file, remedy), remedy)
+    except DamagedFileError:
         return {}
-    return known if isinstance(known, dict) else {}

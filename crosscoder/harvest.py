@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +17,17 @@ from crosscoder.corpus_reader import CorpusReader, open_readers
 from crosscoder.errors import InputError
 from crosscoder.fingerprints import FileHashes, fingerprint
 from crosscoder.gguf_files import with_converted_weights
+from crosscoder.integrity import SET_ASIDE, DamagedFileError, VerifiedFiles
 from crosscoder.manifest import (
     MANIFEST_NAME,
+    MASK_NAME,
     DocumentTable,
     HarvestManifest,
     HarvestSource,
+    ShardRecord,
     SubjectRecord,
     TextPlan,
+    read_documents,
     read_manifest,
     write_documents,
     write_manifest,
@@ -33,7 +36,7 @@ from crosscoder.masking import median_norms, token_mask
 from crosscoder.progress import Progress, SilentProgress
 from crosscoder.settings import HarvestSettings, TextSettings
 from crosscoder.shard_writer import ShardWriter
-from crosscoder.shards import read_columns, write_masks
+from crosscoder.shards import ShardFiles, write_masks
 from crosscoder.subject_files import SubjectSpec, pinned
 from crosscoder.subjects import (
     SubjectFacts,
@@ -68,11 +71,14 @@ def harvest(
     progress: Progress | None = None,
     cache_dir: Path | None = None,
     today: dt.date | None = None,
+    verified: VerifiedFiles | None = None,
 ) -> HarvestManifest:
     """Store the residual stream of every model at every token of the documents.
 
-    A harvest that was stopped goes on after its last whole shard; a complete one is returned at
-    once. `cache_dir` keeps file hashes and dequantised GGUF models between runs.
+    What is there already is hashed. A harvest that was stopped goes on with the shards that are
+    missing; of a complete one, only what differs from the manifest is read by the models again.
+    `cache_dir` keeps file hashes and dequantised GGUF models between runs, `verified` the hashes
+    of this process.
 
     The chat template's clock shows `config.date`, else the day on which this harvest was begun:
     `today`, or the machine's day. Stored shards of other tokens than the corpus has now are
@@ -84,17 +90,24 @@ def harvest(
     """
     progress = progress or SilentProgress()
     inputs = harvest_inputs(specs, documents, config, progress, cache_dir)
-    facts = inputs.facts
+    facts, verified = inputs.facts, verified or VerifiedFiles()
     manifest = _begin(out_dir, inputs.source, facts[0].d_model, len(documents))
-    if manifest.complete:
+    damaged = _damaged_shards(out_dir, manifest, verified, progress)
+    if manifest.complete and not damaged and _has_the_rest(out_dir, manifest, verified):
         return manifest
     begun = manifest.plan.date if manifest.plan is not None else today
     corpus = read_text(inputs, documents, config, begun)
     shards = plan_shards(corpus.documents, config.shard_tokens)
     manifest = _planned(out_dir, manifest, corpus.plan(shards))
+    before, manifest = manifest.shards, manifest.model_copy(update={"mask": None})
+    damaged = damaged if before else []
+    todo = [*damaged, *range(len(before), len(shards))]
     tokenized = corpus.documents
-    manifest = _harvest_shards(facts, tokenized, shards, config, out_dir, manifest, progress)
-    return _finish(tokenized, config, out_dir, manifest)
+    manifest = _harvest_shards(facts, tokenized, shards, todo, config, out_dir, manifest, progress)
+    _tell_of_other_numbers(out_dir, before, manifest, damaged)
+    for replaced in out_dir.glob(f"*{SET_ASIDE}"):
+        replaced.unlink()
+    return _finish(tokenized, config, out_dir, manifest, verified)
 
 
 @dataclass(frozen=True)
@@ -210,32 +223,64 @@ def _begin(out_dir: Path, source: HarvestSource, d_model: int, n_documents: int)
     if not manifest.complete:
         for leftover in out_dir.glob(".*.partial"):
             leftover.unlink(missing_ok=True)
-    whole = itertools.takewhile(
-        lambda record: _has_size(out_dir / record.file, record.n_bytes), manifest.shards
-    )
-    shards = tuple(whole)
-    if len(shards) < len(manifest.shards):
-        _log.warning(
-            "%s: going on after shard %d of %d", out_dir, len(shards), len(manifest.shards)
-        )
-        return manifest.model_copy(update={"shards": shards, "mask": None})
     return manifest
 
 
-def _has_size(path: Path, n_bytes: int) -> bool:
-    return path.is_file() and path.stat().st_size == n_bytes
+def _damaged_shards(
+    out_dir: Path, manifest: HarvestManifest, verified: VerifiedFiles, progress: Progress
+) -> list[int]:
+    """Shards of the manifest whose files are missing or differ from it; each is named."""
+    files = ShardFiles(out_dir, manifest.shards, verified=verified)
+    damaged: list[int] = []
+    if not manifest.shards:
+        return damaged
+    with progress.task("verify", len(manifest.shards), "shards") as advance:
+        for index in range(len(manifest.shards)):
+            if not files.is_whole(index):
+                _log.warning("%s: missing or damaged; it is harvested again", files.path(index))
+                damaged.append(index)
+            advance(1)
+    return damaged
+
+
+def _has_the_rest(out_dir: Path, manifest: HarvestManifest, verified: VerifiedFiles) -> bool:
+    """Whether masks and table of documents are what was written."""
+    if not ShardFiles(out_dir, manifest.shards, manifest.mask, verified).has_mask():
+        _log.warning("%s: missing or damaged; it is made again", out_dir / MASK_NAME)
+        return False
+    try:
+        read_documents(out_dir)
+    except DamagedFileError as error:
+        _log.warning("%s", error)
+        return False
+    return True
+
+
+def _tell_of_other_numbers(
+    out_dir: Path,
+    before: Sequence[ShardRecord],
+    manifest: HarvestManifest,
+    made_again: Sequence[int],
+) -> None:
+    for index in made_again:
+        if before[index].sha256 != manifest.shards[index].sha256:
+            _log.warning(
+                "%s: made again with other numbers (another device, library or batch size); what "
+                "was made from the activations before does not belong to these: train again",
+                out_dir / before[index].file,
+            )
 
 
 def _harvest_shards(
     subjects: Sequence[SubjectFacts],
     tokenized: Sequence[TokenizedDocument],
     plan: Sequence[range],
+    todo: Sequence[int],
     config: HarvestConfig,
     out_dir: Path,
     manifest: HarvestManifest,
     progress: Progress,
 ) -> HarvestManifest:
-    todo = list(enumerate(plan))[len(manifest.shards) :]
     if not todo:
         return manifest
     readers = open_readers(subjects, tokenized, config.layer, config.device)
@@ -245,9 +290,9 @@ def _harvest_shards(
         progress.task("harvest", total, "tokens") as advance,
         ShardWriter(out_dir, manifest) as writer,
     ):
-        advance(manifest.n_tokens)
-        for index, members in todo:
-            writer.put(index, reader.read([tokenized[i] for i in members], advance))
+        advance(total - sum(len(tokenized[i].token_ids) for index in todo for i in plan[index]))
+        for index in todo:
+            writer.put(index, reader.read([tokenized[i] for i in plan[index]], advance))
     return writer.manifest
 
 
@@ -256,10 +301,12 @@ def _finish(
     config: HarvestConfig,
     out_dir: Path,
     manifest: HarvestManifest,
+    verified: VerifiedFiles,
 ) -> HarvestManifest:
     """Mask the tokens, now that every norm is known, and declare the harvest complete."""
     names = ["norms", "roles", "document"]
-    columns = [read_columns(out_dir, record, names) for record in manifest.shards]
+    files = ShardFiles(out_dir, manifest.shards, verified=verified)
+    columns = [files.columns(index, names) for index in range(len(manifest.shards))]
     medians = median_norms([norms for norms, _, _ in columns], [roles for _, roles, _ in columns])
     masks: list[torch.Tensor] = []
     by_role = np.zeros(len(TokenRole), dtype=np.int64)

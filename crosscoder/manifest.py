@@ -11,7 +11,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from crosscoder.corpus import TokenRole
 from crosscoder.errors import InputError
-from crosscoder.files import canonical_json, sha256_text, write_text
+from crosscoder.files import canonical_json, sha256_text
+from crosscoder.integrity import (
+    DamagedFileError,
+    read_json_object,
+    set_aside,
+    unsealed,
+    write_sealed_json,
+)
 
 MANIFEST_NAME = "manifest.json"
 DOCUMENTS_NAME = "documents.json"
@@ -183,8 +190,8 @@ def planned_key(source: HarvestSource, plan: TextPlan | None) -> str:
 
 
 def write_manifest(directory: Path, manifest: HarvestManifest) -> None:
-    """Write `manifest.json` whole."""
-    write_text(directory / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
+    """Write `manifest.json` whole, with the hash of its content."""
+    write_sealed_json(directory / MANIFEST_NAME, manifest.model_dump(mode="json"), indent=2)
 
 
 def read_manifest(directory: Path) -> HarvestManifest | None:
@@ -192,29 +199,30 @@ def read_manifest(directory: Path) -> HarvestManifest | None:
     path = directory / MANIFEST_NAME
     if not path.is_file():
         return None
-    try:
-        manifest = HarvestManifest.model_validate_json(path.read_bytes())
-    except ValidationError:
+    remedy = f"remove {directory} and harvest again"
+    content = read_json_object(path, remedy)
+    version = content.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
         raise InputError(
-            f"{path}: no manifest that this version reads; remove {directory} and harvest again"
-        ) from None
-    if manifest.format_version != FORMAT_VERSION:
-        raise InputError(
-            f"{path}: format {manifest.format_version}, this version reads {FORMAT_VERSION}; "
-            "harvest again"
+            f"{path}: format {version!r}, this version reads {FORMAT_VERSION}; {remedy}"
         )
-    return manifest
+    try:
+        return HarvestManifest.model_validate(unsealed(path, content, remedy))
+    except ValidationError:
+        raise InputError(f"{path}: no manifest that this version reads; {remedy}") from None
 
 
 def write_documents(directory: Path, table: DocumentTable) -> None:
-    """Write `documents.json` whole."""
-    write_text(directory / DOCUMENTS_NAME, table.model_dump_json() + "\n")
+    """Write `documents.json` whole, with the hash of its content."""
+    write_sealed_json(directory / DOCUMENTS_NAME, table.model_dump(mode="json"))
 
 
 def read_documents(directory: Path) -> DocumentTable:
-    """Read `documents.json`; InputError where it is missing or damaged."""
-    path = directory / DOCUMENTS_NAME
+    """Read `documents.json`; DamagedFileError where it is missing or damaged."""
+    path, remedy = directory / DOCUMENTS_NAME, "`harvest` makes it again"
     try:
-        return DocumentTable.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        raise InputError(f"{path}: missing or damaged; harvest again") from None
+        return DocumentTable.model_validate(unsealed(path, read_json_object(path, remedy), remedy))
+    except DamagedFileError as error:
+        raise set_aside(error) from None
+    except ValidationError:
+        raise set_aside(DamagedFileError(path, remedy)) from None

@@ -12,14 +12,24 @@ import torch
 
 from crosscoder.checkpoints import load_crosscoder
 from crosscoder.errors import InputError
+from crosscoder.folding import Weights, read_unfolding, unfolded
 from crosscoder.model import Crosscoder, CrosscoderConfig
 from crosscoder.normalisation import Normaliser
 from crosscoder.published_files import Layout, PublishedFiles, read_published
+from crosscoder.soundness import require_finite, require_positive
 
 CODE_NORMS = {1: "sum_of_norms", 2: "concatenated", 4: "none"}
 """dictionary_learning's `code_normalization_id` by the name it has here."""
+CODE_NORM_NAMES = {"sum_of_norms": "CROSSCODER", "concatenated": "SAE", "none": "NONE"}
+"""What dictionary_learning's config.json calls it."""
 _REFUSED_NORMS = {3: "MIXED", 5: "DECOUPLED"}
+_NUMBERS = {CODE_NORM_NAMES[name]: number for number, name in CODE_NORMS.items()} | {
+    name: number for number, name in _REFUSED_NORMS.items()
+}
 _VARIANCE_FLOOR = 1e-8
+_MAY_BE_NAN = frozenset({"activation_mean", "activation_std", "activation_global_scale"})
+"""NaN in the first two switches the normaliser off."""
+_REMEDY = "choose another crosscoder, or have it written again"
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,11 @@ def load_published(
     n_models, d_model, n_latents = weights.w_enc.shape
     _check_names(n_models, model_names, files.path)
     normaliser = _normaliser(files, n_models, d_model, scaling_factors, notes)
+    code_norm = _code_norm(files, notes)
+    unfolding = read_unfolding(files.path, weights, notes)
+    if unfolding is not None and scaling_factors is None:
+        weights, code_norm = unfolded(weights, unfolding), unfolding.code_norm
+        normaliser = Normaliser(unfolding.mean, unfolding.scale)
     stored_k = files.tensors.get("k", files.config.get("k"))
     is_l1 = files.layout == "ckkissane" or (
         "threshold" not in files.tensors and stored_k is None and k is None
@@ -72,7 +87,7 @@ def load_published(
         k=min(n_latents, 1 if is_l1 else _k(files, stored_k, k)),
         model_names=tuple(model_names),
         activation="l1" if is_l1 else "batch_topk",
-        code_norm=_code_norm(files, notes),
+        code_norm=code_norm,
         normalisation="none" if normaliser is None else "affine",
         layer=layer,
         tokenizer_sha256=tokenizer_sha256,
@@ -98,19 +113,7 @@ def estimated_factors(batches: Iterable[torch.Tensor]) -> tuple[float, ...]:
     return tuple((math.sqrt(d_model) * count / total).tolist())
 
 
-@dataclass(frozen=True)
-class _Weights:
-    """Tensors of any layout in one orientation."""
-
-    w_enc: torch.Tensor
-    """(M, d, F)."""
-    w_dec: torch.Tensor
-    """(F, M, d)."""
-    b_enc: torch.Tensor
-    b_dec: torch.Tensor
-
-
-def _dictionary_learning(files: PublishedFiles) -> _Weights:
+def _dictionary_learning(files: PublishedFiles) -> Weights:
     """encoder.weight (M, d, F), decoder.weight (M, F, d)."""
     tensors = files.tensors
     return _checked(
@@ -122,7 +125,7 @@ def _dictionary_learning(files: PublishedFiles) -> _Weights:
     )
 
 
-def _ckkissane(files: PublishedFiles) -> _Weights:
+def _ckkissane(files: PublishedFiles) -> Weights:
     """W_enc (M, d, F), W_dec (F, M, d)."""
     tensors = files.tensors
     return _checked(files, tensors["W_enc"], tensors["W_dec"], tensors["b_enc"], tensors["b_dec"])
@@ -134,7 +137,9 @@ def _checked(
     w_dec: torch.Tensor,
     b_enc: torch.Tensor,
     b_dec: torch.Tensor,
-) -> _Weights:
+) -> Weights:
+    sound = {name: each for name, each in files.tensors.items() if name not in _MAY_BE_NAN}
+    require_finite(sound, files.path, _REMEDY)
     fits = w_enc.dim() == 3 and w_dec.dim() == 3
     if fits:
         n_models, d_model, n_latents = w_enc.shape
@@ -146,7 +151,7 @@ def _checked(
     if not fits:
         shapes = ", ".join(str(tuple(t.shape)) for t in (w_enc, w_dec, b_enc, b_dec))
         raise InputError(f"{files.path}: shapes {shapes} are not those of one crosscoder")
-    return _Weights(w_enc.float(), w_dec.float(), b_enc.float(), b_dec.float())
+    return Weights(w_enc.float(), w_dec.float(), b_enc.float(), b_dec.float())
 
 
 def _check_names(n_models: int, model_names: Sequence[str], path: Path) -> None:
@@ -157,13 +162,26 @@ def _check_names(n_models: int, model_names: Sequence[str], path: Path) -> None:
         )
 
 
+def _scalar(files: PublishedFiles, name: str, stored: Any) -> float:
+    """The one number that a tensor or a config entry holds."""
+    tensor = torch.as_tensor(stored)
+    if tensor.numel() != 1:
+        raise InputError(
+            f"{files.path}: {name} has shape {tuple(tensor.shape)}, one number is expected; "
+            f"{_REMEDY}"
+        )
+    return float(tensor)
+
+
 def _code_norm(files: PublishedFiles, notes: list[str]) -> Any:
-    stored = files.tensors.get("code_normalization_id")
+    stored: Any = files.tensors.get("code_normalization_id")
+    if stored is None:
+        stored = _NUMBERS.get(str(files.config.get("code_normalization", "")).upper())
     if stored is None:
         if files.layout == "dictionary_learning":
             notes.append("no code_normalization_id in the file: the sum of norms is assumed")
         return "sum_of_norms"
-    number = int(stored)
+    number = int(_scalar(files, "code_normalization_id", stored))
     if number not in CODE_NORMS:
         name = _REFUSED_NORMS.get(number, str(number))
         raise InputError(
@@ -198,22 +216,37 @@ def _normaliser(
     mean, std = files.tensors.get("activation_mean"), files.tensors.get("activation_std")
     if mean is None or std is None or bool(mean.isnan().any()) or bool(std.isnan().any()):
         return None
+    for name, tensor in (("activation_mean", mean), ("activation_std", std)):
+        if tensor.numel() != n_models * d_model:
+            raise InputError(
+                f"{files.path}: {name} has shape {tuple(tensor.shape)}, "
+                f"{(n_models, d_model)} is expected; {_REMEDY}"
+            )
     if files.config.get("keep_relative_variance") is False:
         raise InputError(
             f"{files.path}: was trained on activations divided neuron by neuron; only one scale a "
             "model is supported (keep_relative_variance)"
         )
+    require_finite({"activation_mean": mean, "activation_std": std}, files.path, _REMEDY)
     return Normaliser(mean.float().view(n_models, d_model), 1 / _global_scale(files, std, n_models))
 
 
 def _global_scale(files: PublishedFiles, std: torch.Tensor, n_models: int) -> torch.Tensor:
     """(M,) factor target_rms / sqrt(sum of the variances), stored or made from what is stored."""
-    stored = files.tensors.get("activation_global_scale")
-    if stored is not None and not bool(stored.isnan().any()):
-        return stored.float().flatten().expand(n_models).clone()
-    target = float(files.tensors.get("target_rms", torch.tensor(1.0)))
-    variance = std.float().view(n_models, -1).square().sum(dim=1)
-    return target / (variance + _VARIANCE_FLOOR).sqrt()
+    name = "activation_global_scale"
+    stored = files.tensors.get(name)
+    if stored is None or bool(stored.isnan().any()):
+        target = _scalar(files, "target_rms", files.tensors.get("target_rms", 1.0))
+        variance = std.float().view(n_models, -1).square().sum(dim=1)
+        stored = target / (variance + _VARIANCE_FLOOR).sqrt()
+    if stored.numel() not in (1, n_models):
+        raise InputError(
+            f"{files.path}: {name} has shape {tuple(stored.shape)}, one scale a model is expected; "
+            f"{_REMEDY}"
+        )
+    require_finite({name: stored}, files.path, _REMEDY)
+    require_positive(name, stored, files.path, _REMEDY)
+    return stored.float().flatten().expand(n_models).clone()
 
 
 def _k(files: PublishedFiles, stored: torch.Tensor | int | None, given: int | None) -> int:
@@ -223,16 +256,20 @@ def _k(files: PublishedFiles, stored: torch.Tensor | int | None, given: int | No
         raise InputError(
             f"{files.path}: names no k; give crosscoder.k, the latents that fire on a token"
         )
-    return int(stored)
+    k = int(_scalar(files, "k", stored))
+    if k < 1:
+        raise InputError(f"{files.path}: k is {k}; give crosscoder.k, at least 1")
+    return k
 
 
 def _theta(files: PublishedFiles, notes: list[str]) -> float:
     """The stored threshold, or -1 where it was never estimated."""
     stored = files.tensors.get("threshold")
-    if stored is None or float(stored.flatten()[0]) < 0:
+    theta = -1.0 if stored is None else _scalar(files, "threshold", stored)
+    if theta < 0:
         notes.append("the file has no calibrated threshold")
         return -1.0
-    return float(stored.flatten()[0])
+    return theta
 
 
 @dataclass(frozen=True)
@@ -260,7 +297,7 @@ def _partition(files: PublishedFiles, n_latents: int) -> _Partition | None:
 
 
 @torch.no_grad()
-def _fill(crosscoder: Crosscoder, weights: _Weights, partition: _Partition | None) -> None:
+def _fill(crosscoder: Crosscoder, weights: Weights, partition: _Partition | None) -> None:
     crosscoder.W_enc.copy_(weights.w_enc)
     crosscoder.W_dec.copy_(weights.w_dec)
     crosscoder.b_enc.copy_(weights.b_enc)

@@ -1,74 +1,76 @@
-"""Writing a crosscoder in dictionary_learning's Hub layout, for the tools that read it."""
+"""Writing a crosscoder in dictionary_learning's Hub layout, for the tools that read it.
+
+One folder for all of its forks, which differ in three ways: the older two refuse `dict_class` in
+config.json, one has a single scale for all models where the others have one a model, and all of
+them take the code normalisation from config.json alone. So the class is named in
+trainer_config.json, no normaliser is written (it is folded into the weights), and the code
+normalisation stands in config.json and in the weights.
+"""
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import torch
 
 from crosscoder.errors import InputError
 from crosscoder.files import write_tensors, write_text
+from crosscoder.folding import UNFOLDING_NAME, folded, weights_of, write_unfolding
 from crosscoder.model import Crosscoder
-from crosscoder.published import CODE_NORMS
+from crosscoder.published import CODE_NORM_NAMES, CODE_NORMS
+
+WEIGHTS_NAME = "model.safetensors"
 
 
 @torch.no_grad()
-def export_dictionary_learning(crosscoder: Crosscoder, directory: Path) -> None:
+def export_dictionary_learning(
+    crosscoder: Crosscoder, directory: Path, name_class: bool = False
+) -> None:
     """Write `model.safetensors`, `config.json` and `trainer_config.json`.
 
-    The normaliser becomes `activation_mean` and one `activation_global_scale` a model. InputError
-    where theta is not calibrated; WorkError where the disk is full.
+    A crosscoder of raw activations is written as it is. One with a normaliser is folded: the
+    readers' activation is v = a * n, both in `encode` and in `get_activations`; what undoes that
+    is written next to it for `load_published`. `name_class` puts the class into config.json too,
+    where diffing-toolkit looks for it in a local folder, and where the older forks refuse it.
+    InputError where theta is not calibrated; WorkError where the disk is full.
     """
     config = crosscoder.config
     if not crosscoder.calibrated:
         raise InputError("crosscoder: theta is not calibrated; finish training before exporting")
+    weights, unfolding, code_norm = weights_of(crosscoder), None, str(config.code_norm)
+    if config.normalisation != "none":
+        weights, unfolding = folded(crosscoder)
+        code_norm = "none"
     numbers = {name: number for number, name in CODE_NORMS.items()}
     tensors = {
-        "encoder.weight": crosscoder.W_enc.detach().cpu(),
-        "encoder.bias": crosscoder.b_enc.detach().cpu(),
-        "decoder.weight": crosscoder.W_dec.detach().cpu().transpose(0, 1),
-        "decoder.bias": crosscoder.b_dec.detach().cpu(),
-        "code_normalization_id": torch.tensor(numbers[config.code_norm]),
-        **_normaliser(crosscoder),
+        "encoder.weight": weights.w_enc,
+        "encoder.bias": weights.b_enc,
+        "decoder.weight": weights.w_dec.transpose(0, 1),
+        "decoder.bias": weights.b_dec,
+        "code_normalization_id": torch.tensor(numbers[code_norm]),
+        "target_rms": torch.tensor(1.0),
     }
-    sizes = {
+    settings: dict[str, object] = {
         "activation_dim": config.d_model,
         "dict_size": config.n_latents,
         "num_layers": config.n_models,
+        "code_normalization": CODE_NORM_NAMES[code_norm],
+        "target_rms": 1.0,
     }
-    dict_class = "CrossCoder"
+    named = {"dict_class": "CrossCoder"}
     if config.activation == "batch_topk":
-        dict_class = "BatchTopKCrossCoder"
-        sizes["k"] = config.k
+        named = {"dict_class": "BatchTopKCrossCoder"}
+        settings["k"] = config.k
         tensors["k"] = torch.tensor(config.k, dtype=torch.int32)
         tensors["threshold"] = crosscoder.theta.cpu().float()
-    write_tensors(directory / "model.safetensors", tensors, {"format": "pt"})
-    _write_json(directory / "config.json", {**sizes, "dict_class": dict_class})
-    trainer = {"dict_class": dict_class, "layer": config.layer, "lm_name": list(config.model_names)}
-    _write_json(directory / "trainer_config.json", {**sizes, **trainer})
-
-
-def _normaliser(crosscoder: Crosscoder) -> dict[str, torch.Tensor]:
-    n_models, d_model = crosscoder.b_dec.shape
-    target = {"target_rms": torch.tensor(1.0)}
-    if crosscoder.config.normalisation == "none":
-        off = torch.full((n_models, d_model), math.nan)
-        scale = torch.ones(n_models)
-        return target | {
-            "activation_mean": off,
-            "activation_std": off.clone(),
-            "activation_global_scale": scale,
-        }
-    scale = crosscoder.act_scale.detach().cpu().float()
-    # Only the sum of the variances counts: 1 / sqrt(it) is the factor.
-    std = (scale / math.sqrt(d_model)).unsqueeze(1).expand(n_models, d_model)
-    return target | {
-        "activation_mean": crosscoder.act_mean.detach().cpu().float(),
-        "activation_std": std,
-        "activation_global_scale": 1 / scale,
-    }
+    write_tensors(directory / WEIGHTS_NAME, tensors, {"format": "pt"})
+    (directory / UNFOLDING_NAME).unlink(missing_ok=True)
+    if unfolding is not None:
+        write_unfolding(directory, unfolding, directory / WEIGHTS_NAME)
+    _write_json(directory / "config.json", settings | (named if name_class else {}))
+    facts = {"layer": config.layer, "lm_name": list(config.model_names)}
+    _write_json(directory / "trainer_config.json", {"trainer": {**settings, **named, **facts}})
 
 
 def _write_json(path: Path, content: dict[str, object]) -> None:

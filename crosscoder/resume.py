@@ -10,9 +10,10 @@ from pathlib import Path
 from types import TracebackType
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from crosscoder.files import write_tensors, write_text
+from crosscoder.files import write_text
+from crosscoder.integrity import DamagedFileError, read_sealed_tensors, write_sealed_tensors
+from crosscoder.soundness import not_finite
 from crosscoder.trainer import StepMetrics
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ _PATTERN = "step-*.safetensors"
 class TrainingCheckpoints:
     """The newest checkpoints of one run: single safetensors files that appear whole.
 
-    A file belongs to the run whose `run_key` is in its header; others are not read.
+    A file belongs to the run whose `run_key` is in its header, with the hash of its content.
     """
 
     def __init__(self, directory: Path, run_key: str) -> None:
@@ -34,21 +35,28 @@ class TrainingCheckpoints:
     def write(self, step: int, tensors: dict[str, torch.Tensor]) -> None:
         """Store a step and forget all but the newest; WorkError where the disk is full."""
         path = self._directory / f"step-{step:09d}.safetensors"
-        write_tensors(path, tensors, {"run_key": self._run_key, "step": str(step)})
+        write_sealed_tensors(path, tensors, {"run_key": self._run_key, "step": str(step)})
         for old in self._files()[CHECKPOINTS_KEPT:]:
             old.unlink()
 
     def newest(self) -> dict[str, torch.Tensor] | None:
-        """Tensors of the newest whole checkpoint of this run, or None; damaged ones are named."""
+        """Tensors of the newest whole checkpoint of this run, or None.
+
+        One that is damaged, or holds a number that is not finite, is named and passed over.
+        """
         for path in self._files():
             try:
-                with safe_open(path, framework="pt") as file:
-                    if (file.metadata() or {}).get("run_key") != self._run_key:
-                        logger.warning("%s: of another configuration, not used", path)
-                        continue
-                    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            except (OSError, SafetensorError):
-                logger.warning("%s: damaged, the one before it is used", path)
+                tensors, header = read_sealed_tensors(path, "the checkpoint before it is used")
+            except DamagedFileError as error:
+                logger.warning("%s", error)
+                continue
+            if header.get("run_key") != self._run_key:
+                logger.warning("%s: of another configuration, not used", path)
+                continue
+            problem = not_finite(tensors)
+            if problem is None:
+                return tensors
+            logger.warning("%s: %s; the checkpoint before it is used", path, problem)
         return None
 
     def clear(self) -> None:

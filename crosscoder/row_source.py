@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from crosscoder.manifest import HarvestManifest
 from crosscoder.ring import ShuffleBuffer
-from crosscoder.shards import read_columns, read_mask, read_rows
+from crosscoder.shards import ShardFiles
 
 
 class BatchStream(Protocol):
@@ -92,7 +91,7 @@ class RowSource:
 
     def __init__(
         self,
-        directory: Path,
+        files: ShardFiles,
         manifest: HarvestManifest,
         chosen: torch.Tensor,
         n_rows: int,
@@ -103,7 +102,7 @@ class RowSource:
 
         `models` are the places of the manifest's models on the stored axis, None = as stored.
         """
-        self._directory = directory
+        self._files = files
         self._manifest = manifest
         self._chosen = chosen
         self._n_rows = n_rows
@@ -125,13 +124,14 @@ class RowSource:
 
     def _chunks(self, order: Sequence[int]) -> Iterator[torch.Tensor]:
         """Chosen rows of each shard, float32."""
-        for index in order:
-            record = self._manifest.shards[index]
-            mask = read_mask(self._directory, record)
-            (document,) = read_columns(self._directory, record, ["document"])
+        for place, index in enumerate(order):
+            mask = self._files.mask(index)
+            (document,) = self._files.columns(index, ["document"])
+            if place + 1 < len(order):
+                self._files.expect(order[place + 1])
             rows = (mask & self._chosen[document.long()]).nonzero().flatten()
             if len(rows):
-                yield read_rows(self._directory, record, rows, self._models)
+                yield self._files.rows(index, rows, self._models)
 
     def _in_order(self, batch_size: int) -> Iterator[torch.Tensor]:
         pending = torch.empty(0, *self._row_shape)

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 
 from crosscoder.errors import InputError
-from crosscoder.files import write_tensors
+from crosscoder.integrity import DamagedFileError, read_sealed_tensors, write_sealed_tensors
 from crosscoder.limits import parse_json
 from crosscoder.scaling import LatentScaling, PairScaling
 
@@ -48,24 +47,25 @@ def save_scaling(scaling: LatentScaling, path: Path) -> None:
         "activation": "thresholded, unscaled",
     }
     tensors = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
-    write_tensors(path, tensors, metadata={"scaling": json.dumps(metadata)})
+    write_sealed_tensors(path, tensors, {"scaling": json.dumps(metadata)})
 
 
 def load_scaling(path: Path) -> LatentScaling:
-    """Read a scaling; InputError where the file is missing, damaged or of another version."""
+    """Read a scaling; InputError where the file is of another version, DamagedFileError where it
+    is missing or not what was written.
+    """
+    remedy = "it is computed again by `isolate`"
+    tensors, header = read_sealed_tensors(path, remedy)
     try:
-        with safe_open(path, framework="np") as file:
-            metadata: dict[str, Any] = parse_json(file.metadata()["scaling"], path)
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found = metadata["format_version"]
-        scaling = _assemble(metadata, arrays) if found == FORMAT_VERSION else None
-    except Exception as error:
-        raise InputError(f"{path}: missing or damaged; isolate again") from error
-    if scaling is None:
-        raise InputError(
-            f"{path}: format {found}, this version reads {FORMAT_VERSION}; isolate again"
-        )
-    return scaling
+        metadata: dict[str, Any] = parse_json(header["scaling"], path)
+        version = metadata["format_version"]
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{path}: format {version}, this version reads {FORMAT_VERSION}; {remedy}"
+            )
+        return _assemble(metadata, {name: tensor.numpy() for name, tensor in tensors.items()})
+    except (KeyError, TypeError):
+        raise DamagedFileError(path, remedy) from None
 
 
 def _assemble(metadata: dict[str, Any], arrays: dict[str, Any]) -> LatentScaling:

@@ -38,7 +38,10 @@ class ShardWriter:
             self._wait()
 
     def put(self, index: int, tokens: ShardTokens) -> None:
-        """Hand a shard over; WorkError where the one before it could not be written."""
+        """Hand over a new shard, or one that replaces a damaged one.
+
+        WorkError where the one before it could not be written.
+        """
         self._wait()
         self._pending = self._pool.submit(self._write, index, tokens)
 
@@ -49,6 +52,8 @@ class ShardWriter:
 
     def _write(self, index: int, tokens: ShardTokens) -> None:
         record = write_shard(self._directory, index, tokens)
-        manifest = self.manifest.model_copy(update={"shards": (*self.manifest.shards, record)})
+        kept = self.manifest.shards
+        shards = (*kept[:index], record, *kept[index + 1 :])
+        manifest = self.manifest.model_copy(update={"shards": shards})
         write_manifest(self._directory, manifest)
         self.manifest = manifest

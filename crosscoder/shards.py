@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
 from crosscoder.errors import InputError
 from crosscoder.files import sha256_file, write_tensors
+from crosscoder.integrity import DamagedFileError, VerifiedFiles, set_aside
 from crosscoder.manifest import MASK_NAME, MaskRecord, ShardRecord
 
+REMEDY = "`harvest` makes it again"
 STORAGE_DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -99,61 +100,90 @@ def write_masks(
     )
 
 
-def read_columns(directory: Path, record: ShardRecord, names: Sequence[str]) -> list[torch.Tensor]:
-    """Some tensors of a shard, without reading the others."""
-    path = directory / record.file
-    try:
-        with safe_open(path, framework="pt") as file:
-            return [file.get_tensor(name) for name in names]
-    except (OSError, SafetensorError):
-        raise _damaged(path) from None
+class ShardFiles:
+    """The shards of one folder and their mask, read through the hashes that its manifest records.
 
-
-def read_mask(directory: Path, record: ShardRecord) -> torch.Tensor:
-    """The mask (n,) of one shard."""
-    path = directory / MASK_NAME
-    try:
-        with safe_open(path, framework="pt") as file:
-            mask: torch.Tensor = file.get_tensor(record.file)
-    except (OSError, SafetensorError):
-        raise _damaged(path) from None
-    return mask
-
-
-def read_shard(
-    directory: Path, index: int, record: ShardRecord, models: Sequence[int] | None = None
-) -> Shard:
-    """Read one whole shard with its mask; InputError where a file is missing or damaged.
-
-    `models` are places on the stored model axis, None is all of them.
+    Nothing of a file is handed out before the file was hashed, once for each `VerifiedFiles`. A
+    thread does that while the tensors are read, and for the shards named to `expect` while the
+    rows of earlier ones are used. A file that differs is set aside, so that the next harvest makes
+    it again, and every method raises DamagedFileError for it.
     """
-    path = directory / record.file
-    try:
-        tensors = load_file(path)
+
+    def __init__(
+        self,
+        directory: Path,
+        records: Sequence[ShardRecord],
+        mask: MaskRecord | None = None,
+        verified: VerifiedFiles | None = None,
+    ) -> None:
+        self.directory = directory
+        self.records = tuple(records)
+        self._mask = mask
+        self._verified = verified or VerifiedFiles()
+
+    def expect(self, index: int) -> None:
+        """Start hashing a shard that will be asked for soon."""
+        self._verified.begin(self.path(index))
+
+    def path(self, index: int) -> Path:
+        """File of a shard."""
+        return self.directory / self.records[index].file
+
+    def is_whole(self, index: int) -> bool:
+        """Whether a shard is what its record says."""
+        path, record = self.path(index), self.records[index]
+        size_fits = path.is_file() and path.stat().st_size == record.n_bytes
+        return size_fits and self._verified.agrees(path, record.sha256)
+
+    def has_mask(self) -> bool:
+        """Whether the masks are there and what their record says."""
+        path = self.directory / MASK_NAME
+        return self._mask is not None and self._verified.agrees(path, self._mask.sha256)
+
+    def columns(self, index: int, names: Sequence[str]) -> list[torch.Tensor]:
+        """Some tensors of a shard, without reading the others."""
+        return self._read(self.path(index), self.records[index].sha256, names)
+
+    def mask(self, index: int) -> torch.Tensor:
+        """The mask (n,) of a shard."""
+        sha256 = self._mask.sha256 if self._mask else ""
+        (mask,) = self._read(self.directory / MASK_NAME, sha256, [self.records[index].file])
+        return mask
+
+    def shard(self, index: int, models: Sequence[int] | None = None) -> Shard:
+        """A whole shard with its mask; `models` are places on the stored axis, None is all."""
+        names = ["activations", "token_ids", "roles", "document", "position"]
+        activations, token_ids, roles, document, position = self.columns(index, names)
         return Shard(
             index=index,
-            activations=_of_models(tensors["activations"], models).float(),
-            token_ids=tensors["token_ids"],
-            roles=tensors["roles"],
-            document=tensors["document"],
-            position=tensors["position"],
-            mask=read_mask(directory, record),
+            activations=_of_models(activations, models).float(),
+            token_ids=token_ids,
+            roles=roles,
+            document=document,
+            position=position,
+            mask=self.mask(index),
         )
-    except (OSError, SafetensorError, KeyError):
-        raise _damaged(path) from None
 
+    def rows(
+        self, index: int, rows: torch.Tensor, models: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """Activations (len(rows), M, d) float32 of some tokens, of all or some models."""
+        (activations,) = self.columns(index, ["activations"])
+        return _of_models(activations[rows], models).float()
 
-def read_rows(
-    directory: Path, record: ShardRecord, rows: torch.Tensor, models: Sequence[int] | None = None
-) -> torch.Tensor:
-    """Activations (len(rows), M, d) float32 of some tokens of a shard, of all or some models."""
-    (activations,) = read_columns(directory, record, ["activations"])
-    return _of_models(activations[rows], models).float()
+    def _read(self, path: Path, sha256: str, names: Sequence[str]) -> list[torch.Tensor]:
+        self._verified.begin(path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = [file.get_tensor(name) for name in names]
+        except (OSError, SafetensorError) as error:
+            if self._verified.agrees(path, sha256):
+                raise InputError(f"{path}: cannot be read: {error}") from None
+            raise set_aside(DamagedFileError(path, REMEDY)) from None
+        if not self._verified.agrees(path, sha256):
+            raise set_aside(DamagedFileError(path, REMEDY))
+        return tensors
 
 
 def _of_models(activations: torch.Tensor, models: Sequence[int] | None) -> torch.Tensor:
     return activations if models is None else activations[:, list(models)]
-
-
-def _damaged(path: Path) -> InputError:
-    return InputError(f"{path}: missing or damaged; harvest again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from crosscoder.harvest import (
     no_content,
     read_text,
 )
+from crosscoder.integrity import DamagedFileError
 from crosscoder.manifest import TextPlan
 from crosscoder.masking import content_tokens, median_norms, token_mask
 from crosscoder.progress import Progress
@@ -33,6 +35,8 @@ from crosscoder.stream_manifest import (
     write_stream_manifest,
 )
 from crosscoder.subject_files import SubjectSpec
+
+logger = logging.getLogger(__name__)
 
 SAMPLE_TOKENS = 65536
 """Tokens of random documents that set the norms of the mask and the scales of training."""
@@ -187,11 +191,17 @@ def open_stream(
 
     The models read a random sample once, for the median norms of the mask; later calls find them
     in `stream.json`, with the day that the chat template's clock shows: `config.date`, else that of
-    the first call (`today`, or the machine's day). Raises InputError as
-    `crosscoder.harvest.harvest` does, and where the corpus has other tokens than before.
+    the first call (`today`, or the machine's day). A damaged file is named and made again.
+
+    Raises InputError as `crosscoder.harvest.harvest` does, and where the corpus has other tokens
+    than before.
     """
     inputs = harvest_inputs(specs, documents, config, progress, cache_dir)
-    manifest = read_stream_manifest(directory)
+    try:
+        manifest = read_stream_manifest(directory)
+    except DamagedFileError as error:
+        logger.warning("%s", error)
+        manifest = None
     begun = manifest.plan.date if manifest is not None and manifest.plan is not None else today
     corpus = read_text(inputs, documents, config, begun)
     models = SubjectModels(inputs, corpus.documents, config)

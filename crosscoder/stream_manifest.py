@@ -6,8 +6,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from crosscoder.errors import InputError
-from crosscoder.files import write_text
+from crosscoder.integrity import (
+    DamagedFileError,
+    read_json_object,
+    unsealed,
+    write_sealed_json,
+)
 from crosscoder.manifest import HarvestSource, Record, TextPlan, planned_key
 
 STREAM_NAME = "stream.json"
@@ -37,16 +41,17 @@ class StreamManifest(Record):
 
 
 def write_stream_manifest(directory: Path, manifest: StreamManifest) -> None:
-    """Write `stream.json` whole."""
-    write_text(directory / STREAM_NAME, manifest.model_dump_json() + "\n")
+    """Write `stream.json` whole, with the hash of its content."""
+    write_sealed_json(directory / STREAM_NAME, manifest.model_dump(mode="json"))
 
 
 def read_stream_manifest(directory: Path) -> StreamManifest | None:
-    """The manifest of a folder, or None where there is none; InputError where it is damaged."""
-    path = directory / STREAM_NAME
+    """The manifest of a folder, or None where there is none; DamagedFileError where changed."""
+    path, remedy = directory / STREAM_NAME, "the models read the sample again"
     if not path.is_file():
         return None
+    content = unsealed(path, read_json_object(path, remedy), remedy)
     try:
-        return StreamManifest.model_validate_json(path.read_bytes())
+        return StreamManifest.model_validate(content)
     except ValidationError:
-        raise InputError(f"{path}: damaged; remove {directory} and harvest again") from None
+        raise DamagedFileError(path, remedy) from None

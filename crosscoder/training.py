@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -16,11 +15,17 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from crosscoder.activations import ActivationStore
-from crosscoder.checkpoints import crosscoder_tensors, fill_crosscoder, save_crosscoder
+from crosscoder.checkpoints import (
+    crosscoder_tensors,
+    fill_crosscoder,
+    require_whole_crosscoder,
+    save_crosscoder,
+)
 from crosscoder.devices import resolve_device
 from crosscoder.errors import InputError, WorkError
-from crosscoder.files import canonical_json, sha256_text, write_text
+from crosscoder.files import canonical_json, sha256_text
 from crosscoder.initialisation import initial_decoder_bias
+from crosscoder.integrity import read_json_object, unsealed, write_sealed_json
 from crosscoder.model import Crosscoder, CrosscoderConfig
 from crosscoder.normalisation import fit_normaliser
 from crosscoder.partitions import zero_excluded_weights
@@ -222,8 +227,8 @@ class _Run:
             quality=quality,
             theta_drift=self._theta_drift(quality),
         )
-        text = json.dumps(asdict(result), indent=2, default=str)
-        write_text(self._out_dir / RESULT_NAME, text + "\n")
+        content = {**asdict(result), "directory": str(self._out_dir)}
+        write_sealed_json(self._out_dir / RESULT_NAME, content, indent=2)
         self._checkpoints.clear()
         return result
 
@@ -312,11 +317,19 @@ def _run_key(source: TrainingSource, config: CrosscoderConfig, train_config: Tra
 
 
 def _read_result(out_dir: Path, run_key: str) -> TrainResult | None:
-    path = out_dir / RESULT_NAME
+    """The result of a finished run of that key whose files are all what was written."""
+    path, remedy = out_dir / RESULT_NAME, "training starts again"
     if not path.is_file():
         return None
     try:
-        result = TypeAdapter(TrainResult).validate_json(path.read_bytes())
+        content = unsealed(path, read_json_object(path, remedy), remedy)
+        if content.get("run_key") != run_key:
+            return None
+        require_whole_crosscoder(out_dir)
+        result = TypeAdapter(TrainResult).validate_python(content)
     except ValidationError:
         return None
-    return replace(result, directory=out_dir) if result.run_key == run_key else None
+    except InputError as error:
+        logger.warning("%s", error)
+        return None
+    return replace(result, directory=out_dir)

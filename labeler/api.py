@@ -170,21 +170,23 @@ class Study:
         with opened(self.file, create=True) as engine:
             return import_feature_table(engine, Path(path), target, reference, name)
 
-    def export_crosscoder(self, folder: str | Path, crosscoder: str | None = None) -> None:
+    def export_crosscoder(
+        self, folder: str | Path, crosscoder: str | None = None, name_class: bool = False
+    ) -> None:
         """Write the study's crosscoder in dictionary_learning's Hub layout.
 
-        Of several, `crosscoder` names one in `[[crosscoders]]`. UsageError where it does not, and
+        Of several, `crosscoder` names one in `[[crosscoders]]`. `name_class` writes the class into
+        config.json too, for diffing-toolkit. UsageError where there is no such crosscoder, and
         where `train` is not done with the present config.
         """
-        from crosscoder.checkpoints import load_crosscoder
         from crosscoder.published_export import export_dictionary_learning
         from labeler.finished_stages import finished
-        from labeler.stages.dictionaries import named_crosscoder
+        from labeler.stages.dictionaries import named_crosscoder, trained_crosscoder
 
         one = named_crosscoder(self.file, crosscoder)
         with self.engine() as engine:
             context = finished(StageContext(self.file, engine, SilentProgress()), "train")
-        export_dictionary_learning(load_crosscoder(one.folder(context, "train")), Path(folder))
+        export_dictionary_learning(trained_crosscoder(context, one), Path(folder), name_class)
 
     def export_labels(self, path: str | Path, overwrite: bool = False) -> int:
         """Write the labels in force to a CSV or JSONL file; returns how many.
@@ -202,15 +204,17 @@ class Study:
         form: Format,
         crosscoder: str | None = None,
         overwrite: bool = False,
+        creator_id: str | None = None,
     ) -> ExchangeExport:
         """Write labelled latents as `neuronpedia`, `delphi` or `saedashboard`; what was written.
 
+        `creator_id` is the user of Neuronpedia whom the rows belong to; that format needs one.
         UsageError where the folder holds anything, unless `overwrite`.
         """
         from labeler.exchange.transfer import export_latents
 
         with self.engine() as engine:
-            return export_latents(engine, Path(folder), form, crosscoder, overwrite)
+            return export_latents(engine, Path(folder), form, crosscoder, overwrite, creator_id)
 
     def import_explanations(
         self,

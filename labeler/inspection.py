@@ -82,13 +82,21 @@ def _history_line(entry: HistoryEntry) -> str:
 
 
 def _norm_lines(study: Study, crosscoder: Crosscoder, latent: Latent) -> Iterator[str]:
-    """Decoder norm in each model, where the crosscoder's file is at hand."""
+    """Decoder norm in each model, where the crosscoder's file is at hand and what was written."""
     path = study.file.folder / str(crosscoder.path) / "crosscoder.safetensors"
     names = (crosscoder.config or {}).get("model_names")
     if crosscoder.path is None or names is None or not path.is_file():
         return
     from safetensors import safe_open
 
+    from crosscoder.checkpoints import require_whole_crosscoder
+    from crosscoder.errors import InputError
+
+    try:
+        require_whole_crosscoder(path.parent)
+    except InputError as error:
+        yield f"decoder norms: not known, {error}"
+        return
     with safe_open(path, framework="np") as file:
         rows = file.get_slice("W_dec")[latent.latent_index : latent.latent_index + 1][0]
     norms = (rows.astype("float64") ** 2).sum(axis=1) ** 0.5

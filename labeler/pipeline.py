@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from crosscoder.integrity import DamagedFileError
 from crosscoder.progress import Progress
 from labeler import __version__
 from labeler.database_url import shown_url
@@ -28,6 +31,8 @@ from labeler.store.renamed import missing_category_hint
 from labeler.study import StudyFile, canonical_json, sha256_text
 from labeler.study_lock import study_lock
 from labeler.taxonomies.versions import stored_version, tree_of
+
+_LOGGER = logging.getLogger(__name__)
 
 SHARED = frozenset({"label"})
 """Stages that several processes may work on together; they read nothing but the database."""
@@ -76,7 +81,32 @@ def run_study(
         for name in names:
             context = with_key(context, name)
             is_forced = STAGE_NAMES.index(name) >= forced
-            yield _run_stage(context, name, is_forced)
+            yield from _run_on_whole_files(context, name, is_forced)
+
+
+def _run_on_whole_files(context: StageContext, name: str, forced: bool) -> Iterator[StageReport]:
+    """Run a stage; a file of an earlier one that turns out damaged is made again first."""
+    made_again: set[Path] = set()
+    while True:
+        try:
+            yield _run_stage(context, name, forced)
+            return
+        except DamagedFileError as error:
+            maker = _maker(context, error.path)
+            if maker in (None, name) or error.path in made_again:
+                raise
+            made_again.add(error.path)
+            _LOGGER.warning("%s", error)
+        for earlier in STAGE_NAMES[STAGE_NAMES.index(maker) : STAGE_NAMES.index(name)]:
+            yield _run_stage(context, earlier, forced=False)
+
+
+def _maker(context: StageContext, path: Path) -> str | None:
+    """The stage in whose folder a file lies."""
+    for name in context.keys:
+        if context.folder(name) in path.parents:
+            return name
+    return None
 
 
 def run_stage(

@@ -24,11 +24,19 @@ def export_crosscoder(
     crosscoder: Annotated[
         str | None, typer.Option(help="Which of [[crosscoders]], where there are several.")
     ] = None,
+    name_class: Annotated[
+        bool,
+        typer.Option(
+            "--name-class",
+            help="Name the class in config.json too: diffing-toolkit wants that of a local folder,"
+            " dictionary_learning's older forks refuse it.",
+        ),
+    ] = False,
 ) -> None:
     """Write the study's crosscoder in dictionary_learning's Hub layout."""
     from labeler.api import Study
 
-    Study.open(study).export_crosscoder(folder, crosscoder)
+    Study.open(study).export_crosscoder(folder, crosscoder, name_class)
     typer.echo(f"{folder}: model.safetensors, config.json, trainer_config.json", err=True)
 
 

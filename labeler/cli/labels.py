@@ -64,6 +64,10 @@ def export_labels(
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite a file that is there, and its edits.")
     ] = False,
+    creator_id: Annotated[
+        str | None,
+        typer.Option(help="With --format neuronpedia: the user there who is to own the rows."),
+    ] = None,
 ) -> None:
     """Write every label in force, with the revision that a correction is based on.
 
@@ -72,10 +76,14 @@ def export_labels(
     from labeler.api import Study
 
     if form is None:
+        if creator_id is not None:
+            raise UsageError("--creator-id: goes with --format neuronpedia")
         count = Study.open(study).export_labels(file, overwrite=force)
         typer.echo(f"{file}: {count} labels", err=True)
         return
-    done = Study.open(study).export_latents(file, form.value, crosscoder, overwrite=force)
+    done = Study.open(study).export_latents(
+        file, form.value, crosscoder, overwrite=force, creator_id=creator_id
+    )
     typer.echo(f"{file}: {done.n_latents} latents as {form.value}", err=True)
     if done.left_out is not None:
         typer.echo(done.left_out, err=True)

@@ -1,6 +1,13 @@
-"""Neuronpedia's export: folders of JSONL batches of 1024 latents, the number of a latent as text.
+"""Neuronpedia's export: one folder per source, with every table that its importer reads.
 
-<folder>/features/batch-N.jsonl.gz  activations/batch-N.jsonl.gz  explanations/batch-N.jsonl.gz
+    <folder>/release.jsonl  model.jsonl  sourceset.jsonl  source.jsonl     one row each
+    <folder>/features/batch-N.jsonl.gz  activations/...  explanations/...  1024 latents per batch
+    <folder>/config/explanation_type.jsonl  explanation_model_type.jsonl   what explanations name
+
+The importer (apps/webapp/lib/db/import.ts of hijohnnylin/neuronpedia, read at ebb8426) takes the
+columns of a batch from its first row, fails on an empty batch, and writes an absent value as NULL;
+so all rows of a table have the same keys, what has no rows has no file, and columns that must not
+be null have a number. Every table belongs to a user of Neuronpedia: its id is the caller's to give.
 """
 
 from __future__ import annotations
@@ -8,8 +15,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,29 +37,150 @@ BATCH = 1024
 PARTS = ("features", "activations", "explanations")
 HUMAN = "human"
 TYPE_NAME = "difflens"
+NOT_KNOWN = "frac_nonzero_not_known"
 TOP = -1.0
 """Bin of the strongest texts, as SAEDashboard writes it."""
 
 
+@dataclass(frozen=True)
+class NeuronpediaSource:
+    """Where the latents belong on Neuronpedia, and to whom."""
+
+    creator_id: str
+    """Id of the user of Neuronpedia who owns every row."""
+    name: str
+    """The crosscoder's name."""
+    models: tuple[str, ...] = ()
+    """Names of its subject models."""
+    layer: int = 0
+    d_model: int | None = None
+
+    @property
+    def model_id(self) -> str:
+        """Neuronpedia knows latents of one model; a crosscoder's are those of all, joined."""
+        return slug("-".join(self.models)) or TYPE_NAME
+
+    @property
+    def set_name(self) -> str:
+        """Name of the source set and of the release."""
+        return slug(f"crosscoder-{self.name}")
+
+    @property
+    def id(self) -> str:
+        """Id of the source: layer, dash, set."""
+        return f"{self.layer}-{self.set_name}"
+
+
+def slug(text: str) -> str:
+    """A text as an id that Neuronpedia takes: letters, digits, dashes and underscores."""
+    return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")[:100]
+
+
 def write_neuronpedia(
-    folder: Path, latents: Iterable[ExchangeLatent], model_id: str, source_id: str
+    folder: Path, latents: Iterable[ExchangeLatent], source: NeuronpediaSource
 ) -> int:
-    """Write the three folders; returns how many latents were written."""
+    """Write all tables; returns how many latents were written."""
     batches: dict[int, list[ExchangeLatent]] = defaultdict(list)
     for latent in latents:
         batches[latent.index // BATCH].append(latent)
+    for name, row in _single_rows(source).items():
+        _write_lines(folder / f"{name}.jsonl", [row])
+    authors: set[str] = set()
     for number, members in batches.items():
+        authors |= {said.author for latent in members for said in latent.explanations}
         for part in PARTS:
-            rows = [row for latent in members for row in _rows(part, latent, model_id, source_id)]
-            text = "".join(json.dumps(row) + "\n" for row in rows)
-            path = folder / part / f"batch-{number}.jsonl.gz"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(gzip.compress(text.encode("ascii"), mtime=0))
+            rows = [row for latent in members for row in _rows(part, latent, source)]
+            _write_lines(folder / part / f"batch-{number}.jsonl.gz", rows)
+    for name, rows in _config_rows(source, sorted(authors)).items():
+        _write_lines(folder / "config" / f"{name}.jsonl", rows)
     return sum(len(members) for members in batches.values())
 
 
+def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """JSON lines, compressed where the name says so; a table without rows gets no file."""
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode("ascii")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+
+
+def _single_rows(source: NeuronpediaSource) -> dict[str, dict[str, Any]]:
+    """The row of each table that a source has one of, in the order of their foreign keys."""
+    owner = {"creatorId": source.creator_id}
+    described = f"Crosscoder {source.name} over {', '.join(source.models) or 'unnamed models'}"
+    return {
+        "release": {
+            "name": source.set_name,
+            "description": described,
+            "descriptionShort": described,
+            "urls": [],
+            "creatorName": TYPE_NAME,
+            "creatorNameShort": TYPE_NAME,
+            "visibility": "PUBLIC",
+            **owner,
+        },
+        "model": {
+            "id": source.model_id,
+            "displayName": source.model_id,
+            "displayNameShort": source.model_id,
+            "owner": TYPE_NAME,
+            "layers": 0,
+            "neuronsPerLayer": 0,
+            "dimension": source.d_model,
+            "visibility": "PUBLIC",
+            **owner,
+        },
+        "sourceset": {
+            "modelId": source.model_id,
+            "name": source.set_name,
+            "description": described,
+            "type": "crosscoder",
+            "creatorName": TYPE_NAME,
+            "urls": [],
+            "releaseName": source.set_name,
+            "visibility": "PUBLIC",
+            **owner,
+        },
+        "source": {
+            "modelId": source.model_id,
+            "id": source.id,
+            "setName": source.set_name,
+            "notes": described,
+            "visibility": "PUBLIC",
+            **owner,
+        },
+    }
+
+
+def _config_rows(
+    source: NeuronpediaSource, authors: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows that explanations refer to by name: how they were made, and by which model."""
+    judges = [author for author in authors if author != HUMAN]
+    words = {HUMAN: "Written or approved by a person", TYPE_NAME: "Explained by difflens's judge"}
+    names = ([HUMAN] if HUMAN in authors else []) + ([TYPE_NAME] if judges else [])
+    return {
+        "explanation_type": [
+            {
+                "name": name,
+                "displayName": name,
+                "description": words[name],
+                "creatorName": TYPE_NAME,
+                "creatorId": source.creator_id,
+            }
+            for name in names
+        ],
+        "explanation_model_type": [
+            {"name": judge, "displayName": judge, "description": judge, "creatorName": TYPE_NAME}
+            for judge in judges
+        ],
+    }
+
+
 def read_neuronpedia(folder: Path) -> list[ExchangeLatent]:
-    """Read what is there of the three folders, by latent; UsageError names file and line."""
+    """Read what is there of the latents' three folders; UsageError names file and line."""
     if not any((folder / part).is_dir() for part in PARTS):
         raise UsageError(f"{folder}: has no folder {', '.join(PARTS)}; name a Neuronpedia export")
     facts: dict[int, dict[str, Any]] = {}
@@ -72,22 +202,28 @@ def read_neuronpedia(folder: Path) -> list[ExchangeLatent]:
             index,
             tuple(explanations[index]),
             tuple(windows[index]),
-            _number(facts.get(index, {}).get("frac_nonzero")),
+            _density(facts.get(index, {})),
             _number(facts.get(index, {}).get("maxActApprox")),
         )
         for index in sorted({*facts, *windows, *explanations})
     ]
 
 
-def _rows(
-    part: str, latent: ExchangeLatent, model_id: str, source_id: str
-) -> Iterator[dict[str, Any]]:
-    key = {"modelId": model_id, "layer": source_id, "index": str(latent.index)}
+def _rows(part: str, latent: ExchangeLatent, source: NeuronpediaSource) -> Iterator[dict[str, Any]]:
+    key = {"modelId": source.model_id, "layer": source.id, "index": str(latent.index)}
     if part == "features":
-        yield key | {"maxActApprox": latent.max_activation, "frac_nonzero": latent.density}
+        # The column must not be null; that it is not known stays in a key that no table has.
+        yield key | {
+            "sourceSetName": source.set_name,
+            "creatorId": source.creator_id,
+            "maxActApprox": latent.max_activation,
+            "frac_nonzero": latent.density or 0.0,
+            NOT_KNOWN: latent.density is None,
+        }
     elif part == "activations":
         for number, window in enumerate(latent.windows):
-            yield {"id": _id(*key.values(), str(number))} | key | _activation(window)
+            row_id = {"id": _id(*key.values(), str(number))}
+            yield row_id | key | _activation(window) | {"creatorId": source.creator_id}
     else:
         for number, said in enumerate(latent.explanations):
             yield (
@@ -95,6 +231,7 @@ def _rows(
                 | key
                 | {
                     "description": said.text,
+                    "authorId": source.creator_id,
                     "typeName": HUMAN if said.author == HUMAN else TYPE_NAME,
                     "explanationModelName": None if said.author == HUMAN else said.author,
                 }
@@ -137,6 +274,10 @@ def _id(*parts: str) -> str:
     """A key of the length that Neuronpedia uses, the same for the same content."""
     content = "\0".join(parts).encode("utf-8", "backslashreplace")
     return "c" + hashlib.sha256(content).hexdigest()[:24]
+
+
+def _density(row: Mapping[str, Any]) -> float | None:
+    return None if row.get(NOT_KNOWN) is True else _number(row.get("frac_nonzero"))
 
 
 def _number(value: Any) -> float | None:

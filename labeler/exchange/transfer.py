@@ -15,7 +15,12 @@ from sqlalchemy.orm import Session
 from labeler.errors import UsageError, wrong_input
 from labeler.exchange.delphi import read_delphi, write_delphi
 from labeler.exchange.imported_scores import add_imported_score
-from labeler.exchange.neuronpedia import HUMAN, read_neuronpedia, write_neuronpedia
+from labeler.exchange.neuronpedia import (
+    HUMAN,
+    NeuronpediaSource,
+    read_neuronpedia,
+    write_neuronpedia,
+)
 from labeler.exchange.records import (
     ExchangeExplanation,
     ExchangeLatent,
@@ -91,13 +96,16 @@ def export_latents(
     form: Format,
     crosscoder: str | None = None,
     overwrite: bool = False,
+    creator_id: str | None = None,
 ) -> ExchangeExport:
     """Write the latents of one crosscoder that are labelled, or explained by an import; delphi's
-    format takes scores too.
+    format takes scores too. Neuronpedia's rows belong to its user `creator_id`, which it needs.
 
-    UsageError where `crosscoder` is missing and there are several, is not in the database, or has
-    no such latent, and where the folder holds anything, unless `overwrite`.
+    UsageError where `creator_id` is missing or goes with another format; where `crosscoder` is
+    missing and there are several, is not in the database, or has no such latent; and where the
+    folder holds anything, unless `overwrite`.
     """
+    _check_creator(form, creator_id)
     if not overwrite and folder.is_dir() and any(folder.iterdir()):
         raise UsageError(
             f"{folder}: is there already; choose another folder, or overwrite it by --force"
@@ -111,23 +119,50 @@ def export_latents(
                 "nothing was written"
             )
         redrawn = _scores(session, found) if form == "delphi" else RedrawnScores()
+        source = _neuronpedia_source(row, creator_id or "")
     latents = [
         replace(latent, scores=redrawn.by_latent.get(latent_id, ()))
         for latent_id, latent in found.items()
     ]
     n_scores = sum(len(latent.scores) for latent in latents)
     return ExchangeExport(
-        _write_folder(folder, form, latents, row.name), n_scores, redrawn.n_left_out
+        _write_folder(folder, form, latents, source), n_scores, redrawn.n_left_out
     )
 
 
-def _write_folder(folder: Path, form: Format, latents: list[ExchangeLatent], name: str) -> int:
+def _check_creator(form: Format, creator_id: str | None) -> None:
+    if form == "neuronpedia" and not (creator_id or "").strip():
+        raise UsageError(
+            "--creator-id: missing; every table of Neuronpedia names the user that its rows belong "
+            "to: give the id of a user of the instance that is to import them"
+        )
+    if form != "neuronpedia" and creator_id is not None:
+        raise UsageError(
+            f"--creator-id: goes with --format neuronpedia, {form} has no place for it"
+        )
+
+
+def _neuronpedia_source(row: Crosscoder, creator_id: str) -> NeuronpediaSource:
+    """Facts of a crosscoder that Neuronpedia has columns for; imported ones have hardly any."""
+    config = row.config or {}
+    return NeuronpediaSource(
+        creator_id=creator_id,
+        name=row.name,
+        models=tuple(config.get("model_names") or ()),
+        layer=config.get("layer") or 0,
+        d_model=config.get("d_model"),
+    )
+
+
+def _write_folder(
+    folder: Path, form: Format, latents: list[ExchangeLatent], source: NeuronpediaSource
+) -> int:
     try:
         if form == "neuronpedia":
-            return write_neuronpedia(folder, latents, "difflens", name)
+            return write_neuronpedia(folder, latents, source)
         if form == "delphi":
-            return write_delphi(folder, latents, name)
-        return write_saedashboard(folder, latents, "difflens", name)
+            return write_delphi(folder, latents, source.name)
+        return write_saedashboard(folder, latents, "difflens", source.name)
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"{folder}: cannot be written: {error.strerror}; name a folder") from None
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Engine
 
+from crosscoder.integrity import VerifiedFiles
 from crosscoder.progress import Progress
 from labeler.errors import UsageError
 from labeler.judge.spending import Spending
@@ -32,6 +33,8 @@ class StageContext:
     """What the judges of this call may use; None = as much as they like."""
     reads_database_only: bool = False
     """Whether what is done needs the earlier stages' rows alone, and none of their files."""
+    verified: VerifiedFiles = field(default_factory=VerifiedFiles)
+    """Which files of activations this call has hashed already."""
 
     def folder(self, stage: str) -> Path:
         """Folder of the artifacts of `stage`, addressed by the hash of what they are made from."""

@@ -11,7 +11,12 @@ from sqlalchemy.orm import Session
 
 from labeler.controls import ensure_controls
 from labeler.stages.base import Stage, StageContext, StageOutcome
-from labeler.stages.dictionaries import StudyCrosscoder, crosscoder_row, study_crosscoders
+from labeler.stages.dictionaries import (
+    StudyCrosscoder,
+    crosscoder_row,
+    study_crosscoders,
+    trained_crosscoder,
+)
 from labeler.stages.harvest import subject_specs
 from labeler.stages.isolate import comparisons
 from labeler.stages.train import opened_store
@@ -87,7 +92,6 @@ def _parts(session: Session, context: StageContext, run_id: int) -> list[_Part]:
 
 def _collected(context: StageContext, run_id: int, part: _Part) -> int:
     """Write the evidence of one crosscoder's latents; returns the number of windows."""
-    from crosscoder.checkpoints import load_crosscoder
     from crosscoder.evidence import EvidenceConfig, gather
     from crosscoder.settings import EvidenceSettings
 
@@ -95,7 +99,7 @@ def _collected(context: StageContext, run_id: int, part: _Part) -> int:
         return 0
     settings = context.study.config.collect.model_dump(include=set(EvidenceSettings.model_fields))
     config = EvidenceConfig(seed=context.study.config.study.seed, **settings)
-    crosscoder = load_crosscoder(part.crosscoder.folder(context, "train"))
+    crosscoder = trained_crosscoder(context, part.crosscoder)
     twins = _twins(crosscoder, part.sides)
     indices = sorted(part.wanted)
     gathered = gather(

@@ -18,6 +18,7 @@ from labeler.study import StudyFile
 
 if TYPE_CHECKING:
     from crosscoder.activations import ActivationStore
+    from crosscoder.model import Crosscoder as CrosscoderModule
     from crosscoder.stream import ActivationStream
 
 
@@ -76,13 +77,31 @@ def side_crosscoder(study: StudyFile, comparison: ComparisonSection, side: Side)
     return StudyCrosscoder(row.name, row.models)
 
 
+def trained_crosscoder(context: StageContext, one: StudyCrosscoder) -> CrosscoderModule:
+    """The product of `train`; DamagedFileError where it is not what was written.
+
+    A damaged file is set aside: `train` makes it again.
+    """
+    from crosscoder.checkpoints import load_crosscoder
+    from crosscoder.integrity import DamagedFileError, set_aside
+
+    try:
+        return load_crosscoder(one.folder(context, "train"))
+    except DamagedFileError as error:
+        raise set_aside(error) from None
+
+
 def crosscoder_row(
     session: Session, context: StageContext, crosscoder: StudyCrosscoder
 ) -> Crosscoder:
-    """The row of a trained crosscoder, by its weights."""
+    """The row of a trained crosscoder, by its weights; DamagedFileError as `trained_crosscoder`."""
     from crosscoder.checkpoints import read_crosscoder_file
+    from crosscoder.integrity import DamagedFileError, set_aside
 
-    sha256 = read_crosscoder_file(crosscoder.folder(context, "train")).weights_sha256
+    try:
+        sha256 = read_crosscoder_file(crosscoder.folder(context, "train")).weights_sha256
+    except DamagedFileError as error:
+        raise set_aside(error) from None
     query = select(Crosscoder).where(Crosscoder.sha256 == sha256).order_by(Crosscoder.id)
     row = session.execute(query).scalars().first()
     if row is None:

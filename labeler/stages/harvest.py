@@ -65,8 +65,9 @@ class HarvestStage:
             context.progress,
             subject_cache(),
             study_day(context),
+            context.verified,
         )
-        store = ActivationStore.open(context.folder(self.name))
+        store = ActivationStore.open(context.folder(self.name), context.verified)
         _register(context, manifest.source, store.d_model, documents, store.n_tokens)
         return StageOutcome(
             f"{store.n_tokens:,} tokens of {store.n_documents:,} documents read by "
@@ -105,7 +106,7 @@ class HarvestStage:
 
     def is_whole(self, context: StageContext) -> bool:
         """Whether the store is complete, or the sample of a study without one is there."""
-        from crosscoder.manifest import read_manifest
+        from crosscoder.manifest import DOCUMENTS_NAME, MASK_NAME, read_manifest
 
         folder = context.folder(self.name)
         if not harvest_section(context.study).cache:
@@ -115,6 +116,7 @@ class HarvestStage:
             manifest is not None
             and manifest.complete
             and all((folder / shard.file).is_file() for shard in manifest.shards)
+            and all((folder / name).is_file() for name in (DOCUMENTS_NAME, MASK_NAME))
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from labeler.stages.dictionaries import (
     crosscoder_row,
     side_crosscoder,
     study_crosscoders,
+    trained_crosscoder,
 )
 from labeler.stages.train import opened_store
 from labeler.store.engine import write_session
@@ -34,6 +36,8 @@ from labeler.store.schema import CrosscoderModel, LatentSet, SubjectModel
 if TYPE_CHECKING:
     from crosscoder.isolation import IsolationRule, LatentSelection
     from crosscoder.scaling import LatentScaling, PairScaling
+
+_LOGGER = logging.getLogger(__name__)
 
 SCALING_NAME = "scaling.safetensors"
 CROSSCODER_KEYS = frozenset({"target_crosscoder", "reference_crosscoder"})
@@ -75,19 +79,24 @@ class IsolateStage:
 
 
 def _scaled(context: StageContext, one: StudyCrosscoder) -> LatentScaling:
-    """The scaling of a crosscoder's latents, from its file where an earlier run wrote that."""
-    from crosscoder.checkpoints import load_crosscoder
+    """The scaling of a crosscoder's latents, from its file where an earlier run wrote that.
+
+    A file that is not what was written is named and computed again.
+    """
+    from crosscoder.integrity import DamagedFileError
     from crosscoder.scaling import latent_scaling
     from crosscoder.scaling_file import load_scaling, save_scaling
 
     path = one.folder(context, "isolate") / SCALING_NAME
-    if not path.is_file():
-        crosscoder = load_crosscoder(one.folder(context, "train"))
-        n_blocks = context.study.config.isolate.n_blocks
-        store = one.of(opened_store(context))
-        scaling = latent_scaling(crosscoder, store, n_blocks, context.progress)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_scaling(scaling, path)
+    if path.is_file():
+        try:
+            return load_scaling(path)
+        except DamagedFileError as error:
+            _LOGGER.warning("%s", error)
+    crosscoder = trained_crosscoder(context, one)
+    n_blocks = context.study.config.isolate.n_blocks
+    store = one.of(opened_store(context))
+    save_scaling(latent_scaling(crosscoder, store, n_blocks, context.progress), path)
     return load_scaling(path)
 
 

@@ -24,12 +24,16 @@ BATCH = 2048
 def loaded_inputs(study: StudyFile) -> dict[str, Any]:
     """Hash of the weights and how they are read; UsageError where there is no such file."""
     from crosscoder.fingerprints import FileHashes
+    from crosscoder.folding import UNFOLDING_NAME
     from crosscoder.published_files import weights_file
 
     section = study.config.crosscoder
     weights = weights_file(existing_path(study))
     hashes = FileHashes(subject_cache() / "file-hashes.json")
-    return {"weights": hashes.sha256(weights), **section.model_dump(exclude={"path"}, mode="json")}
+    known = {"weights": hashes.sha256(weights)}
+    if (unfolding := weights.with_name(UNFOLDING_NAME)).is_file():
+        known["unfolding"] = hashes.sha256(unfolding)
+    return known | section.model_dump(exclude={"path"}, mode="json")
 
 
 def existing_path(study: StudyFile) -> Path:

@@ -120,7 +120,8 @@ def opened_store(context: StageContext) -> ActivationStore | ActivationStream:
     held_out, seed = harvest_section(context.study).held_out, context.study.config.study.seed
     if not harvest_section(context.study).cache:
         return opened_stream(context).split(held_out, seed)
-    return ActivationStore.open(context.folder("harvest")).split(held_out, seed)
+    store = ActivationStore.open(context.folder("harvest"), context.verified)
+    return store.split(held_out, seed)
 
 
 def training_source(store: ActivationStore | ActivationStream) -> TrainingSource:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from crosscoder.checkpoints import load_crosscoder, read_crosscoder_file, save_crosscoder
 from crosscoder.errors import InputError
 from crosscoder.files import sha256_file
+from crosscoder.integrity import write_sealed_json
 from crosscoder.model import Crosscoder
 from crosscoder.normalisation import Normaliser
 
@@ -33,7 +34,9 @@ def change_tensors(directory: Path, **changes: torch.Tensor | None) -> None:
 
 def change_config(directory: Path, **changes: object) -> None:
     path = directory / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    content = {**json.loads(path.read_text()), **changes}
+    del content["sha256"]
+    write_sealed_json(path, content)
 
 
 def test_loaded_crosscoder_equals_the_saved_one(tmp_path: Path) -> None:
@@ -143,5 +146,31 @@ def test_missing_or_truncated_weights_are_refused(tmp_path: Path) -> None:
 def test_config_that_is_no_json_is_refused(tmp_path: Path) -> None:
     save_crosscoder(make_crosscoder(), tmp_path, {})
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match="no valid JSON"):
+    with pytest.raises(InputError, match=r"config\.json: damaged"):
+        load_crosscoder(tmp_path)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize(
+    "name", ["W_enc", "W_dec", "b_enc", "b_dec", "theta", "act_mean", "act_scale"]
+)
+def test_numbers_that_are_not_finite_are_refused_by_name_and_count(
+    tmp_path: Path, name: str, value: float
+) -> None:
+    crosscoder = make_crosscoder()
+    with torch.no_grad():
+        tensor = crosscoder.state_dict()[name]
+        tensor[(0,) * tensor.dim()] = value
+    save_crosscoder(crosscoder, tmp_path, {})
+    n = crosscoder.state_dict()[name].numel()
+    with pytest.raises(InputError, match=rf"{name} holds 1 of {n} numbers that are NaN or Inf"):
+        load_crosscoder(tmp_path)
+
+
+@pytest.mark.parametrize("value", [0.0, -2.0])
+def test_a_scale_that_is_not_positive_is_refused(tmp_path: Path, value: float) -> None:
+    crosscoder = make_crosscoder()
+    crosscoder.act_scale[1] = value
+    save_crosscoder(crosscoder, tmp_path, {})
+    with pytest.raises(InputError, match="act_scale holds 1 of 2 scales that are not positive"):
         load_crosscoder(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -238,6 +239,31 @@ def test_a_full_disk_keeps_the_whole_shards(
     manifest = json.loads((folder / MANIFEST_NAME).read_text())
     assert [shard["file"] for shard in manifest["shards"]] == ["shard-00000.safetensors"]
     assert manifest["mask"] is None
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.75, 0.99])
+@pytest.mark.parametrize("name", ["shard-00001.safetensors", "mask.safetensors", "documents.json"])
+def test_only_what_was_damaged_is_made_again(
+    harvested: ActivationStore,
+    specs: list[SubjectSpec],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    place: float,
+) -> None:
+    folder = tmp_path / "activations"
+    shutil.copytree(harvested.directory, folder)
+    content = bytearray((folder / name).read_bytes())
+    content[int(place * (len(content) - 1))] ^= 4
+    (folder / name).write_bytes(content)
+    written: list[int] = []
+    monkeypatch.setattr(shard_writer, "write_shard", _noting(written))
+    assert harvest(specs, DOCUMENTS, CONFIG, folder) == harvested.manifest
+    assert written == ([1] if name.startswith("shard") else [])
+    assert content_of(folder) == content_of(harvested.directory)
+    assert not list(folder.glob("*.damaged"))
+    assert name in caplog.text
 
 
 def test_a_lost_shard_is_harvested_again(specs: list[SubjectSpec], tmp_path: Path) -> None:

@@ -9,20 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from published_crosscoders import N_LATENTS, NAMES, WIDTH, draw, forward, own_crosscoder
 from safetensors.torch import save_file
 
 from crosscoder.checkpoints import save_crosscoder
 from crosscoder.errors import InputError
-from crosscoder.model import Crosscoder, CrosscoderConfig
-from crosscoder.normalisation import Normaliser
 from crosscoder.published import load_published
-from crosscoder.published_export import export_dictionary_learning
-
-N_LATENTS, WIDTH, NAMES = 12, 5, ("base", "chat")
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def dictionary_learning(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
@@ -58,13 +50,6 @@ def published_forward(
     f = a * (a * weight > tensors["threshold"])
     out = torch.einsum("bf,lfd->bld", f, tensors["decoder.weight"]) + tensors["decoder.bias"]
     return f, out
-
-
-def forward(crosscoder: Crosscoder, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    z = crosscoder.normalise(x)
-    codes = crosscoder.encode_thresholded(z)
-    decoded = crosscoder.denormalise(crosscoder.decode(codes, len(x)))
-    return codes.dense(len(x), N_LATENTS), decoded
 
 
 X = draw(40, 2, WIDTH, seed=9)
@@ -279,44 +264,58 @@ def test_the_packages_own_layout_loads_too(tmp_path: Path) -> None:
     assert torch.equal(forward(loaded.crosscoder, X)[0], forward(crosscoder, X)[0])
 
 
-def own_crosscoder(normalisation: Any) -> Crosscoder:
-    config = CrosscoderConfig(
-        n_models=2,
-        d_model=WIDTH,
-        n_latents=N_LATENTS,
-        k=3,
-        model_names=NAMES,
-        normalisation=normalisation,
-    )
-    normaliser = None
-    if normalisation == "affine":
-        normaliser = Normaliser(draw(2, WIDTH, seed=7), torch.tensor([2.0, 0.5]))
-    crosscoder = Crosscoder(config, torch.Generator().manual_seed(3), normaliser)
-    crosscoder.theta.fill_(0.75)
-    return crosscoder
+def spoiled(name: str, value: float, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    changed = tensors[name].clone()
+    changed[(0,) * changed.dim()] = value
+    return tensors | {name: changed}
 
 
-@pytest.mark.parametrize("normalisation", ["affine", "none"])
-def test_an_exported_crosscoder_loads_as_what_it_was(tmp_path: Path, normalisation: str) -> None:
-    crosscoder = own_crosscoder(normalisation)
-    export_dictionary_learning(crosscoder, tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert config == {
-        "activation_dim": WIDTH,
-        "dict_size": N_LATENTS,
-        "num_layers": 2,
-        "k": 3,
-        "dict_class": "BatchTopKCrossCoder",
-    }
-    loaded = load_published(tmp_path, NAMES)
-    assert loaded.notes == ()
-    assert loaded.crosscoder.config.normalisation == normalisation
-    for ours, theirs in zip(forward(loaded.crosscoder, X), forward(crosscoder, X), strict=True):
-        torch.testing.assert_close(ours, theirs)
+NORMALISED = {
+    "activation_mean": torch.zeros(2, WIDTH),
+    "activation_std": torch.ones(2, WIDTH),
+    "activation_global_scale": torch.ones(2),
+}
 
 
-def test_an_uncalibrated_crosscoder_is_not_exported(tmp_path: Path) -> None:
-    crosscoder = own_crosscoder("none")
-    crosscoder.theta.fill_(-1)
-    with pytest.raises(InputError, match="not calibrated"):
-        export_dictionary_learning(crosscoder, tmp_path)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize(
+    "name",
+    ["encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias", "threshold"],
+)
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, name: str, value: float) -> None:
+    folder = write_hub(tmp_path, spoiled(name, value, dictionary_learning()))
+    n = dictionary_learning()[name].numel()
+    with pytest.raises(InputError, match=rf"{name} holds 1 of {n} numbers that are NaN or Inf"):
+        load_published(folder, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "words"),
+    [
+        ("activation_mean", torch.full((2, WIDTH), torch.inf), "activation_mean holds 10 of 10"),
+        ("activation_std", torch.full((2, WIDTH), torch.inf), "activation_std holds 10 of 10"),
+        ("activation_global_scale", torch.tensor([1.0, 0.0]), "1 of 2 scales that are not pos"),
+        ("activation_global_scale", torch.tensor([-1.0, 1.0]), "1 of 2 scales that are not pos"),
+        ("activation_global_scale", torch.ones(3), r"has shape \(3,\)"),
+        ("activation_mean", torch.zeros(3, WIDTH), r"activation_mean has shape \(3, 5\)"),
+        ("threshold", torch.ones(2), r"threshold has shape \(2,\)"),
+        ("k", torch.ones(2, dtype=torch.int32), r"k has shape \(2,\)"),
+        ("k", torch.tensor(0), "k is 0; give crosscoder.k"),
+        ("code_normalization_id", torch.ones(2), r"code_normalization_id has shape \(2,\)"),
+    ],
+)
+def test_scales_and_single_numbers_that_cannot_be_are_refused(
+    tmp_path: Path, name: str, tensor: torch.Tensor, words: str
+) -> None:
+    folder = write_hub(tmp_path, dictionary_learning(**NORMALISED) | {name: tensor})
+    with pytest.raises(InputError, match=words) as caught:
+        load_published(folder, NAMES)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_code_norm_is_read_from_the_config_where_the_weights_hold_none(tmp_path: Path) -> None:
+    tensors = dictionary_learning(code_normalization_id=None)
+    loaded = load_published(write_hub(tmp_path, tensors, code_normalization="SAE"), NAMES)
+    assert (loaded.crosscoder.config.code_norm, loaded.notes) == ("concatenated", ())
+    with pytest.raises(InputError, match="code normalisation MIXED is not supported"):
+        load_published(write_hub(tmp_path, tensors, code_normalization="mixed"), NAMES)

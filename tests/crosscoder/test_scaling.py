@@ -366,9 +366,9 @@ def test_saved_scaling_is_read_back_unchanged(tmp_path: Path, scaled: LatentScal
 def test_damaged_scaling_is_one_clear_line(tmp_path: Path) -> None:
     path = tmp_path / "scaling.safetensors"
     path.write_bytes(b"nothing")
-    with pytest.raises(InputError, match="isolate again"):
+    with pytest.raises(InputError, match="computed again by `isolate`"):
         load_scaling(path)
-    with pytest.raises(InputError, match="isolate again"):
+    with pytest.raises(InputError, match="computed again by `isolate`"):
         load_scaling(tmp_path / "missing.safetensors")
 
 

@@ -15,7 +15,11 @@ from sqlalchemy import Engine, select
 from labeler.cli.main import run
 from labeler.errors import UsageError
 from labeler.exchange.delphi import read_delphi, write_delphi
-from labeler.exchange.neuronpedia import read_neuronpedia, write_neuronpedia
+from labeler.exchange.neuronpedia import (
+    NeuronpediaSource,
+    read_neuronpedia,
+    write_neuronpedia,
+)
 from labeler.exchange.records import (
     FORMATS,
     ExchangeExplanation,
@@ -25,10 +29,13 @@ from labeler.exchange.records import (
     latent_index,
 )
 from labeler.exchange.saedashboard import read_saedashboard, write_saedashboard
-from labeler.exchange.transfer import export_latents, import_latents
+from labeler.exchange.transfer import ExchangeExport, export_latents, import_latents
 from labeler.store.engine import open_engine, read_session, write_session
 from labeler.store.records import EvidenceRow, add_evidence, get_or_create_crosscoder
 from labeler.store.schema import Evidence, EvidenceDocument, Explanation, Judge
+
+CREATOR = "clkht01d40000jv08hvalcvly"
+SOURCE = NeuronpediaSource(CREATOR, "My cc/1", ("Base", "Tuned"), layer=20, d_model=64)
 
 
 def latents() -> list[ExchangeLatent]:
@@ -49,21 +56,34 @@ def latents() -> list[ExchangeLatent]:
 
 
 def test_neuronpedia_round_trip_keeps_everything(tmp_path: Path) -> None:
-    assert write_neuronpedia(tmp_path, latents(), "m", "20-set") == 3
+    assert write_neuronpedia(tmp_path, latents(), SOURCE) == 3
     names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.gz"))
     assert names == [
         f"{part}/batch-{n}.jsonl.gz"
         for part in ("activations", "explanations", "features")
         for n in (0, 2)
     ]
+    plain = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jsonl"))
+    assert plain == [
+        "config/explanation_model_type.jsonl",
+        "config/explanation_type.jsonl",
+        "model.jsonl",
+        "release.jsonl",
+        "source.jsonl",
+        "sourceset.jsonl",
+    ]
     assert read_neuronpedia(tmp_path) == latents()
 
 
 def test_neuronpedia_rows_have_the_published_keys(tmp_path: Path) -> None:
-    write_neuronpedia(tmp_path, latents()[:1], "m", "20-set")
+    write_neuronpedia(tmp_path, latents()[:1], SOURCE)
     content = gzip.decompress((tmp_path / "explanations/batch-0.jsonl.gz").read_bytes())
     row = json.loads(content)
-    assert (row["modelId"], row["layer"], row["index"]) == ("m", "20-set", "7")
+    assert (row["modelId"], row["layer"], row["index"]) == (
+        "base-tuned",
+        "20-crosscoder-my-cc-1",
+        "7",
+    )
     assert (row["description"], row["typeName"]) == ("apologies", "human")
     assert len(row["id"]) == 25
     content = gzip.decompress((tmp_path / "activations/batch-0.jsonl.gz").read_bytes())
@@ -161,12 +181,17 @@ def labelled(engine: Engine) -> Seed:
     return made
 
 
+def exported(engine: Engine, folder: Path, form: Format, name: str) -> ExchangeExport:
+    creator = CREATOR if form == "neuronpedia" else None
+    return export_latents(engine, folder, form, name, creator_id=creator)
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_what_is_exported_can_be_imported_beside_the_labels_in_force(
     engine: Engine, tmp_path: Path, form: Format
 ) -> None:
     labelled(engine)
-    assert export_latents(engine, tmp_path / "out", form, "cc").n_latents == 2
+    assert exported(engine, tmp_path / "out", form, "cc").n_latents == 2
     planned = import_latents(
         engine, tmp_path / "out", form, "other", dry_run=True, new_crosscoder=True
     )
@@ -202,9 +227,9 @@ def test_what_was_imported_comes_out_as_it_was(
     engine: Engine, tmp_path: Path, form: Format
 ) -> None:
     labelled(engine)
-    export_latents(engine, tmp_path / "out", form, "cc")
+    exported(engine, tmp_path / "out", form, "cc")
     import_latents(engine, tmp_path / "out", form, "other", new_crosscoder=True)
-    assert export_latents(engine, tmp_path / "back", form, "other").n_latents == 2
+    assert exported(engine, tmp_path / "back", form, "other").n_latents == 2
     assert READERS[form](tmp_path / "back") == READERS[form](tmp_path / "out")
 
 
@@ -214,14 +239,14 @@ def test_a_crosscoder_without_anything_to_say_writes_nothing(
     with write_session(engine) as session:
         get_or_create_crosscoder(session, "cc", sha256="ab" * 32)
     with pytest.raises(UsageError, match="crosscoder cc: no latent of it is labelled"):
-        export_latents(engine, tmp_path / "out", "neuronpedia", "cc")
+        exported(engine, tmp_path / "out", "neuronpedia", "cc")
     assert not (tmp_path / "out").exists()
 
 
 def test_imported_evidence_lies_in_both_halves_and_no_text_in_two(
     engine: Engine, tmp_path: Path
 ) -> None:
-    write_neuronpedia(tmp_path, latents(), "m", "s")
+    write_neuronpedia(tmp_path, latents(), SOURCE)
     import_latents(engine, tmp_path, "neuronpedia", "new", new_crosscoder=True)
     with read_session(engine) as session:
         halves = session.execute(
@@ -252,11 +277,21 @@ def test_the_command_line_exports_and_imports(
     begin(engine)
     engine.dispose()
     study, out = str(tmp_path / "study.toml"), str(tmp_path / "np")
-    assert run(["labels", "export", study, out, "--format", "neuronpedia"]) == 0
+    export = ["labels", "export", study, out, "--format", "neuronpedia"]
+    for creator in ([], ["--creator-id", " "]):
+        assert run([*export, *creator]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("difflens: --creator-id: missing; every table of Neuronpedia names")
+    assert not Path(out).exists()
+    export += ["--creator-id", CREATOR]
+    assert run(export) == 0
     assert "2 latents as neuronpedia" in capsys.readouterr().err
-    assert run(["labels", "export", study, out, "--format", "neuronpedia"]) == 2
+    assert run(export) == 2
     assert "is there already; choose another folder" in capsys.readouterr().err
-    assert run(["labels", "export", study, out, "--format", "neuronpedia", "--force"]) == 0
+    assert run([*export, "--force"]) == 0
+    for other in (["--format", "delphi"], []):
+        assert run(["labels", "export", study, out, *other, "--creator-id", CREATOR]) == 2
+        assert "--creator-id: goes with --format neuronpedia" in capsys.readouterr().err
     capsys.readouterr()
     assert run(["labels", "import", study, out, "--format", "neuronpedia"]) == 2
     assert "--crosscoder" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny_study import TinyStudy, write_study
 
 from crosscoder.checkpoints import load_crosscoder
+from crosscoder.folding import UNFOLDING_NAME
 from crosscoder.published_export import export_dictionary_learning
 from labeler.cli.main import run
 
@@ -32,8 +33,9 @@ def study(finished_study: TinyStudy, tiny_model_folder: Path, tmp_path: Path) ->
 
 
 def rewrite(study: TinyStudy, **changes: torch.Tensor | None) -> None:
-    """Change the tensors of the published crosscoder."""
+    """Change the tensors of the published crosscoder, as one that another tool wrote."""
     file = study.folder / "published" / "model.safetensors"
+    file.with_name(UNFOLDING_NAME).unlink(missing_ok=True)
     tensors: dict[str, torch.Tensor | None] = load_file(file) | changes
     save_file({name: value for name, value in tensors.items() if value is not None}, file)
 
