@@ -116,7 +116,7 @@ def check_config(where: str, path: Path, config: dict[str, Any]) -> None:
         if limit is not None and not value <= limit:
             raise InputError(
                 f"{where}: {path}: {key} = {str(value)[:40]} is more than {limit:,}; "
-                "mend the config, or fetch the model again"
+                "fix the config, or fetch the model again"
             )
         if limit in largest:
             largest[limit] = max(largest[limit], value)
@@ -124,7 +124,7 @@ def check_config(where: str, path: Path, config: dict[str, Any]) -> None:
     if layers * experts > limits.MAX_EXPERT_BLOCKS:
         raise InputError(
             f"{where}: {path}: {layers:g} layers of {experts:g} experts are more than "
-            f"{limits.MAX_EXPERT_BLOCKS:,} experts; mend the config, or fetch the model again"
+            f"{limits.MAX_EXPERT_BLOCKS:,} experts; fix the config, or fetch the model again"
         )
 
 
@@ -277,13 +277,13 @@ def check_size(where: str, folder: Path, factory: Any, config: Any, n_bytes: int
     if weights > held:
         raise InputError(
             f"{where}: {folder}: its config asks for {weights:,} weights, and its files hold "
-            f"{n_bytes:,} bytes; fetch the whole model, or mend its config.json"
+            f"{n_bytes:,} bytes; fetch the whole model, or fix its config.json"
         )
     buffers = sum(buffer.numel() for buffer in model.buffers())
     if buffers > held + limits.MAX_BUFFER_ELEMENTS:
         raise InputError(
             f"{where}: {folder}: its config asks for masks and position tables of {buffers:,} "
-            "numbers; mend its config.json"
+            "numbers; fix its config.json"
         )
 
 

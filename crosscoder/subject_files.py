@@ -143,7 +143,7 @@ def located_adapter(spec: SubjectSpec) -> Path | None:
     where = f"model {spec.name!r}: adapter"
     if not is_hub_name(spec.adapter):
         raise InputError(
-            f"{where} {folder} does not exist; mend its path, or give a Hub name as owner/name"
+            f"{where} {folder} does not exist; fix its path, or give a Hub name as owner/name"
         )
     return adapter_folder(HubRepository(where, spec.adapter, spec.adapter_revision))
 

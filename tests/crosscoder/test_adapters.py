@@ -299,7 +299,7 @@ def test_a_damaged_or_foreign_adapter_is_one_line_that_names_it(
 
 def test_an_adapter_that_is_not_there_is_named(subject_folder: Path) -> None:
     spec = SubjectSpec("mine", str(subject_folder / "base"), adapter="./no/such/adapter")
-    with pytest.raises(InputError, match="adapter no/such/adapter does not exist; mend its path"):
+    with pytest.raises(InputError, match="adapter no/such/adapter does not exist; fix its path"):
         load_subject(spec)
 
 
