@@ -151,15 +151,24 @@ class Study:
         )
 
     def import_latents(
-        self, path: str | Path, dry_run: bool = False, create_categories: bool = False
+        self,
+        path: str | Path,
+        dry_run: bool = False,
+        create_categories: bool = False,
+        as_written: bool = False,
     ) -> ImportResult:
-        """Import latents labelled elsewhere; the database is made or migrated first."""
+        """Import latents labelled elsewhere; the database is made or migrated first.
+
+        UsageError for explanations that all look garbled, unless `as_written`.
+        """
         from labeler.importing import import_latents
 
         with opened(self.file, create=True) as engine:
             with read_session(engine) as session:
                 taxonomy = tree_of(session, self.file)
-            return import_latents(engine, Path(path), taxonomy, dry_run, create_categories)
+            return import_latents(
+                engine, Path(path), taxonomy, dry_run, create_categories, as_written
+            )
 
     def import_features(
         self, path: str | Path, target: str, reference: str, name: str | None = None
@@ -234,18 +243,27 @@ class Study:
             return import_latents(engine, Path(folder), form, crosscoder, dry_run, new_crosscoder)
 
     def import_labels(
-        self, path: str | Path, reviewer: str, dry_run: bool = False
+        self,
+        path: str | Path,
+        reviewer: str,
+        dry_run: bool = False,
+        all_changed: bool = False,
     ) -> LabelImportResult:
-        """Take corrections from a CSV or JSONL file: all of them, or on any conflict none."""
+        """Take corrections from a CSV or JSONL file: all of them, or on any conflict none.
+
+        UsageError for garbled text, and for a file of which nearly every explanation differs,
+        unless `all_changed`.
+        """
         from labeler.label_files import import_labels
 
         with self.engine() as engine:
-            return import_labels(engine, Path(path), reviewer, dry_run)
+            return import_labels(engine, Path(path), reviewer, dry_run, all_changed)
 
     def _frame(self, statement: str) -> pd.DataFrame:
         import pandas as pd
 
-        with self.engine() as engine, engine.connect() as connection:
+        with self.engine() as engine, read_session(engine) as session:
+            connection = session.connection()
             return pd.read_sql_query(statement, connection)
 
     @contextmanager

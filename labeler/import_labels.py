@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
+from labeler.garbled_rows import ComparedText, refuse_garbled
 from labeler.import_places import PlacedLatents
 from labeler.import_rows import ImportRow
 from labeler.store.effective import refresh_effective
@@ -57,11 +58,18 @@ def write_labels(
 
     The effective labels of what changed, and of the latents newly placed, are refreshed.
 
-    UsageError for an empty category where the judge labelled the latent before.
+    UsageError for an empty category where the judge labelled the latent before, and for an
+    explanation that is the one before in a wrong encoding.
     """
     keys = [Key(placed.latent_ids[row.latent], judge_ids[row.judge]) for row in rows]
     known = _newest_labels(session, taxonomy_version_id, keys)
     wordings = _newest_explanations(session, keys)
+    compared = [
+        ComparedText(row.number, wordings[key].text, row.explanation)
+        for row, key in zip(rows, keys, strict=True)
+        if row.explanation and key in wordings
+    ]
+    refuse_garbled(source, compared, all_changed=True)
     fresh: dict[Key, ImportRow] = {}
     n_rows = 0
     for row, key in zip(rows, keys, strict=True):

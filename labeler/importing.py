@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
+from labeler.garbled_rows import refuse_misread
 from labeler.import_labels import write_labels
 from labeler.import_places import ensure_imported_comparison, place_latents
 from labeler.import_rows import ImportRow, read_rows
@@ -69,13 +70,18 @@ def import_latents(
     taxonomy: Taxonomy,
     dry_run: bool = False,
     create_categories: bool = False,
+    as_written: bool = False,
 ) -> ImportResult:
     """Import a file: everything in it, or on any mistake nothing.
 
-    UsageError names the row and the mend. With `dry_run` the same is done and undone.
+    UsageError names the row and the mend; also for explanations that all look garbled, unless
+    `as_written`. With `dry_run` the same is done and undone.
     """
     source = Path(path)
     rows = read_rows(source)
+    if not as_written:
+        texts = ((row.number, row.explanation or "") for row in rows)
+        refuse_misread(source, texts, "--as-written")
     result: ImportResult | None = None
     try:
         with write_session(engine) as session:

@@ -10,12 +10,21 @@ from taxonomy.tree import Taxonomy
 SEPARATOR = ";"
 """Between the slugs of one cell, the primary one first."""
 RESERVED = ("none", "uninterpretable")
+_TYPED = str.maketrans({
+    "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2026": "...", "\xa0": " ",
+    "\u202f": " ", "\u2013": "-", "\u2014": "--",
+})  # fmt: skip
 
 
 def plain_text(text: str) -> str:
     """The text without what spreadsheets change unasked: outer space, line ends, normal form."""
     lines = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return "\n".join(line.rstrip() for line in lines).strip()
+
+
+def plain_signs(text: str) -> str:
+    """The text with the signs of a typewriter where programs set typographic ones unasked."""
+    return plain_text(text.translate(_TYPED))
 
 
 def category_cell(text: str) -> str:

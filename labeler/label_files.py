@@ -10,6 +10,7 @@ from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError, WorkError
+from labeler.garbled_rows import ComparedText, refuse_garbled
 from labeler.label_cells import RESERVED, SEPARATOR, by_slug, slugs_of
 from labeler.label_rows import (
     EditedRow,
@@ -77,7 +78,11 @@ def export_labels(engine: Engine, path: str | Path, overwrite: bool = False) -> 
 
 
 def import_labels(
-    engine: Engine, path: str | Path, reviewer: str, dry_run: bool = False
+    engine: Engine,
+    path: str | Path,
+    reviewer: str,
+    dry_run: bool = False,
+    all_changed: bool = False,
 ) -> LabelImportResult:
     """Write the edited rows of a file as decisions of `reviewer`: all of them, or none.
 
@@ -85,14 +90,17 @@ def import_labels(
     than outer space, line ends or Unicode's normal form. A latent of several comparisons has a row
     in each, and an edit of one holds in all.
     WorkError lists every edited row whose label has changed since; UsageError names the rows that
-    say nothing valid.
+    say nothing valid, the first whose text was garbled by a wrong encoding, and a file of which
+    nearly every explanation differs, unless `all_changed` says that it was meant.
     """
     source = Path(path)
     rows = read_edited(source)
     decisions: list[Decision] = []
     try:
         with write_session(engine) as session:
-            decisions = _decisions(session, source, rows, reviewer)
+            current = _current_labels(session)
+            refuse_garbled(source, _compared(rows, current), all_changed)
+            decisions = _decisions(session, source, rows, reviewer, current)
             for decision in decisions:
                 record_decision(session, decision)
             if dry_run:
@@ -102,10 +110,24 @@ def import_labels(
     return LabelImportResult(len(rows), len(decisions), len(rows) - len(decisions), dry_run)
 
 
+def _compared(
+    rows: Sequence[EditedRow], current: Mapping[LatentKey, _Current]
+) -> list[ComparedText]:
+    """Each row's text next to the label's, for rows of latents that are there."""
+    return [
+        ComparedText(row.number, now.row.content.explanation, row.content.explanation, row.note)
+        for row in rows
+        if (now := current.get(row.key)) is not None
+    ]
+
+
 def _decisions(
-    session: Session, source: Path, rows: Sequence[EditedRow], reviewer: str
+    session: Session,
+    source: Path,
+    rows: Sequence[EditedRow],
+    reviewer: str,
+    current: Mapping[LatentKey, _Current],
 ) -> list[Decision]:
-    current = _current_labels(session)
     edited: dict[int, EditedRow] = {}
     untouched: dict[LatentKey, EditedRow] = {}
     conflicts: list[str] = []

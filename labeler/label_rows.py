@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from crosscoder import limits
-from labeler.csv_text import csv_text
+from labeler.csv_text import csv_for_people, unguarded
 from labeler.errors import UsageError, wrong_input
-from labeler.label_cells import category_cell, plain_text
+from labeler.label_cells import category_cell, plain_signs, plain_text
 from labeler.row_mistakes import RowMistakes
 from labeler.store.latent_records import LARGEST_INDEX
 from labeler.text import clip
@@ -24,8 +24,7 @@ COLUMNS = (
     "base_revision", "base",
 )  # fmt: skip
 REQUIRED = (*KEY_COLUMNS, "explanation", "category", "base_revision")
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
-"""Text that a spreadsheet would take for a formula gets one quote mark more on the way out."""
+_BARE_BASE = re.compile("[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,20 @@ class LabelContent:
 
     def says_the_same(self, other: LabelContent) -> bool:
         """Whether nothing differs but what a spreadsheet changes unasked."""
-        return self.base == other.base
+        return self.category == other.category and self.has_the_words_of(other)
+
+    def has_the_words_of(self, other: LabelContent) -> bool:
+        """Whether the explanation reads the same."""
+        return plain_signs(self.explanation) == plain_signs(other.explanation)
 
     @property
     def base(self) -> str:
-        """Short hash by which an import tells an edited row from an untouched one."""
+        """Short hash by which an import tells an edited row from an untouched one.
+
+        It begins with a letter: spreadsheets take 12 digits, or `1e5`, for a number.
+        """
         text = json.dumps([self.category, plain_text(self.explanation)], ensure_ascii=False)
-        return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
+        return "h" + hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -118,8 +124,7 @@ def write_rows(path: Path, rows: Iterable[ExportRow]) -> int:
     if is_jsonl(path):
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     else:
-        guarded = [_guarded(record) for record in records]
-        text = csv_text(COLUMNS, [[record[name] for name in COLUMNS] for record in guarded])
+        text = csv_for_people(COLUMNS, [[record[name] for name in COLUMNS] for record in records])
     try:
         path.write_bytes(text.encode("utf-8"))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
@@ -165,7 +170,7 @@ def _csv_records(
             )
         else:
             cells = dict(zip(header, values, strict=True))
-            yield number, {name: _unguarded(value.strip()) for name, value in cells.items()}
+            yield number, {name: unguarded(value.strip()) for name, value in cells.items()}
     if header is None:
         raise UsageError(f"{path}: is empty; `difflens labels export` writes one")
 
@@ -209,8 +214,13 @@ def _edited(path: Path, number: int, record: Mapping[str, Any]) -> EditedRow:
         ),
         note=str(record.get("note") or "").strip() or None,
         base_revision=_whole_number(where, "base_revision", record["base_revision"]),
-        base=str(record.get("base") or "").strip() or None,
+        base=_base(str(record.get("base") or "").strip()),
     )
+
+
+def _base(cell: str) -> str | None:
+    """The hash, in files of older versions too, which wrote it without its letter."""
+    return f"h{cell}" if _BARE_BASE.fullmatch(cell) else cell or None
 
 
 def _whole_number(where: str, column: str, value: Any) -> int:
@@ -219,14 +229,3 @@ def _whole_number(where: str, column: str, value: Any) -> int:
         shown = clip(str(value), 40)
         raise UsageError(f"{where}: {column} is {shown!r}; leave it as it was exported")
     return number
-
-
-def _guarded(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
-        for name, value in record.items()
-    }
-
-
-def _unguarded(value: str) -> str:
-    return value[1:] if value.startswith("'") and _FORMULA.match(value) else value

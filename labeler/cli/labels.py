@@ -48,11 +48,14 @@ def import_(
     create_categories: Annotated[
         bool, typer.Option("--create-categories", help="Add unknown slugs to a new version.")
     ] = False,
+    as_written: Annotated[
+        bool, typer.Option("--as-written", help="Take text that looks garbled as it is.")
+    ] = False,
 ) -> None:
     """Import latents that were labelled elsewhere; no models are needed."""
     from labeler.api import Study
 
-    result = Study.open(study).import_latents(latents, dry_run, create_categories)
+    result = Study.open(study).import_latents(latents, dry_run, create_categories, as_written)
     typer.echo(result.summary(), err=True)
 
 
@@ -102,6 +105,9 @@ def import_labels(
         typer.Option("--new-crosscoder", help="Make the crosscoder of that name, without weights."),
     ] = False,
     dry_run: DryRun = False,
+    all_changed: Annotated[
+        bool, typer.Option("--all-changed", help="Nearly every explanation is meant to differ.")
+    ] = False,
 ) -> None:
     """Take corrections back from a spreadsheet: all of them, or on any conflict none.
 
@@ -120,7 +126,7 @@ def import_labels(
     name = _user_name() if reviewer is None else reviewer.strip()
     if not name:
         raise UsageError("--reviewer: is empty; say who decided")
-    result = Study.open(study).import_labels(file, name, dry_run)
+    result = Study.open(study).import_labels(file, name, dry_run, all_changed)
     typer.echo(result.summary(), err=True)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from labeler.csv_text import csv_text
+from labeler.csv_text import csv_text, guarded
 from labeler.report.answer import answer_of, computed_sentence, planted_sentence
 from labeler.report.checks import check_sentences
 from labeler.report.model import ChangeTable
@@ -34,8 +34,8 @@ def to_csv(tables: Sequence[ChangeTable]) -> str:
 
 
 def csv_of(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows as CSV with a header; an empty field is NULL."""
-    return csv_text(columns, ([row.get(name, "") for name in columns] for row in rows))
+    """Rows as CSV with a header; an empty field is NULL, and no text runs as a formula."""
+    return csv_text(columns, ([guarded(row.get(name, "")) for name in columns] for row in rows))
 
 
 def to_json(tables: Sequence[ChangeTable]) -> str:

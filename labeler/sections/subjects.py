@@ -23,7 +23,8 @@ class DatabaseSection(Section):
     """`[database]`: where the results live."""
 
     url: str = "sqlite:///difflens.db"
-    """SQLAlchemy URL; a relative SQLite path lies beside study.toml, `${NAME}` is expanded."""
+    """SQLAlchemy URL; a relative SQLite path lies beside study.toml, `${NAME}` is expanded; `%3F`
+    is a `?` in a path."""
 
 
 class ModelSection(Section):

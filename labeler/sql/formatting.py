@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-from labeler.csv_text import csv_text
+from labeler.csv_text import csv_for_people, csv_text
 from labeler.errors import UsageError
 from labeler.sql.result import QueryResult
 from labeler.text import visible
 
 
 def format_result(result: QueryResult, output: str = "table") -> str:
-    """The answer as `table`, `csv` (with a header) or `json` (an array of objects).
+    """The answer as `table`, `csv` (with a header), `spreadsheet` (the same for people: with a
+    byte-order mark, and nothing in it runs as a formula) or `json` (an array of objects).
 
     CSV and JSON are exact; a table is for reading and rounds as `shown_number` does.
     """
-    if output == "csv":
-        return _as_csv(result)
+    if output in ("csv", "spreadsheet"):
+        return _as_csv(result, csv_text if output == "csv" else csv_for_people)
     if output == "json":
         return _as_json(result)
     if output == "table":
@@ -29,8 +30,8 @@ def format_result(result: QueryResult, output: str = "table") -> str:
     raise UsageError(f"format: {output!r} is not known; choose table, csv or json")
 
 
-def _as_csv(result: QueryResult) -> str:
-    return csv_text(result.columns, ([_plain(value) for value in row] for row in result.rows))
+def _as_csv(result: QueryResult, write: Callable[..., str]) -> str:
+    return write(result.columns, ([_plain(value) for value in row] for row in result.rows))
 
 
 def for_terminal(text: str) -> str:

@@ -7,16 +7,17 @@ words. A read-only file alone would not do: ATTACH and VACUUM INTO write other f
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 from labeler.errors import UsageError, WorkError
 from labeler.sql.result import Limits, slow, too_hungry
+from labeler.sqlite_files import file_uri, reading_options
 
 MAX_VALUE_BYTES = 10_000_000
 """Bytes in one value."""
@@ -52,7 +53,8 @@ deadline reaches it.
 
 def ask_sqlite(path: str, statement: str, limits: Limits) -> Iterator[Sequence[Any]]:
     """Run one SELECT on a SQLite file: column names, then rows."""
-    uri = f"file:{quote(os.fsencode(path))}?mode=ro"
+    file = Path(path)
+    uri = f"{file_uri(file)}?{urlencode(reading_options(file))}"
     try:
         with closing(
             sqlite3.connect(uri, uri=True, isolation_level=None, timeout=limits.timeout_s)

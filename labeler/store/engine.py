@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from pydantic_core import from_json
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -17,6 +15,7 @@ from sqlalchemy.orm import Session
 from crosscoder.limits import parse_json
 from labeler.database_url import parse_url, sqlite_file, url_in_a_command
 from labeler.errors import UsageError, WorkError
+from labeler.sqlite_files import file_uri, may_write, reading_options
 
 BUSY_TIMEOUT_MS = 30_000
 READ_ONLY_OPTION = "difflens_read_only"
@@ -35,7 +34,10 @@ def require_existing(url: str | URL) -> None:
 
 
 def open_engine(url: str | URL, create: bool = False) -> Engine:
-    """An engine; a SQLite file that is missing is a UsageError unless `create`."""
+    """An engine; a SQLite file that is missing is a UsageError unless `create`.
+
+    A file that this user may not write can be read. WorkError where it cannot be read whole.
+    """
     parsed = parse_url(url)
     if parsed.get_backend_name() == "postgresql":
         return _open_postgresql(parsed)
@@ -47,7 +49,9 @@ def open_engine(url: str | URL, create: bool = False) -> Engine:
             path.parent.mkdir(parents=True, exist_ok=True)
         else:
             require_existing(parsed)
-        file_url = _file_url(path, "rwc" if create else "rw")
+        if path.is_file() and not may_write(path):
+            return _open_to_read(path)
+        file_url = _file_url(path, {"mode": "rwc" if create else "rw"})
         engine = create_engine(file_url, json_deserializer=_read_json)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -64,10 +68,23 @@ def _open_postgresql(url: URL) -> Engine:
         ) from None
 
 
-def _file_url(path: Path, mode: str) -> URL:
+def _open_to_read(path: Path) -> Engine:
+    """An engine on a file that may not be written; whatever would write is refused by SQLite."""
+    file_url = _file_url(path, reading_options(path))
+    engine = create_engine(file_url, json_deserializer=_read_json)
+    event.listen(engine, "connect", _prepare_reading)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _file_url(path: Path, options: dict[str, str]) -> URL:
     """A URI that states whether SQLite may create the file."""
-    database = f"file:{quote(os.fsencode(path.absolute()))}"
-    return URL.create("sqlite", database=database, query={"mode": mode, "uri": "true"})
+    return URL.create("sqlite", database=file_uri(path), query={**options, "uri": "true"})
+
+
+def _prepare_reading(connection: Any, _record: object) -> None:
+    connection.isolation_level = None
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

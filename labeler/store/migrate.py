@@ -122,8 +122,13 @@ def _back_up(path: Path, revision: str | None) -> Path:
     """Copy a SQLite file with VACUUM INTO, which sees only committed pages."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
     target = path.with_name(f"{path.name}.backup-{revision}-{stamp}")
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("VACUUM INTO ?", (str(target),))
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("VACUUM INTO ?", (str(target),))
+    except sqlite3.OperationalError as error:
+        raise WorkError(
+            f"{path}: no backup can be written next to it ({error}); nothing was changed"
+        ) from None
     return target
 
 

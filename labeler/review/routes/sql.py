@@ -51,7 +51,7 @@ def run_sql(asked: Asked) -> Response:
 
 def _download(result: QueryResult, kind: str) -> Response:
     return Response(
-        format_result(result, kind),
+        format_result(result, "spreadsheet" if kind == "csv" else kind),
         media_type=DOWNLOADS[kind],
         headers={"Content-Disposition": f'attachment; filename="query.{kind}"'},
     )
