@@ -52,7 +52,13 @@ class IsolateSection(Section, IsolationSettings, ScalingSettings):
 
 
 class ComparisonSection(Section):
-    """`[[comparison]]`: what is compared with what."""
+    """`[[comparison]]`: what is compared with what.
+
+    The report, the review pages and `status` show these, in this order, and after them what was
+    imported, by name. Comparisons of an earlier study.toml are listed as retired and stay in the
+    database for SQL, whose views hold all; one whose models have changed under its name is shown
+    again once it is isolated.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name used in the database and the report."""

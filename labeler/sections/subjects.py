@@ -14,7 +14,7 @@ class StudySection(Section):
     name: str = "study"
     """Name shown in the report."""
     title: str | None = None
-    """Headline of the report; the comparison's name where it is missing."""
+    """Headline of the report; without it, the two sides of the first comparison."""
     seed: int = 0
     """Seed of the document split, the crosscoder, and every random draw."""
 
