@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from labeler.agreement import Agreement, as_units, nominal_alpha
 from labeler.store.latent_records import current_setting
+from labeler.store.outcomes import ANSWERS
 from labeler.store.schema import (
     Category,
     Comparison,
@@ -83,13 +84,13 @@ def _members(comparison: Comparison) -> Select[int]:
 
 
 def _labels(session: Session, comparison: Comparison, version_id: int) -> Answers:
-    """The newest label, other than an error, of each judge."""
+    """The newest label with an answer of each judge."""
     newest = (
         select(func.max(JudgeLabel.id))
         .where(
             JudgeLabel.taxonomy_version_id == version_id,
             JudgeLabel.is_control.is_(False),
-            JudgeLabel.outcome != "error",
+            JudgeLabel.outcome.in_(ANSWERS),
             JudgeLabel.latent_id.in_(_members(comparison)),
         )
         .group_by(JudgeLabel.latent_id, JudgeLabel.judge_id)
@@ -129,7 +130,7 @@ def _samples(session: Session, comparison: Comparison, version_id: int, judge_id
         .where(
             LabelSample.taxonomy_version_id == version_id,
             LabelSample.judge_id == judge_id,
-            LabelSample.outcome != "error",
+            LabelSample.outcome.in_(ANSWERS),
             LabelSample.latent_id.in_(_members(comparison)),
         )
         .group_by(LabelSample.latent_id, LabelSample.sample)

@@ -16,7 +16,7 @@ from labeler.controls import control_latents, mixed
 from labeler.embedding.base import Embedder
 from labeler.errors import UsageError
 from labeler.explanation_clusters import ExplanationCluster, cluster_explanations
-from labeler.explanations import explanation_for
+from labeler.explanations import explanation_for, failed_explanations
 from labeler.judge.base import CategoryOption, Judge, JudgeRequest
 from labeler.judge.calls import CallStore, Question, StoredCall
 from labeler.judge.pool import AskPool, FailureLimit
@@ -27,6 +27,7 @@ from labeler.repeats import SampleRow, add_sample, shuffled_options
 from labeler.store.engine import read_session, write_session
 from labeler.store.judging_records import LabelCategory, LabelRow, add_judge_label
 from labeler.store.latent_records import current_setting, ensure_comparison_setting
+from labeler.store.outcomes import OF_ONE_REQUEST, failed_outcome
 from labeler.store.schema import Category, Explanation, JudgeLabel, TaxonomyVersion
 from labeler.store.taxonomy_moves import carry_decisions, members_of
 
@@ -57,6 +58,8 @@ class CategorizeSummary:
     n_none: int
     n_uninterpretable: int
     n_error: int
+    ended: dict[str, tuple[int, ...]]
+    """Latents whose request is too long or was refused, by outcome; nobody asks again."""
     n_without_explanation: int
     """Nothing was asked about these: their explanation failed; run `label` again."""
     n_reused: int
@@ -122,6 +125,7 @@ def categorize(
         n_none=work.outcomes["none"],
         n_uninterpretable=work.outcomes["uninterpretable"],
         n_error=work.outcomes["error"],
+        ended={name: tuple(latents) for name, latents in work.ended.items()},
         n_without_explanation=work.without_explanation,
         n_reused=work.reused,
         n_carried=work.carried,
@@ -144,6 +148,7 @@ class _Categorizer:
     counted: frozenset[int]
     """The latents of the comparisons; the others are controls, which no summary counts."""
     outcomes: Counter[str] = field(default_factory=Counter)
+    ended: dict[str, list[int]] = field(default_factory=dict)
     without_explanation: int = 0
     reused: int = 0
     carried: int = 0
@@ -167,12 +172,16 @@ class _Categorizer:
                 explanation = explanation_for(session, latent_id, self.store.judge_id)
                 subject = load_subject(session, latent_id)
                 stands = self._carried_stands(session, latent_id, explanation)
+                failed = failed_explanations(session, [explanation] if explanation else [])
             if stands:
                 self.carried += latent_id in self.counted
                 self.advance(1)
             elif explanation is None:
                 self.without_explanation += latent_id in self.counted
                 self.advance(1)
+            elif explanation.id in failed:
+                outcome, call_id = failed[explanation.id], explanation.judge_call_id
+                self._write(latent_id, explanation, outcome, call_id, ())
             elif not explanation.interpretable:
                 self._write(latent_id, explanation, "uninterpretable", None, ())
             else:
@@ -193,7 +202,7 @@ class _Categorizer:
     def _keep(self, question: Question, call: StoredCall) -> None:
         with read_session(self.engine) as session:
             explanation = explanation_for(session, question.latent_id, self.store.judge_id)
-        answer = call.parsed or {"outcome": "error", "categories": []}
+        answer = call.parsed or {"outcome": failed_outcome(call.status), "categories": []}
         if question.request.sample:
             self._keep_sample(question, call.id, explanation, answer)
             return
@@ -261,6 +270,8 @@ class _Categorizer:
             if not _is_newest(session, label):
                 add_judge_label(session, label)
         self.outcomes[outcome] += latent_id in self.counted
+        if outcome in OF_ONE_REQUEST and latent_id in self.counted:
+            self.ended.setdefault(outcome, []).append(latent_id)
         self.advance(1)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 
 from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from labeler.store.helpers import chunks
-from labeler.store.schema import Explanation, Judge
+from labeler.store.outcomes import BY_NAME, OF_ONE_REQUEST, failed_outcome
+from labeler.store.schema import Explanation, Judge, JudgeCall
 
 
 def explanations_for(
@@ -43,3 +45,24 @@ def explanations_for(
 def explanation_for(session: Session, latent_id: int, judge_id: int) -> Explanation | None:
     """The explanation of one latent that a judge works with."""
     return explanations_for(session, [latent_id], judge_id).get(latent_id)
+
+
+def no_explanation(outcome: str, error: str | None) -> str:
+    """What stands in the place of an explanation whose request is too long, or was refused."""
+    return f"No explanation: {BY_NAME[outcome].short}: {error or 'no words'}"
+
+
+def failed_explanations(session: Session, explanations: Iterable[Explanation]) -> dict[int, str]:
+    """The outcome of each explanation that stands for a request without an answer, by its id."""
+    calls: dict[int, list[int]] = defaultdict(list)
+    for row in explanations:
+        if not row.interpretable and row.judge_call_id is not None:
+            calls[row.judge_call_id].append(row.id)
+    found: dict[int, str] = {}
+    for part in chunks(calls):
+        query = select(JudgeCall.id, JudgeCall.status).where(
+            JudgeCall.id.in_(part), JudgeCall.status.in_(OF_ONE_REQUEST)
+        )
+        for call_id, status in session.execute(query):
+            found |= dict.fromkeys(calls[call_id], failed_outcome(status))
+    return found

@@ -11,6 +11,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from crosscoder.progress import Advance, Progress, SilentProgress
+from labeler.explanations import no_explanation
 from labeler.judge.base import Judge
 from labeler.judge.calls import CallStore, Question, StoredCall
 from labeler.judge.pool import AskPool, FailureLimit
@@ -22,6 +23,7 @@ from labeler.store.judging_records import (
     add_explanations,
     lock_latents,
 )
+from labeler.store.outcomes import OF_ONE_REQUEST
 from labeler.store.schema import Explanation
 from labeler.store.score_records import newest_explanations
 
@@ -51,6 +53,8 @@ class LabelSummary:
     n_too_little_evidence: int
     n_failed: int
     """Calls that gave no answer; the next run asks again."""
+    ended: dict[str, tuple[int, ...]]
+    """Latents whose request is too long or was refused, by outcome; nobody asks again."""
     n_reused: int
     """Latents whose answer an earlier run, or another worker, had paid for."""
 
@@ -62,6 +66,7 @@ class _Counts:
     too_little: int = 0
     failed: int = 0
     reused: int = 0
+    ended: dict[str, list[int]] = field(default_factory=dict)
 
 
 def label_latents(
@@ -75,8 +80,9 @@ def label_latents(
     """Ask the judge to explain latents; every call is committed as it arrives.
 
     A request that was ever answered is not sent again. A latent with too little evidence gets an
-    explanation that says so and is not interpretable. Raises WorkError when the judge can not go
-    on or fails too often; a later call goes on from there.
+    explanation that says so and is not interpretable, and so does one whose request is too long for
+    the judge or was refused: it is not asked about again. Raises WorkError when the judge can not
+    go on or fails too often; a later call goes on from there.
     """
     latents = list(dict.fromkeys(latent_ids))
     store = CallStore(engine, judge.identity, run_id)
@@ -92,6 +98,7 @@ def label_latents(
         n_uninterpretable=counts.uninterpretable,
         n_too_little_evidence=counts.too_little,
         n_failed=counts.failed,
+        ended={name: tuple(latents) for name, latents in counts.ended.items()},
         n_reused=counts.reused,
     )
 
@@ -152,9 +159,11 @@ class _Labeler:
         self.counts.too_little += 1
         self.advance(1)
 
-    def _count(self, _: Question, call: StoredCall) -> None:
+    def _count(self, question: Question, call: StoredCall) -> None:
         self.counts.reused += not call.was_asked
-        if call.parsed is None:
+        if call.status in OF_ONE_REQUEST:
+            self.counts.ended.setdefault(call.status, []).append(question.latent_id)
+        elif call.parsed is None:
             self.counts.failed += 1
         elif call.parsed["interpretable"]:
             self.counts.explained += 1
@@ -164,19 +173,8 @@ class _Labeler:
 
     def _keep(self, answers: Sequence[tuple[Question, StoredCall]]) -> None:
         """Write the explanations of a batch of answers."""
-        self._write(
-            [
-                ExplanationRow(
-                    latent_id=question.latent_id,
-                    text=str(call.parsed["explanation"]).strip(),
-                    judge_call_id=call.id,
-                    interpretable=bool(call.parsed["interpretable"]),
-                    confidence=float(call.parsed["confidence"]),
-                )
-                for question, call in answers
-                if call.parsed is not None
-            ]
-        )
+        rows = (_explanation(question.latent_id, call) for question, call in answers)
+        self._write([row for row in rows if row is not None])
 
     def _write(self, rows: Sequence[ExplanationRow]) -> None:
         """Write explanations, except those that are their latent's newest already."""
@@ -186,6 +184,22 @@ class _Labeler:
             newest = newest_explanations(session, latent_ids, self.store.judge_id)
             fresh = [row for row in rows if not _is_written(row, newest.get(row.latent_id))]
             add_explanations(session, self.run_id, self.store.judge_id, fresh)
+
+
+def _explanation(latent_id: int, call: StoredCall) -> ExplanationRow | None:
+    """What a call says of a latent; None for a failure, which is asked again."""
+    if call.status in OF_ONE_REQUEST:
+        text = no_explanation(call.status, call.error)
+        return ExplanationRow(latent_id, text, judge_call_id=call.id, interpretable=False)
+    if call.parsed is None:
+        return None
+    return ExplanationRow(
+        latent_id=latent_id,
+        text=str(call.parsed["explanation"]).strip(),
+        judge_call_id=call.id,
+        interpretable=bool(call.parsed["interpretable"]),
+        confidence=float(call.parsed["confidence"]),
+    )
 
 
 def _is_written(row: ExplanationRow, newest: Explanation | None) -> bool:

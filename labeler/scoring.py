@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
 
 from crosscoder.progress import Advance, Progress, SilentProgress
+from labeler.explanations import failed_explanations
 from labeler.judge.base import EndpointKind, Judge, JudgeRequest
 from labeler.judge.calls import CallStore, Question, StoredCall
 from labeler.judge.pool import AskPool, FailureLimit
@@ -21,6 +22,7 @@ from labeler.scoring_math import Score, not_scored, score_of
 from labeler.sections.scoring import ScoreSettings
 from labeler.store.engine import read_session, write_session
 from labeler.store.judging_records import lock_latents
+from labeler.store.outcomes import BY_NAME, OF_ONE_REQUEST
 from labeler.store.schema import Explanation
 from labeler.store.score_records import (
     ScoreRow,
@@ -52,14 +54,19 @@ class ScoreSummary:
     n_parsed: int
     n_reused: int
     """Calls whose answer an earlier run had paid for."""
+    n_ended: Mapping[str, int]
+    """Calls that are too long or were refused, by outcome; nobody asks again."""
 
     @property
     def words(self) -> str:
         """The summary in a few words."""
         undefined = f", {self.n_undefined} undefined" if self.n_undefined else ""
+        ended = "".join(
+            f", {count} calls {BY_NAME[name].short}" for name, count in self.n_ended.items()
+        )
         return (
             f"{self.n_scores} scores{undefined}, "
-            f"{self.n_parsed} of {self.n_asked} examples answered"
+            f"{self.n_parsed} of {self.n_asked} examples answered{ended}"
         )
 
 
@@ -147,6 +154,7 @@ def _tasks(
     tasks = []
     for latent_id, explanations in tested.items():
         with read_session(engine) as session:
+            failed = failed_explanations(session, explanations)
             windows = load_subject(session, latent_id, split="score").windows
         for method in config.methods:
             trials = draw_trials(method, windows, config.examples, config.seed)
@@ -157,7 +165,7 @@ def _tasks(
                     row.text,
                     method,
                     trials,
-                    _why_not(row, method, kind, trials),
+                    _why_not(row, failed.get(row.id), method, kind, trials),
                 )
                 for row in explanations
             ]
@@ -187,8 +195,14 @@ def _draw(seed: int, row: Explanation, other: Explanation) -> bytes:
 
 
 def _why_not(
-    explanation: Explanation, method: Method, kind: EndpointKind, trials: Sequence[Trial]
+    explanation: Explanation,
+    failed: str | None,
+    method: Method,
+    kind: EndpointKind,
+    trials: Sequence[Trial],
 ) -> str | None:
+    if failed is not None:
+        return f"there is no explanation: {BY_NAME[failed].title.lower()}"
     if not explanation.interpretable:
         return UNREADABLE
     if kind == "evidence" and method == "fuzzing":
@@ -215,6 +229,9 @@ class _Scorer:
         self._open: dict[_Task, int] = {}
         self._answers: dict[_Task, dict[str, bool]] = defaultdict(dict)
         self._calls: dict[_Task, set[int]] = defaultdict(set)
+        self._ended: Counter[str] = Counter()
+        self._words: dict[_Task, str] = {}
+        """What a server said of a request of its own."""
         self._scores: list[Score] = []
         self._n_reused = 0
 
@@ -232,6 +249,7 @@ class _Scorer:
             n_asked=sum(score.n_asked for score in self._scores),
             n_parsed=sum(score.n_parsed for score in self._scores),
             n_reused=self._n_reused,
+            n_ended=dict(self._ended),
         )
 
     def _questions(self, tasks: Sequence[_Task]) -> Iterator[Question]:
@@ -250,10 +268,20 @@ class _Scorer:
         self._calls[task].add(call.id)
         if call.parsed is not None:
             self._answers[task] |= call.parsed["answers"]
+        if call.status in OF_ONE_REQUEST:
+            self._ended[call.status] += 1
+            self._words[task] = f"{BY_NAME[call.status].short}: {call.error}"
         self._open[task] -= 1
         if self._open[task] == 0:
-            self._write(task, score_of(task.trials, self._answers[task]))
+            self._write(task, self._score(task))
         self._advance(1)
+
+    def _score(self, task: _Task) -> Score:
+        """The score of a task; where it is undefined its reason names a refusal among the calls."""
+        score = score_of(task.trials, self._answers[task])
+        if score.reason is None or task not in self._words:
+            return score
+        return replace(score, reason=f"{score.reason} ({self._words[task]})")
 
     def _write(self, task: _Task, score: Score) -> None:
         row = ScoreRow(

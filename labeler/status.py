@@ -19,6 +19,7 @@ from labeler.stages import load_stage
 from labeler.stages.base import STAGE_NAMES, StageContext, reads_previous
 from labeler.stages.harvest import named_inputs
 from labeler.store.engine import read_session, require_existing
+from labeler.store.outcomes import BY_NAME, OF_ONE_REQUEST
 from labeler.store.runs import latest_done_run
 from labeler.store.schema import Run
 from labeler.store.study_comparisons import (
@@ -52,6 +53,8 @@ class CoverageRow:
     labelled: int
     uninterpretable: int
     error: int
+    too_long: int
+    refused: int
     unlabelled: int
     reviewed: int
 
@@ -156,8 +159,8 @@ def _what_changed(study: StudyFile, run: Run) -> str:
 
 def _coverage(session: Session, names: Sequence[str]) -> tuple[CoverageRow, ...]:
     query = text(
-        "select comparison, side, isolated, labelled, uninterpretable, error, unlabelled, "
-        "reviewed from v_coverage where comparison = :name order by side desc"
+        "select comparison, side, isolated, labelled, uninterpretable, error, too_long, refused, "
+        "unlabelled, reviewed from v_coverage where comparison = :name order by side desc"
     )
     return tuple(
         CoverageRow(**row)
@@ -178,10 +181,16 @@ def print_status(study: StudyFile) -> None:
             typer.echo(f"  {line}")
     for row in status.coverage:
         left = row.isolated - row.reviewed
+        single = [
+            f"{getattr(row, name)} {BY_NAME[name].short}, "
+            for name in OF_ONE_REQUEST
+            if getattr(row, name)
+        ]
         typer.echo(
             f"{row.comparison}/{row.side}: {row.isolated} isolated, {row.labelled} labelled, "
             f"{row.uninterpretable} uninterpretable, {row.error} error, "
-            f"{row.unlabelled} unlabelled; {row.reviewed} reviewed, {left} left to review"
+            f"{''.join(single)}{row.unlabelled} unlabelled; {row.reviewed} reviewed, "
+            f"{left} left to review"
         )
     for absent in status.absent:
         typer.echo(f"{absent.name}: {absent.reason}")

@@ -93,6 +93,7 @@ def check(
     if section.kind != "openai":
         raise UsageError(f"judge.kind: {section.kind} has no server to check; openai has")
     for fit in check_judge(section):
+        typer.echo(fit.parameter_words)
         typer.echo(fit.words)
         if fit.warning is not None:
             typer.echo(fit.warning, err=True)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from crosscoder.errors import InputError
+from crosscoder.limits import parse_json
 from labeler.embedding.base import Vectors, encodable, normalised
 from labeler.errors import UsageError, WorkError
 
@@ -28,7 +30,9 @@ class ServerEmbedder:
         timeout_s: float = 60.0,
         max_retries: int = 4,
     ) -> None:
-        from openai import OpenAI
+        from openai import DefaultHttpxClient, OpenAI
+
+        from labeler.embedding.bounded import bound
 
         self.model = model
         self._url = base_url
@@ -37,6 +41,8 @@ class ServerEmbedder:
             api_key=read_key(api_key_env, "embedding.api_key_env"),
             timeout=timeout_s,
             max_retries=max_retries,
+            default_headers={"accept-encoding": "identity"},
+            http_client=DefaultHttpxClient(event_hooks={"response": [bound]}),
         )
 
     @property
@@ -59,23 +65,35 @@ class ServerEmbedder:
         return normalised(np.asarray(rows, dtype=np.float64))
 
     def _batch(self, texts: Sequence[str]) -> list[list[float]]:
-        from openai import OpenAIError
+        from openai import APIConnectionError, OpenAIError
 
         try:
-            reply = self._client.embeddings.create(
+            reply = self._client.embeddings.with_raw_response.create(
                 model=self.model,
                 # An empty input is an error at most servers.
                 input=[encodable(text) or " " for text in texts],
                 encoding_format="float",
             )
-        except (OpenAIError, ValueError) as error:
-            raise WorkError(f"embedding server {self._url}: {error}") from error
-        rows = {item.index: item.embedding for item in reply.data}
-        if sorted(rows) != list(range(len(texts))):
-            raise WorkError(
-                f"embedding server {self._url}: {len(rows)} vectors for {len(texts)} texts"
-            )
-        return [rows[index] for index in range(len(texts))]
+            return _vectors(reply.content, len(texts))
+        except (OpenAIError, InputError, ValueError) as error:
+            # A connection that failed says why in its cause alone.
+            why = error.__cause__ if isinstance(error, APIConnectionError) else None
+            raise WorkError(f"embedding server {self._url}: {why or error}") from error
+
+
+def _vectors(content: bytes, count: int) -> list[list[float]]:
+    """The vectors of a reply in the order of their texts; InputError where one is missing."""
+    body = parse_json(content, "its answer")
+    data = body.get("data") if isinstance(body, dict) else None
+    try:
+        rows = {item["index"]: [float(x) for x in item["embedding"]] for item in data or ()}
+    except (KeyError, TypeError, ValueError):
+        raise InputError("its answer holds no vectors") from None
+    if sorted(rows) != list(range(count)):
+        raise InputError(f"{len(rows)} vectors for {count} texts")
+    if len({len(row) for row in rows.values()}) != 1:
+        raise InputError("its vectors differ in length")
+    return [rows[index] for index in range(count)]
 
 
 def read_key(variable: str | None, key: str) -> str:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from labeler.judge.base import JudgeRequest
+from labeler.judge.reading import ReadingError, json_objects, split_thinking
 
 MAX_EXPLANATION, MAX_QUOTE = 300, 200
 """Most characters that the schema allows: a small model that repeats itself ends there, and what
 it said is an answer, and not one cut off."""
 MAX_CATEGORIES = 3
 """Most categories of one label."""
-_THINKING = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
-_OPEN_THINKING = re.compile(r"^.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _REFUSAL = re.compile(
     r"^\W*(?:i(?:'|\u2019)m sorry|i am sorry|sorry\b|i can(?:'|\u2019)?t\b|i cannot\b|"
     r"i am unable|i(?:'|\u2019)m unable|i won(?:'|\u2019)t)",
@@ -30,7 +28,11 @@ class AnswerError(ValueError):
 
 
 class Answer(BaseModel):
-    """An answer; what it says beyond the asked keys is dropped."""
+    """An answer; what it says beyond the asked keys is dropped.
+
+    Whatever the sent schema allows is accepted: what contradicts itself is settled here, and stays
+    as it was said in the call's raw words.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -43,9 +45,9 @@ class ExplainAnswer(Answer):
     confidence: float = Field(ge=0, le=1)
 
     @model_validator(mode="after")
-    def _interpretable_says_something(self) -> ExplainAnswer:
+    def _nothing_said_is_no_meaning(self) -> ExplainAnswer:
         if self.interpretable and not self.explanation.strip():
-            raise ValueError("explanation is empty")
+            return self.model_copy(update={"interpretable": False})
         return self
 
 
@@ -65,12 +67,13 @@ class CategorizeAnswer(Answer):
 
     @model_validator(mode="after")
     def _outcome_agrees_with_categories(self) -> CategorizeAnswer:
-        if (self.outcome == "assigned") != bool(self.categories):
-            raise ValueError(f"outcome {self.outcome} with {len(self.categories)} categories")
-        slugs = [chosen.category for chosen in self.categories]
-        if len(set(slugs)) != len(slugs):
-            raise ValueError("a category is named twice")
-        return self
+        """The outcome wins over categories; `assigned` without one is none; doubles are dropped."""
+        if self.outcome != "assigned":
+            return self.model_copy(update={"categories": ()})
+        once = {chosen.category: chosen for chosen in reversed(self.categories)}
+        kept = tuple(chosen for chosen in self.categories if once[chosen.category] is chosen)
+        outcome = "assigned" if kept else "none"
+        return self.model_copy(update={"outcome": outcome, "categories": kept})
 
 
 class ExamplesAnswer(Answer):
@@ -80,18 +83,12 @@ class ExamplesAnswer(Answer):
 
 
 class NameAnswer(Answer):
-    """The name of a cluster, with the words that tell what belongs."""
+    """The name of a cluster, with the words that tell what belongs; an empty name is none."""
 
     name: str
     definition: str = ""
     include_when: str = ""
     exclude_when: str = ""
-
-    @model_validator(mode="after")
-    def _has_a_name(self) -> NameAnswer:
-        if not self.name.strip():
-            raise ValueError("name is empty")
-        return self
 
 
 class MergeAnswer(Answer):
@@ -147,14 +144,23 @@ def examples_schema(example_ids: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_answer(request: JudgeRequest, text: str) -> dict[str, Any]:
-    """Find and check the answer in a judge's words; AnswerError says what is wrong with them.
+    """Find and check the answer in a model's text; AnswerError says what is wrong with it.
 
     Thinking, fences and prose around the JSON object are passed over; of several objects the
     last one that is a valid answer counts.
     """
-    found = list(_json_objects(_without_thinking(text)))
-    if not found:
-        raise AnswerError("no JSON object in the answer")
+    try:
+        return find_answer(request, split_thinking(text).words)
+    except ReadingError as error:
+        raise AnswerError(str(error)) from None
+
+
+def find_answer(request: JudgeRequest, words: str) -> dict[str, Any]:
+    """The last valid answer in a model's words, its thinking aside; AnswerError without one."""
+    try:
+        found = json_objects(words)
+    except ReadingError as error:
+        raise AnswerError(str(error)) from None
     problem = AnswerError("no JSON object in the answer")
     for candidate in reversed(found):
         try:
@@ -179,7 +185,7 @@ def check_answer(request: JudgeRequest, value: dict[str, Any]) -> dict[str, Any]
 
 def is_refusal(text: str) -> bool:
     """Tell whether a text without an answer is a model declining to give one."""
-    return _REFUSAL.match(_without_thinking(text)) is not None
+    return _REFUSAL.match(split_thinking(text).words) is not None
 
 
 def _slugs(request: JudgeRequest) -> tuple[str, ...]:
@@ -190,36 +196,6 @@ def _require_known(names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
             raise AnswerError(f"{name!r} is none of the choices")
-
-
-def _without_thinking(text: str) -> str:
-    """Drop thinking, also where its opening tag was part of the prompt."""
-    return _OPEN_THINKING.sub("", _THINKING.sub("", text)).strip()
-
-
-def _json_objects(text: str) -> Iterator[dict[str, Any]]:
-    """Yield the outermost JSON objects in a text, in order."""
-    decoder = json.JSONDecoder(object_pairs_hook=_each_key_once)
-    at = text.find("{")
-    while at >= 0:
-        try:
-            value, end = decoder.raw_decode(text, at)
-        except (json.JSONDecodeError, RecursionError):
-            end = at + 1
-        else:
-            if isinstance(value, dict):
-                yield value
-        at = text.find("{", end)
-
-
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object; AnswerError where a key has two values, of which neither is the answer."""
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found and found[key] != value:
-            raise AnswerError(f"{key!r} is answered twice")
-        found[key] = value
-    return found
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from labeler.study import canonical_json, sha256_text
 
 Stage = Literal["explain", "categorize", "detect", "fuzz", "name", "merge"]
 EndpointKind = Literal["evidence", "openai", "scripted", "import"]
-ReplyStatus = Literal["ok", "parse_error", "refused", "truncated", "transport_error"]
+ReplyStatus = Literal["ok", "parse_error", "refused", "too_long", "truncated", "transport_error"]
 CONTENT_ROLES = frozenset({"user", "assistant", "plain"})
 """Roles whose tokens are text that somebody wrote; the others belong to the chat template."""
 
@@ -178,6 +178,8 @@ class JudgeReply:
     completion_tokens: int | None = None
     latency_s: float | None = None
     error: str | None = None
+    asked_with: Mapping[str, Any] | None = None
+    """How the server that answered wanted to be asked; None where it was not, or nobody knows."""
 
     def __post_init__(self) -> None:
         """Refuse an answer without its status, and the reverse."""
@@ -191,6 +193,15 @@ OnAttempt = Callable[[JudgeReply], Awaitable[None]]
 
 async def ignore_attempt(_: JudgeReply) -> None:
     """Keep no record of an attempt."""
+
+
+@runtime_checkable
+class AskedAsWanted(Protocol):
+    """A judge whose server says how it wants to be asked."""
+
+    def ask_with(self, known: Mapping[str, Any]) -> None:
+        """Ask as an earlier run found out."""
+        ...
 
 
 class Judge(Protocol):

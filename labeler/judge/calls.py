@@ -7,15 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
-from labeler.judge.base import JudgeIdentity, JudgeReply, JudgeRequest
+from labeler.judge.base import AskedAsWanted, Judge, JudgeIdentity, JudgeReply, JudgeRequest
 from labeler.judge.requests import prompt_file
 from labeler.store.engine import read_session, write_session
 from labeler.store.judging_records import (
     CallRow,
+    add_judge_parameters,
     find_ended_calls,
     get_or_create_judge,
     get_or_create_prompt,
+    judge_parameters,
     record_calls,
 )
 from labeler.store.schema import JudgeCall, utc_now
@@ -63,7 +66,7 @@ class Reserved:
     """What may be asked of some questions, by the hashes of their requests."""
 
     ended: Mapping[str, StoredCall]
-    """Answered before, or failed for good since this batch began."""
+    """Answered before, ended as they would end again, or failed since this batch began."""
     claimed: Collection[str] = field(default_factory=frozenset)
     """This worker's to ask; those in neither are another worker's at the moment."""
 
@@ -95,6 +98,12 @@ class CallStore:
                 params=identity.params,
                 params_sha256=identity.params_sha256,
             ).id
+            self._asked_with = judge_parameters(session, self.judge_id)
+
+    def prepare(self, judge: Judge) -> None:
+        """Tell a judge what earlier runs found out about its server."""
+        if self._asked_with is not None and isinstance(judge, AskedAsWanted):
+            judge.ask_with(self._asked_with)
 
     @property
     def lease_s(self) -> float:
@@ -141,6 +150,7 @@ class CallStore:
         row = self._row(request, request.sha256(self._identity), reply, latent_id)
         with write_session(self._engine) as session:
             (call_id,) = record_calls(session, [row])
+            self._keep_parameters(session, [reply])
         return _as_stored(call_id, reply)
 
     def record_all(
@@ -158,11 +168,20 @@ class CallStore:
         ]
         with write_session(self._engine) as session:
             ids = record_calls(session, rows) if rows else []
+            self._keep_parameters(session, [each.reply for each in attempts])
             for stage, keys in _by_stage(ended).items():
                 self._claims.give_back(session, stage, keys)
         return [
             _as_stored(call_id, each.reply) for call_id, each in zip(ids, attempts, strict=True)
         ]
+
+    def _keep_parameters(self, session: Session, replies: Sequence[JudgeReply]) -> None:
+        """Write how the server wanted to be asked, where that was not known."""
+        for reply in replies:
+            found = reply.asked_with
+            if found is not None and found != self._asked_with:
+                add_judge_parameters(session, self.judge_id, self._run_id, found)
+                self._asked_with = dict(found)
 
     def renew_claims(self) -> None:
         """Keep what this worker has in hand from being taken over."""

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
+from crosscoder.errors import InputError
+from crosscoder.limits import parse_json
 from labeler.errors import UsageError, WorkError
-from labeler.judge.answers import AnswerError, explain_schema, parse_answer
+from labeler.judge.answers import explain_schema
 from labeler.judge.base import ChatMessage, JudgeRequest
-from labeler.judge.completions import read_completion, shape_problem
+from labeler.judge.completions import read_completion, read_message, shape_problem
 from labeler.judge.keys import read_key, without_key
 from labeler.judge.lines import Endpoint, HttpAnswer, Line, LineError, tls_for
-from labeler.judge.openai import endpoints_of, server_words
+from labeler.judge.openai import CHAT_PATH, endpoints_of, forced_by, request_body
+from labeler.judge.parameters import Negotiation, Parameters, speaks_of_schema
+from labeler.judge.reading import unfenced, whole_object
 from labeler.judge.retrying import duration_words, retry_after_s
+from labeler.judge.server_errors import ServerError, server_error, server_words
 from labeler.sections.judging import JudgeSection
 from labeler.text import one_line
 
@@ -27,9 +31,7 @@ QUESTION = (
 )
 LONGEST_PROMPT_TOKENS = 3000
 """Tokens that a prompt of this program may have: instructions, some twenty windows of text."""
-_CONTEXT = re.compile(r"context length|max_model_len|context window|too long|maximum.{0,20}token")
-
-_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL | re.IGNORECASE)
+Result = TypeVar("Result")
 _FENCED = (
     "{}: warning: the answer stood in a code fence, so response_format json_schema was not obeyed; "
     "such answers are read all the same"
@@ -45,6 +47,8 @@ class Fit:
     seconds: float
     prompt_tokens: int | None
     completion_tokens: int | None
+    asked_with: Parameters
+    """As the server wants to be asked."""
     warning: str | None = None
     """What is not as it should be, and does no harm."""
 
@@ -56,84 +60,88 @@ class Fit:
             tokens = f"{self.prompt_tokens} + {self.completion_tokens} tokens"
         return f"{self.base_url}: {self.model} answered in {self.seconds:.2f} s, {tokens}"
 
+    @property
+    def parameter_words(self) -> str:
+        """One line about how the server wants to be asked."""
+        return f"{self.base_url}: {self.asked_with.words}"
+
 
 def check_judge(section: JudgeSection) -> list[Fit]:
-    """Check every endpoint of a judge.
+    """Check every endpoint of a judge; all are asked in the same way.
 
     Raises UsageError where the config is wrong (key, model, context), WorkError where the server
-    is (down, no schema support).
+    is (down, no schema support, other parameters than the servers before it).
     """
-    return [_check(endpoint, section) for endpoint in endpoints_of(section)]
+    negotiation = Negotiation(forced_by(section))
+    return [_check(endpoint, section, negotiation) for endpoint in endpoints_of(section)]
 
 
-def _check(endpoint: Endpoint, section: JudgeSection) -> Fit:
-    import httpx2
-
-    headers = {"content-type": "application/json"}
-    key = read_key(endpoint.api_key_env)
-    if key is not None:
-        headers["authorization"] = f"Bearer {key}"
+def _check(endpoint: Endpoint, section: JudgeSection, negotiation: Negotiation) -> Fit:
+    read_key(endpoint.api_key_env)
     try:
-        with httpx2.Client(
-            base_url=endpoint.base_url, headers=headers, timeout=section.timeout_s
-        ) as client:
-            return _ask(client, endpoint, section)
-    except httpx2.TimeoutException:
-        raise WorkError(_late(endpoint, section)) from None
+        return asyncio.run(_ask(endpoint, section, negotiation))
     except TimeoutError:
-        raise WorkError(_late(endpoint, section)) from None
-    except (httpx2.HTTPError, LineError) as error:
-        words = without_key(one_line(str(error)) or type(error).__name__, endpoint.api_key_env)
+        raise WorkError(
+            f"{endpoint.base_url}: no answer within {section.timeout_s:g} s (judge.timeout_s)"
+        ) from None
+    except LineError as error:
+        words = without_key(one_line(str(error)), endpoint.api_key_env)
         raise WorkError(
             f"{endpoint.base_url}: the server is down or not there ({words}); "
             "`difflens judge serve` starts one"
         ) from None
 
 
-def _late(endpoint: Endpoint, section: JudgeSection) -> str:
-    return f"{endpoint.base_url}: no answer within {section.timeout_s:g} s (judge.timeout_s)"
+async def _within(section: JudgeSection, work: Awaitable[Result]) -> Result:
+    """Bounded as a whole, however slowly bytes come."""
+    async with asyncio.timeout(section.timeout_s):
+        return await work
 
 
-async def _post(endpoint: Endpoint, section: JudgeSection, body: dict[str, Any]) -> HttpAnswer:
-    """One request as a batch sends it: bounded as a whole, however slowly bytes come."""
+async def _ask(endpoint: Endpoint, section: JudgeSection, negotiation: Negotiation) -> Fit:
     line = Line(endpoint, tls_for((endpoint,)))
     try:
-        async with asyncio.timeout(section.timeout_s):
-            return await line.post("/chat/completions", body)
+        while True:
+            asked_with = negotiation.current
+            body = request_body(endpoint.model, _request())
+            body |= asked_with.body(section.temperature, section.max_tokens)
+            started = time.monotonic()
+            answer = await _within(section, line.post(CHAT_PATH, body))
+            seconds = time.monotonic() - started
+            if answer.status == 200:
+                break
+            error = server_error(answer.status, answer.content, endpoint.api_key_env)
+            adapted = negotiation.refused(endpoint, asked_with, error)
+            if adapted is None:
+                models = await _models(line, section)
+                raise _refusal(error, answer, endpoint, section, list(models))
+            if adapted.stops_with is not None:
+                raise WorkError(f"{endpoint.base_url}: {error.shown}{adapted.stops_with}")
+        negotiation.answered(endpoint, asked_with)
+        models = await _models(line, section)
     finally:
         await line.aclose()
+    return _judged(endpoint, section, answer, seconds, asked_with, models)
 
 
-def _ask(client: Any, endpoint: Endpoint, section: JudgeSection) -> Fit:
-    request = _request()
-    body = {
-        "model": endpoint.model,
-        "messages": [{"role": "user", "content": QUESTION}],
-        "temperature": section.temperature,
-        "max_tokens": section.max_tokens,
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": "explain", "schema": dict(request.schema), "strict": True},
-        },
-    }
-    started = time.monotonic()
-    answer = asyncio.run(_post(endpoint, section, body))
-    seconds = time.monotonic() - started
-    models = _models(client)
-    if answer.status != 200:
-        raise _refusal(answer, endpoint, section, list(models))
+def _judged(
+    endpoint: Endpoint,
+    section: JudgeSection,
+    answer: HttpAnswer,
+    seconds: float,
+    asked_with: Parameters,
+    models: dict[str, int | None],
+) -> Fit:
     _require_model(endpoint, list(models))
     try:
-        reply_body = json.loads(answer.content)
-    except ValueError:
-        reply_body = None
-    if not isinstance(reply_body, dict):
-        raise WorkError(f"{endpoint.base_url}: is no chat API: it sent no JSON object")
-    shapeless = shape_problem(reply_body)
+        body = answer.json_object(endpoint)
+    except InputError as error:
+        raise WorkError(f"{endpoint.base_url}: is no chat API: {error}") from None
+    shapeless = shape_problem(body)
     if shapeless is not None:
         said = without_key(server_words(answer.content), endpoint.api_key_env)
         raise WorkError(f"{endpoint.base_url}: {shapeless}; the server said {said[:120]!r}")
-    reply = read_completion(request, reply_body, seconds)
+    reply = read_completion(_request(), body, seconds, section.thinking_markers)
     if reply.status == "truncated":
         raise UsageError(
             f"judge.max_tokens: {section.max_tokens} end before the answer does; raise it, or "
@@ -144,8 +152,9 @@ def _ask(client: Any, endpoint: Endpoint, section: JudgeSection) -> Fit:
             f"{endpoint.base_url}: {endpoint.model} refused a harmless question: "
             f"{(reply.raw or '')[:120]!r}; latents that a model refuses get no label, name another"
         )
-    unfenced = _unfenced(reply.raw or "")
-    if reply.status != "ok" or not _is_bare(request, unfenced or reply.raw or ""):
+    message = read_message(body, section.thinking_markers)
+    words = message.said.words or message.reasoning.strip()
+    if reply.status != "ok" or (whole_object(words) is None and not message.tool_calls):
         raise WorkError(
             f"{endpoint.base_url}: ignores response_format json_schema; the answer was "
             f"{(reply.raw or '')[:120]!r}; use a server that constrains JSON (vLLM does)"
@@ -157,7 +166,8 @@ def _ask(client: Any, endpoint: Endpoint, section: JudgeSection) -> Fit:
         seconds,
         reply.prompt_tokens,
         reply.completion_tokens,
-        _FENCED.format(endpoint.base_url) if unfenced is not None else None,
+        asked_with,
+        _FENCED.format(endpoint.base_url) if unfenced(words) != words else None,
     )
 
 
@@ -166,62 +176,45 @@ def _request() -> JudgeRequest:
     return JudgeRequest("explain", "check", "0" * 64, (message,), explain_schema())
 
 
-def _unfenced(raw: str) -> str | None:
-    """What stands between code fences; None where the answer, thinking aside, has none."""
-    found = _FENCE.fullmatch(_thought_out(raw))
-    return found.group(1) if found is not None else None
-
-
-def _thought_out(raw: str) -> str:
-    return re.sub(r"^.*</think(?:ing)?>", "", raw, flags=re.DOTALL | re.IGNORECASE).strip()
-
-
-def _is_bare(request: JudgeRequest, raw: str) -> bool:
-    """Whether the answer, thinking aside, is the JSON object alone: constrained words are."""
-    words = _thought_out(raw)
-    try:
-        parse_answer(request, words)
-        json.loads(words)
-    except (AnswerError, ValueError):
-        return False
-    return True
-
-
-def _models(client: Any) -> dict[str, int | None]:
+async def _models(line: Line, section: JudgeSection) -> dict[str, int | None]:
     """Models that the server has, with their context where it says."""
-    answer = client.get("/models")
     try:
-        rows = answer.json()["data"] if answer.status_code == 200 else []
-        return {str(row["id"]): row.get("max_model_len") for row in rows}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        answer = await _within(section, line.get("/models"))
+        rows = parse_json(answer.content, "the models")["data"] if answer.status == 200 else []
+        found = {str(row["id"]): row.get("max_model_len") for row in rows}
+        return {name: size if isinstance(size, int) else None for name, size in found.items()}
+    except (InputError, LineError, TimeoutError, KeyError, TypeError, AttributeError):
         return {}
 
 
 def _refusal(
-    answer: HttpAnswer, endpoint: Endpoint, section: JudgeSection, models: list[str]
+    error: ServerError,
+    answer: HttpAnswer,
+    endpoint: Endpoint,
+    section: JudgeSection,
+    models: list[str],
 ) -> Exception:
-    said = without_key(server_words(answer.content), endpoint.api_key_env)
-    status, where = answer.status, endpoint.base_url
-    if status in (401, 403):
+    where = endpoint.base_url
+    if error.status in (401, 403):
         variable = endpoint.api_key_env
         how = f"the key in {variable} is refused" if variable else "missing, a key is needed"
-        return UsageError(f"judge.api_key_env: {how}; {where} said {status}: {said}")
+        return UsageError(f"judge.api_key_env: {how}; {where} said {error.status}: {error.words}")
     _require_model(endpoint, models)
-    if _CONTEXT.search(said):
+    if error.outcome == "too_long":
         return UsageError(
             f"judge.max_tokens: {where} has too short a context for {section.max_tokens} tokens "
-            f"of answer ({said}); lower it, or raise judge.server.max_model_len"
+            f"of answer ({error.words}); lower it, or raise judge.server.max_model_len"
         )
-    if "response_format" in said or "json_schema" in said or "structured" in said:
-        return WorkError(f"{where}: takes no response_format json_schema ({status}: {said})")
-    if status == 404:
+    if speaks_of_schema(error):
+        return WorkError(f"{where}: takes no response_format json_schema ({error.shown})")
+    if error.status == 404:
         return UsageError(
-            f"judge.base_url: nothing at {where}/chat/completions; end it in /v1? "
-            f"the server said 404: {said}"
+            f"judge.base_url: nothing at {where}{CHAT_PATH}; end it in /v1? "
+            f"the server said 404: {error.words}"
         )
     wait_s = retry_after_s(answer.headers.get("retry-after"))
     asked = f"; it asks to wait {duration_words(wait_s)} (Retry-After)" if wait_s else ""
-    return WorkError(f"{where}: {status}: {said}{asked}")
+    return WorkError(f"{where}: {error.shown}{asked}")
 
 
 def _require_model(endpoint: Endpoint, models: list[str]) -> None:

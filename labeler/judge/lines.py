@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from labeler.judge.keys import read_key
+from crosscoder.errors import InputError
+from crosscoder.limits import parse_json
+from labeler.judge.keys import read_key, without_key
+from labeler.text import one_line
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
 
-LONGEST_BODY = 32 * 2**20
+LONGEST_BODY = 4 * 2**20
 """Bytes of a server's answer beyond which it is given up."""
 
 
@@ -43,6 +46,14 @@ class HttpAnswer:
     headers: Mapping[str, str]
     content: bytes
 
+    def json_object(self, endpoint: Endpoint) -> dict[str, Any]:
+        """The JSON object that came; InputError for anything else. The key is blotted out of it."""
+        text = without_key(self.content.decode("utf-8", "replace"), endpoint.api_key_env)
+        body = parse_json(text, "the server sent no JSON object", any_number=True)
+        if not isinstance(body, dict):
+            raise InputError(f"the server sent no JSON object: {one_line(text[:200])!r}")
+        return body
+
 
 class LineError(Exception):
     """The connection failed; nothing usable came back. `unpaid` where the server saw nothing."""
@@ -63,13 +74,21 @@ class Line:
 
     async def post(self, path: str, body: Mapping[str, Any]) -> HttpAnswer:
         """Send a JSON body; LineError where no answer comes. The caller bounds the time."""
+        return await self._ask("POST", path, json.dumps(body).encode())
+
+    async def get(self, path: str) -> HttpAnswer:
+        """Ask for something; LineError where no answer comes. The caller bounds the time."""
+        return await self._ask("GET", path, None)
+
+    async def _ask(self, method: str, path: str, payload: bytes | None) -> HttpAnswer:
         import aiohttp
 
-        payload = json.dumps(body).encode()
         try:
             url = self.endpoint.base_url + path
             connected = self._connected()
-            async with connected.post(url, data=payload, allow_redirects=False) as response:
+            async with connected.request(
+                method, url, data=payload, allow_redirects=False
+            ) as response:
                 return HttpAnswer(response.status, response.headers, await _bounded(response))
         except aiohttp.ClientConnectorError as error:
             raise LineError(f"cannot connect: {_why(error.os_error)}", unpaid=True) from error
@@ -86,7 +105,8 @@ class Line:
         import aiohttp
 
         if self._session is None:
-            headers = {"content-type": "application/json"}
+            # What is packed may unpack to any size.
+            headers = {"content-type": "application/json", "accept-encoding": "identity"}
             key = read_key(self.endpoint.api_key_env)
             if key is not None:
                 headers["authorization"] = f"Bearer {key}"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from crosscoder.errors import InputError
 from labeler.errors import UsageError, WorkError
 from labeler.judge.base import (
+    ChatMessage,
     JudgeIdentity,
     JudgeReply,
     JudgeRequest,
@@ -20,6 +22,8 @@ from labeler.judge.completions import read_completion
 from labeler.judge.endpoints import Clock, Endpoints, Sleep
 from labeler.judge.keys import read_key, without_key
 from labeler.judge.lines import Endpoint, HttpAnswer, Line, LineError
+from labeler.judge.parameters import Forced, Negotiation, Parameters, speaks_of_schema
+from labeler.judge.reading import Marker
 from labeler.judge.retrying import (
     Again,
     Ended,
@@ -29,14 +33,15 @@ from labeler.judge.retrying import (
     retry_after_s,
     retry_policy,
 )
+from labeler.judge.server_errors import ServerError, UnknownRefusals, server_error
 from labeler.sections.judging import JudgeSection
 from labeler.text import one_line
 
 CHAT_PATH = "/chat/completions"
 AT_ANOTHER: tuple[Again, ...] = ("transport", "away", "wait")
 """Ends of a try after which the next one goes to another server, where there is one."""
-SHOWN_CHARACTERS = 500
-"""Most characters of a server's error that are kept."""
+CONTROL_QUESTION = "Answer with any JSON object that the schema allows. Keep every text empty."
+"""What is asked to learn whether every request would be refused, and not this one alone."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,9 @@ class OpenAiJudge:
     """Sends chats with `response_format` = JSON schema and reports every ended attempt.
 
     Transport errors, 408, 429 and 5xx are retried, unusable answers a few times; a wait that a
-    server asks for (Retry-After) is no try; any other 4xx is a WorkError with the server's words.
+    server asks for (Retry-After) is no try. A request that is too long, or that a filter refuses,
+    ends as just that; any other 4xx that every request would get is a WorkError with the server's
+    words. The first request to a server goes alone and learns how the server wants to be asked.
     Of several endpoints one that is down gets no requests until it is back. `sleep` and `clock`
     are replaced in tests.
     """
@@ -78,11 +85,16 @@ class OpenAiJudge:
         patience: Patience | None = None,
         sleep: Sleep = asyncio.sleep,
         clock: Clock = time.monotonic,
+        forced: Forced | None = None,
+        markers: Sequence[Marker] = (),
     ) -> None:
         self._identity = identity
         self._endpoints = Endpoints(endpoints, sleep, clock)
         self._patience = patience or Patience()
         self._sleep = sleep
+        self._negotiation = Negotiation(forced or Forced())
+        self._markers = tuple(markers)
+        self._unknown = UnknownRefusals()
 
     @classmethod
     def from_section(
@@ -101,7 +113,19 @@ class OpenAiJudge:
             restart_wait_s=section.restart_wait_s,
             longest_wait_s=section.longest_wait_s,
         )
-        return cls(identity_of(section), endpoints, patience, sleep, clock)
+        return cls(
+            identity_of(section),
+            endpoints,
+            patience,
+            sleep,
+            clock,
+            forced_by(section),
+            section.thinking_markers,
+        )
+
+    def ask_with(self, known: Mapping[str, Any]) -> None:
+        """Ask as an earlier run found out."""
+        self._negotiation.start_from(known)
 
     @property
     def identity(self) -> JudgeIdentity:
@@ -129,12 +153,14 @@ class OpenAiJudge:
 
     async def aclose(self) -> None:
         """Close the connections; a later `ask` opens new ones."""
+        self._negotiation.rest()
+        self._unknown.rest()
         await self._endpoints.aclose()
 
     async def _attempt(self, request: JudgeRequest, on_attempt: OnAttempt, tried: _Tried) -> Ended:
         line = await self._endpoints.take(avoid=tried.failed_at)
         try:
-            ended = await self._send(line, request)
+            ended = await self._in_turn(line, request)
         except BaseException:
             await line.aclose()
             raise
@@ -143,66 +169,139 @@ class OpenAiJudge:
         tried.failed_at = line.endpoint if ended.again in AT_ANOTHER else None
         await on_attempt(ended.reply)
         if ended.stops_the_batch:
-            raise WorkError(f"judge {line.endpoint.base_url}: {ended.reply.error}")
+            raise WorkError(f"judge {line.endpoint.base_url}: {ended.reply.error}{ended.advice}")
         if ended.again == "wait":
             self._require_near(line.endpoint)
         if ended.again == "away" and not self._endpoints.somebody_is_up:
             self._require_patience()
         return ended
 
+    async def _in_turn(self, line: Line, request: JudgeRequest) -> Ended:
+        """Send a request; alone, where it is the first to its server."""
+        negotiation, endpoint = self._negotiation, line.endpoint
+        if not negotiation.is_open(endpoint):
+            async with negotiation.gate(endpoint):
+                if not negotiation.is_open(endpoint):
+                    ended = await self._send(line, request)
+                    if ended.again != "parameters" and not ended.stops_the_batch:
+                        negotiation.open(endpoint)
+                    return ended
+        return await self._send(line, request)
+
     async def _send(self, line: Line, request: JudgeRequest) -> Ended:
         started = time.monotonic()
-        body = self._body(line.endpoint, request)
+        asked_with = self._negotiation.current
+        answer = await self._post(line, request, asked_with, started)
+        if isinstance(answer, Ended):
+            return answer
+        seconds = time.monotonic() - started
+        if answer.status == 200:
+            return self._read(line.endpoint, request, asked_with, answer, seconds)
+        return await self._refused_by_server(line, request, asked_with, answer, seconds)
+
+    async def _post(
+        self, line: Line, request: JudgeRequest, parameters: Parameters, started: float
+    ) -> HttpAnswer | Ended:
+        identity = self._identity.params
+        sampling = parameters.body(identity["temperature"], identity["max_tokens"])
+        body = request_body(line.endpoint.model, request) | sampling
         try:
             async with asyncio.timeout(self._patience.timeout_s):
-                answer = await line.post(CHAT_PATH, body)
+                return await line.post(CHAT_PATH, body)
         except TimeoutError:
             words = f"no answer within {self._patience.timeout_s:g} s"
             return await self._hung_up(line, started, words, unpaid=False)
         except LineError as error:
             return await self._hung_up(line, started, str(error), error.unpaid)
-        return self._read(line, request, answer, started)
 
-    def _body(self, endpoint: Endpoint, request: JudgeRequest) -> dict[str, Any]:
-        schema = {"name": request.stage, "schema": dict(request.schema), "strict": True}
-        return {
-            "model": endpoint.model,
-            "messages": [
-                {"role": message.role, "content": message.content} for message in request.messages
-            ],
-            "response_format": {"type": "json_schema", "json_schema": schema},
-            "temperature": self._identity.params["temperature"],
-            "max_tokens": self._identity.params["max_tokens"],
-        }
-
-    def _read(self, line: Line, request: JudgeRequest, answer: HttpAnswer, started: float) -> Ended:
-        seconds = time.monotonic() - started
-        if answer.status != 200:
-            return self._refused_by_server(line.endpoint, answer, seconds)
-        content = without_key(answer.content.decode("utf-8", "replace"), line.endpoint.api_key_env)
+    def _read(
+        self,
+        endpoint: Endpoint,
+        request: JudgeRequest,
+        asked_with: Parameters,
+        answer: HttpAnswer,
+        seconds: float,
+    ) -> Ended:
         try:
-            body = json.loads(content)
-        except ValueError:
-            body = None
-        if not isinstance(body, dict):
-            self._endpoints.failed(line.endpoint, unreachable=False)
-            return _transport(f"the server sent no JSON object: {content[:200]!r}", seconds)
-        self._endpoints.answered(line.endpoint)
-        reply = read_completion(request, body, seconds)
-        return Ended(reply, again(reply))
+            body = answer.json_object(endpoint)
+        except InputError as error:
+            self._endpoints.failed(endpoint, unreachable=False)
+            return _transport(str(error), seconds)
+        self._endpoints.answered(endpoint)
+        self._negotiation.answered(endpoint, asked_with)
+        self._unknown.answered(request.stage)
+        reply = read_completion(request, body, seconds, self._markers)
+        return Ended(replace(reply, asked_with=asked_with.as_json), again(reply))
 
-    def _refused_by_server(self, endpoint: Endpoint, answer: HttpAnswer, seconds: float) -> Ended:
-        said = without_key(server_words(answer.content), endpoint.api_key_env)
-        words = f"{answer.status}: {said}"
-        if not is_worth_retrying(answer.status):
+    async def _refused_by_server(
+        self,
+        line: Line,
+        request: JudgeRequest,
+        asked_with: Parameters,
+        answer: HttpAnswer,
+        seconds: float,
+    ) -> Ended:
+        endpoint = line.endpoint
+        error = server_error(answer.status, answer.content, endpoint.api_key_env)
+        if error.outcome is not None:
             self._endpoints.answered(endpoint)
-            return _transport(words, seconds, stops_the_batch=True)
+            return Ended(JudgeReply(error.outcome, error=error.shown, latency_s=seconds), "no")
+        if is_worth_retrying(error.status):
+            return self._busy(endpoint, answer, error, seconds)
+        self._endpoints.answered(endpoint)
+        adapted = self._negotiation.refused(endpoint, asked_with, error)
+        if adapted is not None and adapted.stops_with is None:
+            return Ended(_failed(error.shown, seconds), "parameters")
+        if adapted is not None and adapted.stops_with is not None:
+            return _stop(error, seconds, adapted.stops_with)
+        if speaks_of_schema(error):
+            return _stop(
+                error, seconds, "; every answer needs response_format json_schema, and this server "
+                "takes none: use one that constrains JSON (vLLM does)",
+            )  # fmt: skip
+        if not error.is_of_the_call:
+            return _stop(error, seconds)
+        return await self._of_one_or_all(line, request, asked_with, error, seconds)
+
+    def _busy(
+        self, endpoint: Endpoint, answer: HttpAnswer, error: ServerError, seconds: float
+    ) -> Ended:
         wait_s = retry_after_s(answer.headers.get("retry-after"))
         if wait_s:
             self._endpoints.told_to_wait(endpoint, wait_s)
-            return Ended(_failed(words, seconds), "wait")
+            return Ended(_failed(error.shown, seconds), "wait")
         self._endpoints.failed(endpoint, unreachable=False)
-        return _transport(words, seconds)
+        return _transport(error.shown, seconds)
+
+    async def _of_one_or_all(
+        self,
+        line: Line,
+        request: JudgeRequest,
+        asked_with: Parameters,
+        error: ServerError,
+        seconds: float,
+    ) -> Ended:
+        """Whether a request is refused alone, or every one would be: a harmless one tells.
+
+        It has the stage's schema and the same parameters and holds no text of the corpus. It is
+        asked where no request of the stage was ever answered, and again after some refusals in a
+        row.
+        """
+        refused = JudgeReply("refused", error=error.shown, latency_s=seconds)
+        async with self._unknown.lock:
+            if not self._unknown.must_ask(request.stage):
+                return Ended(refused, "no")
+            control = replace(request, messages=(ChatMessage("user", CONTROL_QUESTION),))
+            answer = await self._post(line, control, asked_with, time.monotonic())
+            if isinstance(answer, Ended) or is_worth_retrying(answer.status):
+                return _transport(error.shown, seconds)
+            if answer.status != 200:
+                return _stop(
+                    error, seconds, "; a request without any text of the corpus is refused as well"
+                )
+            self._unknown.answered(request.stage)
+            self._unknown.must_ask(request.stage)
+        return Ended(_with_usage(refused, line.endpoint, control, answer), "no")
 
     async def _hung_up(self, line: Line, started: float, words: str, unpaid: bool) -> Ended:
         """A line that broke; an unpaid request does not count against its tries where it can."""
@@ -278,24 +377,43 @@ def endpoints_of(section: JudgeSection) -> tuple[Endpoint, ...]:
     return found
 
 
-def server_words(content: bytes) -> str:
-    """What a server says of an error, on one line: its message, else the beginning of the body."""
-    text = content.decode("utf-8", "replace")
+def forced_by(section: JudgeSection) -> Forced:
+    """What the config says of the parameters."""
+    return Forced(section.max_tokens_key, section.send_temperature)
+
+
+def request_body(model: str, request: JudgeRequest) -> dict[str, Any]:
+    """A request as a server gets it, sampling parameters aside."""
+    schema = {"name": request.stage, "schema": dict(request.schema), "strict": True}
+    return {
+        "model": model,
+        "messages": [
+            {"role": message.role, "content": message.content} for message in request.messages
+        ],
+        "response_format": {"type": "json_schema", "json_schema": schema},
+    }
+
+
+def _with_usage(
+    refused: JudgeReply, endpoint: Endpoint, control: JudgeRequest, answer: HttpAnswer
+) -> JudgeReply:
+    """The refusal with the tokens that the harmless request cost."""
     try:
-        body = json.loads(text)
-    except ValueError:
-        body = None
-    if isinstance(body, dict):
-        inner = body.get("error", body)
-        message = inner.get("message", inner.get("detail")) if isinstance(inner, dict) else inner
-        if isinstance(message, str) and message:
-            return one_line(message)[:SHOWN_CHARACTERS] or "no words"
-    return one_line(text)[:SHOWN_CHARACTERS] or "no words"
+        told = read_completion(control, answer.json_object(endpoint), 0.0)
+    except InputError:
+        return refused
+    return replace(
+        refused, prompt_tokens=told.prompt_tokens, completion_tokens=told.completion_tokens
+    )
+
+
+def _stop(error: ServerError, seconds: float, advice: str = "") -> Ended:
+    return Ended(_failed(error.shown, seconds), "transport", stops_the_batch=True, advice=advice)
 
 
 def _failed(words: str, seconds: float) -> JudgeReply:
     return JudgeReply(status="transport_error", error=words, latency_s=seconds)
 
 
-def _transport(words: str, seconds: float, stops_the_batch: bool = False) -> Ended:
-    return Ended(_failed(words, seconds), "transport", stops_the_batch=stops_the_batch)
+def _transport(words: str, seconds: float) -> Ended:
+    return Ended(_failed(words, seconds), "transport")

@@ -12,9 +12,10 @@ from typing import Any
 
 from labeler.errors import WorkError
 from labeler.judge.base import Judge, JudgeReply
-from labeler.judge.calls import CallStore, Keep, Keyed, OnAnswer, Question
+from labeler.judge.calls import CallStore, Keep, Keyed, OnAnswer, Question, StoredCall
 from labeler.judge.recorder import Recorder
 from labeler.judge.spending import BudgetReachedError
+from labeler.store.outcomes import ENDED_STATUSES
 from labeler.text import one_line
 
 READ_AHEAD = 32
@@ -31,7 +32,11 @@ Task = Callable[[], Coroutine[Any, Any, None]]
 
 @dataclass(frozen=True)
 class FailureLimit:
-    """When a batch is given up: more than `share` of at least `min_calls` calls failed."""
+    """When a batch is given up: more than `share` of at least `min_calls` calls failed.
+
+    A request that is too long, or refused, is no failure of the judge; where the first `min_calls`
+    all ended so, the batch is given up nevertheless.
+    """
 
     share: float = 0.2
     min_calls: int = 20
@@ -48,22 +53,32 @@ class _Failures:
         self._judge_name = judge_name
         self._limit = limit
         self._asked = 0
-        self._failed = 0
-        self._last_failed: JudgeReply | None = None
+        self._failed = self._ok = 0
+        self._last: JudgeReply | None = None
+
+    def found(self, call: StoredCall) -> None:
+        """Another run or worker was answered: the judge does answer."""
+        self._ok += call.status == "ok"
 
     def count(self, reply: JudgeReply) -> None:
         """Count one; WorkError where too many failed."""
         self._asked += 1
-        if reply.status != "ok":
-            self._failed += 1
-            self._last_failed = reply
-        enough = self._asked >= self._limit.min_calls
-        last = self._last_failed
-        if last is not None and enough and self._failed > self._limit.share * self._asked:
+        self._ok += reply.status == "ok"
+        self._failed += reply.status not in ENDED_STATUSES
+        self._last = reply if reply.status != "ok" else self._last
+        if self._last is None or self._asked < self._limit.min_calls:
+            return
+        words = f"{self._last.status}: {one_line(self._last.error or 'no words')}"
+        if self._failed > self._limit.share * self._asked:
             raise WorkError(
                 f"{self._failed} of {self._asked} calls of {self._judge_name} failed, the last of "
-                f"these with {last.status}: {one_line(last.error or 'no words')}; "
-                "what was answered is kept, run again to go on"
+                f"these with {words}; what was answered is kept, run again to go on"
+            )
+        if not self._ok:
+            raise WorkError(
+                f"none of {self._asked} calls of {self._judge_name} was answered, the last ended "
+                f"with {words}; give the judge a longer context or another model, and change "
+                "judge.max_tokens or judge.model, so that it is asked again"
             )
 
 
@@ -75,6 +90,7 @@ class AskPool:
     """
 
     def __init__(self, judge: Judge, store: CallStore, limit: FailureLimit) -> None:
+        store.prepare(judge)
         self._judge = judge
         self._store = store
         self._failures = _Failures(judge.identity.name, limit)
@@ -139,7 +155,9 @@ class AskPool:
             held = []
             for asked in waiting:
                 if asked.key in reserved.ended:
-                    recorder.found(self._equal.pop(asked.key), reserved.ended[asked.key])
+                    call = reserved.ended[asked.key]
+                    self._failures.found(call)
+                    recorder.found(self._equal.pop(asked.key), call)
                 elif asked.key in reserved.claimed:
                     await queue.put(asked)
                 else:

@@ -16,9 +16,9 @@ from labeler.judge.base import JudgeReply
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 YEAR_S = 365 * 86400.0
-Again = Literal["no", "transport", "answer", "away", "wait"]
-"""Why a request would be made again; no tries are `away`: the server was not there, and `wait`: it
-asked for time."""
+Again = Literal["no", "transport", "answer", "away", "wait", "parameters"]
+"""Why a request would be made again; no tries are `away`: the server was not there, `wait`: it
+asked for time, and `parameters`: it wants to be asked in another way."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Ended:
     is_waited_for: bool = False
     """The endpoint rests before its next request, so that this one need not wait by itself."""
     stops_the_batch: bool = False
+    advice: str = ""
+    """What is said after the server's words where the batch stops."""
     unpaid: bool = False
     """No server saw the request."""
 

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from labeler.errors import WorkError
-from labeler.judge.base import Judge, JudgeIdentity, JudgeReply, JudgeRequest, OnAttempt
+from labeler.judge.base import (
+    AskedAsWanted,
+    Judge,
+    JudgeIdentity,
+    JudgeReply,
+    JudgeRequest,
+    OnAttempt,
+)
 from labeler.judge.base import ignore_attempt as nobody
+from labeler.store.outcomes import ENDED_STATUSES
 
 CHARACTERS_A_TOKEN = 4.0
 """English prose under common tokenizers; used until a server's own counts say better."""
@@ -168,13 +178,18 @@ class MeteredJudge:
         """Requests in flight."""
         return self._judge.concurrency
 
+    def ask_with(self, known: Mapping[str, Any]) -> None:
+        """Ask as an earlier run found out."""
+        if isinstance(self._judge, AskedAsWanted):
+            self._judge.ask_with(known)
+
     async def ask(self, request: JudgeRequest, on_attempt: OnAttempt = nobody) -> JudgeReply:
         """Ask within the limits; BudgetReachedError before an attempt that might pass them."""
 
         async def note(reply: JudgeReply) -> None:
             self._spending.release(id(request), self._spent(request, reply))
             await on_attempt(reply)
-            if reply.status not in ("ok", "refused"):
+            if reply.status not in ENDED_STATUSES:
                 await self._reserve(request)
 
         await self._reserve(request)

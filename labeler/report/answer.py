@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from labeler.report.model import ChangeTable
 from labeler.report.rows import CategoryRow
+from labeler.store.outcomes import BY_NAME, OF_ONE_REQUEST
 from labeler.text import interval_text, listed, one_line, plural, probability_text
 from taxonomy.significance import ALPHA
 
@@ -122,12 +123,20 @@ def _strength(tested: list[CategoryRow], significant: list[CategoryRow]) -> list
 
 
 def coverage_sentence(table: ChangeTable) -> str:
-    """How many latents of each side are behind the shares."""
+    """How many latents of each side are behind the shares, and how many the judge let down."""
     sides = [
         f"{side.labelled:,} of {side.isolated:,} {label} latents"
         for side, label in zip(table.coverage, (table.target, table.reference), strict=True)
     ]
-    return f"{' and '.join(one_line(side) for side in sides)} are labelled."
+    sentences = [f"{' and '.join(one_line(side) for side in sides)} are labelled."]
+    for name in OF_ONE_REQUEST:
+        target, reference = (getattr(side, name) for side in table.coverage)
+        if target or reference:
+            sentences.append(
+                f"{BY_NAME[name].title}: {target:,} {one_line(table.target)} and {reference:,} "
+                f"{one_line(table.reference)} latents."
+            )
+    return " ".join(sentences)
 
 
 def computed_sentence(table: ChangeTable) -> str:

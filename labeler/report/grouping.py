@@ -6,20 +6,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from labeler.report.model import NO_CATEGORY_OUTCOMES, ChangeTable, LatentView
-
-OUTCOME_TITLES = {
-    "none": "In no category",
-    "uninterpretable": "Uninterpretable",
-    "error": "Judge gave no usable answer",
-    "unlabelled": "Not labelled yet",
-}
-OUTCOME_NOTES = {
-    "none": "No category of the taxonomy fits the explanation; it counts as labelled.",
-    "uninterpretable": "No discernible meaning; it does not count as labelled.",
-    "error": "The raw answer is in the table judge_call; it does not count as labelled.",
-    "unlabelled": "",
-}
+from labeler.report.model import ChangeTable, LatentView
+from labeler.store.outcomes import OUTCOMES
 
 
 @dataclass(frozen=True)
@@ -51,7 +39,10 @@ def sections_of(table: ChangeTable, latents: Sequence[LatentView]) -> tuple[Sect
     """Latents under their primary category in the table's order, then those without one."""
     members: dict[str, list[LatentView]] = defaultdict(list)
     for latent in latents:
-        members[latent.category or latent.outcome].append(latent)
+        members[latent.category or ""].append(latent)
+    left: dict[str, list[LatentView]] = defaultdict(list)
+    for latent in members[""]:
+        left[latent.outcome].append(latent)
     found = []
     for parent in (row for row in table.rows if row.parent is None):
         inside = [row for row in table.rows if parent.category in (row.category, row.parent)]
@@ -63,9 +54,9 @@ def sections_of(table: ChangeTable, latents: Sequence[LatentView]) -> tuple[Sect
         if groups:
             found.append(Section(parent.category, parent.name, groups))
     without = tuple(
-        _group(outcome, OUTCOME_TITLES[outcome], OUTCOME_NOTES[outcome], members[outcome])
-        for outcome in NO_CATEGORY_OUTCOMES
-        if members[outcome]
+        _group(outcome.name, outcome.title, outcome.note, left[outcome.name])
+        for outcome in OUTCOMES
+        if left[outcome.name]
     )
     return (*found, Section("no-category", "Without a category", without)) if without else (*found,)
 

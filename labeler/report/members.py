@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, aliased
 
 from labeler.report.comparisons import ComparisonFacts
 from labeler.report.rows import SIDES, SideName
+from labeler.store.outcomes import EFFECTIVE_OUTCOMES, LABELLED
 from labeler.store.schema import (
     Category,
     EffectiveLabel,
@@ -19,11 +20,10 @@ from labeler.store.schema import (
     LatentSetMember,
 )
 
-LABELLED = ("assigned", "none")
 _OUTCOMES = {
     "labelled": frozenset(LABELLED),
     "assigned": frozenset({"assigned"}),
-    "isolated": frozenset({"assigned", "none", "uninterpretable", "error", "unlabelled"}),
+    "isolated": frozenset(EFFECTIVE_OUTCOMES),
 }
 
 

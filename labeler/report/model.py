@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from labeler.report.sweeping import Sweep
     from taxonomy.corrected_change import Correction
 
-NO_CATEGORY_OUTCOMES = ("none", "uninterpretable", "error", "unlabelled")
-
 
 @dataclass(frozen=True)
 class ChangeTable:

@@ -15,9 +15,9 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from labeler.report.comparisons import ComparisonFacts
-from labeler.report.members import LABELLED
 from labeler.report.rows import SIDES, SideName
 from labeler.report.statistics import CategoryPlace
+from labeler.store.outcomes import LABELLED
 from labeler.store.view_definitions.base import DECISION, MEMBER, STANDING, VERDICT, with_tables
 
 if TYPE_CHECKING:

@@ -117,5 +117,7 @@ class Coverage:
     none: int
     uninterpretable: int
     error: int
+    too_long: int
+    refused: int
     unlabelled: int
     reviewed: int

@@ -41,17 +41,7 @@ def read_coverage(session: Session, comparison: str) -> tuple[Coverage, Coverage
 
 def _coverage_of(session: Session, comparison: str, side: SideName) -> Coverage:
     row = session.execute(_COVERAGE, {"comparison": comparison, "side": side}).mappings().one()
-    return Coverage(
-        side=side,
-        isolated=row["isolated"],
-        labelled=row["labelled"],
-        assigned=row["assigned"],
-        none=row["none"],
-        uninterpretable=row["uninterpretable"],
-        error=row["error"],
-        unlabelled=row["unlabelled"],
-        reviewed=row["reviewed"],
-    )
+    return Coverage(**{name: value for name, value in row.items() if name != "comparison"})
 
 
 def _check_planted(

@@ -15,6 +15,7 @@ from labeler.review.places import Place, Setting
 from labeler.review.queue import matching
 from labeler.review.table import QueueTable
 from labeler.store.helpers import chunks
+from labeler.store.outcomes import ANSWERS
 from labeler.store.reviews import Decision, record_decisions
 from labeler.store.schema import JudgeLabel, ReviewEvent
 
@@ -161,7 +162,7 @@ def _labels(session: Session, setting: Setting, latent_ids: Sequence[int]) -> di
                 JudgeLabel.latent_id.in_(part),
                 JudgeLabel.taxonomy_version_id == setting.taxonomy_version_id,
                 JudgeLabel.judge_id == setting.judge_id,
-                JudgeLabel.outcome != "error",
+                JudgeLabel.outcome.in_(ANSWERS),
                 JudgeLabel.is_control.is_(False),
             )
             .order_by(JudgeLabel.id)

@@ -16,6 +16,7 @@ from labeler.review.places import Place, Setting
 from labeler.review.table import QueueTable
 from labeler.store.effective_rule import standing_events
 from labeler.store.evidence_records import evidence_of
+from labeler.store.outcomes import ANSWERS
 from labeler.store.schema import (
     Category,
     Evidence,
@@ -73,7 +74,7 @@ class JudgeRun:
     @property
     def usable(self) -> bool:
         """Whether it can be accepted."""
-        return self.outcome != "error"
+        return self.outcome in ANSWERS
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,7 @@ def _runs(session: Session, setting: Setting, latent_id: int) -> tuple[JudgeRun,
     usable = [
         label.id
         for label, _, _ in rows
-        if label.judge_id == setting.judge_id and label.outcome != "error"
+        if label.judge_id == setting.judge_id and label.outcome in ANSWERS
     ]
     return tuple(
         JudgeRun(

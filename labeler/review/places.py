@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from labeler.store.audit import AuditPlace, audit_places
 from labeler.store.helpers import chunks
+from labeler.store.outcomes import ANSWERS, WITHOUT_ANSWER, sql_list
 from labeler.store.study_comparisons import NamedComparison, study_comparisons
 from labeler.store.view_definitions.base import ADJUDICATED
 
@@ -61,7 +62,7 @@ class Place:
     @property
     def priority(self) -> float:
         """How urgent a look is, 0 to 1: the formula of v_review_queue."""
-        if self.conflict or self.outcome in ("error", "unlabelled"):
+        if self.conflict or self.outcome in WITHOUT_ANSWER:
             return 1.0
         doubt = 1 - (UNSURE if self.confidence is None else self.confidence)
         return max(self.disagreement, doubt)
@@ -254,13 +255,14 @@ WHERE ec.comparison_id = :comparison_id AND ec.side IN ('target', 'reference') A
   {some}
 ORDER BY ec.rank
 """
-_LABELS = """
+_LABELS = f"""
 SELECT j.latent_id, j.judge_id, coalesce(k.slug, j.outcome) AS answer,
        coalesce(jc.confidence, j.confidence) AS confidence
 FROM judge_label AS j
 LEFT JOIN judge_label_category AS jc ON jc.judge_label_id = j.id AND jc.rank = 1
 LEFT JOIN category AS k ON k.id = jc.category_id
-WHERE j.taxonomy_version_id = :version_id AND NOT j.is_control AND j.outcome <> 'error' {some}
+WHERE j.taxonomy_version_id = :version_id AND NOT j.is_control AND j.outcome IN {sql_list(ANSWERS)}
+  {{some}}
 ORDER BY j.id
 """
 _EVENTS = """

@@ -10,7 +10,8 @@ import numpy as np
 from labeler.errors import UsageError
 from labeler.review.filters import CHOICES, Filters
 from labeler.review.places import Place
-from labeler.review.table import OUTCOMES, Mask, QueueTable, Rows
+from labeler.review.table import Mask, QueueTable, Rows
+from labeler.store.outcomes import BY_NAME, WITHOUT_CATEGORY
 
 PAGE_SIZE = 50
 FACETS = ("side", "status", "mine", "category", "source", "confidence", "disagreement", "audit")
@@ -179,6 +180,5 @@ def _facet(
 
 def _category_values(table: QueueTable) -> dict[str, str]:
     """What needs a look first, none fits and the like; then each group before its categories."""
-    titles = {"none": "none fits", "error": "judge failed", "unlabelled": "not labelled"}
-    outcomes = {outcome: titles.get(outcome, outcome) for outcome in OUTCOMES}
+    outcomes = {name: BY_NAME[name].short for name in WITHOUT_CATEGORY}
     return outcomes | {slug: leaf.name for slug, leaf in table.in_tree_order()}

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from labeler.review.filters import Filters
 from labeler.review.places import Place, Setting
+from labeler.store.outcomes import LABELLED, WITHOUT_CATEGORY
 
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.int64]
 NOBODY = -1
 """Code of an answer that nobody gave."""
-OUTCOMES = ("none", "uninterpretable", "error", "unlabelled")
 _SOURCES = ("judge", "human", "import", "nobody")
 _CONFIDENCES = ("low", "middle", "high", "unknown")
 _CONFIDENCE_EDGES = (0.5, 0.8)
@@ -43,9 +43,9 @@ class QueueTable:
     ) -> None:
         self.setting = setting
         self.categories = {leaf.slug: leaf for leaf in categories}
-        self.answers = [*self.categories, *OUTCOMES]
+        self.answers = [*self.categories, *WITHOUT_CATEGORY]
         self._codes = {answer: code for code, answer in enumerate(self.answers)}
-        parents = [leaf.parent or leaf.slug for leaf in categories] + list(OUTCOMES)
+        parents = [leaf.parent or leaf.slug for leaf in categories] + list(WITHOUT_CATEGORY)
         self._parents = np.array([self._codes[parent] for parent in parents])
         self.places = list(places)
         self.rows_of: dict[int, list[int]] = {}
@@ -149,12 +149,12 @@ class QueueTable:
 
     def labelled(self) -> Mask:
         """(n,) latents that count: with a category, or with none of them."""
-        codes = [self._codes[outcome] for outcome in ("uninterpretable", "error", "unlabelled")]
+        codes = [self._codes[name] for name in WITHOUT_CATEGORY if name not in LABELLED]
         return ~np.isin(self.answer, codes)
 
     def assigned(self) -> Mask:
         """(n,) latents with a category."""
-        return ~np.isin(self.answer, [self._codes[outcome] for outcome in OUTCOMES])
+        return ~np.isin(self.answer, [self._codes[outcome] for outcome in WITHOUT_CATEGORY])
 
     def isolated(self) -> Mask:
         """(n,) all latents."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from labeler.sections.base import Section
 from labeler.sections.judge_server import BaseUrl, JudgeEndpointSection, JudgeServerSection
+
+Marker = Annotated[str, Field(min_length=1)]
 
 
 class JudgeSection(Section):
@@ -47,6 +49,14 @@ class JudgeSection(Section):
     categorize_repeats: int = Field(1, ge=1, le=20)
     """Times each latent is categorised; from the second on the categories are shuffled, and the
     answers only measure how sure the first one is."""
+    max_tokens_key: Literal["max_tokens", "max_completion_tokens"] | None = None
+    """`openai`: key under which the longest answer is sent; empty: as the server's answer to the
+    first request says."""
+    send_temperature: bool | None = None
+    """`openai`: whether the temperature is sent; empty: as the server's answer to the first request
+    says."""
+    thinking_markers: tuple[tuple[Marker, Marker], ...] = ()
+    """`openai`: how the model's thinking begins and ends, in pairs, besides the known ones."""
     script: str | None = None
     """`scripted`: JSONL file of answers."""
 

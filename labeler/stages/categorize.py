@@ -10,7 +10,13 @@ from sqlalchemy import func, select
 from labeler.errors import UsageError, WorkError
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.stages.isolate import comparisons
-from labeler.stages.judging import NO_MATTER_TO_ANSWERS, judging_inputs, study_embedder, study_judge
+from labeler.stages.judging import (
+    NO_MATTER_TO_ANSWERS,
+    ended_words,
+    judging_inputs,
+    study_embedder,
+    study_judge,
+)
 from labeler.store.engine import read_session, write_session
 from labeler.store.schema import Comparison, Run
 from labeler.taxonomies.versions import study_version, taxonomy_input
@@ -65,6 +71,8 @@ class CategorizeStage:
             if study.config.taxonomy.accept == "auto":
                 summary = work.categorized()
         notes += work.compared()
+        with read_session(context.engine) as session:
+            notes = ended_words(session, comparison_ids, summary.ended) + notes
         return StageOutcome("; ".join([_words(summary), *notes]), work.facts(summary))
 
     def is_whole(self, context: StageContext) -> bool:

@@ -6,8 +6,9 @@ from typing import Any
 
 from labeler.errors import WorkError
 from labeler.stages.base import UNANSWERED, Stage, StageContext, StageOutcome
-from labeler.stages.judging import judges_embedder, judging_inputs, study_judge
+from labeler.stages.judging import ended_words, judges_embedder, judging_inputs, study_judge
 from labeler.stages.scores import (
+    compared,
     further_inputs,
     label_with_further_judges,
     labelled_latents,
@@ -44,6 +45,13 @@ class LabelStage:
                 f"label: {summary.n_failed} of {summary.n_latents} latents got no answer; "
                 "run it again to ask for them"
             )
+        with read_session(context.engine) as session:
+            ended = ended_words(session, compared(session, context), summary.ended)
+        if summary.ended and not summary.n_explained + summary.n_uninterpretable:
+            raise WorkError(
+                f"label: no latent could be asked about; {'; '.join(ended)}; give the judge a "
+                "longer context or another model, and change judge.max_tokens or judge.model"
+            )
         if summary.n_failed:
             failed = f", {summary.n_failed} without an answer (`difflens label` asks again)"
         scores = score_with(context, context.study.config.judge, embedder, run_id, latents)
@@ -52,7 +60,7 @@ class LabelStage:
             f"{judge.identity.name} explained {summary.n_explained} latents, "
             f"{summary.n_uninterpretable} uninterpretable, "
             f"{summary.n_too_little_evidence} with too little evidence, "
-            f"{summary.n_reused} reused{failed}; {'; '.join([scores, *further])}",
+            f"{summary.n_reused} reused{failed}; {'; '.join([*ended, scores, *further])}",
             {
                 "judge": judge.identity.name,
                 "embedder": None if embedder is None else embedder.name,

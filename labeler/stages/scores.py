@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import select
@@ -14,17 +15,24 @@ from labeler.sections.judging import JudgeSection
 from labeler.stages.base import StageContext
 from labeler.stages.collect import comparison_latents
 from labeler.stages.isolate import comparisons
-from labeler.stages.judging import NO_MATTER_TO_ANSWERS
+from labeler.stages.judging import NO_MATTER_TO_ANSWERS, ended_words
+from labeler.store.engine import read_session
 from labeler.store.schema import Comparison
 from labeler.study import StudyFile
 
 
 def labelled_latents(session: Session, context: StageContext) -> list[int]:
     """The latents of the comparisons with their controls among them."""
+    ids = compared(session, context)
+    latents = [latent.id for latent in comparison_latents(session, context)]
+    return mixed(latents, control_latents(session, ids))
+
+
+def compared(session: Session, context: StageContext) -> list[int]:
+    """The study's comparisons in the database."""
     names = [row.name for row in comparisons(context)]
     ids = session.execute(select(Comparison.id).where(Comparison.name.in_(names))).scalars()
-    latents = [latent.id for latent in comparison_latents(session, context)]
-    return mixed(latents, control_latents(session, list(ids)))
+    return list(ids)
 
 
 def further_inputs(study: StudyFile) -> dict[str, Any]:
@@ -69,6 +77,12 @@ def label_with_further_judges(
         scores = score_with(context, section, embedder, run_id, latents)
         lines.append(
             f"{judge.identity.name} explained {summary.n_explained}, "
-            f"{summary.n_failed} without an answer, {scores}"
+            f"{summary.n_failed} without an answer, {_ended(context, summary.ended)}{scores}"
         )
     return lines
+
+
+def _ended(context: StageContext, ended: Mapping[str, Collection[int]]) -> str:
+    with read_session(context.engine) as session:
+        words = ended_words(session, compared(session, context), ended)
+    return "".join(f"{each}, " for each in words)

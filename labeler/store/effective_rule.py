@@ -1,8 +1,9 @@
 """The rule of the effective label, applied to a list of latents.
 
 In order: the adjudicated decision; else the latest decision that is neither skipped nor undone;
-else the newest label, other than an error, of the judge in force, under the taxonomy version in
-force. `v_effective_label_computed` states the same rule in SQL, and tests compare the two.
+else the newest label with an answer of the judge in force, under the taxonomy version in force;
+else its newest label without one. `v_effective_label_computed` states the same rule in SQL, and
+tests compare the two.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from labeler.store.helpers import chunks
+from labeler.store.outcomes import FAILED
 from labeler.store.schema import (
     Explanation,
     JudgeLabel,
@@ -80,7 +82,7 @@ class _Facts:
 
     decisions: dict[int, _Decision]
     labels: dict[int, _Label]
-    errors: dict[int, _Label]
+    failed: dict[int, _Label]
     explanations: dict[int, int]
     based_on: dict[int, _Label]
     """By label id."""
@@ -150,7 +152,7 @@ def _choose_one(setting: Setting, facts: _Facts, latent_id: int) -> Choice:
             explanation_id=(base.explanation_id if base else None) or explanation_id,
             categories=facts.event_categories.get(decision.id, ()),
         )
-    found = label or facts.errors.get(latent_id)
+    found = label or facts.failed.get(latent_id)
     if found is None:
         return Choice("unlabelled", taxonomy_version_id=version, explanation_id=explanation_id)
     return Choice(
@@ -165,12 +167,12 @@ def _choose_one(setting: Setting, facts: _Facts, latent_id: int) -> Choice:
 
 def _load(session: Session, setting: Setting, latent_ids: Sequence[int]) -> _Facts:
     decisions = _decisions(session, setting, latent_ids)
-    labels, errors = _labels(session, setting, latent_ids)
+    labels, failed = _labels(session, setting, latent_ids)
     based_on_ids = [row.based_on_id for row in decisions.values() if row.based_on_id is not None]
     return _Facts(
         decisions=decisions,
         labels=labels,
-        errors=errors,
+        failed=failed,
         explanations=_explanations(session, setting, latent_ids),
         based_on=_labels_by_id(session, based_on_ids),
         event_categories=_event_categories(session, [row.id for row in decisions.values()]),
@@ -203,7 +205,7 @@ def _decisions(
 def _labels(
     session: Session, setting: Setting, latent_ids: Sequence[int]
 ) -> tuple[dict[int, _Label], dict[int, _Label]]:
-    """The newest usable label and the newest error of the judge in force, by latent."""
+    """The newest label with an answer and the newest without, of the judge in force, by latent."""
     rows = session.execute(
         select(JudgeLabel.latent_id, JudgeLabel.id, JudgeLabel.outcome, JudgeLabel.explanation_id)
         .where(
@@ -215,11 +217,11 @@ def _labels(
         .order_by(JudgeLabel.id)
     )
     labels: dict[int, _Label] = {}
-    errors: dict[int, _Label] = {}
+    failed: dict[int, _Label] = {}
     for row in rows:
-        kept = errors if row.outcome == "error" else labels
+        kept = failed if row.outcome in FAILED else labels
         kept[row.latent_id] = _Label(row.id, row.outcome, row.explanation_id)
-    return labels, errors
+    return labels, failed
 
 
 def _labels_by_id(session: Session, ids: Sequence[int]) -> dict[int, _Label]:

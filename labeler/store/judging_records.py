@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from labeler.store.effective import refresh_effective
 from labeler.store.helpers import chunks, get_or_create, json_sha256, number
 from labeler.store.latent_records import freeze_version
+from labeler.store.outcomes import ENDED_STATUSES, LABEL_OUTCOMES
 from labeler.store.schema import (
     Explanation,
     ExplanationScore,
@@ -21,6 +22,7 @@ from labeler.store.schema import (
     JudgeCall,
     JudgeLabel,
     JudgeLabelCategory,
+    JudgeParameters,
     Latent,
     Prompt,
 )
@@ -122,23 +124,53 @@ def find_ended_calls(
     request_sha256s: Collection[str],
     failed_since: datetime | None = None,
 ) -> dict[str, JudgeCall]:
-    """For each request its newest answered call; else, where a moment is given, its last failure
-    since then. The sample is part of a request's hash.
+    """For each request its newest answered call, else its newest one that would end the same
+    again (too long, refused); else, where a moment is given, its last failure since then. The
+    sample is part of a request's hash.
     """
     found: dict[str, JudgeCall] = {}
+    ended = JudgeCall.status.in_(ENDED_STATUSES)
     for part in chunks(request_sha256s):
         query = select(JudgeCall).where(
             JudgeCall.judge_id == judge_id, JudgeCall.request_sha256.in_(part)
         )
         if failed_since is None:
-            query = query.where(JudgeCall.status == "ok")
+            query = query.where(ended)
         else:
-            query = query.where(or_(JudgeCall.status == "ok", JudgeCall.created_at >= failed_since))
+            query = query.where(or_(ended, JudgeCall.created_at >= failed_since))
         for call in session.execute(query.order_by(JudgeCall.attempt)).scalars():
             known = found.get(call.request_sha256)
-            if known is None or known.status != "ok" or call.status == "ok":
+            if known is None or _standing(call) >= _standing(known):
                 found[call.request_sha256] = call
     return found
+
+
+def _standing(call: JudgeCall) -> int:
+    """Which of two calls of a request counts: an answer, then what is final, then a failure."""
+    if call.status == "ok":
+        return 2
+    return int(call.status in ENDED_STATUSES)
+
+
+def judge_parameters(session: Session, judge_id: int) -> dict[str, Any] | None:
+    """How the judge's server wants to be asked, as was found out last; None where nobody knows."""
+    query = (
+        select(JudgeParameters.parameters)
+        .where(JudgeParameters.judge_id == judge_id)
+        .order_by(JudgeParameters.id.desc())
+        .limit(1)
+    )
+    found: dict[str, Any] | None = session.execute(query).scalar_one_or_none()
+    return found
+
+
+def add_judge_parameters(
+    session: Session, judge_id: int, run_id: int, parameters: Mapping[str, Any]
+) -> None:
+    """Write what was found out, unless it is known."""
+    if judge_parameters(session, judge_id) != dict(parameters):
+        session.add(JudgeParameters(judge_id=judge_id, run_id=run_id, parameters=dict(parameters)))
+        session.flush()
 
 
 def record_call(session: Session, call: CallRow) -> JudgeCall:
@@ -303,6 +335,8 @@ def _control_explanations(session: Session, labels: Sequence[LabelRow]) -> set[i
 
 
 def _label_row(label: LabelRow, on_control: bool) -> JudgeLabel:
+    if label.outcome not in LABEL_OUTCOMES:
+        raise ValueError(f"outcome {label.outcome!r} is not one of {', '.join(LABEL_OUTCOMES)}")
     if (label.outcome == "assigned") != bool(label.categories):
         raise ValueError(
             f"outcome {label.outcome!r} with {len(label.categories)} categories: only and always"

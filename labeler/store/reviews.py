@@ -14,6 +14,7 @@ from labeler.errors import UsageError, WorkError
 from labeler.store.effective import refresh_effective
 from labeler.store.helpers import chunks
 from labeler.store.latent_records import freeze_version
+from labeler.store.outcomes import FAILED
 from labeler.store.schema import (
     JudgeLabel,
     JudgeLabelCategory,
@@ -223,7 +224,7 @@ def _accepted(session: Session, decision: Decision) -> list[int]:
     )
     if (
         label is None
-        or label.outcome == "error"
+        or label.outcome in FAILED
         or label.is_control
         or (label.latent_id, label.taxonomy_version_id)
         != (decision.latent_id, decision.taxonomy_version_id)

@@ -6,9 +6,7 @@ from labeler.store.tables.audit import AuditDraw, AuditMember
 from labeler.store.tables.base import NAMING_CONVENTION, Base, FreeText, UtcDateTime, utc_now
 from labeler.store.tables.judging import (
     CALL_STAGES,
-    CALL_STATUSES,
     ENDPOINT_KINDS,
-    LABEL_OUTCOMES,
     SCORE_METHODS,
     Explanation,
     ExplanationScore,
@@ -16,6 +14,7 @@ from labeler.store.tables.judging import (
     JudgeCall,
     JudgeLabel,
     JudgeLabelCategory,
+    JudgeParameters,
     Prompt,
     WorkItem,
 )
@@ -37,7 +36,6 @@ from labeler.store.tables.latents import (
 )
 from labeler.store.tables.nulls import NULL_KINDS, NullResult, NullResultChange
 from labeler.store.tables.review import (
-    EFFECTIVE_OUTCOMES,
     REVIEW_ACTIONS,
     SELECTIONS,
     SOURCES,
@@ -67,11 +65,8 @@ metadata = Base.metadata
 
 __all__ = [
     "CALL_STAGES",
-    "CALL_STATUSES",
-    "EFFECTIVE_OUTCOMES",
     "ENDPOINT_KINDS",
     "EVIDENCE_KINDS",
-    "LABEL_OUTCOMES",
     "MAPPING_KINDS",
     "NAMING_CONVENTION",
     "NULL_KINDS",
@@ -111,6 +106,7 @@ __all__ = [
     "JudgeCorrection",
     "JudgeLabel",
     "JudgeLabelCategory",
+    "JudgeParameters",
     "LabelSample",
     "Latent",
     "LatentScaling",

@@ -16,6 +16,7 @@ from labeler.store.latent_records import (
     ensure_comparison_setting,
     freeze_version,
 )
+from labeler.store.outcomes import ANSWERS
 from labeler.store.schema import (
     Comparison,
     Judge,
@@ -138,7 +139,7 @@ def _carry_judge_labels(
             JudgeLabel.latent_id.in_(latent_ids),
             JudgeLabel.taxonomy_version_id == old_version_id,
             JudgeLabel.is_control.is_(False),
-            JudgeLabel.outcome != "error",
+            JudgeLabel.outcome.in_(ANSWERS),
         )
         .order_by(JudgeLabel.id)
     ).scalars()

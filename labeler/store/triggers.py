@@ -21,6 +21,7 @@ APPEND_ONLY_TABLES = (
     "judge_call",
     "judge_label",
     "judge_label_category",
+    "judge_parameters",
     "label_sample",
     "prompt",
     "review_event",

@@ -14,6 +14,7 @@ from labeler.errors import UsageError
 from labeler.store.category_mappings import record_mappings
 from labeler.store.engine import write_session
 from labeler.store.latent_records import current_setting
+from labeler.store.outcomes import ANSWERS
 from labeler.store.renamed import missing_category_hint
 from labeler.store.runs import begin_run, finish_run
 from labeler.store.schema import (
@@ -39,8 +40,6 @@ from taxonomy.edits import CategoryChange, Edit
 from taxonomy.errors import InputError
 from taxonomy.proposal import Proposal
 from taxonomy.tree import Taxonomy, next_version
-
-LABELLED = ("assigned", "none", "uninterpretable")
 
 
 @dataclass(frozen=True)
@@ -275,7 +274,7 @@ def apply_edit(
 
 def _n_labelled(session: Session, comparison_ids: Sequence[int]) -> int:
     query = select(func.count()).where(
-        EffectiveLabel.comparison_id.in_(comparison_ids), EffectiveLabel.outcome.in_(LABELLED)
+        EffectiveLabel.comparison_id.in_(comparison_ids), EffectiveLabel.outcome.in_(ANSWERS)
     )
     return int(session.execute(query).scalar_one())
 

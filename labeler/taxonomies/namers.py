@@ -27,6 +27,7 @@ class JudgeNamer:
     def __init__(self, engine: Engine, judge: Judge, run_id: int) -> None:
         self._judge = judge
         self._store = CallStore(engine, judge.identity, run_id)
+        self._store.prepare(judge)
 
     @property
     def name(self) -> str:
@@ -36,7 +37,10 @@ class JudgeNamer:
     def names(self, tasks: Sequence[NamingTask]) -> list[CategoryName | None]:
         """A name for each task; WorkError where the judge names nothing at all."""
         calls = self._ask([name_request(task) for task in tasks])
-        found = [None if call.parsed is None else CategoryName(**call.parsed) for call in calls]
+        found = [
+            CategoryName(**call.parsed) if call.parsed and call.parsed["name"].strip() else None
+            for call in calls
+        ]
         if tasks and not any(found):
             raise WorkError(f"judge {self.name} named none of {len(tasks)}: {calls[-1].error}")
         return found

@@ -17,6 +17,7 @@ from labeler.embedding.base import Embedder
 from labeler.embedding.fitting import fitted_to
 from labeler.explanations import explanations_for
 from labeler.store.latent_records import current_setting
+from labeler.store.outcomes import LABELLED
 from labeler.store.schema import (
     Category,
     Comparison,
@@ -43,7 +44,6 @@ DISTANCES = (0.9, 1.0, 1.1)
 """Cluster distances that are tried, as multiples of the study's."""
 CONFIDENCES = (0.3, 0.5, 0.7, 0.9)
 """Confidences below which a label is taken for none."""
-COUNTED = ("assigned", "none")
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _repeats(
         .where(
             LabelSample.judge_id == judge_id,
             LabelSample.taxonomy_version_id == version_id,
-            LabelSample.outcome.in_(COUNTED),
+            LabelSample.outcome.in_(LABELLED),
         )
         .order_by(LabelSample.id)
     )

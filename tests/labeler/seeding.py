@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from labeler.store.outcomes import LABEL_OUTCOMES
 from labeler.store.records import (
     LabelCategory,
     LabelRow,
@@ -99,8 +100,7 @@ def label(
     is_control: bool = False,
 ) -> JudgeLabel:
     """Write a label: an outcome, or slugs with the primary one first."""
-    outcomes = ("none", "uninterpretable", "error")
-    slugs = () if answer in outcomes else ((answer,) if isinstance(answer, str) else answer)
+    slugs = () if answer in LABEL_OUTCOMES else ((answer,) if isinstance(answer, str) else answer)
     judge = judge_id or seed.judge_id
     written = (
         add_explanation(

@@ -333,10 +333,10 @@ def test_the_cause_that_is_named_is_that_of_the_last_failed_call(engine: Engine)
 
     def fails_then_answers(request: JudgeRequest) -> dict[str, object] | JudgeReply:
         asked.append(request)
-        return ANSWER if len(asked) > 12 else JudgeReply("refused", error="I\nwon't")
+        return ANSWER if len(asked) > 12 else JudgeReply("parse_error", error="I\nwon't")
 
     judge = ScriptedJudge(fails_then_answers, concurrency=1)
-    cause = r"^12 of 20 calls of scripted failed, the last of these with refused: I won't; what"
+    cause = r"^12 of 20 calls of scripted failed, the last of these with parse_error: I won't; what"
     with pytest.raises(WorkError, match=cause):
         label_latents(engine, judge, begin(engine), latents(made))
 
@@ -354,9 +354,10 @@ def test_requests_are_in_flight_together_and_each_attempt_is_a_row(sqlite_engine
     together = threading.Barrier(4, timeout=20)
 
     def answer(_: Received, number: int) -> Step:
-        if number < 4:
+        # The first request goes alone; it tells how the server wants to be asked.
+        if 1 <= number <= 4:
             together.wait()
-        if number == 0:
+        if number == 1:
             return Step(status=503, body="warming up", headers={"Retry-After": "0"})
         return Step(json.dumps(ANSWER))
 
@@ -379,12 +380,12 @@ def test_a_call_that_the_server_will_never_take_stops_the_batch(sqlite_engine: E
     def answer(_: Received, number: int) -> Step:
         if number == 0:
             return Step(json.dumps(ANSWER))
-        return Step(status=400, body='{"error": {"message": "context is too short"}}')
+        return Step(status=401, body='{"error": {"message": "the key is gone"}}')
 
     with StubServer(answer).running() as server:
         section = JudgeSection(kind="openai", base_url=server.url, model="m", concurrency=1)
         judge = OpenAiJudge.from_section(section)
-        with pytest.raises(WorkError, match="400: context is too short"):
+        with pytest.raises(WorkError, match="401: the key is gone"):
             label_latents(sqlite_engine, judge, begin(sqlite_engine), latents(made))
     assert [call.status for call in calls(sqlite_engine)] == ["ok", "transport_error"]
     assert len(explanations(sqlite_engine)) == 1

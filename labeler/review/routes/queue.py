@@ -26,6 +26,7 @@ from labeler.review.room import Asked, redirect
 from labeler.review.table import Leaf
 from labeler.store.engine import read_session, write_session
 from labeler.store.latent_names import find_latent
+from labeler.store.outcomes import BY_NAME, WITHOUT_CATEGORY
 
 SHOWN_LATENTS = 500
 """Latents that a preview lists; the action is on all of them."""
@@ -140,12 +141,6 @@ def _shown(asked: Asked, plan: BulkPlan, names: dict[str, str], status: int = 20
 
 def names_of(categories: Mapping[str, Leaf]) -> dict[str, str]:
     """Title by slug, reserved outcomes too."""
-    return {slug: leaf.name for slug, leaf in categories.items()} | OUTCOME_NAMES
-
-
-OUTCOME_NAMES = {
-    "none": "none fits",
-    "uninterpretable": "uninterpretable",
-    "error": "judge failed",
-    "unlabelled": "not labelled",
-}
+    return {slug: leaf.name for slug, leaf in categories.items()} | {
+        name: BY_NAME[name].short for name in WITHOUT_CATEGORY
+    }

@@ -12,8 +12,6 @@ from labeler.store.tables.base import Base, FreeText, UtcDateTime, one_of, utc_n
 
 ENDPOINT_KINDS = ("evidence", "openai", "scripted", "import")
 CALL_STAGES = ("explain", "categorize", "detect", "fuzz", "name", "merge")
-CALL_STATUSES = ("ok", "parse_error", "refused", "truncated", "transport_error")
-LABEL_OUTCOMES = ("assigned", "none", "uninterpretable", "error")
 SCORE_METHODS = ("detection", "fuzzing")
 
 
@@ -47,13 +45,28 @@ class Judge(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
+class JudgeParameters(Base):
+    """How a judge's server wants to be asked, as its first request found out; the newest counts.
+
+    No part of the judge's identity, so that what is found out makes no answer another judge's.
+    """
+
+    __tablename__ = "judge_parameters"
+    __table_args__ = (Index(None, "judge_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    judge_id: Mapped[int] = mapped_column(ForeignKey("judge.id"))
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
+    parameters: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
 class JudgeCall(Base):
     """One call that ended, with the judge's raw words."""
 
     __tablename__ = "judge_call"
     __table_args__ = (
         one_of("stage", CALL_STAGES),
-        one_of("status", CALL_STATUSES),
         UniqueConstraint("judge_id", "request_sha256", "sample", "attempt"),
         Index(None, "latent_id"),
         Index(None, "run_id"),
@@ -149,7 +162,6 @@ class JudgeLabel(Base):
 
     __tablename__ = "judge_label"
     __table_args__ = (
-        one_of("outcome", LABEL_OUTCOMES),
         Index(None, "latent_id", "taxonomy_version_id", "judge_id"),
         Index(None, "run_id"),
     )

@@ -19,7 +19,6 @@ from labeler.store.tables.latents import SIDES
 
 REVIEW_ACTIONS = ("accept", "set", "none", "uninterpretable", "skip", "undo")
 SELECTIONS = ("random", "uncertain", "manual")
-EFFECTIVE_OUTCOMES = ("assigned", "none", "uninterpretable", "error", "unlabelled")
 SOURCES = ("human", "judge", "import")
 VERDICTS = ("up", "down", "too few to say", "no evidence")
 
@@ -93,7 +92,6 @@ class EffectiveLabel(Base):
     __tablename__ = "effective_label"
     __table_args__ = (
         one_of("side", SIDES),
-        one_of("outcome", EFFECTIVE_OUTCOMES),
         one_of("source", SOURCES),
         Index(None, "latent_id"),
     )

@@ -10,8 +10,7 @@ from datetime import datetime
 from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from labeler.store.tables.base import Base, UtcDateTime, one_of, utc_now
-from labeler.store.tables.judging import LABEL_OUTCOMES
+from labeler.store.tables.base import Base, UtcDateTime, utc_now
 
 
 class ScoreCall(Base):
@@ -60,7 +59,6 @@ class LabelSample(Base):
 
     __tablename__ = "label_sample"
     __table_args__ = (
-        one_of("outcome", LABEL_OUTCOMES),
         UniqueConstraint(
             "latent_id",
             "judge_id",

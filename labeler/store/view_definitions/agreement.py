@@ -6,9 +6,10 @@ Krippendorff's alpha for nominal data (K. Krippendorff, Computing Krippendorff's
 
 from __future__ import annotations
 
+from labeler.store.outcomes import ANSWERS, sql_list
 from labeler.store.view_definitions.base import MEMBER, SETTING, VERDICT, View, with_tables
 
-_ANSWERS = """
+_ANSWERS = f"""
 latent_in AS (
   SELECT DISTINCT comparison_id, latent_id FROM member
 ),
@@ -28,12 +29,12 @@ sampled AS (
   JOIN label_sample AS a
     ON a.latent_id = m.latent_id AND a.taxonomy_version_id = s.taxonomy_version_id
   LEFT JOIN category AS k ON k.id = a.category_id
-  WHERE a.outcome <> 'error' AND NOT EXISTS (
+  WHERE a.outcome IN {sql_list(ANSWERS)} AND NOT EXISTS (
     SELECT 1
     FROM label_sample AS later
     WHERE later.latent_id = a.latent_id AND later.taxonomy_version_id = a.taxonomy_version_id
       AND later.judge_id = a.judge_id AND later.sample = a.sample AND later.id > a.id
-      AND later.outcome <> 'error'
+      AND later.outcome IN {sql_list(ANSWERS)}
   )
 ),
 rater_group AS (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from labeler.store.outcomes import ANSWERS, sql_list
+
 
 @dataclass(frozen=True)
 class View:
@@ -82,20 +84,22 @@ decision AS (
 )"""
 """The decision in force: the adjudicated one, else the latest."""
 
-VERDICT = """
+_ANSWERS = sql_list(ANSWERS)
+
+VERDICT = f"""
 verdict AS (
   SELECT id, latent_id, taxonomy_version_id, judge_id, explanation_id, outcome, confidence
   FROM judge_label AS label
-  WHERE NOT is_control AND outcome <> 'error' AND NOT EXISTS (
+  WHERE NOT is_control AND outcome IN {_ANSWERS} AND NOT EXISTS (
     SELECT 1
     FROM judge_label AS later
     WHERE later.latent_id = label.latent_id
       AND later.taxonomy_version_id = label.taxonomy_version_id
       AND later.judge_id = label.judge_id AND later.id > label.id
-      AND NOT later.is_control AND later.outcome <> 'error'
+      AND NOT later.is_control AND later.outcome IN {_ANSWERS}
   )
 )"""
-"""The newest label, other than an error, of each judge for each latent and version."""
+"""The newest label with an answer of each judge for each latent and version."""
 
 
 LEVEL = "1 = a group, or a leaf without one; 2 = a leaf under a group"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from labeler.store.outcomes import LABELLED, OUTCOMES, sql_list
 from labeler.store.view_definitions.base import IS_LEAF, LEAF, LEVEL, SETTING, View, with_tables
 
-_TOTAL = """
+_TOTAL = f"""
 total AS (
   SELECT comparison_id,
          sum(CASE WHEN side = 'target' THEN 1 ELSE 0 END) AS target,
          sum(CASE WHEN side = 'reference' THEN 1 ELSE 0 END) AS reference
   FROM effective_label
-  WHERE outcome IN ('assigned', 'none')
+  WHERE outcome IN {sql_list(LABELLED)}
   GROUP BY comparison_id
 )"""
 
@@ -129,7 +130,10 @@ LEFT JOIN category AS k
 _STATISTIC = _EVERY_WAY.replace("{main}", "") + "WHERE s.is_main IS NOT FALSE\n"
 _SENSITIVITY = _EVERY_WAY.replace("{main}", ",\n       s.is_main IS NOT FALSE AS is_main")
 
-_COVERAGE = """
+_COUNTS = ",\n       ".join(
+    f"count(CASE WHEN e.outcome = '{each.name}' THEN 1 END) AS \"{each.name}\"" for each in OUTCOMES
+)
+_COVERAGE = f"""
 WITH place AS (
   SELECT c.id AS comparison_id, c.name AS comparison, sides.side
   FROM comparison AS c
@@ -137,12 +141,8 @@ WITH place AS (
 )
 SELECT p.comparison, p.side,
        count(e.latent_id) AS isolated,
-       count(CASE WHEN e.outcome IN ('assigned', 'none') THEN 1 END) AS labelled,
-       count(CASE WHEN e.outcome = 'assigned' THEN 1 END) AS assigned,
-       count(CASE WHEN e.outcome = 'none' THEN 1 END) AS "none",
-       count(CASE WHEN e.outcome = 'uninterpretable' THEN 1 END) AS uninterpretable,
-       count(CASE WHEN e.outcome = 'error' THEN 1 END) AS error,
-       count(CASE WHEN e.outcome = 'unlabelled' THEN 1 END) AS unlabelled,
+       count(CASE WHEN e.outcome IN {sql_list(LABELLED)} THEN 1 END) AS labelled,
+       {_COUNTS},
        count(e.review_event_id) AS reviewed
 FROM place AS p
 LEFT JOIN effective_label AS e ON e.comparison_id = p.comparison_id AND e.side = p.side
@@ -192,11 +192,7 @@ COVERAGE = View(
         "side": "target or reference",
         "isolated": "latents of the side's set",
         "labelled": "assigned or none: the denominator of the shares",
-        "assigned": "latents with a category",
-        "none": "latents that fit no category",
-        "uninterpretable": "latents without a discernible meaning",
-        "error": "latents whose judge gave no usable answer",
-        "unlabelled": "latents without a label",
+        **{each.name: each.meaning for each in OUTCOMES},
         "reviewed": "latents whose label is a reviewer's decision",
     },
     select=_COVERAGE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from labeler.store.outcomes import EFFECTIVE_OUTCOMES, FAILED, LABEL_OUTCOMES, sql_list
 from labeler.store.view_definitions.base import (
     DECISION,
     MEMBER,
@@ -22,7 +23,7 @@ _EFFECTIVE_COLUMNS = {
     "category": "slug of the category; NULL unless the outcome is assigned",
     "parent": "slug of the category's parent; NULL for a parent itself",
     "rank": "1 = primary category; 1 too on the one row of a latent without category",
-    "outcome": "assigned, none, uninterpretable, error or unlabelled",
+    "outcome": ", ".join(EFFECTIVE_OUTCOMES),
     "confidence": "the judge's confidence, 0 to 1; NULL for a reviewer's decision",
     "source": "human, judge or import; NULL where unlabelled",
     "judge": "name of the judge whose label is in force; NULL for a reviewer's decision",
@@ -67,12 +68,16 @@ wording AS (
   WHERE n = 1
 )"""
 
-_FAILED = """
+_FAILED = f"""
 failed AS (
-  SELECT latent_id, taxonomy_version_id, judge_id, max(id) AS id
+  SELECT latent_id, taxonomy_version_id, judge_id, id, outcome
   FROM judge_label
-  WHERE NOT is_control AND outcome = 'error'
-  GROUP BY latent_id, taxonomy_version_id, judge_id
+  WHERE id IN (
+    SELECT max(id)
+    FROM judge_label
+    WHERE NOT is_control AND outcome IN {sql_list(FAILED)}
+    GROUP BY latent_id, taxonomy_version_id, judge_id
+  )
 )"""
 
 _CHOICE = """
@@ -80,8 +85,7 @@ choice AS (
   SELECT m.comparison_id, m.side, m.latent_id, s.taxonomy_version_id,
          d.id AS event_id, d.reviewer, d.revision, d.explanation_text,
          CASE WHEN d.id IS NULL THEN coalesce(v.id, f.id) END AS label_id,
-         coalesce(d.outcome, v.outcome, CASE WHEN f.id IS NULL THEN 'unlabelled' ELSE 'error' END)
-           AS outcome,
+         coalesce(d.outcome, v.outcome, f.outcome, 'unlabelled') AS outcome,
          CASE WHEN d.id IS NOT NULL THEN 'human'
               WHEN v.id IS NULL AND f.id IS NULL THEN NULL
               WHEN g.endpoint_kind = 'import' THEN 'import'
@@ -174,7 +178,7 @@ JUDGE_LABEL = View(
         "latent_id": "key of the latent",
         "judge": "name of the judge",
         "run": "run that wrote the label",
-        "outcome": "assigned, none, uninterpretable or error",
+        "outcome": ", ".join(LABEL_OUTCOMES),
         "category": "slug of the category; NULL unless the outcome is assigned",
         "rank": "1 = primary category",
         "confidence": "the judge's confidence, 0 to 1",

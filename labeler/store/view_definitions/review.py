@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from labeler.store.outcomes import ANSWERS, WITHOUT_ANSWER, sql_list
 from labeler.store.view_definitions.base import (
     ADJUDICATED,
     SETTING,
@@ -20,14 +21,14 @@ judged AS (
   LEFT JOIN category AS k ON k.id = jc.category_id
 )"""
 
-_SPLIT = """
+_SPLIT = f"""
 answered AS (
   SELECT latent_id, taxonomy_version_id, answer FROM judged
   UNION ALL
   SELECT m.latent_id, m.taxonomy_version_id, coalesce(k.slug, m.outcome)
   FROM label_sample AS m
   LEFT JOIN category AS k ON k.id = m.category_id
-  WHERE m.outcome <> 'error' AND m.id IN (
+  WHERE m.outcome IN {sql_list(ANSWERS)} AND m.id IN (
     SELECT max(id) FROM label_sample
     GROUP BY latent_id, judge_id, taxonomy_version_id, sample
   )
@@ -73,11 +74,11 @@ audited AS (
 )"""
 """Latents of the random draws in force, and those on which a decision of a draw stands."""
 
-_OPEN = """
+_OPEN = f"""
 open_item AS (
   SELECT c.name AS comparison, e.side, e.latent_id,
          CASE WHEN f.latent_id IS NOT NULL THEN 'reviewers disagree'
-              WHEN e.outcome IN ('error', 'unlabelled') THEN e.outcome
+              WHEN e.outcome IN {sql_list(WITHOUT_ANSWER)} THEN e.outcome
               WHEN a.latent_id IS NOT NULL AND u.latent_id IS NULL THEN 'audit'
               WHEN s.disagreement > 0 THEN 'judges disagree'
               ELSE 'not reviewed' END AS reason,
@@ -104,9 +105,9 @@ open_item AS (
 
 _QUEUE = (
     with_tables(SETTING, STANDING, VERDICT, _JUDGED, _SPLIT, _CONFLICT, _AUDIT, _OPEN)
-    + """
+    + f"""
 SELECT comparison, side, latent_id, reason,
-       CASE WHEN reason IN ('reviewers disagree', 'error', 'unlabelled') THEN 1
+       CASE WHEN reason IN {sql_list(("reviewers disagree", *WITHOUT_ANSWER))} THEN 1
             WHEN disagreement > 1 - coalesce(confidence, 0.5) THEN disagreement
             ELSE 1 - coalesce(confidence, 0.5) END AS priority,
        disagreement, confidence, selection, inclusion_prob
@@ -149,7 +150,8 @@ REVIEW_QUEUE = View(
         "comparison": "name of the comparison",
         "side": "target or reference",
         "latent_id": "key of the latent",
-        "reason": "reviewers disagree, error, unlabelled, audit, judges disagree or not reviewed",
+        "reason": f"reviewers disagree, {', '.join(WITHOUT_ANSWER)}, audit, judges disagree or "
+        "not reviewed",
         "priority": "0 to 1, the highest first",
         "disagreement": "share of judges and samples whose primary category is not the commonest",
         "confidence": "confidence of the judge in force in its primary category",

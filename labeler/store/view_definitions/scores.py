@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from labeler.store.outcomes import LABELLED, sql_list
 from labeler.store.view_definitions.base import LEVEL, SETTING, VERDICT, View, with_tables
 
 _SCORE = """
@@ -29,7 +30,7 @@ control AS (
   ) AS newest ON newest.comparison_id = c.comparison_id AND newest.run_id = c.run_id
 )"""
 
-_LABELLED = """
+_LABELLED = f"""
 labelled AS (
   SELECT c.comparison_id, c.latent_id, v.outcome, lc.category_id
   FROM control AS c
@@ -38,7 +39,7 @@ labelled AS (
     ON v.latent_id = c.latent_id AND v.judge_id = s.judge_id
     AND v.taxonomy_version_id = s.taxonomy_version_id
   LEFT JOIN judge_label_category AS lc ON lc.judge_label_id = v.id AND lc.rank = 1
-  WHERE v.outcome IN ('assigned', 'none')
+  WHERE v.outcome IN {sql_list(LABELLED)}
 ),
 total AS (
   SELECT comparison_id, count(*) AS n FROM labelled GROUP BY comparison_id

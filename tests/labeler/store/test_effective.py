@@ -13,9 +13,13 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
+from labeler.store import migrate
 from labeler.store.engine import open_engine, read_session, write_session
+from labeler.store.outcomes import EFFECTIVE_OUTCOMES, FAILED
 from labeler.store.records import (
+    LabelRow,
     MemberRow,
+    add_judge_label,
     create_latent_set,
     ensure_comparison,
     ensure_comparison_setting,
@@ -54,17 +58,57 @@ def test_the_newest_label_of_the_judge_in_force_wins(engine: Engine) -> None:
         assert first(session) == ("assigned", "humour", "judge", "evidence-tfidf", "newer")
 
 
-def test_an_error_never_replaces_a_label_but_shows_where_there_is_none(engine: Engine) -> None:
+@pytest.mark.parametrize("outcome", FAILED)
+def test_no_answer_never_replaces_a_label_but_shows_where_there_is_none(
+    engine: Engine, outcome: str
+) -> None:
+    counts = f"SELECT {outcome}, labelled FROM v_coverage WHERE side = 'target'"
     with write_session(engine) as session:
         data = seed(session)
-        label(session, data, data.target[0], "error", explanation=None)
-        assert first(session) == ("error", None, "judge", "evidence-tfidf", None)
+        label(session, data, data.target[0], outcome, explanation=None)
+        assert first(session) == (outcome, None, "judge", "evidence-tfidf", None)
+        assert rows(session, counts) == [(1, 0)]
+        assert_table_equals_view(session)
         label(session, data, data.target[0], "none")
-        label(session, data, data.target[0], "error", explanation=None)
+        label(session, data, data.target[0], outcome, explanation=None)
         assert first(session)[:2] == ("none", None)
-        assert rows(session, "SELECT error, labelled FROM v_coverage WHERE side = 'target'") == [
-            (0, 1)
-        ]
+        assert rows(session, counts) == [(0, 1)]
+        assert_table_equals_view(session)
+
+
+def test_of_several_labels_without_an_answer_the_newest_shows(engine: Engine) -> None:
+    with write_session(engine) as session:
+        data = seed(session)
+        for outcome in ("too_long", "error", "refused"):
+            label(session, data, data.target[0], outcome, explanation=None)
+            assert first(session)[0] == outcome
+            assert_table_equals_view(session)
+
+
+def test_an_outcome_that_is_none_is_refused(engine: Engine) -> None:
+    with write_session(engine) as session:
+        data = seed(session)
+        row = LabelRow(data.run_id, data.target[0], data.judge_id, data.version_id, "unlabelled")
+        with pytest.raises(ValueError, match="outcome 'unlabelled' is not one of assigned"):
+            add_judge_label(session, row)
+
+
+@pytest.mark.parametrize("outcome", ["too_long", "refused"])
+def test_an_older_version_takes_a_single_requests_outcome_for_an_error(
+    database_url: str, outcome: str
+) -> None:
+    engine = open_engine(database_url)
+    with write_session(engine) as session:
+        data = seed(session)
+        label(session, data, data.target[0], outcome, explanation=None)
+    engine.dispose()
+    migrate.downgrade(database_url, "0008", backup=False)
+    migrate.upgrade(database_url, backup=False)
+    assert migrate.check(database_url) == []
+    engine = open_engine(database_url)
+    with read_session(engine) as session:
+        assert first(session)[0] == "error"
+    engine.dispose()
 
 
 def test_a_control_is_never_in_force(engine: Engine) -> None:
@@ -156,8 +200,10 @@ def test_accept_of_another_latents_label_or_of_an_error_is_refused(engine: Engin
     with write_session(engine) as session:
         data = seed(session)
         other = label(session, data, data.target[1], "humour")
-        failed = label(session, data, data.target[0], "error", explanation=None)
-        for wrong in (other.id, failed.id, None):
+        failed = [
+            label(session, data, data.target[0], outcome, explanation=None).id for outcome in FAILED
+        ]
+        for wrong in (other.id, *failed, None):
             with pytest.raises(UsageError, match="must name a usable label"):
                 decide(session, data, data.target[0], "accept", based_on_judge_label_id=wrong)
 
@@ -186,16 +232,15 @@ def test_only_the_primary_category_counts(engine: Engine) -> None:
         ]  # fmt: skip
 
 
-def test_uninterpretable_error_and_unlabelled_stay_out_of_the_denominator(engine: Engine) -> None:
+def test_what_is_no_label_stays_out_of_the_denominator(engine: Engine) -> None:
     with write_session(engine) as session:
-        data = seed(session, 5, 0)
-        for latent_id, answer in zip(
-            data.target, ("safety", "none", "uninterpretable", "error"), strict=False
-        ):
+        answers = ("safety", "none", "uninterpretable", *FAILED)
+        data = seed(session, 1 + len(answers), 0)
+        for latent_id, answer in zip(data.target, answers, strict=False):
             label(session, data, latent_id, answer)
         assert rows(session, "SELECT * FROM v_coverage ORDER BY side DESC") == [
-            ("c", "target", 5, 2, 1, 1, 1, 1, 1, 0),
-            ("c", "reference", 0, 0, 0, 0, 0, 0, 0, 0),
+            ("c", "target", 7, 2, *[1] * len(EFFECTIVE_OUTCOMES), 0),
+            ("c", "reference", 0, 0, *[0] * len(EFFECTIVE_OUTCOMES), 0),
         ]
         assert rows(
             session,
@@ -315,7 +360,7 @@ STEPS = st.one_of(
     st.tuples(
         st.just("label"),
         st.integers(0, 1),
-        st.sampled_from(["safety", "lists", "none", "uninterpretable", "error"]),
+        st.sampled_from(["safety", "lists", "none", "uninterpretable", *FAILED]),
         st.sampled_from(["judge", "other", "control"]),
     ),
     st.tuples(st.just("setting"), st.just(0), st.just(""), st.sampled_from(["judge", "other"])),

@@ -22,6 +22,7 @@ from labeler.store.schema import (
     ExplanationScore,
     JudgeCall,
     JudgeLabel,
+    JudgeParameters,
     LabelSample,
     ScoreCall,
     ShuffledExplanation,
@@ -62,6 +63,7 @@ def _add_measures_of_the_judge(
     latent_id, explanation_id = written.latent_id, written.explanation_id
     session.add_all(
         [
+            JudgeParameters(judge_id=data.judge_id, run_id=data.run_id, parameters={}),
             ScoreCall(explanation_score_id=score.id, judge_call_id=call.id),
             ShuffledExplanation(
                 explanation_id=explanation_id, source_explanation_id=explanation_id

@@ -1,0 +1,239 @@
+"""Finds the answer in what a model said: thinking apart, JSON objects by a bounded search.
+
+Models are strangers: nothing here takes longer than in proportion to the text, whatever it holds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from crosscoder.errors import InputError
+from crosscoder.limits import check_value
+
+Marker = tuple[str, str]
+"""How thinking begins and how it ends."""
+
+MARKERS: tuple[Marker, ...] = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<seed:think>", "</seed:think>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("[THINK]", "[/THINK]"),
+    ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+)
+"""Of the public model families, harmony's channels aside; `judge.thinking_markers` adds more."""
+_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^\n{}]{0,80}?<\|message\|>", re.IGNORECASE)
+_CHANNEL_END = re.compile(r"<\|(?:end|return|call|start)\|>", re.IGNORECASE)
+_FINAL = "final"
+"""The one channel of harmony that is meant for the reader."""
+_BARE_CHANNEL = re.compile(r"\s*analysis(?=[A-Z])")
+_BARE_FINAL = "assistantfinal"
+"""Channels whose marks the server dropped: their names are left, run into the text."""
+
+_FENCE = "```"
+_LANGUAGE = re.compile(r"[A-Za-z0-9_+-]*")
+_OBJECT = re.compile(r'\{(?=\s*["}])')
+LONGEST_TEXT = 400_000
+"""Characters of one answer with its thinking: some 100,000 tokens."""
+LONGEST_OBJECT = 64 * 1024
+"""Characters of one JSON object."""
+MOST_FAILED, MOST_OBJECTS = 200, 1000
+"""Places where no object could be read, and objects, after which a text is given up."""
+MOST_ENDINGS = 16
+"""Ends of thinking after which the rest of the text is looked at as a whole answer."""
+
+
+class ReadingError(ValueError):
+    """No JSON object can be read from the text; the message says why."""
+
+
+class _HopelessError(ReadingError):
+    """What is wrong with an object is wrong with the whole text."""
+
+
+class _SkippedError(ReadingError):
+    """An object that can be read and not be used; none of its parts is looked at."""
+
+    def __init__(self, words: str, length: int) -> None:
+        super().__init__(words)
+        self.length = length
+
+
+@dataclass(frozen=True)
+class Said:
+    """A model's text, its thinking apart."""
+
+    words: str
+    """Without thinking, and without white space at both ends."""
+    thinking: str = ""
+    is_open: bool = False
+    """The thinking never ended: what follows it was never said."""
+
+
+def split_thinking(text: str, markers: Sequence[Marker] = ()) -> Said:
+    """Tell thinking from words, closed or not, also where its opening was part of the prompt.
+
+    A text that is one JSON object is words, whatever its strings hold. ReadingError for one of
+    more than LONGEST_TEXT characters.
+    """
+    if len(text) > LONGEST_TEXT:
+        raise ReadingError(
+            f"the answer has {len(text):,} characters, more than {LONGEST_TEXT:,} are not read"
+        )
+    if whole_object(text) is not None:
+        return Said(text.strip())
+    if _CHANNEL.search(text):
+        return _split_channels(text)
+    if _BARE_CHANNEL.match(text):
+        thinking, final, words = text.rpartition(_BARE_FINAL)
+        return Said(words.strip(), thinking) if final else Said("", text, is_open=True)
+    return _split_marked(text, tuple(markers))
+
+
+def _split_marked(text: str, markers: tuple[Marker, ...]) -> Said:
+    words: list[str] = []
+    thinking: list[str] = []
+    closed_by: str | None = None
+    position = n_endings = 0
+    openings, search = _search_for(markers)
+    for mark in search.finditer(text):
+        passed, found = text[position : mark.start()], mark.group().lower()
+        position = mark.end()
+        if closed_by is not None and found != closed_by:
+            thinking.append(passed)
+        elif closed_by is None and found in openings:
+            words.append(passed)
+            closed_by = openings[found]
+        else:
+            # An ending without an opening: all before it was thought.
+            thinking += [passed] if closed_by is not None else [*words, passed]
+            words = words if closed_by is not None else []
+            closed_by = None
+            n_endings += 1
+            if n_endings <= MOST_ENDINGS and whole_object(text[position:]) is not None:
+                return Said(text[position:].strip(), "".join(thinking))
+    rest = text[position:]
+    if closed_by is not None:
+        return Said("".join(words).strip(), "".join([*thinking, rest]), is_open=True)
+    return Said("".join([*words, rest]).strip(), "".join(thinking))
+
+
+def _split_channels(text: str) -> Said:
+    """Harmony's channels: the final ones are words, all others thinking."""
+    words: list[str] = []
+    heads = list(_CHANNEL.finditer(text))
+    thinking = [text[: heads[0].start()]]
+    is_open = False
+    for head, after in zip(heads, [*(one.start() for one in heads[1:]), len(text)], strict=True):
+        end = _CHANNEL_END.search(text, head.end(), after)
+        body = text[head.end() : end.start() if end is not None else after]
+        is_final = head.group(1).lower() == _FINAL
+        (words if is_final else thinking).append(body)
+        is_open = not is_final and end is None
+    return Said("".join(words).strip(), "".join(thinking), is_open)
+
+
+def whole_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that the text is, code fences and white space aside; else None."""
+    bare = unfenced(text)
+    if not bare.startswith("{") or len(bare) > LONGEST_OBJECT:
+        return None
+    try:
+        value, end = _decode(bare)
+    except ReadingError:
+        return None
+    return value if end == len(bare) else None
+
+
+def unfenced(text: str) -> str:
+    """What stands between the code fences, where the whole text is fenced; else the text."""
+    bare = text.strip()
+    if len(bare) < 2 * len(_FENCE) or not (bare.startswith(_FENCE) and bare.endswith(_FENCE)):
+        return bare
+    body = bare.removeprefix(_FENCE).removesuffix(_FENCE)
+    return _LANGUAGE.sub("", body, count=1).strip()
+
+
+def json_objects(text: str) -> list[dict[str, Any]]:
+    """The outermost JSON objects in a text, in order.
+
+    ReadingError where one answers a key twice, or where none is found, and why.
+    """
+    found: list[dict[str, Any]] = []
+    problem = "no JSON object in the answer"
+    n_failed, end = 0, 0
+    for at in _starts(text):
+        if at < end:
+            continue
+        if n_failed == MOST_FAILED or len(found) == MOST_OBJECTS:
+            raise ReadingError("no JSON object in the answer can be told from its many braces")
+        try:
+            value, length = _decode(text[at : at + LONGEST_OBJECT])
+        except _HopelessError:
+            raise
+        except ReadingError as error:
+            n_failed += 1
+            end = at + error.length if isinstance(error, _SkippedError) else end
+            problem = f"no JSON object in the answer: {error}"
+            continue
+        found.append(value)
+        end = at + length
+    if not found:
+        raise ReadingError(problem)
+    return found
+
+
+def _starts(text: str) -> Iterator[int]:
+    return (found.start() for found in _OBJECT.finditer(text))
+
+
+def _decode(text: str) -> tuple[dict[str, Any], int]:
+    """The object at the beginning of a text, and its length."""
+    try:
+        value, end = _DECODER.raw_decode(text)
+    except json.JSONDecodeError:
+        raise ReadingError("an object is not whole") from None
+    except RecursionError:
+        raise _HopelessError("an object is nested too deeply") from None
+    except ReadingError:
+        raise
+    except ValueError:
+        raise ReadingError("a number is too long") from None
+    try:
+        check_value(value, "the answer", "JSON")
+    except InputError as error:
+        raise _SkippedError(str(error), end) from None
+    return value, end
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found and found[key] != value:
+            raise _HopelessError(f"{key!r} is answered twice")
+        found[key] = value
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ReadingError(f"{name} is no JSON number")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_each_key_once, parse_constant=_no_constant)
+
+
+@lru_cache(maxsize=16)
+def _search_for(markers: tuple[Marker, ...]) -> tuple[dict[str, str], re.Pattern[str]]:
+    """Ends by opening, and what finds both."""
+    pairs = [(begin.lower(), end.lower()) for begin, end in (*markers, *MARKERS)]
+    marks = sorted({mark for pair in pairs for mark in pair}, key=len, reverse=True)
+    return dict(pairs), re.compile("|".join(map(re.escape, marks)), re.IGNORECASE)
