@@ -24,3 +24,23 @@ def wrong_input() -> Iterator[None]:
         yield
     except (CrosscoderInputError, TaxonomyInputError) as error:
         raise UsageError(str(error)) from error
+
+
+class Place(str):
+    """A note on an error: what was being done when it happened."""
+
+    __slots__ = ()
+
+
+@contextmanager
+def doing(words: str) -> Iterator[None]:
+    """Note on whatever error leaves the block what was being done: a stage, a file, a row.
+
+    The command line prints these places, outermost first, for errors that do not say themselves
+    what is wrong.
+    """
+    try:
+        yield
+    except Exception as error:
+        error.add_note(Place(words))
+        raise

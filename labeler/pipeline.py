@@ -17,7 +17,7 @@ from crosscoder.integrity import DamagedFileError
 from crosscoder.progress import Progress
 from labeler import __version__
 from labeler.database_url import shown_url
-from labeler.errors import UsageError, WorkError
+from labeler.errors import UsageError, WorkError, doing
 from labeler.judge.spending import BudgetReachedError, Spending
 from labeler.recorded_keys import recorded_key
 from labeler.stages import load_stage
@@ -28,6 +28,8 @@ from labeler.store.engine import open_engine, read_session, write_session
 from labeler.store.failures import database_failure, is_damage
 from labeler.store.records import begin_run, finish_run, latest_done_run
 from labeler.store.renamed import missing_category_hint
+from labeler.store.runs import runs_broken_off
+from labeler.store.tables.base import storable
 from labeler.study import StudyFile, canonical_json, sha256_text
 from labeler.study_lock import study_lock
 from labeler.taxonomies.versions import stored_version, tree_of
@@ -76,6 +78,7 @@ def run_study(
     names = stage_range(first, last)
     forced = STAGE_NAMES.index(first) if first else len(STAGE_NAMES)
     with opened(study, create=True) as engine, study_lock(study):
+        _mark_broken_off(engine)
         context = StageContext(study, engine, progress)
         _check_config(context, names)
         for name in names:
@@ -121,6 +124,8 @@ def run_stage(
     """
     with opened(study, create=True) as engine, study_lock(study, shared=name in SHARED):
         only_database = name in SHARED
+        if not only_database:
+            _mark_broken_off(engine)
         context = StageContext(
             study, engine, progress, spending=spending, reads_database_only=only_database
         )
@@ -136,15 +141,26 @@ def run_stage(
         return _run_stage(context, name, forced=False)
 
 
+def _mark_broken_off(engine: Engine) -> None:
+    """Under the study's lock no run can be at work here: one that is `running` was killed."""
+    with read_session(engine) as session:
+        found = runs_broken_off(session, STAGE_NAMES)
+    if found:
+        with write_session(engine) as session:
+            for run_id in found:
+                finish_run(session, run_id, "interrupted", {"error": "its process was killed"})
+
+
 @contextmanager
 def opened(study: StudyFile, create: bool = False) -> Iterator[Engine]:
     """The study's database: migrated first if `create`, else required to be current.
 
     Raises WorkError, inside the block too, where the database refuses: disk full, connection lost.
     """
-    if create:
-        migrate.upgrade(study.database_url)
-    engine = open_engine(study.database_url)
+    with doing(f"opening {shown_url(study.database_url)}"):
+        if create:
+            migrate.upgrade(study.database_url)
+        engine = open_engine(study.database_url)
     try:
         migrate.require_current(engine)
         yield engine
@@ -235,25 +251,38 @@ def _run_stage(context: StageContext, name: str, forced: bool) -> StageReport:
     started = time.monotonic()
     if not forced and is_done(context, name) and not _has_unanswered(context, name):
         return StageReport(name, True, "already done with the same inputs", 0.0)
-    with write_session(context.engine) as session:
-        run_id = begin_run(
-            session,
-            name,
-            config=context.study.config.model_dump(mode="json"),
-            stage_key=context.keys[name],
-            code_version=__version__,
-        )
-    if forced:
-        shutil.rmtree(context.folder(name), ignore_errors=True)
+    run_id: int | None = None
     try:
-        outcome = load_stage(name).run(context, run_id)
-    except BaseException as error:
-        stopped = isinstance(error, (KeyboardInterrupt, BudgetReachedError))
-        status = "interrupted" if stopped else "failed"
         with write_session(context.engine) as session:
-            finish_run(session, run_id, status, {"error": str(error)[:2000]})
+            run_id = begin_run(
+                session,
+                name,
+                config=context.study.config.model_dump(mode="json"),
+                stage_key=context.keys[name],
+                code_version=__version__,
+            )
+        if forced:
+            shutil.rmtree(context.folder(name), ignore_errors=True)
+        with doing(f"stage {name}"):
+            outcome = load_stage(name).run(context, run_id)
+        with write_session(context.engine) as session:
+            finish_run(session, run_id, "done", {"message": outcome.message, **outcome.result})
+    except BaseException as error:
+        if run_id is not None:
+            status = "interrupted" if _was_stopped(error) else "failed"
+            with write_session(context.engine) as session:
+                finish_run(session, run_id, status, {"error": storable(str(error))[:2000]})
         raise
-    with write_session(context.engine) as session:
-        finish_run(session, run_id, "done", {"message": outcome.message, **outcome.result})
     seconds = time.monotonic() - started
     return StageReport(name, False, outcome.message, seconds, outcome.details)
+
+
+def _was_stopped(error: BaseException | None) -> bool:
+    """Whether a signal or a budget ended the work, or an error on the way out of that."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, (KeyboardInterrupt, BudgetReachedError)):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from labeler.cli.options import LatentName, StudyPath
+from labeler.cli.streams import print_data
 from labeler.errors import UsageError
+
+if TYPE_CHECKING:
+    from labeler.sql.result import QueryResult
 
 
 class OutputFormat(StrEnum):
@@ -27,6 +31,17 @@ def register(app: typer.Typer) -> None:
     app.command()(history)
 
 
+def print_rows(result: QueryResult, output: OutputFormat) -> None:
+    """Print rows on stdout: for people, or as data in UTF-8."""
+    from labeler.sql import for_terminal, format_result
+
+    text = format_result(result, output.value)
+    if sys.stdout.isatty() or output is OutputFormat.TABLE:
+        typer.echo(for_terminal(text) if sys.stdout.isatty() else text, nl=False)
+    else:
+        print_data(text)
+
+
 def sql(
     study: StudyPath,
     statement: Annotated[str | None, typer.Argument(help="One SELECT statement.")] = None,
@@ -41,12 +56,11 @@ def sql(
 ) -> None:
     """Ask the database; read-only by construction."""
     from labeler.api import Study
-    from labeler.sql import for_terminal, format_result
     from labeler.sql.saved import find_query, save_query
 
     opened = Study.open(study)
     if show:
-        typer.echo(format_result(opened.saved_queries(), output.value), nl=False)
+        print_rows(opened.saved_queries(), output)
         return
     if (statement is None) == (saved is None):
         raise UsageError("sql: give a statement, or --saved NAME (`--list` shows the names)")
@@ -54,8 +68,7 @@ def sql(
     result = opened.sql(question, max_rows=max_rows, timeout=timeout)
     if save is not None:
         typer.echo(f"saved: {save_query(opened.file, save, question)}", err=True)
-    text = format_result(result, output.value)
-    typer.echo(for_terminal(text) if sys.stdout.isatty() else text, nl=False)
+    print_rows(result, output)
     if result.truncated:
         typer.echo(f"only the first {max_rows} rows; raise --max-rows for more", err=True)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from labeler.cli.options import StudyPath
+from labeler.errors import doing
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +37,8 @@ def export_crosscoder(
     """Write the study's crosscoder in dictionary_learning's Hub layout."""
     from labeler.api import Study
 
-    Study.open(study).export_crosscoder(folder, crosscoder, name_class)
+    with doing(f"exporting {folder}"):
+        Study.open(study).export_crosscoder(folder, crosscoder, name_class)
     typer.echo(f"{folder}: model.safetensors, config.json, trainer_config.json", err=True)
 
 
@@ -50,7 +52,8 @@ def import_features(
     """Import the latents of a published feature_df.csv with their scaling."""
     from labeler.api import Study
 
-    result = Study.open(study).import_features(table, target, reference, name)
+    with doing(f"importing {table}"):
+        result = Study.open(study).import_features(table, target, reference, name)
     typer.echo(
         f"{result.crosscoder}: {result.n_rows} latents, {result.n_scaled} with a new scaling",
         err=True,

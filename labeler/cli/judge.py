@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from labeler.cli.options import StudyPath
+from labeler.cli.signals import Interrupted
 
 if TYPE_CHECKING:
     from labeler.judge.serve import ServerPlan
@@ -45,21 +47,9 @@ def serve(
 
 
 def _serve(plan: ServerPlan, log: Path, file: StudyFile) -> None:
-    import signal
-    import threading
-
     from labeler.errors import WorkError
     from labeler.judge.serve import died, running_server
 
-    stopped = threading.Event()
-
-    def stop(*_: object) -> None:
-        if not stopped.is_set():
-            stopped.set()
-            raise KeyboardInterrupt
-
-    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(name, stop)
     typer.echo(f"judge: starting with {plan.entry_point.words}, log in {log}", err=True)
     try:
         with running_server(plan, log, lambda line: typer.echo(f"judge: {line}", err=True)) as one:
@@ -71,8 +61,11 @@ def _serve(plan: ServerPlan, log: Path, file: StudyFile) -> None:
             )
             one.wait()
             raise WorkError(died(one, log, plan.hub_name))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         typer.echo("judge: stopped", err=True)
+        number = stop.number if isinstance(stop, Interrupted) else signal.SIGINT
+        # Ctrl-C is how a server is meant to end; any other signal is a shell's to be told of.
+        raise typer.Exit(0 if number == signal.SIGINT else 128 + number) from None
 
 
 def check(

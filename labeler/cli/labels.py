@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from labeler.cli.options import StudyPath
-from labeler.errors import UsageError
+from labeler.errors import UsageError, doing
 
 
 class FormatOption(StrEnum):
@@ -55,7 +55,8 @@ def import_(
     """Import latents that were labelled elsewhere; no models are needed."""
     from labeler.api import Study
 
-    result = Study.open(study).import_latents(latents, dry_run, create_categories, as_written)
+    with doing(f"importing {latents}"):
+        result = Study.open(study).import_latents(latents, dry_run, create_categories, as_written)
     typer.echo(result.summary(), err=True)
 
 
@@ -81,12 +82,14 @@ def export_labels(
     if form is None:
         if creator_id is not None:
             raise UsageError("--creator-id: goes with --format neuronpedia")
-        count = Study.open(study).export_labels(file, overwrite=force)
+        with doing(f"exporting {file}"):
+            count = Study.open(study).export_labels(file, overwrite=force)
         typer.echo(f"{file}: {count} labels", err=True)
         return
-    done = Study.open(study).export_latents(
-        file, form.value, crosscoder, overwrite=force, creator_id=creator_id
-    )
+    with doing(f"exporting {file}"):
+        done = Study.open(study).export_latents(
+            file, form.value, crosscoder, overwrite=force, creator_id=creator_id
+        )
     typer.echo(f"{file}: {done.n_latents} latents as {form.value}", err=True)
     if done.left_out is not None:
         typer.echo(done.left_out, err=True)
@@ -118,15 +121,17 @@ def import_labels(
     if form is not None:
         if crosscoder is None:
             raise UsageError("--crosscoder: name the crosscoder whose latents the folder describes")
-        done = Study.open(study).import_explanations(
-            file, form.value, crosscoder, dry_run, new_crosscoder
-        )
+        with doing(f"importing {file}"):
+            done = Study.open(study).import_explanations(
+                file, form.value, crosscoder, dry_run, new_crosscoder
+            )
         typer.echo(done.summary, err=True)
         return
     name = _user_name() if reviewer is None else reviewer.strip()
     if not name:
         raise UsageError("--reviewer: is empty; say who decided")
-    result = Study.open(study).import_labels(file, name, dry_run, all_changed)
+    with doing(f"importing {file}"):
+        result = Study.open(study).import_labels(file, name, dry_run, all_changed)
     typer.echo(result.summary(), err=True)
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from labeler.cli.analysis import OutputFormat
+from labeler.cli.analysis import OutputFormat, print_rows
 from labeler.cli.options import StudyPath
+from labeler.cli.streams import print_data
 from labeler.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,13 +65,12 @@ def show(
 ) -> None:
     """Print the categories that the study works with, or had in an earlier version."""
     from labeler.inspection import print_taxonomy
-    from labeler.sql import format_result
     from labeler.taxonomies import verbs
 
     opened = _read(study)
     if versions:
         rows = "table" if output in (ShowFormat.TEXT, ShowFormat.YAML) else output.value
-        typer.echo(format_result(verbs.show_versions(opened), rows), nl=False)
+        print_rows(verbs.show_versions(opened), OutputFormat(rows))
     elif output is ShowFormat.TEXT:
         print_taxonomy(
             verbs.current_taxonomy(opened)
@@ -78,9 +78,9 @@ def show(
             else verbs.version_taxonomy(opened, version)
         )
     elif output is ShowFormat.YAML:
-        typer.echo(verbs.show_yaml(opened, version), nl=False)
+        print_data(verbs.show_yaml(opened, version))
     else:
-        typer.echo(format_result(verbs.show(opened, version), output.value), nl=False)
+        print_rows(verbs.show(opened, version), OutputFormat(output.value))
 
 
 def propose(
@@ -175,10 +175,9 @@ def diff(
     output: Format = OutputFormat.TABLE,
 ) -> None:
     """Print what became of the categories between two versions, or towards a file."""
-    from labeler.sql import format_result
     from labeler.taxonomies import verbs
 
-    typer.echo(format_result(verbs.diff(_read(study), old, new), output.value), nl=False)
+    print_rows(verbs.diff(_read(study), old, new), output)
 
 
 def stability(
@@ -191,11 +190,10 @@ def stability(
     output: Format = OutputFormat.TABLE,
 ) -> None:
     """Do the labelling again in other ways; print which categories and signs hold."""
-    from labeler.sql import format_result
     from labeler.taxonomies import verbs
 
     result = verbs.stability(_read(study), part.value, subsamples, share)
-    typer.echo(format_result(result, output.value), nl=False)
+    print_rows(result, output)
 
 
 def _read(study: Path) -> StudyFile:

@@ -100,7 +100,7 @@ def pip_download(requirement: str, folder: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--no-deps"]
     command += ["--disable-pip-version-check", "--dest", str(folder), requirement]
     done = subprocess.run(
-        command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False
+        command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, errors="replace", check=False
     )
     if done.returncode != 0:
         words = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]

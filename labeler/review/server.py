@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import getpass
+import signal
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from labeler.errors import UsageError, WorkError
+
+if TYPE_CHECKING:
+    import uvicorn
 
 LARGEST_TOKEN_FILE = 4_096
 
@@ -64,7 +69,29 @@ def serve(study_path: Path, options: ServerOptions) -> None:
                 server_header=False,
                 proxy_headers=False,
             )
-            uvicorn.Server(config).run(sockets=[listener])
+            _run(uvicorn.Server(config), listener)
+
+
+def _run(server: uvicorn.Server, listener: socket.socket) -> None:
+    """Serve until a signal; a closed terminal ends the server in order too, as Ctrl-C does."""
+    hang_up = getattr(signal, "SIGHUP", None)
+    before = None if hang_up is None else signal.getsignal(hang_up)
+    if hang_up is None or not callable(before):
+        server.run(sockets=[listener])
+        return
+    received: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        received.append(number)
+        server.should_exit = True
+
+    signal.signal(hang_up, end)
+    try:
+        server.run(sockets=[listener])
+    finally:
+        signal.signal(hang_up, before)
+    if received:
+        signal.raise_signal(hang_up)
 
 
 def read_token(options: ServerOptions) -> str | None:

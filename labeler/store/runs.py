@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -12,6 +13,7 @@ from labeler import __version__
 from labeler.secrets import masked_values
 from labeler.store.helpers import json_sha256
 from labeler.store.schema import Run, utc_now
+from labeler.store.work_items import runs_at_work
 
 
 def begin_run(
@@ -58,8 +60,9 @@ def finish_run(
 
     Of several workers in one run the one that finished it counts, not one that gave up later.
     """
-    run = session.get_one(Run, run_id)
-    if run.status == "done" and status != "done":
+    run = session.get(Run, run_id)
+    if run is None or (run.status == "done" and status != "done"):
+        # A run whose beginning was rolled back has no end either.
         return
     run.status = status
     run.finished_at = utc_now()
@@ -79,3 +82,10 @@ def latest_done_run(session: Session, kind: str, stage_key: str | None = None) -
     if stage_key is not None:
         query = query.where(Run.stage_key == stage_key)
     return session.execute(query.order_by(Run.id.desc()).limit(1)).scalar_one_or_none()
+
+
+def runs_broken_off(session: Session, kinds: Sequence[str]) -> list[int]:
+    """Runs of these kinds that are `running` although no worker has a piece of them in hand."""
+    query = select(Run.id).where(Run.kind.in_(kinds), Run.status == "running").order_by(Run.id)
+    at_work = runs_at_work(session)
+    return [run_id for run_id in session.execute(query).scalars() if run_id not in at_work]

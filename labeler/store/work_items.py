@@ -144,6 +144,14 @@ class Claims:
         return {row.item_key for row in free}
 
 
+def runs_at_work(session: Session) -> set[int]:
+    """Runs of which a worker, on this machine or elsewhere, has a piece in hand."""
+    query = select(WorkItem.run_id, WorkItem.claimed_by).where(
+        WorkItem.claimed_until > _now(session)
+    )
+    return {run_id for run_id, worker in session.execute(query) if not _is_gone(worker)}
+
+
 def _now(session: Session) -> datetime:
     """The database server's clock where there is one: workers' own clocks may differ."""
     if session.get_bind().dialect.name != "postgresql":
