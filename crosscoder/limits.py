@@ -93,6 +93,21 @@ MAX_ADAPTER_RANK = 2**14
 MAX_PATTERN_SECONDS = 10.0
 """Seconds that the regular expressions of an adapter may take on the names of all modules."""
 
+MAX_CONNECTIONS = 2_000
+"""Connections that one process of a server holds, where its limit of open files allows them."""
+
+MAX_REQUEST_HEADER_BYTES = 32 * 2**10
+"""Bytes of the request line and all headers of a request."""
+
+MAX_HEADER_SECONDS = 10.0
+"""Seconds from the connection, or from the end of the last answer's rest, to a whole header."""
+
+MAX_BODY_SECONDS = 20.0
+"""Seconds that a client may take to send a whole body."""
+
+MAX_ANSWER_PAUSE_SECONDS = 30.0
+"""Seconds that a client may leave its answer unread."""
+
 _CHUNK_BYTES = 2**20
 _STRING = re.compile(r'"[^"\\]*(?:\\.?[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 _LONG_NUMBER = re.compile(r"[-+0-9][0-9a-f_:.]{400,}\Z", re.IGNORECASE)

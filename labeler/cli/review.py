@@ -33,8 +33,13 @@ def review(
     allow_host: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A further name of this server.")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=32, help="Processes that answer; one, or with a token one a core."),
+    ] = None,
 ) -> None:
     """Review labels in the browser: `http://127.0.0.1:8400/`, until Ctrl-C."""
     from labeler.review.server import ServerOptions, serve
 
-    serve(study, ServerOptions(host, port, reviewer, token, token_file, tuple(allow_host or ())))
+    names = tuple(allow_host or ())
+    serve(study, ServerOptions(host, port, reviewer, token, token_file, names, workers))

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from labeler.database_url import shown_url
 from labeler.review.board import Board
 from labeler.review.identity import Access
-from labeler.review.questions import Questions
+from labeler.review.questions import RUNNING, Questions
 from labeler.review.rendering import build_environment, read_static
 from labeler.review.room import Handler, Room, endpoint
 from labeler.review.routes import latent, numbers, queue, sql
@@ -56,8 +56,9 @@ def build_room(
     queries: Path | None = None,
     report: ReportSection | None = None,
     comparisons: Sequence[NamedComparison] | None = None,
+    workers: int = 1,
 ) -> Room:
-    """The state of a server; UsageError for a token that is too short.
+    """The state of one of `workers` processes of a server; UsageError for a token too short.
 
     The category table is counted as `report` says; `comparisons` are those of study.toml, None =
     every one of the database.
@@ -68,7 +69,7 @@ def build_room(
         title=title or study,
         engine=engine,
         board=Board(engine, comparisons),
-        questions=Questions(database_url),
+        questions=Questions(database_url, max(1, RUNNING // workers)),
         access=Access.build(
             token, reviewer, secrets.token_bytes(32), _identity(database_url, study)
         ),

@@ -27,10 +27,15 @@ from labeler.review.questions import Questions
 from labeler.review.rendering import StaticFile
 from labeler.review.saved import SavedQuery
 from labeler.review.table import QueueTable
+from labeler.review.turns import NoTurnError, Turns
 from labeler.secrets import masked
 from labeler.sections.counting import ReportSection
-from labeler.store.engine import read_session
+from labeler.store.engine import WriteLockedError, read_session, write_session
 from labeler.text import clip
+
+LONGEST_WRITE_WAIT_S = 5.0
+WAITING_WRITES = 16
+"""Writes that wait for their turn: fewer than the server's threads, so that pages have some."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,28 @@ class Room:
     static: Mapping[str, StaticFile]
     environment: Environment
     guesses: Guesses = field(default_factory=Guesses)
+    writes: Turns = field(default_factory=lambda: Turns(1, WAITING_WRITES, LONGEST_WRITE_WAIT_S))
 
     @contextmanager
     def queue(self, filters: Filters) -> Iterator[tuple[Session, QueueTable]]:
         """A snapshot of the database and the queue that is equal to it."""
         with read_session(self.engine) as session, self.board.lock:
             yield session, self.board.table(session, filters.comparison)
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A transaction that writes; it holds the database's write lock, where there is one.
+
+        WriteLockedError where others write for longer than a reviewer waits. Never ask for it
+        while the board's lock is held: every page waits for that one.
+        """
+        try:
+            with self.writes.turn() as left, write_session(self.engine, max(left, 0.5)) as session:
+                yield session
+        except NoTurnError as error:
+            raise WriteLockedError(
+                f"others write to the study ({error}); nothing was recorded"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -120,6 +141,8 @@ def endpoint(room: Room, handler: Handler) -> Callable[[Request], Any]:
             return _failed(room, reviewer, 404, error)
         except UsageError as error:
             return _failed(room, reviewer, 400, error)
+        except WriteLockedError as error:
+            return _failed(room, reviewer, 503, WorkError(f"{error}; send it again"))
         except WorkError as error:
             return _failed(room, reviewer, 409, error)
         except DBAPIError as error:

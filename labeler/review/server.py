@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import getpass
-import signal
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from labeler.errors import UsageError, WorkError
 
-if TYPE_CHECKING:
-    import uvicorn
-
 LARGEST_TOKEN_FILE = 4_096
+WAITING_AT_START = 128
 
 
 @dataclass(frozen=True)
@@ -27,6 +23,8 @@ class ServerOptions:
     token: str | None = field(default=None, repr=False)
     token_file: Path | None = None
     allow_hosts: tuple[str, ...] = ()
+    workers: int | None = None
+    """Processes that answer; None = one, and with a token, which several share, one per core."""
 
 
 def serve(study_path: Path, options: ServerOptions) -> None:
@@ -37,15 +35,16 @@ def serve(study_path: Path, options: ServerOptions) -> None:
     """
     _require_web()
     import typer
-    import uvicorn
 
     from labeler.api import Study
     from labeler.review.app import build_app, build_room
     from labeler.review.identity import checked_name
+    from labeler.review.serving import default_workers, serve_room
 
     token = read_token(options)
     require_token(options.host, token)
     name = None if token else checked_name(options.reviewer or getpass.getuser())
+    workers = options.workers or default_workers(is_shared=token is not None)
     study = Study.open(study_path)
     with study.engine() as engine:
         room = build_room(
@@ -58,40 +57,14 @@ def serve(study_path: Path, options: ServerOptions) -> None:
             queries=study.file.folder / "queries",
             report=study.file.config.report,
             comparisons=study.file.config.comparison,
+            workers=workers,
         )
         room.board.names()
-        with _listening(options) as listener:
+        with listening(options.host, options.port) as listener:
             port = listener.getsockname()[1]
             typer.echo(f"difflens review: {url_of(options.host, port)}  (Ctrl-C ends it)", err=True)
-            config = uvicorn.Config(
-                build_app(room, options.host, options.allow_hosts),
-                log_level="warning",
-                server_header=False,
-                proxy_headers=False,
-            )
-            _run(uvicorn.Server(config), listener)
-
-
-def _run(server: uvicorn.Server, listener: socket.socket) -> None:
-    """Serve until a signal; a closed terminal ends the server in order too, as Ctrl-C does."""
-    hang_up = getattr(signal, "SIGHUP", None)
-    before = None if hang_up is None else signal.getsignal(hang_up)
-    if hang_up is None or not callable(before):
-        server.run(sockets=[listener])
-        return
-    received: list[int] = []
-
-    def end(number: int, _frame: object) -> None:
-        received.append(number)
-        server.should_exit = True
-
-    signal.signal(hang_up, end)
-    try:
-        server.run(sockets=[listener])
-    finally:
-        signal.signal(hang_up, before)
-    if received:
-        signal.raise_signal(hang_up)
+            app = build_app(room, options.host, options.allow_hosts)
+            serve_room(room, app, listener, workers)
 
 
 def read_token(options: ServerOptions) -> str | None:
@@ -135,18 +108,18 @@ def url_of(host: str, port: int) -> str:
     return f"http://[{shown}]:{port}/" if ":" in shown else f"http://{shown}:{port}/"
 
 
-def _listening(options: ServerOptions) -> socket.socket:
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that takes connections; WorkError where the address is not to be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((options.host, options.port))
-        listener.listen(128)
+        listener.bind((host, port))
+        listener.listen(WAITING_AT_START)
     except OSError as error:
         listener.close()
         raise WorkError(
-            f"review: cannot listen on {options.host}:{options.port}: {error.strerror}; "
-            "another --port may be free"
+            f"review: cannot listen on {host}:{port}: {error.strerror}; another --port may be free"
         ) from None
     return listener
 

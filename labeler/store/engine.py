@@ -10,15 +10,22 @@ from typing import Any
 from pydantic_core import from_json
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from crosscoder.limits import parse_json
 from labeler.database_url import parse_url, sqlite_file, url_in_a_command
 from labeler.errors import UsageError, WorkError
 from labeler.sqlite_files import file_uri, may_write, reading_options
+from labeler.store.failures import is_locked
 
 BUSY_TIMEOUT_MS = 30_000
 READ_ONLY_OPTION = "difflens_read_only"
+LONGEST_WAIT_OPTION = "difflens_longest_wait_ms"
+
+
+class WriteLockedError(WorkError):
+    """Another program keeps the database locked; nothing was written."""
 
 
 def require_existing(url: str | URL) -> None:
@@ -60,12 +67,14 @@ def open_engine(url: str | URL, create: bool = False) -> Engine:
 
 def _open_postgresql(url: URL) -> Engine:
     try:
-        return create_engine(url, pool_pre_ping=True)
+        engine = create_engine(url, pool_pre_ping=True)
     except ModuleNotFoundError:
         raise UsageError(
             "database.url: PostgreSQL needs psycopg 3; "
             "`pip install '.[postgres]'` in difflens' checkout"
         ) from None
+    event.listen(engine, "begin", _begin_postgresql)
+    return engine
 
 
 def _open_to_read(path: Path) -> Engine:
@@ -114,15 +123,44 @@ def _read_json(text: str) -> Any:
 
 def _begin_sqlite(connection: Connection) -> None:
     """Take the write lock at once, so that two writers queue instead of failing half-way."""
-    read_only = connection.get_execution_options().get(READ_ONLY_OPTION, False)
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    if options.get(READ_ONLY_OPTION, False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    longest_wait = options.get(LONGEST_WAIT_OPTION, BUSY_TIMEOUT_MS)
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {longest_wait}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    longest_wait = connection.get_execution_options().get(LONGEST_WAIT_OPTION)
+    if longest_wait is not None:
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {longest_wait}")
 
 
 @contextmanager
-def write_session(engine: Engine) -> Iterator[Session]:
-    """One transaction: committed at the end, rolled back by any exception."""
-    with Session(engine, expire_on_commit=False) as session, session.begin():
-        yield session
+def write_session(engine: Engine, longest_wait_s: float | None = None) -> Iterator[Session]:
+    """One transaction: committed at the end, rolled back by any exception.
+
+    With `longest_wait_s` the transaction is open when the block begins, and WriteLockedError is
+    raised where another program keeps what it has locked for longer than that.
+    """
+    if longest_wait_s is None:
+        with Session(engine, expire_on_commit=False) as session, session.begin():
+            yield session
+        return
+    bounded = engine.execution_options(**{LONGEST_WAIT_OPTION: max(1, int(1000 * longest_wait_s))})
+    try:
+        with Session(bounded, expire_on_commit=False) as session, session.begin():
+            session.connection()
+            yield session
+    except OperationalError as error:
+        if not is_locked(error):
+            raise
+        raise WriteLockedError(
+            f"another program has kept the study's database locked for {longest_wait_s:.0f} s;"
+            " nothing was recorded"
+        ) from None
 
 
 @contextmanager

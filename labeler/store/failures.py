@@ -33,6 +33,13 @@ def is_damage(error: BaseException) -> bool:
     return _sqlite_name(driver).startswith("SQLITE_CORRUPT")
 
 
+def is_locked(error: BaseException) -> bool:
+    """Whether another program kept a lock for longer than was waited."""
+    driver = error.orig if isinstance(error, DBAPIError) else error
+    is_unavailable = getattr(driver, "sqlstate", None) == "55P03"
+    return is_unavailable or _sqlite_name(driver).startswith("SQLITE_BUSY")
+
+
 def unforeseen_failure(error: Exception) -> str | None:
     """One line on a database's error that nobody caught; None for any other error.
 

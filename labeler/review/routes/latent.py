@@ -25,7 +25,7 @@ from labeler.review.queue import matching, neighbour
 from labeler.review.room import Asked, NotFoundError, redirect
 from labeler.review.routes.queue import names_of
 from labeler.review.table import QueueTable
-from labeler.store.engine import write_session
+from labeler.store.engine import WriteLockedError
 from labeler.store.reviews import RevisionConflictError, stream_of
 from labeler.store.schema import ReviewEvent
 from labeler.text import clip
@@ -76,14 +76,17 @@ def decide_latent(asked: Asked) -> Response:
     filters, latent_id = asked.filters, _latent_id(asked)
     sent = read_submission(asked.form, asked.reviewer)
     try:
-        with write_session(asked.room.engine) as session, asked.room.board.lock:
-            table = asked.room.board.table(session, filters.comparison)
-            place = _place(table, latent_id)
-            following = neighbour(table, filters, asked.reviewer, latent_id)
+        with asked.room.writing() as session:
+            with asked.room.board.lock:
+                table = asked.room.board.table(session, filters.comparison)
+                place = _place(table, latent_id)
+                following = neighbour(table, filters, asked.reviewer, latent_id)
             event = decide(session, table.setting, place, filters, asked.reviewer, sent)
             event_id, is_skip = event.id, event.action == "skip"
     except RevisionConflictError as error:
         return _conflict(asked, latent_id, filters, sent, error)
+    except WriteLockedError as error:
+        return _unrecorded(asked, latent_id, filters, sent, error)
     said = "" if is_skip else "&" + urlencode({"done": event_id})
     if following is None:
         return redirect(f"/queue?{filters.query()}")
@@ -118,12 +121,30 @@ def _conflict(
         )
 
 
+def _unrecorded(
+    asked: Asked, latent_id: int, filters: Filters, sent: Submission, error: WriteLockedError
+) -> Response:
+    """Why a decision was not taken, and a form that sends it again: nothing of it is lost."""
+    with asked.room.queue(filters) as (_, table):
+        return asked.page(
+            "unrecorded.html.j2",
+            503,
+            section="queue",
+            filters=filters,
+            place=_place(table, latent_id),
+            names=names_of(table.categories),
+            sent=sent,
+            message=str(error),
+            reasons=REASONS,
+        )
+
+
 def undo_decision(asked: Asked) -> Response:
     """Undo a decision of the reviewer and show its latent again."""
     event_id = asked.form.number("event_id")
     if event_id is None:
         raise UsageError("undo: nothing of yours is left to undo")
-    with write_session(asked.room.engine) as session:
+    with asked.room.writing() as session:
         undone = undo(session, asked.reviewer, event_id)
         latent_id = session.get_one(ReviewEvent, undone[0]).latent_id
     if len(undone) > 1:

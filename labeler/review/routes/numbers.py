@@ -11,7 +11,6 @@ from labeler.review.room import Asked, redirect
 from labeler.review.routes.queue import names_of
 from labeler.review.table import QueueTable
 from labeler.store.audit import draw_audit, draws_in_force
-from labeler.store.engine import write_session
 
 DEFAULT_DRAW = 60
 """Latents a side from which on the corrected estimates are steadier than the plain ones."""
@@ -94,14 +93,14 @@ def make_draw(asked: Asked) -> Response:
     size, seed = form.number("size"), form.number("seed")
     if size is None or seed is None:
         raise UsageError("audit: name a size and a seed, both whole numbers")
-    with write_session(asked.room.engine) as session, asked.room.board.lock:
-        table = asked.room.board.table(session, filters.comparison)
-        most = max(_sizes(table).values())
+    with asked.room.writing() as session:
+        with asked.room.board.lock:
+            table = asked.room.board.table(session, filters.comparison)
+            setting, most = table.setting, max(_sizes(table).values())
         if not 1 <= size <= most:
             raise UsageError(
                 f"audit size: {size} is not between 1 and {most}, the latents of the larger side"
             )
-        comparison_id = table.setting.comparison_id
         for offset, side in enumerate(("target", "reference")):
-            draw_audit(session, comparison_id, side, size, seed + offset, asked.reviewer)
+            draw_audit(session, setting.comparison_id, side, size, seed + offset, asked.reviewer)
     return redirect(f"/audit?{filters.query()}")

@@ -24,7 +24,7 @@ from labeler.review.forms import whole_number
 from labeler.review.queue import matching, queue_page
 from labeler.review.room import Asked, redirect
 from labeler.review.table import Leaf
-from labeler.store.engine import read_session, write_session
+from labeler.store.engine import read_session
 from labeler.store.latent_names import find_latent
 from labeler.store.outcomes import BY_NAME, WITHOUT_CATEGORY
 
@@ -114,10 +114,11 @@ def preview_bulk(asked: Asked) -> Response:
 def do_bulk(asked: Asked) -> Response:
     """Do what was shown; where the latents have changed since, show them again."""
     filters, form = asked.filters, asked.form
-    with write_session(asked.room.engine) as session, asked.room.board.lock:
-        table = asked.room.board.table(session, filters.comparison)
-        action = read_action(form.one("action"), form.one("category"), form.one("note"), table)
-        plan = plan_bulk(session, table, filters, asked.reviewer, action)
+    with asked.room.writing() as session:
+        with asked.room.board.lock:
+            table = asked.room.board.table(session, filters.comparison)
+            action = read_action(form.one("action"), form.one("category"), form.one("note"), table)
+            plan = plan_bulk(session, table, filters, asked.reviewer, action)
         try:
             count = apply_bulk(session, table, plan, asked.reviewer, form.one("digest"))
         except BulkChangedError as error:

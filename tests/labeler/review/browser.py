@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Iterator
 
-import uvicorn
 from markdown import ROOT
 from review_studies import Study
 
 from labeler.review.app import build_app
+from labeler.review.server import listening
+from labeler.review.serving import ReviewServer
 
 SCREENSHOTS = ROOT / "build" / "screenshots"
 """Where a test run keeps its pictures."""
@@ -18,12 +19,13 @@ WIDE, PHONE = {"width": 1200, "height": 800}, {"width": 420, "height": 860}
 
 
 def serving(study: Study) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(build_app(study.room()), port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
+    room, listener = study.room(), listening("127.0.0.1", 0)
+    server = ReviewServer(room, build_app(room))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.02)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     server.should_exit = True
     thread.join(timeout=10)
 

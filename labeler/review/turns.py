@@ -1,0 +1,75 @@
+"""Work that only so many threads do at once: a few more wait for their turn, the rest are told.
+
+The server answers from a limited number of threads. Work that may wait for something outside, a
+long question or another program's write, must never hold all of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import BoundedSemaphore, Event, Lock
+
+from labeler.errors import WorkError
+
+_LOOK_S = 0.1
+
+
+class NoTurnError(WorkError):
+    """The work was not begun: too many wait already, or the turn did not come in time."""
+
+
+class TurnEndedError(WorkError):
+    """Nobody wants the work any more."""
+
+
+class Turns:
+    """Lets `running` threads work at once and `waiting` more wait, for so many seconds."""
+
+    def __init__(self, running: int, waiting: int, longest_wait_s: float) -> None:
+        self._most = running + waiting
+        self._longest_wait_s = longest_wait_s
+        self._admitted = 0
+        self._lock = Lock()
+        self._slots = BoundedSemaphore(running)
+        self._closed = Event()
+
+    @contextmanager
+    def turn(self, is_unwanted: Callable[[], bool] = lambda: False) -> Iterator[float]:
+        """Wait for a turn and keep it for the block; yields the seconds of waiting that are left.
+
+        NoTurnError where there is none to be had; TurnEndedError once `is_unwanted` says so or the
+        turns are closed.
+        """
+        latest = time.monotonic() + self._longest_wait_s
+        with self._admission():
+            while not self._slots.acquire(timeout=_LOOK_S):
+                if self.is_closed() or is_unwanted():
+                    raise TurnEndedError("nobody waits for this any more; nothing was done")
+                if time.monotonic() > latest:
+                    raise NoTurnError(f"waited {self._longest_wait_s:g} s for its turn")
+            try:
+                yield max(0.0, latest - time.monotonic())
+            finally:
+                self._slots.release()
+
+    def close(self) -> None:
+        """Let nobody wait any longer."""
+        self._closed.set()
+
+    def is_closed(self) -> bool:
+        """Whether `close` was called: work in progress is to end."""
+        return self._closed.is_set()
+
+    @contextmanager
+    def _admission(self) -> Iterator[None]:
+        with self._lock:
+            if self._admitted >= self._most:
+                raise NoTurnError(f"{self._admitted} others are before it")
+            self._admitted += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._admitted -= 1
