@@ -16,7 +16,7 @@ import httpx
 import pytest
 from browser import serving
 from review_studies import Study, form
-from served import Served, reviewing, slowest
+from served import Served, answers_within, reviewing
 from sqlalchemy import text
 from test_sql_process import children, is_running
 
@@ -43,8 +43,7 @@ def test_ten_hard_questions_at_once_leave_every_page_answering(served: Served) -
     with ThreadPoolExecutor(10) as pool:
         asked = [pool.submit(ask, served, statement) for statement in HARD]
         time.sleep(0.5)
-        for _ in range(3):
-            assert slowest(served) < 2
+        assert answers_within(served, 2)
         answers = [each.result() for each in asked]
     busy = [answer for answer in answers if answer.status_code == 503]
     assert len(busy) >= 4
@@ -101,21 +100,21 @@ def test_half_open_connections_leave_every_page_answering(
     monkeypatch.setattr("labeler.review.serving.most_connections", lambda: 40)
     for address in serving(small):
         served = Served(address)
-        slowest(served)
+        assert answers_within(served, 30)
         open_ones = [served.connect(HALF_OPEN[kind]) for _ in range(200)]
-        assert slowest(served) < 2
+        assert answers_within(served, 2)
         open_ones += [served.connect(HALF_OPEN[kind]) for _ in range(50)]
-        assert slowest(served) < 2
+        assert answers_within(served, 2)
         for connection in open_ones:
             connection.close()
-        assert slowest(served) < 2
+        assert answers_within(served, 2)
     assert len(caplog.records) <= 4, caplog.text[:2_000]
 
 
 def test_connections_stay_within_the_limit_of_open_files(small: Study, tmp_path: Path) -> None:
     with reviewing(small, tmp_path, open_files=320) as served:
         open_ones = [served.connect(HALF_OPEN["half a header"]) for _ in range(700)]
-        assert slowest(served) < 2
+        assert answers_within(served, 2)
         assert len(list(Path(f"/proc/{served.process.pid}/fd").iterdir())) < 200
         for connection in open_ones:
             connection.close()
@@ -165,8 +164,7 @@ def test_a_write_lock_of_another_program_stops_decisions_alone(
         begin = time.monotonic()
         posts = [pool.submit(browser.post, url, data=said) for _ in range(30)]
         time.sleep(0.3)
-        for _ in range(4):
-            assert slowest(served) < 1
+        assert answers_within(served, 1)
         answers = [post.result() for post in posts]
         assert time.monotonic() - begin < 10
         assert {answer.status_code for answer in answers} == {503}
@@ -195,8 +193,7 @@ def test_a_row_lock_of_another_program_stops_decisions_alone(study: Study, tmp_p
         url = f"/latents/{study.seed.target[0]}"
         posts = [pool.submit(browser.post, url, data=said) for _ in range(10)]
         time.sleep(0.3)
-        for _ in range(4):
-            assert slowest(served) < 1
+        assert answers_within(served, 1)
         answers = [post.result() for post in posts]
         assert {answer.status_code for answer in answers} == {503}
         assert all("my own words" in answer.text for answer in answers)
@@ -234,7 +231,7 @@ def test_a_process_that_dies_is_started_again_and_all_end_together(
         while len(now := children(served.process.pid)) < 2 or now == before:
             assert time.monotonic() < until
             time.sleep(0.1)
-        assert slowest(served) < 2
+        assert answers_within(served, 2)
         served.process.send_signal(signal.SIGINT)
         assert served.process.wait(10) == 130
         assert_ends(now | before)
