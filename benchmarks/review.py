@@ -1,17 +1,34 @@
 """How fast the review pages answer with 100,000 latents, 3 judge runs and 20,000 decisions.
 
     python benchmarks/review.py [--quick] [--database URL] [--requests N]
+                                [--clients N] [--workers N] [--think S] [--seconds S]
 
 Every page is asked for over loopback from a running server, one request after another, each for
 another latent, filter or page. Decisions are mixed in, so the queue in memory follows the database
 between requests. The last line is one JSON object of milliseconds.
+
+With `--clients N` the same mix of pages and decisions is also asked for by N clients at once, each
+a process's thread with a name of its own, against a server of `--workers` processes, in two ways:
+
+* reviewers at work (`p95_ratio`): after each answer a client thinks, exponentially distributed with
+  a mean of `--think` seconds. A review page holds 24 windows of text; a second is less than anybody
+  needs for one.
+* closed loop (`p95_ratio_closed_loop`): no client ever pauses. Whatever the server does, N such
+  clients on c cores wait N / c times as long as one on average; this shows how near it comes.
+
+Each ratio is the p95 of N clients to that of one client of the same kind, measured right before.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
+import multiprocessing
+import os
 import platform
+import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -19,10 +36,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlencode
 
 import httpx
 import numpy as np
-import uvicorn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -30,6 +47,8 @@ from big_study import QUICK, Size, build
 
 from labeler.database_url import sqlite_file
 from labeler.review.app import build_app, build_room
+from labeler.review.server import listening
+from labeler.review.serving import serve_room
 from labeler.store.engine import open_engine
 
 HEADERS = {"sec-fetch-site": "same-origin"}
@@ -39,20 +58,26 @@ ORDERS = ("uncertain", "disagreement", "random", "index")
 
 
 @contextmanager
-def running(url: str) -> Iterator[str]:
-    """A server on a free port; yields its address."""
+def running(url: str, workers: int = 1) -> Iterator[str]:
+    """A server on a free port, in processes of its own; yields its address."""
+    listener = listening("127.0.0.1", 0)
+    process = multiprocessing.get_context("fork").Process(
+        target=_serve, args=(url, listener, workers)
+    )
+    process.start()
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    listener.close()
+    try:
+        yield address
+    finally:
+        os.kill(process.pid or 0, signal.SIGTERM)
+        process.join()
+
+
+def _serve(url: str, listener: socket.socket, workers: int) -> None:
     engine = open_engine(url)
-    app = build_app(build_room(engine, url, study="big", reviewer="reviewer-0"))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
-    engine.dispose()
+    room = build_room(engine, url, study="big", reviewer="reviewer-0", workers=workers)
+    serve_room(room, build_app(room), listener, workers)
 
 
 def measure(
@@ -99,6 +124,7 @@ class Visitor:
                 "action": "set",
                 "category": SLUGS[number % 4],
                 "base_revision": revision,
+                "made_for": "reviewer-0",
                 "shown": "1",
                 "elapsed_ms": "5000",
             },
@@ -141,12 +167,133 @@ def _getter(client: httpx.Client, path: Callable[[int], str]) -> Callable[[int],
     return lambda number: client.get(path(number))
 
 
+class Reviewer:
+    """One client of many: a light one, so that the machine's time goes to the server."""
+
+    def __init__(self, address: str, size: Size, number: int) -> None:
+        self.host = address.removeprefix("http://")
+        self.connection = http.client.HTTPConnection(self.host, timeout=120)
+        self.size = size
+        self.rng = np.random.default_rng(number)
+        self.taken: list[float] = []
+        self.cookie = ""
+        self._sign_in(f"reviewer-{number}")
+
+    def work(self, until: float, think_s: float) -> None:
+        """Ask for pages and decide until a moment of the monotonic clock."""
+        step = max(1, self.size.latents // self.size.with_evidence)
+        turn = int(self.rng.integers(len(MIX)))
+        while time.monotonic() < until:
+            if think_s:
+                time.sleep(float(self.rng.exponential(think_s)))
+            turn += 1
+            latent_id = 1 + step * int(self.rng.integers(self.size.with_evidence))
+            kind = MIX[turn % len(MIX)]
+            if kind == "decide":
+                self._decide(latent_id, turn)
+            else:
+                self._ask("GET", kind.format(latent=latent_id, slug=SLUGS[turn % len(SLUGS)]))
+
+    def _sign_in(self, name: str) -> None:
+        headers = HEADERS | {"Content-Type": "application/x-www-form-urlencoded"}
+        self.connection.request("POST", "/sign-in", urlencode({"name": name}), headers)
+        answer = self.connection.getresponse()
+        answer.read()
+        self.cookie = str(answer.getheader("set-cookie")).partition(";")[0]
+
+    def _decide(self, latent_id: int, turn: int) -> None:
+        page = self._ask("GET", f"/latents/{latent_id}")
+        made_for = page.split('name="made_for" value="')[1].split('"')[0]
+        revision = page.split('name="base_revision" value="')[1].split('"')[0]
+        said = {
+            "action": "set", "category": SLUGS[turn % 4], "base_revision": revision, "shown": "1",
+            "made_for": made_for, "elapsed_ms": "5000",
+        }  # fmt: skip
+        self._ask("POST", f"/latents/{latent_id}?status=open", urlencode(said))
+
+    def _ask(self, method: str, path: str, body: str | None = None) -> str:
+        headers = HEADERS | {
+            "Content-Type": "application/x-www-form-urlencoded",
+            "Cookie": self.cookie,
+        }
+        begin = time.perf_counter()
+        try:
+            self.connection.request(method, path, body, headers)
+            answer = self.connection.getresponse()
+            text = answer.read()
+        except (http.client.RemoteDisconnected, ConnectionError):
+            # The server has closed an idle connection: a browser, too, opens another one.
+            self.connection = http.client.HTTPConnection(self.host, timeout=120)
+            return self._ask(method, path, body)
+        self.taken.append(1000 * (time.perf_counter() - begin))
+        assert answer.status in (200, 303, 409), (answer.status, text[-300:])
+        return text.decode()
+
+
+MIX = (
+    "/latents/{latent}", "decide", "/latents/{latent}", "decide", "/queue",
+    "/latents/{latent}", "decide", "/queue?category={slug}&confidence=low", "decide", "/progress",
+)  # fmt: skip
+"""What a reviewer asks for in turn; a decision is the page of a latent and the answer to it."""
+
+
+def together(
+    address: str, size: Size, n: int, seconds: float, think_s: float
+) -> dict[str, float | int]:
+    """Milliseconds per request of `n` clients at once; their first second is a rehearsal."""
+    reviewers = [Reviewer(address, size, number) for number in range(n)]
+    rehearsal = time.monotonic() + 1
+    _all_work(reviewers, rehearsal, 0.0)
+    for reviewer in reviewers:
+        reviewer.taken.clear()
+    _all_work(reviewers, time.monotonic() + seconds, think_s)
+    taken = [each for reviewer in reviewers for each in reviewer.taken]
+    return {
+        "clients": n,
+        "requests": len(taken),
+        "per_second": round(len(taken) / seconds, 1),
+        "median_ms": round(float(np.median(taken)), 1),
+        "p95_ms": round(float(np.percentile(taken, 95)), 1),
+        "max_ms": round(max(taken), 1),
+    }
+
+
+def _all_work(reviewers: list[Reviewer], until: float, think_s: float) -> None:
+    threads = [
+        threading.Thread(target=reviewer.work, args=(until, think_s)) for reviewer in reviewers
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def many_clients(
+    url: str, size: Size, n: int, workers: int, think_s: float, seconds: float
+) -> dict[str, object]:
+    """One client and `n` at once, both ways, on one server."""
+    found: dict[str, object] = {"workers": workers, "think_s": think_s}
+    with running(url, workers) as address:
+        together(address, size, 2 * workers, 2, 0.0)
+        for name, pause in (("", think_s), ("_closed_loop", 0.0)):
+            one = together(address, size, 1, seconds, pause)
+            many = together(address, size, n, seconds, pause)
+            found[f"one_client{name}"], found[f"clients{name}"] = one, many
+            found[f"p95_ratio{name}"] = round(many["p95_ms"] / one["p95_ms"], 2)
+            print(f"one client{name:13} {one}\n{n} clients{name:14} {many}")
+    return found
+
+
 def main() -> None:
     """Build the study unless one is named, measure every page, print the figures."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--database", help="a study that benchmarks/big_study.py built")
-    parser.add_argument("--requests", type=int, default=60)
+    parser.add_argument("--requests", type=int, default=60, help="of each page; 0 = none")
+    parser.add_argument("--clients", type=int, default=0, help="also measure so many at once")
+    parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1))
+    parser.add_argument("--think", type=float, default=1.0, help="mean seconds between requests")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each run of clients")
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else Size()
     with tempfile.TemporaryDirectory() as folder:
@@ -155,7 +302,14 @@ def main() -> None:
         if arguments.database is None:
             build(url, size)
         built = time.perf_counter() - begin
-        print(json.dumps(report(url, size, arguments.requests, built)))
+        found: dict[str, object] = {}
+        if arguments.requests:
+            found = report(url, size, arguments.requests, built)
+        if arguments.clients:
+            found |= many_clients(
+                url, size, arguments.clients, arguments.workers, arguments.think, arguments.seconds
+            )
+        print(json.dumps(found))
 
 
 def report(url: str, size: Size, n: int, built: float) -> dict[str, object]:
