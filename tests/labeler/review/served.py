@@ -57,7 +57,8 @@ def reviewing(
 ) -> Iterator[Served]:
     """The server of a study, ended with the block."""
     config = folder / "served.toml"
-    config.write_text(f'[database]\nurl = "{study.url}"\n', encoding="utf-8")
+    named = '[[comparison]]\nname = "c"\ntarget = "a"\nreference = "b"\n'
+    config.write_text(f'[database]\nurl = "{study.url}"\n{named}', encoding="utf-8")
     log = folder / "served.log"
     command = [sys.executable, "-m", "labeler.cli", "review", str(config), "--port", "0"]
 
