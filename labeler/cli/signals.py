@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 PATIENCE_S = 5.0
@@ -35,6 +36,7 @@ class EndSignals:
         self.received: int | None = None
         """The signal that ended the command; None while none has."""
         self._since = 0.0
+        self._is_held = False
         self._status: int | None = None
 
     @classmethod
@@ -66,25 +68,49 @@ class EndSignals:
         """All is said: a signal from here on ends the process at once with that status."""
         self._status = status
 
-    def _handle(self, number: int, _frame: object) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._status is not None:
             _leave(self._status)
-        if self.received is None:
+        if self.received is not None:
+            if time.monotonic() - self._since > PATIENCE_S:
+                _leave(self.status)
+        elif _is_importing(frame):
+            self._send_again(number)
+        else:
             self.received = number
             self._since = time.monotonic()
             raise Interrupted(number)
-        if time.monotonic() - self._since > PATIENCE_S:
-            _leave(self.status)
+
+    def _send_again(self, number: int) -> None:
+        """Let a signal arrive once more in a moment; of several that wait the first one does."""
+        if self._is_held:
+            return
+        self._is_held = True
+
+        def send() -> None:
+            self._is_held = False
+            _thread.interrupt_main(signal.Signals(number))
+
+        timer = threading.Timer(_AGAIN_S, send)
+        timer.daemon = True
+        timer.start()
 
     def _raise_again(self, args: Any) -> bool:
         """A signal that arrived in a finaliser is lost there: let it arrive once more."""
         if not isinstance(args.exc_value, Interrupted):
             return False
         self.received = None
-        timer = threading.Timer(_AGAIN_S, _thread.interrupt_main, (args.exc_value.number,))
-        timer.daemon = True
-        timer.start()
+        self._send_again(args.exc_value.number)
         return True
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: compiled libraries abort where an import breaks off."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _leave(status: int) -> None:

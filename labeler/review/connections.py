@@ -31,6 +31,8 @@ ACCEPTED_AT_ONCE = 32
 """Connections taken between two looks at how many there are."""
 OWN_FILES = 8 * ACCEPTED_AT_ONCE
 """File descriptors kept for the database, questions, and connections that are being closed."""
+LEAST_READ_BYTES = 64 * 1024
+"""Bytes of an answer that a client takes in MAX_ANSWER_PAUSE_SECONDS, on however slow a line."""
 _LOOK_S = 0.5
 _LINE_S = 60.0
 
@@ -84,7 +86,8 @@ class Crowd:
     def close_overdue(self, now: float) -> None:
         """Close every connection whose time is over, and say how many there were."""
         for member in [each for each in self._waiting if each.latest <= now]:
-            self._drop(member, member.overdue)
+            if not member.reads_on():
+                self._drop(member, member.overdue)
         if self._n_closed and now - self._last_line >= _LINE_S:
             counts = ", ".join(f"{n:,} {words}" for words, n in self._n_closed.items())
             logger.warning("review: connections closed in the last minute: %s", counts)
@@ -128,6 +131,7 @@ class LimitedProtocol(H11Protocol):
         self.phase = Phase.HEADER
         self.latest = 0.0
         self.overdue = ""
+        self._n_unread = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
@@ -155,13 +159,26 @@ class LimitedProtocol(H11Protocol):
     def pause_writing(self) -> None:
         """The client does not read its answer."""
         super().pause_writing()
-        self._wait("left their answer unread", MAX_ANSWER_PAUSE_SECONDS)
+        self._await_reading()
 
     def resume_writing(self) -> None:
         """The client reads on."""
         super().resume_writing()
         if self.phase is Phase.ANSWER:
             self.crowd.is_served(self)
+
+    def reads_on(self) -> bool:
+        """Whether the client reads a long answer, if slowly; then its clock begins again."""
+        if not self.flow.write_paused:
+            return False
+        if self._n_unread - self.transport.get_write_buffer_size() < LEAST_READ_BYTES:
+            return False
+        self._await_reading()
+        return True
+
+    def _await_reading(self) -> None:
+        self._n_unread = self.transport.get_write_buffer_size()
+        self._wait("left their answer unread", MAX_ANSWER_PAUSE_SECONDS)
 
     def _follow(self) -> None:
         phase = self._current_phase()
@@ -194,9 +211,13 @@ class RepeatedLines(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line passes; the next one of its kind says how many did not."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, h11.LocalProtocolError):
+            # The client broke the protocol and has been told so; nobody hears a second answer.
+            return False
         kind = f"{record.name} {str(record.msg).partition(chr(10))[0]}"[:200]
-        if record.exc_info and record.exc_info[1] is not None:
-            kind += repr(record.exc_info[1])[:200]
+        if error is not None:
+            kind += repr(error)[:200]
         now = time.monotonic()
         if now - self._last.get(kind, -_LINE_S) < _LINE_S:
             self._n_kept_back[kind] += 1

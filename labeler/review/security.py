@@ -77,7 +77,11 @@ def is_same_origin(headers: Headers) -> bool:
     origin = headers.get("origin")
     if origin is None:
         return site == "same-origin"
-    return urlsplit(origin).netloc.casefold() == headers.get("host", "").casefold()
+    try:
+        sender = urlsplit(origin).netloc
+    except ValueError:
+        return False
+    return sender.casefold() == headers.get("host", "").casefold()
 
 
 class Guard:

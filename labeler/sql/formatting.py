@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
@@ -13,6 +14,9 @@ from labeler.csv_text import csv_for_people, csv_text
 from labeler.errors import UsageError
 from labeler.sql.result import QueryResult
 from labeler.text import visible
+
+MOST_PADDING = 400
+"""Widest column that shorter cells are padded to: one long text must not widen every row."""
 
 
 def format_result(result: QueryResult, output: str = "table") -> str:
@@ -58,7 +62,7 @@ def _as_json(result: QueryResult) -> str:
 def _as_table(result: QueryResult) -> str:
     cells = [[_cell(value) for value in row] for row in result.rows]
     widths = [
-        max([len(name), *(len(row[index]) for row in cells)])
+        min(MOST_PADDING, max([len(name), *(len(row[index]) for row in cells)]))
         for index, name in enumerate(result.columns)
     ]
     is_number = [
@@ -107,10 +111,12 @@ def _plain(value: Any) -> Any:
 
 def _distinct(columns: Sequence[str]) -> list[str]:
     """Column names with a number where one occurs again, so that no JSON key is lost."""
-    names: list[str] = []
+    names: dict[str, None] = {}
+    numbers: Counter[str] = Counter()
     for name in columns:
-        candidate, number = name, 2
+        candidate = name
         while candidate in names:
-            candidate, number = f"{name}_{number}", number + 1
-        names.append(candidate)
-    return names
+            numbers[name] += 1
+            candidate = f"{name}_{numbers[name] + 1}"
+        names[candidate] = None
+    return list(names)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -88,12 +88,20 @@ def _confine(connection: sqlite3.Connection, limits: Limits) -> None:
     # Sorting and recursion stay within the memory limit instead of filling a disk.
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA trusted_schema = OFF")
+    _declare_json_tables(connection)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
     connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, MAX_STATEMENT_BYTES)
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1000)
     connection.set_progress_handler(lambda: int(time.monotonic() > deadline), _STEPS_BETWEEN_CHECKS)
     connection.set_authorizer(_authorize)
+
+
+def _declare_json_tables(connection: sqlite3.Connection) -> None:
+    """Have SQLite declare its JSON tables now: it asks to write to its schema when it does."""
+    for name in ("json_each", "json_tree"):
+        with suppress(sqlite3.OperationalError):
+            connection.execute(f"SELECT 1 FROM {name}('[]')").fetchall()
 
 
 def _authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:

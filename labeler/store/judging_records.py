@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, or_, select
+from sqlalchemy import and_, func, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -127,9 +127,16 @@ def find_ended_calls(
     """For each request its newest answered call, else its newest one that would end the same
     again (too long, refused); else, where a moment is given, its last failure since then. The
     sample is part of a request's hash.
+
+    What ended before the judge had answered anything is asked again: then the server was at fault,
+    and not the request.
     """
     found: dict[str, JudgeCall] = {}
-    ended = JudgeCall.status.in_(ENDED_STATUSES)
+    answered = and_(JudgeCall.judge_id == judge_id, JudgeCall.status == "ok")
+    first_run = session.execute(select(func.min(JudgeCall.run_id)).where(answered)).scalar()
+    ended = and_(JudgeCall.status.in_(ENDED_STATUSES), JudgeCall.run_id >= (first_run or 0))
+    if first_run is None:
+        ended = JudgeCall.status == "ok"
     for part in chunks(request_sha256s):
         query = select(JudgeCall).where(
             JudgeCall.judge_id == judge_id, JudgeCall.request_sha256.in_(part)

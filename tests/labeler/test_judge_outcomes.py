@@ -138,6 +138,20 @@ def test_a_study_of_requests_that_all_end_stops_and_says_so(
     assert "change judge.max_tokens or judge.model" in lines[-1]
 
 
+def test_what_a_faulty_server_refused_is_asked_again_once_it_answers(study: TinyStudy) -> None:
+    is_faulty = True
+
+    def answerer(request: Received, number: int) -> Step:
+        return refusal(TOO_LONG) if is_faulty else Step(json.dumps(answer(request)))
+
+    with StubServer(answerer).running() as server:
+        asked = judged(study, server)
+        assert run(["label", str(asked.path)]) == 1
+        is_faulty = False
+        assert run(["label", str(asked.path)]) == 0
+    assert [row[7:9] for row in rows(f"sqlite:///{asked.database}", COVERAGE)] == [(0, 0), (0, 0)]
+
+
 def test_an_unknown_refusal_of_the_first_request_stops_nothing(
     study: TinyStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:

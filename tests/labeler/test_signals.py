@@ -111,6 +111,37 @@ def test_a_hundred_times_while_libraries_are_loaded_and_work_begins(
         assert "running" not in run_states(untouched, "harvest")
 
 
+IMPORTING = """
+import importlib, signal, sys
+from labeler.cli.signals import EndSignals, Interrupted
+signals = EndSignals.install()
+sys.path.insert(0, sys.argv[1])
+try:
+    importlib.import_module("slow_library")
+    while True:
+        pass
+except Interrupted:
+    # A library written in C++ aborts the process where one of its imports is broken off.
+    assert sys.modules["slow_library"].is_whole
+    sys.exit(signals.status)
+"""
+
+
+@pytest.mark.parametrize("how", STATUSES, ids=lambda how: how.name)
+def test_a_signal_waits_until_a_module_is_imported(how: signal.Signals, tmp_path: Path) -> None:
+    source = f"import os, time; os.kill(os.getpid(), {int(how)}); time.sleep(0.2); is_whole = True"
+    (tmp_path / "slow_library.py").write_text(source, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING, tmp_path],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert done.returncode == STATUSES[how], done.stderr
+
+
 def test_a_hundred_times_in_the_middle_of_training(tiny_model_folder: Path, tmp_path: Path) -> None:
     study = write_study(tmp_path / "study", tiny_model_folder, train={"checkpoint_every": 3})
     process = start("run", study.path)

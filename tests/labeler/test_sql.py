@@ -232,6 +232,22 @@ def test_json_is_an_array_of_objects() -> None:
     assert json.loads(format_result(empty, "json")) == []
 
 
+def test_the_work_of_printing_grows_with_the_answer_and_no_faster() -> None:
+    begin = time.perf_counter()
+    wide = QueryResult(("1",) * 2_000, (tuple(range(2_000)),) * 3, truncated=False)
+    assert list(json.loads(format_result(wide, "json"))[0])[:3] == ["1", "1_2", "1_3"]
+    high = QueryResult(("w",), (("a" * 1_000_000,), *((("b"),) for _ in range(2_000))), False)
+    assert len(format_result(high)) < 3_000_000
+    assert time.perf_counter() - begin < 2
+
+
+def test_json_is_taken_apart_by_tables_of_its_own(sqlite_url: str) -> None:
+    statement = (
+        "SELECT value FROM json_each('[1,2]') UNION ALL SELECT max(id) FROM json_tree('[3]')"
+    )
+    assert len(run_query(sqlite_url, statement).rows) == 3
+
+
 def test_a_table_aligns_its_columns() -> None:
     result = QueryResult(("name", "n"), (("a", 1), ("long name", 200)), truncated=False)
     assert format_result(result) == (

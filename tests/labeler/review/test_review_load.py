@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import hostile_sql
 import httpx
@@ -22,7 +23,7 @@ from test_sql_process import children, is_running
 
 from crosscoder.limits import MAX_CONNECTIONS
 from labeler.review import connections
-from labeler.review.connections import Phase, most_connections
+from labeler.review.connections import Crowd, LimitedProtocol, Phase, most_connections
 
 HARD = [*hostile_sql.SQLITE_ONE_STEP.values(), *hostile_sql.SQLITE_BOMBS[:4]]
 
@@ -58,6 +59,22 @@ def test_a_question_ends_with_the_browser_that_asked_it(served: Served) -> None:
     with served.browser() as browser, pytest.raises(httpx.ReadTimeout):
         browser.post("/sql", data=data, timeout=1)
     assert_ends(children(served.process.pid))
+
+
+def test_a_slow_reader_keeps_its_answer_and_a_silent_one_does_not() -> None:
+    crowd = Crowd(10)
+    member = LimitedProtocol.__new__(LimitedProtocol)
+    member.crowd, member.address = crowd, "127.0.0.1"
+    member.flow, member.transport = Mock(write_paused=True), Mock()
+    crowd.members.add(member)
+    unread = member.transport.get_write_buffer_size
+    unread.return_value = 4_000_000
+    member._await_reading()
+    for unread.return_value in (3_000_000, 2_900_000):
+        crowd.close_overdue(member.latest)
+        assert member in crowd.members
+    crowd.close_overdue(member.latest)
+    assert member not in crowd.members
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -55,6 +55,7 @@ def test_a_host_that_is_none_has_no_name() -> None:
         {},
         {"origin": "http://evil.example"},
         {"origin": "null"},
+        {"origin": "http://[bad"},
         {"origin": "http://127.0.0.1:9999"},
         {"sec-fetch-site": "cross-site", "origin": ADDRESS},
         {"sec-fetch-site": "same-site", "origin": ADDRESS},
