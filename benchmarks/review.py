@@ -2,21 +2,27 @@
 
     python benchmarks/review.py [--quick] [--database URL] [--requests N]
                                 [--clients N] [--workers N] [--think S] [--seconds S]
+                                [--one-client N]
 
 Every page is asked for over loopback from a running server, one request after another, each for
 another latent, filter or page. Decisions are mixed in, so the queue in memory follows the database
 between requests. The last line is one JSON object of milliseconds.
 
 With `--clients N` the same mix of pages and decisions is also asked for by N clients at once, each
-a process's thread with a name of its own, against a server of `--workers` processes, in two ways:
+a thread with a name of its own, against a server of `--workers` processes. A client is a reviewer
+who looks at latents (3 of 10 turns), decides on them (4: the page, and at once the answer to it),
+looks at the queue (1), at a filtered queue (1) and at the progress (1). There are two kinds:
 
-* reviewers at work (`p95_ratio`): after each answer a client thinks, exponentially distributed with
-  a mean of `--think` seconds. A review page holds 24 windows of text; a second is less than anybody
-  needs for one.
+* reviewers at work (`p95_ratio`): before each turn a client thinks, exponentially distributed with
+  a mean of `--think` seconds. A page holds 24 windows of text; a second is less than one needs.
 * closed loop (`p95_ratio_closed_loop`): no client ever pauses. Whatever the server does, N such
   clients on c cores wait N / c times as long as one on average; this shows how near it comes.
 
-Each ratio is the p95 of N clients to that of one client of the same kind, measured right before.
+Each ratio is the p95 of N clients to that of one client, measured right before on the same server:
+one client asks until it has `--one-client` answers, in a tenth of the thinking time. Alone it never
+waits for another, so a pause only makes its caches colder: the shorter one makes the ratio larger.
+Every status is counted: `busy` are 503 (nothing was recorded, send again), `failed` is whatever
+else is no page, no redirection and no conflict, a broken connection too.
 """
 
 from __future__ import annotations
@@ -33,6 +39,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -172,27 +179,29 @@ class Reviewer:
 
     def __init__(self, address: str, size: Size, number: int) -> None:
         self.host = address.removeprefix("http://")
-        self.connection = http.client.HTTPConnection(self.host, timeout=120)
+        self.connection = http.client.HTTPConnection(self.host, timeout=LONGEST_ANSWER_S)
         self.size = size
         self.rng = np.random.default_rng(number)
+        self.turn = int(self.rng.integers(len(MIX)))
         self.taken: list[float] = []
+        self.statuses: Counter[str] = Counter()
         self.cookie = ""
         self._sign_in(f"reviewer-{number}")
 
-    def work(self, until: float, think_s: float) -> None:
-        """Ask for pages and decide until a moment of the monotonic clock."""
+    def work(self, is_over: Callable[[Reviewer], bool], think_s: float) -> None:
+        """Ask for pages and decide until it is over."""
         step = max(1, self.size.latents // self.size.with_evidence)
-        turn = int(self.rng.integers(len(MIX)))
-        while time.monotonic() < until:
+        while not is_over(self):
             if think_s:
                 time.sleep(float(self.rng.exponential(think_s)))
-            turn += 1
+            self.turn += 1
             latent_id = 1 + step * int(self.rng.integers(self.size.with_evidence))
-            kind = MIX[turn % len(MIX)]
+            kind = MIX[self.turn % len(MIX)]
             if kind == "decide":
-                self._decide(latent_id, turn)
+                self._decide(latent_id)
             else:
-                self._ask("GET", kind.format(latent=latent_id, slug=SLUGS[turn % len(SLUGS)]))
+                slug = SLUGS[self.turn % len(SLUGS)]
+                self._ask("GET", kind.format(latent=latent_id, slug=slug))
 
     def _sign_in(self, name: str) -> None:
         headers = HEADERS | {"Content-Type": "application/x-www-form-urlencoded"}
@@ -201,35 +210,55 @@ class Reviewer:
         answer.read()
         self.cookie = str(answer.getheader("set-cookie")).partition(";")[0]
 
-    def _decide(self, latent_id: int, turn: int) -> None:
+    def _decide(self, latent_id: int) -> None:
         page = self._ask("GET", f"/latents/{latent_id}")
+        if page is None:
+            return
         made_for = page.split('name="made_for" value="')[1].split('"')[0]
         revision = page.split('name="base_revision" value="')[1].split('"')[0]
         said = {
-            "action": "set", "category": SLUGS[turn % 4], "base_revision": revision, "shown": "1",
-            "made_for": made_for, "elapsed_ms": "5000",
+            "action": "set", "category": SLUGS[self.turn % 4], "base_revision": revision,
+            "shown": "1", "made_for": made_for, "elapsed_ms": "5000",
         }  # fmt: skip
         self._ask("POST", f"/latents/{latent_id}?status=open", urlencode(said))
 
-    def _ask(self, method: str, path: str, body: str | None = None) -> str:
+    def _ask(self, method: str, path: str, body: str | None = None) -> str | None:
+        """The text of a page, None where there was none; the answer is timed and counted."""
         headers = HEADERS | {
             "Content-Type": "application/x-www-form-urlencoded",
             "Cookie": self.cookie,
         }
         begin = time.perf_counter()
         try:
-            self.connection.request(method, path, body, headers)
-            answer = self.connection.getresponse()
-            text = answer.read()
-        except (http.client.RemoteDisconnected, ConnectionError):
-            # The server has closed an idle connection: a browser, too, opens another one.
-            self.connection = http.client.HTTPConnection(self.host, timeout=120)
-            return self._ask(method, path, body)
+            status, text = self._exchange(method, path, body, headers)
+        except (http.client.HTTPException, OSError) as error:
+            self.connection.close()
+            status, text = 0, ""
+            self.statuses[type(error).__name__] += 1
+        else:
+            self.statuses[str(status)] += 1
         self.taken.append(1000 * (time.perf_counter() - begin))
-        assert answer.status in (200, 303, 409), (answer.status, text[-300:])
-        return text.decode()
+        return text if status == 200 else None
+
+    def _exchange(
+        self, method: str, path: str, body: str | None, headers: dict[str, str]
+    ) -> tuple[int, str]:
+        for is_last in (False, True):
+            try:
+                self.connection.request(method, path, body, headers)
+                answer = self.connection.getresponse()
+                return answer.status, answer.read().decode()
+            except (http.client.RemoteDisconnected, ConnectionError):
+                # The server has closed an idle connection: a browser, too, opens another one.
+                self.connection.close()
+                if is_last:
+                    raise
+        raise AssertionError
 
 
+LONGEST_ANSWER_S = 60.0
+ANSWERED = ("200", "303", "409")
+"""A page, a redirection after a decision, and a conflict with somebody's newer decision."""
 MIX = (
     "/latents/{latent}", "decide", "/latents/{latent}", "decide", "/queue",
     "/latents/{latent}", "decide", "/queue?category={slug}&confidence=low", "decide", "/progress",
@@ -238,19 +267,29 @@ MIX = (
 
 
 def together(
-    address: str, size: Size, n: int, seconds: float, think_s: float
+    reviewers: list[Reviewer], think_s: float, is_over: Callable[[Reviewer], bool]
 ) -> dict[str, float | int]:
-    """Milliseconds per request of `n` clients at once; their first second is a rehearsal."""
-    reviewers = [Reviewer(address, size, number) for number in range(n)]
-    rehearsal = time.monotonic() + 1
-    _all_work(reviewers, rehearsal, 0.0)
+    """Milliseconds per request of clients at once, and how many were answered how."""
     for reviewer in reviewers:
         reviewer.taken.clear()
-    _all_work(reviewers, time.monotonic() + seconds, think_s)
+        reviewer.statuses.clear()
+    begin = time.monotonic()
+    threads = [
+        threading.Thread(target=reviewer.work, args=(is_over, think_s)) for reviewer in reviewers
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = time.monotonic() - begin
     taken = [each for reviewer in reviewers for each in reviewer.taken]
+    statuses = sum((reviewer.statuses for reviewer in reviewers), Counter[str]())
+    busy = statuses["503"]
     return {
-        "clients": n,
+        "clients": len(reviewers),
         "requests": len(taken),
+        "busy": busy,
+        "failed": len(taken) - busy - sum(statuses[status] for status in ANSWERED),
         "per_second": round(len(taken) / seconds, 1),
         "median_ms": round(float(np.median(taken)), 1),
         "p95_ms": round(float(np.percentile(taken, 95)), 1),
@@ -258,26 +297,23 @@ def together(
     }
 
 
-def _all_work(reviewers: list[Reviewer], until: float, think_s: float) -> None:
-    threads = [
-        threading.Thread(target=reviewer.work, args=(until, think_s)) for reviewer in reviewers
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
 def many_clients(
-    url: str, size: Size, n: int, workers: int, think_s: float, seconds: float
+    url: str, size: Size, n: int, workers: int, think_s: float, seconds: float, n_alone: int
 ) -> dict[str, object]:
-    """One client and `n` at once, both ways, on one server."""
+    """One client and `n` at once, both ways, on one server; the first second is a rehearsal."""
+
+    def until(moment: float) -> Callable[[Reviewer], bool]:
+        return lambda _: time.monotonic() > moment
+
     found: dict[str, object] = {"workers": workers, "think_s": think_s}
     with running(url, workers) as address:
-        together(address, size, 2 * workers, 2, 0.0)
+        reviewers = [Reviewer(address, size, number) for number in range(n)]
+        together(reviewers, 0.0, until(time.monotonic() + 1))
         for name, pause in (("", think_s), ("_closed_loop", 0.0)):
-            one = together(address, size, 1, seconds, pause)
-            many = together(address, size, n, seconds, pause)
+            one = together(
+                reviewers[:1], pause / 10, lambda reviewer: len(reviewer.taken) >= n_alone
+            )
+            many = together(reviewers, pause, until(time.monotonic() + seconds))
             found[f"one_client{name}"], found[f"clients{name}"] = one, many
             found[f"p95_ratio{name}"] = round(many["p95_ms"] / one["p95_ms"], 2)
             print(f"one client{name:13} {one}\n{n} clients{name:14} {many}")
@@ -286,13 +322,16 @@ def many_clients(
 
 def main() -> None:
     """Build the study unless one is named, measure every page, print the figures."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--database", help="a study that benchmarks/big_study.py built")
     parser.add_argument("--requests", type=int, default=60, help="of each page; 0 = none")
     parser.add_argument("--clients", type=int, default=0, help="also measure so many at once")
     parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1))
     parser.add_argument("--think", type=float, default=1.0, help="mean seconds between requests")
+    parser.add_argument("--one-client", type=int, default=280, help="requests of one alone")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each run of clients")
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else Size()
@@ -307,7 +346,13 @@ def main() -> None:
             found = report(url, size, arguments.requests, built)
         if arguments.clients:
             found |= many_clients(
-                url, size, arguments.clients, arguments.workers, arguments.think, arguments.seconds
+                url,
+                size,
+                arguments.clients,
+                arguments.workers,
+                arguments.think,
+                arguments.seconds,
+                arguments.one_client,
             )
         print(json.dumps(found))
 

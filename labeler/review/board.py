@@ -28,6 +28,7 @@ class _Mark:
     """What the database looked like: `basis` changes rarely and asks for a full reading."""
 
     basis: tuple[Any, ...]
+    n_members: int
     last_event: int
     labels_changed_at: Any
 
@@ -66,9 +67,9 @@ class Board:
             raise UsageError(f"comparison: {comparison!r} is not one of {', '.join(settings)}")
         setting = settings[comparison or next(iter(settings))]
         name = setting.comparison
-        mark = _mark(session, setting)
         known = self._marks.get(name)
-        if known is None or known.basis != mark.basis or self._is_unexplained(known, mark):
+        mark = _mark(session, setting, known)
+        if known is None or self._is_unexplained(known, mark):
             self._tables[name] = _load(session, setting)
         elif known != mark:
             self._take_events(session, setting, known, mark)
@@ -76,7 +77,9 @@ class Board:
         return self._tables[name]
 
     def _is_unexplained(self, known: _Mark, mark: _Mark) -> bool:
-        """Labels changed by something other than a few decisions."""
+        """Something other than a few decisions has changed the queue."""
+        if (known.basis, known.n_members) != (mark.basis, mark.n_members):
+            return True
         n_new = mark.last_event - known.last_event
         return n_new > MANY_EVENTS or (
             n_new == 0 and known.labels_changed_at != mark.labels_changed_at
@@ -124,8 +127,6 @@ def read_categories(session: Session, setting: Setting) -> list[Leaf]:
 _BASIS = text(
     """
 SELECT target_set_id, reference_set_id, labels_changed_at,
-       (SELECT count(*) FROM latent_set_member
-        WHERE latent_set_id IN (c.target_set_id, c.reference_set_id)) AS n_members,
        (SELECT max(id) FROM comparison_setting) AS last_setting,
        (SELECT max(id) FROM judge_label) AS last_label,
        (SELECT max(id) FROM explanation) AS last_explanation,
@@ -136,10 +137,21 @@ FROM comparison AS c WHERE id = :comparison_id
 )
 
 
-def _mark(session: Session, setting: Setting) -> _Mark:
+_MEMBERS = text(
+    "SELECT count(*) FROM latent_set_member WHERE latent_set_id IN (:target, :reference)"
+)
+
+
+def _mark(session: Session, setting: Setting, known: _Mark | None) -> _Mark:
     row = session.execute(_BASIS, {"comparison_id": setting.comparison_id}).one()
+    if known is not None and known.labels_changed_at == row.labels_changed_at:
+        # Whatever gives a comparison other latents also labels them.
+        n_members = known.n_members
+    else:
+        sides = {"target": row.target_set_id, "reference": row.reference_set_id}
+        n_members = session.execute(_MEMBERS, sides).scalar_one()
     basis = (
-        setting, row.target_set_id, row.reference_set_id, row.n_members, row.last_setting,
+        setting, row.target_set_id, row.reference_set_id, row.last_setting,
         row.last_label, row.last_explanation, row.last_draw,
     )  # fmt: skip
-    return _Mark(basis, row.last_event or 0, row.labels_changed_at)
+    return _Mark(basis, n_members, row.last_event or 0, row.labels_changed_at)

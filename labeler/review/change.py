@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from labeler.review.table import Mask, QueueTable
+from labeler.review.table import Leaf, Mask, QueueTable
 from labeler.sections.counting import ReportSection
 from taxonomy.significance import ALPHA
 
@@ -22,11 +22,12 @@ COUNTED: Mapping[str, Callable[[QueueTable], Mask]] = {
 
 
 @dataclass(frozen=True)
-class ChangeRow:
-    """One category: its change, and how much of it people have looked at."""
+class ReviewedCategory:
+    """How much of one category people have looked at."""
 
+    category: str
     name: str
-    change: CategoryChange
+    level: int
     n_reviewed: int
     n_latents: int
 
@@ -41,43 +42,54 @@ class ChangeRow:
         return self.n_latents == 0
 
 
-def change_rows(table: QueueTable, report: ReportSection) -> list[ChangeRow]:
-    """Every category of the version in force, each group before its categories.
+@dataclass(frozen=True)
+class ChangeRow(ReviewedCategory):
+    """One category with its change."""
 
-    Counted and tested as `[report]` says, by the function that the report itself calls.
+    change: CategoryChange
+
+
+def reviewed_rows(table: QueueTable, report: ReportSection) -> list[ReviewedCategory]:
+    """Every category of the version in force, each group before its categories; none is tested."""
+    counted = COUNTED[report.denominator](table)
+    reviewed = table.count_by("category", table.reviewed & counted, "")
+    every = table.count_by("category", counted, "")
+    return [
+        ReviewedCategory(slug, leaf.name, _level(leaf), reviewed[slug], every[slug])
+        for slug, leaf in table.in_tree_order()
+    ]
+
+
+def change_rows(table: QueueTable, report: ReportSection) -> list[ChangeRow]:
+    """The same categories, counted on each side and tested as `[report]` says.
+
+    The report itself calls the same function.
     """
     from taxonomy.change import CategoryCounts, change_statistics
 
     counted = COUNTED[report.denominator](table)
     target, reference = table.is_target & counted, ~table.is_target & counted
     totals = int(target.sum()), int(reference.sum())
-    counts = {
-        name: table.count_by("category", mask, "")
-        for name, mask in {
-            "target": target,
-            "reference": reference,
-            "reviewed": table.reviewed & counted,
-            "all": counted,
-        }.items()
-    }
+    on_target = table.count_by("category", target, "")
+    on_reference = table.count_by("category", reference, "")
     rows = [
         CategoryCounts(
             category=slug,
-            level=1 if leaf.parent is None else 2,
+            level=_level(leaf),
             parent=leaf.parent,
-            target_count=counts["target"][slug],
+            target_count=on_target[slug],
             target_total=totals[0],
-            reference_count=counts["reference"][slug],
+            reference_count=on_reference[slug],
             reference_total=totals[1],
         )
         for slug, leaf in table.in_tree_order()
     ]
+    changes = change_statistics(rows, ALPHA, report.test, detectable=False)
     return [
-        ChangeRow(
-            name=table.categories[change.category].name,
-            change=change,
-            n_reviewed=counts["reviewed"][change.category],
-            n_latents=counts["all"][change.category],
-        )
-        for change in change_statistics(rows, ALPHA, report.test, detectable=False)
+        ChangeRow(**vars(row), change=change)
+        for row, change in zip(reviewed_rows(table, report), changes, strict=True)
     ]
+
+
+def _level(leaf: Leaf) -> int:
+    return 1 if leaf.parent is None else 2

@@ -222,7 +222,7 @@ def undoable(session: Session, setting: Setting, reviewer: str) -> Undoable | No
 
 def last_decision(session: Session, setting: Setting, reviewer: str) -> ReviewEvent | None:
     """The reviewer's newest decision that stands: what the undo key undoes."""
-    recent = session.execute(
+    newest_first = (
         select(ReviewEvent)
         .where(
             (ReviewEvent.reviewer == reviewer) | (ReviewEvent.entered_by == reviewer),
@@ -230,10 +230,14 @@ def last_decision(session: Session, setting: Setting, reviewer: str) -> ReviewEv
             ReviewEvent.action.not_in(("skip", "undo")),
         )
         .order_by(ReviewEvent.id.desc())
-        .limit(RECENT_EVENTS)
-    ).scalars()
-    for event in recent:
-        stream = stream_of(session, event.latent_id, event.taxonomy_version_id, event.reviewer)
-        if _stands(event, stream):
-            return event
+    )
+    # The newest one nearly always stands; the others are read only where it was undone.
+    for query in (newest_first.limit(1), newest_first.offset(1).limit(RECENT_EVENTS - 1)):
+        events = list(session.execute(query).scalars())
+        for event in events:
+            stream = stream_of(session, event.latent_id, event.taxonomy_version_id, event.reviewer)
+            if _stands(event, stream):
+                return event
+        if not events:
+            break
     return None

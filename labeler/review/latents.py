@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, bindparam, select
 from sqlalchemy.orm import Session, aliased
 
 from labeler.history import HistoryEntry, latent_history
@@ -305,15 +307,21 @@ def _scores(session: Session, runs: Sequence[JudgeRun]) -> tuple[Score, ...]:
     )
 
 
-def _scaling(session: Session, latent_id: int) -> tuple[Scaling, ...]:
+@cache
+def _scaling_of_a_latent() -> Select[*tuple[Any, ...]]:
+    """The scalings of `latent_id` with the names of their models."""
     target, reference = aliased(SubjectModel), aliased(SubjectModel)
-    rows = session.execute(
+    return (
         select(LatentScaling, target.name, reference.name)
         .join(target, target.id == LatentScaling.target_model_id)
         .join(reference, reference.id == LatentScaling.reference_model_id)
-        .where(LatentScaling.latent_id == latent_id)
+        .where(LatentScaling.latent_id == bindparam("latent_id"))
         .order_by(LatentScaling.id)
     )
+
+
+def _scaling(session: Session, latent_id: int) -> tuple[Scaling, ...]:
+    rows = session.execute(_scaling_of_a_latent(), {"latent_id": latent_id})
     return tuple(
         Scaling(
             target=target_name,

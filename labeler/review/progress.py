@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from labeler.review.pairs import NOBODY, Counts
 from labeler.review.places import Setting
-from labeler.review.table import NOBODY, QueueTable
+from labeler.review.table import QueueTable
 from labeler.store.view_definitions.base import ADJUDICATED
 
 LONGEST_LOOK_MS = 300_000
@@ -80,19 +81,15 @@ def read_progress(session: Session, table: QueueTable) -> Progress:
     seconds = _mean_seconds(session, table.setting)
     reviewers = sorted(table.reviewers)
     people = np.where(table.reviewed, table.answer, NOBODY)
-    counts = _pair_counts(table, table.judge_answer, people)
-    blind = _pair_counts(table, table.judge_answer, np.where(table.blind, people, NOBODY))
+    counts = pair_counts(table, table.judge_answer, people)
+    blind = pair_counts(table, table.judge_answer, np.where(table.blind, people, NOBODY))
     return Progress(
         total=len(table.places),
         reviewed=int(table.reviewed.sum()),
         conflicts=int(table.conflict.sum()),
         reviewers=tuple(_reviewer(table, name, seconds.get(name)) for name in reviewers),
         agreements=tuple(
-            _agreement(
-                first,
-                second,
-                _pair_counts(table, table.mine(first).answer, table.mine(second).answer),
-            )
+            _agreement(first, second, table.pairs.of(first, second))
             for first, second in combinations([r for r in reviewers if r != ADJUDICATED], 2)
         ),
         judge_blind=_agreement("judge", "people, blind", blind),
@@ -124,11 +121,8 @@ def _reviewer(table: QueueTable, name: str, seconds: float | None) -> ReviewerPr
     )
 
 
-Counts = NDArray[np.int64]
-"""(answers, answers) latents by the answers of two parties."""
-
-
-def _pair_counts(table: QueueTable, first: NDArray[Any], second: NDArray[Any]) -> Counts:
+def pair_counts(table: QueueTable, first: NDArray[Any], second: NDArray[Any]) -> Counts:
+    """Latents by the (n,) answers of two parties, where both gave one."""
     n = len(table.answers)
     both = (first != NOBODY) & (second != NOBODY)
     pairs = first[both].astype(np.int64) * n + second[both]
@@ -142,12 +136,12 @@ def _agreement(first: str, second: str, counts: Counts) -> Agreement:
 
 def cohen_kappa(counts: Counts) -> float | None:
     """Cohen's kappa (1960); None without latents or where all answers are the same."""
-    from statsmodels.stats.inter_rater import cohens_kappa
-
-    used = (counts.sum(axis=0) + counts.sum(axis=1)) > 0
-    if used.sum() < 2:
+    rows, columns = counts.sum(axis=1), counts.sum(axis=0)
+    n = int(rows.sum())
+    if np.count_nonzero(rows + columns) < 2:
         return None
-    return float(cohens_kappa(counts[np.ix_(used, used)], return_results=False))
+    by_chance = float(rows @ columns) / n**2
+    return (float(np.trace(counts)) / n - by_chance) / (1 - by_chance)
 
 
 def _confusions(table: QueueTable, counts: Counts, blind: Counts) -> tuple[Confusion, ...]:

@@ -94,21 +94,33 @@ def queue_page(
     )
 
 
-def neighbour(
-    table: QueueTable, filters: Filters, reviewer: str, latent_id: int, step: int = 1
-) -> int | None:
-    """The latent after (or before, with step -1) another in the queue, itself in it or not."""
-    place_rows = table.rows_of.get(latent_id)
-    rows = matching(table, filters, reviewer)
-    rows = rows[table.latent_id[rows] != latent_id]
-    if not len(rows):
-        return None
-    if not place_rows:
-        return int(table.latent_id[rows[0]])
-    passed = _behind(table, filters, rows, cursor(table, filters, place_rows[0]))
-    start = int(np.searchsorted(passed, True))
-    index = start if step > 0 else start - 1
-    return int(table.latent_id[rows[index]]) if 0 <= index < len(rows) else None
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a latent stands in the queue, itself in it or not."""
+
+    n: int
+    """Latents of the queue."""
+    previous_id: int | None
+    next_id: int | None
+
+
+def surroundings(
+    table: QueueTable, filters: Filters, reviewer: str, latent_id: int
+) -> Surroundings:
+    """The latents before and after another in the queue; of an unknown one, the first follows."""
+    order = table.order(filters.order)
+    keep = _all_of(table.masks(filters, reviewer), len(order))
+    n = int(np.count_nonzero(keep))
+    own = table.rows_of.get(latent_id, [])
+    keep[own] = False
+    kept = np.flatnonzero(keep[order])
+    place = int(np.argmax(order == own[0])) if own else 0
+    after = int(np.searchsorted(kept, place))
+    previous_id, next_id = (
+        int(table.latent_id[order[kept[index]]]) if 0 <= index < len(kept) else None
+        for index in (after - 1, after)
+    )
+    return Surroundings(n, previous_id, next_id)
 
 
 def cursor(table: QueueTable, filters: Filters, row: int) -> str:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from importlib import resources
 
 from jinja2 import Environment
+from markupsafe import Markup, escape
 
-from labeler.report.highlight import runs_of
+from labeler.report.highlight import Run, runs_of
 from labeler.report.html import KIND_TITLES, VERDICT_SIGNS
+from labeler.report.model import EvidenceView
 from labeler.sql import shown_number
 from labeler.templates import page_environment
 from labeler.text import (
@@ -22,6 +24,7 @@ from labeler.text import (
     plural,
     probability_text,
     share_text,
+    visible,
 )
 
 PACKAGE = "labeler.review"
@@ -65,18 +68,44 @@ def build_environment(static: Mapping[str, StaticFile]) -> Environment:
         percent=percent_text,
         probability=probability_text,
         share=share_text,
-        strength=strength_class,
         shown_number=shown_number,
     )
     environment.globals.update(
         plural=plural,
         interval=interval_text,
-        runs_of=runs_of,
+        highlighted=highlighted,
         kind_titles=KIND_TITLES,
         verdict_signs=VERDICT_SIGNS,
         asset=lambda name: f"/static/{name}?v={static[name].version}",
     )
     return environment
+
+
+LINE_BREAK = '<span class="nl" aria-hidden="true">⏎</span>\n'
+STRONG = 0.6
+"""Opacity from which on the text of a highlight is bold."""
+
+
+def highlighted(window: EvidenceView, largest: float) -> Markup:
+    """A window's text with its tokens highlighted; a page holds hundreds of them.
+
+    `largest` is the activation shown at full strength.
+    """
+    return Markup("").join(_run(run) for run in runs_of(window, largest))
+
+
+def _run(run: Run) -> Markup:
+    text = LINE_BREAK.join(escape(visible(line)) for line in run.lines)
+    if run.opacity > 0:
+        strong = " strong" if run.opacity >= STRONG else ""
+        text = (
+            f'<mark class="{strength_class(run.opacity)}{strong}"'
+            f' title="activation {run.activation:.3g}">{text}</mark>'
+        )
+    elif run.is_dim:
+        text = f'<span class="dim">{text}</span>'
+    role = f'<b class="role">{escape(run.speaker)}</b>' if run.speaker else ""
+    return Markup(role + text)
 
 
 def strength_class(opacity: float) -> str:

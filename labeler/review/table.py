@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labeler.review.filters import Filters
+from labeler.review.pairs import NOBODY, PairCounts
 from labeler.review.places import Place, Setting
 from labeler.store.outcomes import LABELLED, WITHOUT_CATEGORY
 
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.int64]
-NOBODY = -1
-"""Code of an answer that nobody gave."""
+FEW_MOVED = 500
+"""Latents that are moved within an order one by one; for more of them it is sorted again."""
 _SOURCES = ("judge", "human", "import", "nobody")
 _CONFIDENCES = ("low", "middle", "high", "unknown")
 _CONFIDENCE_EDGES = (0.5, 0.8)
@@ -64,6 +66,7 @@ class QueueTable:
         self.judge_answer = np.full(n, NOBODY, np.int32)
         self.blind = np.zeros(n, np.bool_)
         self.reviewers: set[str] = set()
+        self.pairs = PairCounts(len(self.answers))
         self._text: list[str] = [""] * n
         self._mine: dict[str, Mine] = {}
         self._orders: dict[str, Rows] = {}
@@ -75,17 +78,22 @@ class QueueTable:
 
     def replace(self, places: Sequence[Place]) -> None:
         """Put newer places where the same latents stood; new latents are left out."""
-        moved = False
+        moved: set[int] = set()
         for place in places:
             for row in self.rows_of.get(place.latent_id, ()):
                 if self.places[row].side == place.side:
-                    moved |= _order_facts(self.places[row]) != _order_facts(place)
+                    if _order_facts(self.places[row]) != _order_facts(place):
+                        moved.add(row)
+                    self.pairs.remove(self._voice_codes(self.places[row]))
                     self.places[row] = place
                     self._put(row, place)
                     for reviewer, mine in self._mine.items():
                         mine.put(row, place, reviewer, self.code(place.voices.get(reviewer)))
-        if moved:
+        if len(moved) > FEW_MOVED:
             self._orders.clear()
+        elif moved:
+            for name, order in self._orders.items():
+                self._orders[name] = _moved(order, sorted(moved), self.sort_keys(name))
         self._found.clear()
 
     def _put(self, row: int, place: Place) -> None:
@@ -102,8 +110,12 @@ class QueueTable:
         self.audit[row] = place.audit.position if place.audit else 0
         self.judge_answer[row] = self.code(place.judge_answer)
         self.blind[row] = bool(place.blind)
-        self.reviewers.update(place.voices, place.skipped)
+        self.reviewers.update(place.touched, place.skipped)
+        self.pairs.add(self._voice_codes(place))
         self._text[row] = f"{place.crosscoder}:{place.latent_index} {place.explanation}".casefold()
+
+    def _voice_codes(self, place: Place) -> dict[str, int]:
+        return {reviewer: self.code(answer) for reviewer, answer in place.voices.items()}
 
     def code(self, answer: str | None) -> int:
         """Index of an answer among `answers`; NOBODY for None."""
@@ -232,13 +244,15 @@ class QueueTable:
 
     def sort_keys(self, name: str) -> tuple[NDArray[Any], ...]:
         """Keys of an order, the least significant first, as `lexsort` takes them."""
-        keys: dict[str, tuple[NDArray[Any], ...]] = {
-            "uncertain": (self.latent_id, -self.priority),
-            "disagreement": (self.latent_id, -self.priority, -self.disagreement),
-            "random": (self.latent_id, self.random, self._audit_position()),
-            "index": (self.latent_id, self.latent_index, (~self.is_target).astype(np.int64)),
-        }
-        return keys[name]
+        keys: dict[str, Callable[[], tuple[NDArray[Any], ...]]] = {
+            "uncertain": lambda: (self.latent_id, -self.priority),
+            "disagreement": lambda: (self.latent_id, -self.priority, -self.disagreement),
+            "random": lambda: (self.latent_id, self.random, self._audit_position()),
+            "index": lambda: (
+                self.latent_id, self.latent_index, (~self.is_target).astype(np.int64)
+            ),
+        }  # fmt: skip
+        return keys[name]()
 
     def order(self, name: str) -> Rows:
         """(n,) rows in an order, ties by latent."""
@@ -260,6 +274,20 @@ class QueueTable:
 def _order_facts(place: Place) -> tuple[object, ...]:
     """What the orders depend on: most decisions leave it as it was."""
     return place.priority, place.disagreement, place.audit
+
+
+def _moved(order: Rows, rows: Sequence[int], keys: Sequence[NDArray[Any]]) -> Rows:
+    """(n,) the order after the keys of some rows have changed: what sorting again would give."""
+    stays = np.ones(len(order), np.bool_)
+    stays[rows] = False
+    rest = order[stays[order]]
+
+    def key_of(row: int) -> tuple[Any, ...]:
+        return (*(key[row] for key in reversed(keys)), row)
+
+    by_key = sorted(rows, key=key_of)
+    places = [bisect_left(rest, key_of(row), key=key_of) for row in by_key]
+    return np.insert(rest, places, by_key)
 
 
 class Mine:

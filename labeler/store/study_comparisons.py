@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from functools import cache
+from typing import Any, Protocol
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, aliased
 
 from labeler.store.schema import (
@@ -154,12 +155,14 @@ def _why_absent(entry: NamedComparison, found: _Stored | None) -> str | None:
     return None
 
 
-def _read(session: Session) -> list[_Stored]:
+@cache
+def _every_comparison() -> Select[*tuple[Any, ...]]:
+    """Each comparison with what `_Stored` says of it; built once, since every page asks for it."""
     sides = [aliased(LatentSet), aliased(LatentSet)]
     models = [aliased(SubjectModel) for _ in range(4)]
     target, reference = sides
     labelled = select(ComparisonSetting.comparison_id)
-    query = (
+    return (
         select(
             Comparison,
             target.rule,
@@ -174,9 +177,12 @@ def _read(session: Session) -> list[_Stored]:
         .outerjoin(models[2], models[2].id == target.against_model_id)
         .outerjoin(models[3], models[3].id == reference.against_model_id)
     )
+
+
+def _read(session: Session) -> list[_Stored]:
     return [
         _Stored(row[0], row[1] == row[2] == IMPORTED, tuple(row[3:7]), bool(row[7]))
-        for row in session.execute(query)
+        for row in session.execute(_every_comparison())
     ]
 
 

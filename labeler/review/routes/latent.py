@@ -21,7 +21,7 @@ from labeler.review.filters import Filters
 from labeler.review.forms import whole_number
 from labeler.review.latents import latent_page, voice_of
 from labeler.review.places import Place
-from labeler.review.queue import matching, neighbour
+from labeler.review.queue import surroundings
 from labeler.review.room import Asked, NotFoundError, redirect
 from labeler.review.routes.queue import names_of
 from labeler.review.table import QueueTable
@@ -51,7 +51,7 @@ def show_latent(asked: Asked) -> Response:
         place = _place(table, latent_id)
         adjudicate = query.get("as") == "adjudicated"
         page = latent_page(session, table, place, asked.reviewer, adjudicate)
-        rows = matching(table, filters, asked.reviewer)
+        around = surroundings(table, filters, asked.reviewer, latent_id)
         return asked.page(
             "latent.html.j2",
             section="queue",
@@ -62,9 +62,9 @@ def show_latent(asked: Asked) -> Response:
             names=names_of(table.categories),
             categories=table.in_tree_order(),
             reasons=REASONS,
-            left=len(rows),
-            next_id=neighbour(table, filters, asked.reviewer, latent_id),
-            previous_id=neighbour(table, filters, asked.reviewer, latent_id, -1),
+            left=around.n,
+            next_id=around.next_id,
+            previous_id=around.previous_id,
             adjudicate=adjudicate and not page.hidden,
             done=_done(session, table, asked.reviewer, query.get("done")),
             undoable=undoable(session, table.setting, asked.reviewer),
@@ -80,7 +80,7 @@ def decide_latent(asked: Asked) -> Response:
             with asked.room.board.lock:
                 table = asked.room.board.table(session, filters.comparison)
                 place = _place(table, latent_id)
-                following = neighbour(table, filters, asked.reviewer, latent_id)
+                following = surroundings(table, filters, asked.reviewer, latent_id).next_id
             event = decide(session, table.setting, place, filters, asked.reviewer, sent)
             event_id, is_skip = event.id, event.action == "skip"
     except RevisionConflictError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from labeler.errors import UsageError
-from labeler.review.change import change_rows
+from labeler.review.change import change_rows, reviewed_rows
 from labeler.review.progress import read_progress
 from labeler.review.room import Asked, redirect
 from labeler.review.routes.queue import names_of
@@ -58,7 +58,7 @@ def show_progress(asked: Asked) -> Response:
             comparison=table.setting.comparison,
             comparisons=asked.room.board.names(),
             progress=read_progress(session, table),
-            rows=[row for row in change_rows(table, asked.room.report) if not row.is_empty],
+            rows=[row for row in reviewed_rows(table, asked.room.report) if not row.is_empty],
             names=names_of(table.categories),
         )
 

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from itertools import permutations
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 from review_studies import Study, make_study
 from seeding import decide
 from sqlalchemy import text
+from statsmodels.stats.inter_rater import cohens_kappa
 
 from labeler.errors import UsageError
+from labeler.review import table as table_module
 from labeler.review.board import Board
-from labeler.review.change import change_rows
+from labeler.review.change import change_rows, reviewed_rows
 from labeler.review.filters import Filters
-from labeler.review.queue import PAGE_SIZE, matching, neighbour, queue_page
+from labeler.review.progress import cohen_kappa, pair_counts, read_progress
+from labeler.review.queue import PAGE_SIZE, matching, queue_page, surroundings
+from labeler.review.table import QueueTable
 from labeler.sections.counting import ReportSection
 from labeler.store.audit import draw_audit
 from labeler.store.engine import open_engine, read_session, write_session
 
+ORDERS = ("uncertain", "disagreement", "random", "index")
 ACTIONS = ("safety", "humour", "none", "uninterpretable", "skip", "undo")
 step = st.tuples(
     st.sampled_from(ACTIONS), st.integers(0, 5), st.sampled_from(["ann", "bob", "adjudicated"])
@@ -87,6 +97,96 @@ def test_the_board_follows_every_decision(
     engine.dispose()
 
 
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@example(batches=[[("humour", 0, "ann"), ("safety", 0, "bob")], [("undo", 0, "ann")]], few=9)
+@given(
+    batches=st.lists(st.lists(step, min_size=1, max_size=5), max_size=8),
+    few=st.sampled_from([0, 9]),
+)
+def test_what_a_board_keeps_equals_a_fresh_count(
+    batches: list[list[tuple[str, int, str]]], few: int, migrated_file: Path, tmp_path: Path
+) -> None:
+    """Orders, counts of pairs, masks of reviewers: as if everything were read again."""
+    path = tmp_path / "kept.db"
+    path.unlink(missing_ok=True)
+    shutil.copy(migrated_file, path)
+    engine = open_engine(f"sqlite:///{path}")
+    study = make_study(engine, f"sqlite:///{path}")
+    board = Board(engine)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table_module, "FEW_MOVED", few)
+        assert_equal_to_fresh(study, board)
+        for batch in batches:
+            for action, index, reviewer in batch:
+                with contextlib.suppress(UsageError), write_session(engine) as session:
+                    decide(session, study.seed, latents(study)[index], action, reviewer)
+            assert_equal_to_fresh(study, board)
+    engine.dispose()
+
+
+def assert_equal_to_fresh(study: Study, board: Board) -> None:
+    with read_session(study.engine) as session, board.lock:
+        kept, fresh = board.table(session), Board(study.engine).table(session)
+        for order in ORDERS:
+            assert listed(kept, order) == listed(fresh, order), order
+        for first, second in permutations(["ann", "bob", "adjudicated", "nobody"], 2):
+            answers = kept.mine(first).answer, kept.mine(second).answer
+            counts = kept.pairs.of(first, second)
+            assert np.array_equal(counts, fresh.pairs.of(first, second))
+            assert np.array_equal(counts, pair_counts(kept, *answers))
+        for reviewer in ("ann", "bob"):
+            assert queue_page(kept, Filters(), reviewer) == queue_page(fresh, Filters(), reviewer)
+        assert read_progress(session, kept) == read_progress(session, fresh)
+        assert change_rows(kept, ReportSection()) == change_rows(fresh, ReportSection())
+        assert [vars(row) for row in reviewed_rows(kept, ReportSection())] == [
+            {name: value for name, value in vars(row).items() if name != "change"}
+            for row in change_rows(fresh, ReportSection())
+        ]
+
+
+def listed(table: QueueTable, order: str) -> list[tuple[str, int]]:
+    places = [table.places[row] for row in table.order(order)]
+    return [(place.side, place.latent_id) for place in places]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    "filters", [{}, {"status": "open"}, {"side": "target"}, {"mine": "decided"}]
+)
+def test_the_latents_around_one_are_those_of_the_list(
+    small: Study, order: str, filters: dict[str, str]
+) -> None:
+    chosen = Filters(order=order, **filters)
+    board = Board(small.engine)
+    with write_session(small.engine) as session:
+        for latent_id in latents(small)[:2]:
+            decide(session, small.seed, latent_id, "humour", "ann")
+    with read_session(small.engine) as session:
+        table = board.table(session)
+        ids = table.latent_id[matching(table, chosen, "ann")].tolist()
+        every = table.latent_id[table.order(order)].tolist()
+        for latent_id in every:
+            before = [one for one in every[: every.index(latent_id)] if one in ids]
+            behind = [one for one in every[every.index(latent_id) + 1 :] if one in ids]
+            found = surroundings(table, chosen, "ann", latent_id)
+            assert found.n == len(ids)
+            assert found.previous_id == (before[-1] if before else None)
+            assert found.next_id == (behind[0] if behind else None)
+
+
+@given(counts=arrays(np.int64, (4, 4), elements=st.integers(0, 30)))
+def test_kappa_is_cohens(counts: NDArray[np.int64]) -> None:
+    used = (counts.sum(axis=0) + counts.sum(axis=1)) > 0
+    found = cohen_kappa(counts)
+    if used.sum() < 2:
+        assert found is None
+    else:
+        expected = cohens_kappa(counts[np.ix_(used, used)], return_results=False)
+        assert found == pytest.approx(float(expected), abs=1e-12)
+
+
 def test_a_second_board_sees_what_the_first_ones_server_wrote(study: Study) -> None:
     board = Board(study.engine)
     assert_equal_to_views(study, board)
@@ -106,7 +206,7 @@ def test_facets_count_what_each_value_would_keep(small: Study) -> None:
                 assert len(kept) == option.count, (facet.name, option.value)
 
 
-@pytest.mark.parametrize("order", ["uncertain", "disagreement", "random", "index"])
+@pytest.mark.parametrize("order", ORDERS)
 def test_pages_hold_every_latent_once_although_latents_leave(small: Study, order: str) -> None:
     board = Board(small.engine)
     filters = Filters(order=order, status="open")
@@ -119,7 +219,7 @@ def test_pages_hold_every_latent_once_although_latents_leave(small: Study, order
         seen.append(latent_id)
         with write_session(small.engine) as session:
             table = board.table(session)
-            following = neighbour(table, filters, "ann", latent_id)
+            following = surroundings(table, filters, "ann", latent_id).next_id
             decide(session, small.seed, latent_id, "safety")
         latent_id = following
     assert sorted(seen) == sorted(latents(small))
