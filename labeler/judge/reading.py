@@ -22,6 +22,10 @@ MARKERS: tuple[Marker, ...] = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
+    ("<thoughts>", "</thoughts>"),
+    ("&lt;think&gt;", "&lt;/think&gt;"),
+    ("&lt;thinking&gt;", "&lt;/thinking&gt;"),
+    ("<|channel>thought", "<channel|>"),
     ("<reasoning>", "</reasoning>"),
     ("<seed:think>", "</seed:think>"),
     ("<longcat_think>", "</longcat_think>"),
@@ -35,9 +39,12 @@ _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^\n{}]{0,80}?<\|message\|>", re.IG
 _CHANNEL_END = re.compile(r"<\|(?:end|return|call|start)\|>", re.IGNORECASE)
 _FINAL = "final"
 """The one channel of harmony that is meant for the reader."""
-_BARE_CHANNEL = re.compile(r"\s*analysis(?=[A-Z])")
+_BARE_CHANNEL = re.compile(r"\s*analysis(?=[A-Z]|\s*[\n{])")
 _BARE_FINAL = "assistantfinal"
 """Channels whose marks the server dropped: their names are left, run into the text."""
+
+_TAG = re.compile(r"<[\w:]+>")
+_ATTRIBUTES = re.compile(r"\s[^<>]*>$")
 
 _FENCE = "```"
 _LANGUAGE = re.compile(r"[A-Za-z0-9_+-]*")
@@ -103,21 +110,26 @@ def _split_marked(text: str, markers: tuple[Marker, ...]) -> Said:
     words: list[str] = []
     thinking: list[str] = []
     closed_by: str | None = None
-    position = n_endings = 0
+    position = n_endings = depth = 0
     openings, search = _search_for(markers)
     for mark in search.finditer(text):
-        passed, found = text[position : mark.start()], mark.group().lower()
+        passed = text[position : mark.start()]
+        found = mark.group().lower()
+        bare = _ATTRIBUTES.sub(">", found)
+        found = bare if bare in openings else found
         position = mark.end()
         if closed_by is not None and found != closed_by:
             thinking.append(passed)
+            depth += openings.get(found) == closed_by
         elif closed_by is None and found in openings:
             words.append(passed)
-            closed_by = openings[found]
+            closed_by, depth = openings[found], 1
         else:
             # An ending without an opening: all before it was thought.
             thinking += [passed] if closed_by is not None else [*words, passed]
             words = words if closed_by is not None else []
-            closed_by = None
+            depth = max(depth - 1, 0)
+            closed_by = closed_by if depth else None
             n_endings += 1
             if n_endings <= MOST_ENDINGS and whole_object(text[position:]) is not None:
                 return Said(text[position:].strip(), "".join(thinking))
@@ -236,4 +248,11 @@ def _search_for(markers: tuple[Marker, ...]) -> tuple[dict[str, str], re.Pattern
     """Ends by opening, and what finds both."""
     pairs = [(begin.lower(), end.lower()) for begin, end in (*markers, *MARKERS)]
     marks = sorted({mark for pair in pairs for mark in pair}, key=len, reverse=True)
-    return dict(pairs), re.compile("|".join(map(re.escape, marks)), re.IGNORECASE)
+    return dict(pairs), re.compile("|".join(map(_pattern_of, marks)), re.IGNORECASE)
+
+
+def _pattern_of(mark: str) -> str:
+    """A mark as a pattern; a tag may have attributes."""
+    if _TAG.fullmatch(mark):
+        return re.escape(mark[:-1]) + r"(?:\s[^<>{}]{0,200})?>"
+    return re.escape(mark)

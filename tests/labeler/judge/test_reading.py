@@ -61,6 +61,12 @@ def test_thinking_of_every_family_is_no_words(begin: str, end: str) -> None:
         (f"<think>a<think>b</think>{DRAFT}</think>{ANSWER}", ANSWER, False),
         (f"<think>a</think>{DRAFT}<think>b</think>{ANSWER}", ANSWER, False),
         (f"<think>[/THINK]{DRAFT}</think>{ANSWER}", ANSWER, False),
+        (f"<think>a<think>b</think>{DRAFT} but wait", "", True),
+        (f"<think>a<think>b</think>{ANSWER}", ANSWER, False),
+        (f"<think type='long'>{DRAFT} but wait", "", True),
+        (f"<think type='long'>{DRAFT}</think>{ANSWER}", ANSWER, False),
+        (f"analysis\n{DRAFT} but wait", "", True),
+        (f"analysis{DRAFT} but wait", "", True),
         (f"analysis of the texts: {ANSWER}", f"analysis of the texts: {ANSWER}", False),
     ],
 )  # fmt: skip
