@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
 
 from labeler.errors import WorkError
 from labeler.study import StudyFile
@@ -24,9 +26,7 @@ def study_lock(study: StudyFile, shared: bool = False) -> Iterator[None]:
     except ImportError:
         yield
         return
-    study.artifacts.mkdir(parents=True, exist_ok=True)
-    path = study.artifacts / "lock"
-    with path.open("a+", encoding="utf-8") as handle:
+    with _lock_file(study.artifacts) as handle:
         try:
             kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
@@ -41,3 +41,14 @@ def study_lock(study: StudyFile, shared: bool = False) -> Iterator[None]:
         handle.write(str(os.getpid()))
         handle.flush()
         yield
+
+
+def _lock_file(artifacts: Path) -> TextIO:
+    try:
+        artifacts.mkdir(parents=True, exist_ok=True)
+        return (artifacts / "lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise WorkError(
+            f"{artifacts}: cannot be written ({error.strerror}); work on a study needs its folder,"
+            " a copy of it does too"
+        ) from None
