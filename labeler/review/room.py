@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from threading import Event
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import Environment
@@ -78,6 +79,23 @@ class Room:
             ) from None
 
 
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page that is still to be rendered: by then its maker holds the queue no longer.
+
+    Rendering takes longer than all that is read from the queue, and a decision waits for the queue
+    while every other process waits for that decision.
+    """
+
+    template: str
+    status: int
+    headers: Mapping[str, str]
+    values: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Asked:
     """A request of a reviewer."""
@@ -98,16 +116,32 @@ class Asked:
         """The filters in the URL."""
         return Filters.read(dict(self.request.query_params))
 
-    def page(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
-        """A page of this reviewer."""
-        return render(self.room, template, status, reviewer=self.reviewer, **values)
+    def page(
+        self,
+        template: str,
+        status: int = 200,
+        headers: Mapping[str, str] = NO_HEADERS,
+        **values: Any,
+    ) -> Page:
+        """A page of this reviewer; nothing in `values` may change once the queue is let go."""
+        return Page(template, status, headers, values)
+
+    def rendered(self, made: Page | Response) -> Response:
+        """What a handler made, as it is sent."""
+        if isinstance(made, Response):
+            return made
+        answer = render(
+            self.room, made.template, made.status, reviewer=self.reviewer, **made.values
+        )
+        answer.headers.update(made.headers)
+        return answer
 
 
 class NotFoundError(UsageError):
     """The address names nothing."""
 
 
-Handler = Callable[[Asked], Response]
+Handler = Callable[[Asked], Page | Response]
 
 
 def render(
@@ -136,7 +170,7 @@ def endpoint(room: Room, handler: Handler) -> Callable[[Request], Any]:
             _require_own_page(form, reviewer)
             asked = Asked(room, request, reviewer, form)
             async with _watched(asked):
-                return await run_in_threadpool(handler, asked)
+                return await run_in_threadpool(lambda: asked.rendered(handler(asked)))
         except NotFoundError as error:
             return _failed(room, reviewer, 404, error)
         except UsageError as error:

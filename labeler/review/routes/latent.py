@@ -22,7 +22,7 @@ from labeler.review.forms import whole_number
 from labeler.review.latents import latent_page, voice_of
 from labeler.review.places import Place
 from labeler.review.queue import surroundings
-from labeler.review.room import Asked, NotFoundError, redirect
+from labeler.review.room import Asked, NotFoundError, Page, redirect
 from labeler.review.routes.queue import names_of
 from labeler.review.table import QueueTable
 from labeler.store.engine import WriteLockedError
@@ -43,7 +43,7 @@ class Done:
     """Of a blind decision: what the judge had said."""
 
 
-def show_latent(asked: Asked) -> Response:
+def show_latent(asked: Asked) -> Page:
     """One latent."""
     filters, latent_id = asked.filters, _latent_id(asked)
     query = asked.request.query_params
@@ -71,7 +71,7 @@ def show_latent(asked: Asked) -> Response:
         )
 
 
-def decide_latent(asked: Asked) -> Response:
+def decide_latent(asked: Asked) -> Page | Response:
     """Record a decision and go on to the next latent; a stale one is answered with 409."""
     filters, latent_id = asked.filters, _latent_id(asked)
     sent = read_submission(asked.form, asked.reviewer)
@@ -99,7 +99,7 @@ def _conflict(
     filters: Filters,
     sent: Submission,
     error: RevisionConflictError,
-) -> Response:
+) -> Page:
     """What stands now beside what was sent, and a form that sends it again on top."""
     with asked.room.queue(filters) as (session, table):
         place = _place(table, latent_id)
@@ -123,7 +123,7 @@ def _conflict(
 
 def _unrecorded(
     asked: Asked, latent_id: int, filters: Filters, sent: Submission, error: WriteLockedError
-) -> Response:
+) -> Page:
     """Why a decision was not taken, and a form that sends it again: nothing of it is lost."""
     with asked.room.queue(filters) as (_, table):
         return asked.page(

@@ -7,7 +7,7 @@ from starlette.responses import Response
 from labeler.errors import UsageError
 from labeler.review.change import change_rows, reviewed_rows
 from labeler.review.progress import read_progress
-from labeler.review.room import Asked, redirect
+from labeler.review.room import Asked, Page, redirect
 from labeler.review.routes.queue import names_of
 from labeler.review.table import QueueTable
 from labeler.store.audit import draw_audit, draws_in_force
@@ -16,7 +16,7 @@ DEFAULT_DRAW = 60
 """Latents a side from which on the corrected estimates are steadier than the plain ones."""
 
 
-def show_categories(asked: Asked) -> Response:
+def show_categories(asked: Asked) -> Page:
     """Counts, change and reviewed share of every category."""
     filters = asked.filters
     with asked.room.queue(filters) as (_, table):
@@ -31,7 +31,7 @@ def show_categories(asked: Asked) -> Response:
         )
 
 
-def show_taxonomy(asked: Asked) -> Response:
+def show_taxonomy(asked: Asked) -> Page:
     """Every category with its definition."""
     filters = asked.filters
     with asked.room.queue(filters) as (_, table):
@@ -47,7 +47,7 @@ def show_taxonomy(asked: Asked) -> Response:
         )
 
 
-def show_progress(asked: Asked) -> Response:
+def show_progress(asked: Asked) -> Page:
     """How far everybody is, and how far they agree."""
     filters = asked.filters
     with asked.room.queue(filters) as (session, table):
@@ -63,7 +63,7 @@ def show_progress(asked: Asked) -> Response:
         )
 
 
-def show_audit(asked: Asked) -> Response:
+def show_audit(asked: Asked) -> Page:
     """The random draws in force, and the form that makes a new one."""
     filters = asked.filters
     with asked.room.queue(filters) as (session, table):

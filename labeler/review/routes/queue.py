@@ -22,7 +22,7 @@ from labeler.review.deciding import undoable
 from labeler.review.filters import ORDERS
 from labeler.review.forms import whole_number
 from labeler.review.queue import matching, queue_page
-from labeler.review.room import Asked, redirect
+from labeler.review.room import Asked, Page, redirect
 from labeler.review.table import Leaf
 from labeler.store.engine import read_session
 from labeler.store.latent_names import find_latent
@@ -40,12 +40,12 @@ class RefusedBulk:
     words: str
 
 
-def show_queue(asked: Asked) -> Response:
+def show_queue(asked: Asked) -> Page:
     """The list."""
     return _queue(asked, None)
 
 
-def _queue(asked: Asked, refused: RefusedBulk | None) -> Response:
+def _queue(asked: Asked, refused: RefusedBulk | None) -> Page:
     """The list; a bulk action that was refused stays in its form, with what is wrong."""
     filters = asked.filters
     query = asked.request.query_params
@@ -98,7 +98,7 @@ def start(asked: Asked) -> Response:
         return redirect(f"/latents/{int(table.latent_id[rows[0]])}?{filters.query()}")
 
 
-def preview_bulk(asked: Asked) -> Response:
+def preview_bulk(asked: Asked) -> Page:
     """The latents an action would change, before anything is done."""
     filters, form = asked.filters, asked.form
     with asked.room.queue(filters) as (session, table):
@@ -111,7 +111,7 @@ def preview_bulk(asked: Asked) -> Response:
         return _shown(asked, plan, names_of(table.categories))
 
 
-def do_bulk(asked: Asked) -> Response:
+def do_bulk(asked: Asked) -> Page | Response:
     """Do what was shown; where the latents have changed since, show them again."""
     filters, form = asked.filters, asked.form
     with asked.room.writing() as session:
@@ -126,7 +126,7 @@ def do_bulk(asked: Asked) -> Response:
     return redirect(f"/queue?{filters.query()}&{urlencode({'bulk': count})}")
 
 
-def _shown(asked: Asked, plan: BulkPlan, names: dict[str, str], status: int = 200) -> Response:
+def _shown(asked: Asked, plan: BulkPlan, names: dict[str, str], status: int = 200) -> Page:
     return asked.page(
         "bulk.html.j2",
         status,

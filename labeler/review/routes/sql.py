@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from starlette.responses import Response
 
 from labeler.errors import UsageError, WorkError
 from labeler.review.questions import NICE, BusyError
-from labeler.review.room import Asked
+from labeler.review.room import NO_HEADERS, Asked, Page
 from labeler.sql import QueryResult, format_result
 from labeler.sql.result import Limits
 
@@ -21,7 +22,7 @@ BUSY_S = 5
 DOWNLOADS = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
 
 
-def show_sql(asked: Asked) -> Response:
+def show_sql(asked: Asked) -> Page:
     """The page; a saved query fills the form and waits for its button."""
     saved = asked.room.saved.get(asked.request.query_params.get("saved", ""))
     return _page(
@@ -29,7 +30,7 @@ def show_sql(asked: Asked) -> Response:
     )
 
 
-def run_sql(asked: Asked) -> Response:
+def run_sql(asked: Asked) -> Page | Response:
     """Run what was typed."""
     statement = asked.form.one("statement")
     kind = asked.form.one("format")
@@ -40,11 +41,11 @@ def run_sql(asked: Asked) -> Response:
             begin = time.perf_counter()
             found = ask(statement, SHOWN)
             seconds = time.perf_counter() - begin
-            return _page(asked, statement=statement, result=found, seconds=seconds)
+            # Rendered before the turn ends: it is as large as the answer.
+            return asked.rendered(_page(asked, statement=statement, result=found, seconds=seconds))
     except BusyError as error:
-        busy = _page(asked, statement=statement, message=str(error), status=503)
-        busy.headers["Retry-After"] = str(BUSY_S)
-        return busy
+        busy = {"Retry-After": str(BUSY_S)}
+        return _page(asked, statement=statement, message=str(error), status=503, headers=busy)
     except (UsageError, WorkError) as error:
         return _page(asked, statement=statement, message=str(error), status=400)
 
@@ -66,10 +67,12 @@ def _page(
     message: str = "",
     seconds: float = 0.0,
     status: int = 200,
-) -> Response:
+    headers: Mapping[str, str] = NO_HEADERS,
+) -> Page:
     return asked.page(
         "sql.html.j2",
         status,
+        headers,
         section="sql",
         filters=asked.filters,
         queries=list(asked.room.saved.values()),
