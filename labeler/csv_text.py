@@ -12,13 +12,13 @@ BYTE_ORDER_MARK = "\ufeff"
 """Before a CSV that people open: without it spreadsheets take UTF-8 for the system's encoding."""
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 """Text that a spreadsheet would take for a formula gets one quote mark more on the way out."""
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?%?")
 
 
 def guarded(value: Any) -> Any:
     """The value with a quote mark before text that a spreadsheet would run as a formula.
 
-    Numbers stay numbers, those that are text too.
+    Numbers and percentages stay as they are, those that are text too.
     """
     if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
         return f"'{value}"

@@ -23,7 +23,9 @@ _SECRET_NAME = re.compile(rf"(?i)^(?:{_NAME}|key|auth|sig|signature)$")
 _IN_USER = re.compile(r"""(://[^\s:/@'"]*):(?!\d+(?:[/?\#\s]|$))[^\s'"]*@""")
 """User and password before a host; a port before a slash is none."""
 _IN_QUERY = re.compile(rf"""(?i)([?&;](?:{_NAME}|key|auth|sig|signature)=)[^&\s'"\#]*""")
-_IN_WORDS = re.compile(r"""(?i)\b((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)""")
+_IN_WORDS = re.compile(
+    r"""(?i)\b((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+?(?=;?(?:[\s&]|$)))"""
+)
 """As libpq writes a connection string."""
 _SECRET_VARIABLE = re.compile(r"(?i)(?:^|_|PG)(?:KEY|TOKEN|PASSWORD|PASSWD|PASSPHRASE|SECRET)$")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")

@@ -102,16 +102,22 @@ def _system_words(error: OSError) -> str:
 
 def _unforeseen_words(error: BaseException, arguments: list[str]) -> str:
     """Where it happened, what was said, and where the rest stands."""
+    raised, places = error, _places(error)
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    places = [note for note in getattr(error, "__notes__", ()) if isinstance(note, Place)]
+        places = _places(error) + places
     command = " ".join(arguments[:1])
     where = ": ".join(reversed(places)) or command
     said = one_line(str(error), LONGEST_WORDS)
     words = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    log = _write_log(error, arguments)
+    log = _write_log(raised, arguments)
     kept = f"; the traceback is in {log}" if log is not None else ""
     return f"{one_line(where, LONGEST_WORDS)}: {words}{kept}"
+
+
+def _places(error: BaseException) -> list[str]:
+    """What was being done, innermost first."""
+    return [note for note in getattr(error, "__notes__", ()) if isinstance(note, Place)]
 
 
 def _write_log(error: BaseException, arguments: list[str]) -> Path | None:

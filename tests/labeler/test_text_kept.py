@@ -17,6 +17,7 @@ from tiny_study import TinyStudy, write_study
 from crosscoder import shard_writer
 from crosscoder.activations import ActivationStore
 from crosscoder.corpus import TokenRole
+from crosscoder.integrity import SEAL, write_sealed_json
 from labeler.cli.main import run
 from labeler.store.helpers import json_sha256
 from labeler.store.schema import Run
@@ -225,7 +226,8 @@ def test_a_stream_of_other_tokens_is_refused_in_one_line(
     assert folder is not None
     stored = json.loads((folder / "stream.json").read_text(encoding="utf-8"))
     stored["plan"]["date"] = "2024-02-29"
-    (folder / "stream.json").write_text(json.dumps(stored), encoding="utf-8")
+    del stored[SEAL]
+    write_sealed_json(folder / "stream.json", stored)
     assert run(["train", str(study.path)]) == 2
     line = last_line(capsys.readouterr().err)
     assert "the corpus has other tokens than when the sample was looked at" in line

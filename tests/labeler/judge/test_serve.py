@@ -201,7 +201,6 @@ MODEL = 'model_path = "nowhere/model"\n'
 def test_a_model_that_the_hub_does_not_give_is_one_line(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    restored_signals: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)

@@ -83,7 +83,7 @@ def test_a_file_that_may_not_be_written_is_one_line(
     study: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = engine._file_url
-    monkeypatch.setattr(engine, "_file_url", lambda path, mode: original(path, "ro"))
+    monkeypatch.setattr(engine, "_file_url", lambda path, _: original(path, {"mode": "ro"}))
     assert run(correction(study)) == 1
     line = capsys.readouterr().err
     assert "attempt to write a readonly database; the file or its folder may not be" in line
