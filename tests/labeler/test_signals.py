@@ -26,16 +26,29 @@ from labeler.store.work_items import Claims, Worker
 pytestmark = [pytest.mark.usefixtures("own_cache"), pytest.mark.timeout(900)]
 START = """
 import os, signal, sys
-# A suite that a script runs in the background is started with Ctrl-C ignored, and hands that on.
+# A suite that runs in the background, or under nohup, is started with signals ignored, and hands
+# that on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 for name in sys.argv.pop(1).split():
     signal.signal(getattr(signal, name), signal.SIG_IGN)
-from labeler.cli.main import main
-os.write(2, b"ready\\n")
+from labeler.cli.main import EndSignals, main
+install = EndSignals.install
+def install_and_say_so():
+    signals = install()
+    os.write(2, b"ready\\n")
+    return signals
+EndSignals.install = install_and_say_so
 main()
 """
 STATUSES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 LASTING = "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t"
+
+
+def hear_signals() -> None:
+    """In a process that is about to begin, whatever the suite's own starter has ignored."""
+    for number in STATUSES:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def start(*arguments: str | Path, ignored: str = "") -> subprocess.Popen[str]:
@@ -137,7 +150,7 @@ def test_a_signal_waits_until_a_module_is_imported(how: signal.Signals, tmp_path
         capture_output=True,
         text=True,
         timeout=60,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=hear_signals,
     )
     assert done.returncode == STATUSES[how], done.stderr
 
@@ -186,7 +199,7 @@ def test_a_closed_terminal(untouched: TinyStudy) -> None:
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        preexec_fn=lambda: os.login_tty(0),
+        preexec_fn=lambda: (hear_signals(), os.login_tty(0)),
     )
     os.close(theirs)
     deadline = time.monotonic() + PATIENCE_S

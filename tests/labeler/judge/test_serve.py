@@ -23,6 +23,7 @@ START = """
 import signal
 # A suite that a script runs in the background is started with Ctrl-C ignored, and hands that on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from labeler.cli.main import main
 main()
 """
