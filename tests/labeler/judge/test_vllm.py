@@ -136,7 +136,9 @@ def test_the_check_finds_the_judge_fit(
     judged_study: TinyStudy, server: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["judge", "check", str(judged_study.path)]) == 0
-    assert capsys.readouterr().out.startswith(f"{server}: smollm2 answered in ")
+    wishes, answered = capsys.readouterr().out.splitlines()
+    assert wishes == f"{server}: takes max_tokens, a temperature and JSON schemas"
+    assert answered.startswith(f"{server}: smollm2 answered in ")
 
 
 def test_the_check_names_the_models_that_the_server_has(
