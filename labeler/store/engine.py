@@ -118,7 +118,7 @@ def _read_json(text: str) -> Any:
         return from_json(text)
     except ValueError:
         # Half of a surrogate pair, escaped, is all that only the standard library reads.
-        return parse_json(text, "a JSON column of the database")
+        return parse_json(text, "a JSON column of the database", any_number=True)
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -96,6 +96,7 @@ JSON_VALUES = st.recursive(
 @example("half of a pair: \ud83d")
 @example(10**40)
 @example(float("inf"))
+@example([2**63, "half of a pair: \ud83d"])
 def test_json_is_read_as_it_was_written(value: object) -> None:
     engine = open_engine("sqlite://")
     with engine.connect() as connection:
