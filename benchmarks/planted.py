@@ -2,7 +2,7 @@
 
     python benchmarks/planted.py [--quick] [--seeds N] [--only NAME ...]
 
-Generates activations of two and of three models from a known dictionary (crosscoder/planted.py),
+Generates activations of two and of three models from a known dictionary (planted_data.py),
 trains a crosscoder on them, and compares what the published bins of delta_norm, latent scaling
 (`strict`) and latent scaling with intervals (`significant`) call specific with the truth. The
 rules are the product's defaults. Prints a Markdown table and, as its last line, one JSON object.
@@ -20,21 +20,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crosscoder.checkpoints import load_crosscoder
-from crosscoder.isolation import IsolationRule, eligible_latents
-from crosscoder.model import CrosscoderConfig
-from crosscoder.nulls import noisy_copy_store
-from crosscoder.planted import PairClass, PlantedConfig, generate_planted
-from crosscoder.planted_match import ClassScore, pooled
-from crosscoder.planted_trial import (
+from planted_data import PairClass, PlantedConfig, generate_planted
+from planted_trial import (
     IN_BOTH,
     METHODS,
+    ClassScore,
     Method,
     PairScore,
     TrialConfig,
     called_specific,
+    pooled,
     run_trial,
 )
+
+from crosscoder.checkpoints import load_crosscoder
+from crosscoder.isolation import IsolationRule, eligible_latents
+from crosscoder.model import CrosscoderConfig
+from crosscoder.nulls import noisy_copy_store
 from crosscoder.scaling import latent_scaling
 from crosscoder.training import train
 

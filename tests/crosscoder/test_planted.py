@@ -6,21 +6,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from crosscoder.checkpoints import load_crosscoder
-from crosscoder.interval_coverage import interval_coverage
-from crosscoder.isolation import IsolationRule, select_latents
-from crosscoder.model import CrosscoderConfig
-from crosscoder.nulls import noisy_copy_store
-from crosscoder.planted import (
+from interval_coverage import interval_coverage
+from planted_data import (
     DECOUPLED_COSINE,
     PairClass,
     PlantedConfig,
     PlantedCount,
     generate_planted,
 )
-from crosscoder.planted_match import LatentMatch, match_latents, pooled, score_class
-from crosscoder.planted_trial import Trial, TrialConfig, run_trial
+from planted_trial import (
+    LatentMatch,
+    Trial,
+    TrialConfig,
+    match_latents,
+    pooled,
+    run_trial,
+    score_class,
+)
+
+from crosscoder.checkpoints import load_crosscoder
+from crosscoder.isolation import IsolationRule, select_latents
+from crosscoder.model import CrosscoderConfig
+from crosscoder.nulls import noisy_copy_store
 from crosscoder.scaling import latent_scaling
 from crosscoder.train_config import TrainConfig
 from crosscoder.training import train

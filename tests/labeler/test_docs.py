@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from markdown import ROOT, blocks
 from published_table import COUNTS, PUBLISHED, TECHNICAL, TOTALS
+from reference import PAGES, study_page
 from sqlalchemy import Engine, inspect
 
-from labeler.docs import PAGES, study_page
 from labeler.importing import import_latents
 from labeler.report.build import ReportOptions, build_report
 from labeler.sql import format_result, run_query
@@ -43,7 +43,7 @@ def paper(engine: Engine, tmp_path: Path) -> Engine:
 @pytest.mark.parametrize(("name", "page"), PAGES.items(), ids=list(PAGES))
 def test_reference_page_is_current(name: str, page: Callable[[], str]) -> None:
     shown = (DOCS / name).read_text(encoding="utf-8")
-    assert shown == page(), "write it anew: python -m labeler.docs docs"
+    assert shown == page(), "write it anew: python docs/reference.py"
 
 
 def test_every_key_is_explained() -> None:

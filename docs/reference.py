@@ -1,10 +1,9 @@
-"""The reference pages that are drawn from the code: `python -m labeler.docs docs`."""
+"""The reference pages that are drawn from the code: `python docs/reference.py`."""
 
 from __future__ import annotations
 
 import datetime as dt
 import inspect
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import NoneType
@@ -26,7 +25,7 @@ every key with its default. Relative paths lie beside the file, never in the wor
 unknown key is refused by name; a key is asked for by the stage that needs it, so `import`, `sql`
 and `report` work with no models named.
 
-This page is drawn from the code by `python -m labeler.docs docs`.
+This page is drawn from the code by `python docs/reference.py`.
 """
 
 _VIEWS_HEAD = """\
@@ -36,7 +35,7 @@ The contract for people who write SQL: these names and columns stay, the tables 
 move. They are the same on SQLite and PostgreSQL, and `difflens sql study.toml "select ..."` reads
 them. [sql.md](sql.md) has worked queries.
 
-This page is drawn from the code by `python -m labeler.docs docs`.
+This page is drawn from the code by `python docs/reference.py`.
 """
 
 _PYTHON_HEAD = """\
@@ -47,7 +46,7 @@ of the caller raises `labeler.errors.UsageError` (the command line's exit status
 failed `labeler.errors.WorkError` (1); `crosscoder.errors` and `taxonomy.errors` have `InputError`
 and `WorkError` of the same meaning. Tables come as pandas frames.
 
-This page is drawn from the code by `python -m labeler.docs docs`.
+This page is drawn from the code by `python docs/reference.py`.
 """
 
 _WORDS = {
@@ -159,4 +158,4 @@ def write_pages(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_pages(Path(sys.argv[1] if len(sys.argv) > 1 else "docs"))
+    write_pages(Path(__file__).parent)
