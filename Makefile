@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 DEMO   ?= difflens-demo
 VLLM_VENV ?= .venv-vllm
 
-.PHONY: setup setup-vllm demo test lint types clean
+.PHONY: setup setup-vllm demo test lint types docs coverage clean
 
 setup: $(VENV)/.setup-done
 
@@ -44,6 +44,15 @@ types: setup
 test: lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n 2 --dist loadfile -m "not demo and not vllm"
 	$(BIN)/python -m pytest -rs -m "demo or vllm"
+
+# The site of docs/ with the API reference, in site/.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Which lines the tests reach; the servers' tests count where the servers are there.
+coverage: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not demo and not vllm" \
+		--cov=crosscoder --cov=taxonomy --cov=labeler --cov-report=term:skip-covered
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
