@@ -20,20 +20,16 @@ from sqlalchemy import insert, text
 from sqlalchemy.orm import Session
 
 from labeler.store import migrate
+from labeler.store.effective import refresh_effective
 from labeler.store.engine import open_engine, write_session
-from labeler.store.records import (
-    EvidenceRow,
-    add_evidence,
-    begin_run,
-    category_ids,
+from labeler.store.evidence_records import EvidenceRow, add_evidence
+from labeler.store.judging_records import get_or_create_judge
+from labeler.store.latent_records import (
     ensure_comparison_setting,
-    ensure_taxonomy_version,
-    finish_run,
     get_or_create_crosscoder,
-    get_or_create_judge,
     get_or_create_subject_model,
-    refresh_effective,
 )
+from labeler.store.runs import begin_run, finish_run
 from labeler.store.schema import (
     Base,
     Comparison,
@@ -47,6 +43,7 @@ from labeler.store.schema import (
     ReviewEvent,
     ReviewEventCategory,
 )
+from labeler.store.taxonomies import category_ids, ensure_taxonomy_version
 from taxonomy.tree import seed_taxonomy
 
 CHUNK = 5_000

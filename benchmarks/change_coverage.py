@@ -27,7 +27,8 @@ from taxonomy.correction import (
     corrected_share,
 )
 from taxonomy.intervals import Side, ratio_interval
-from taxonomy.weighted import effective_side, weighted_ratio_interval
+from taxonomy.significance import ALPHA
+from taxonomy.weighted import effective_side, widened_alpha
 
 log = logging.getLogger("change_coverage")
 FULL, QUICK = 4_000, 300
@@ -186,7 +187,7 @@ def weight_row(
             weights = np.exp(generator.normal(0, spread, n_latents))
             sides.append((weights * np.where(inside, factor, 1.0), inside))
         first, second = (effective_side(w, np.flatnonzero(inside)) for w, inside in sides)
-        interval = weighted_ratio_interval(first, second)
+        interval = ratio_interval(first, second, widened_alpha(ALPHA, first, second))
         hits += interval is None or interval.low <= ratio <= interval.high
         low, high = bootstrap_interval(sides, generator)
         bootstrap_hits += low <= ratio <= high

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from crosscoder.batching import padding_share, plan_batches, plan_shards
+from crosscoder.batching import plan_batches, plan_shards
 from crosscoder.corpus import TokenizedDocument, read_corpus
 from crosscoder.corpus_reader import CorpusReader, PlacedBatch, open_readers, place_batches
 from crosscoder.manifest import HarvestManifest, HarvestSource, SubjectRecord
@@ -187,13 +187,14 @@ def _harvest(work: Work, index: int, directory: Path) -> float:
 
 
 def _padding(work: Work) -> float:
+    """Share of the positions that the models read which hold no token."""
     lengths = [len(document.token_ids) for document in work.documents]
-    batches = [
-        [members[i] for i in batch]
-        for members in work.shards
-        for batch in plan_batches([lengths[i] for i in members], work.batch_tokens)
-    ]
-    return padding_share(lengths, batches)
+    positions = 0
+    for members in work.shards:
+        in_shard = [lengths[i] for i in members]
+        for batch in plan_batches(in_shard, work.batch_tokens):
+            positions += len(batch) * max(in_shard[i] for i in batch)
+    return 1 - sum(lengths) / positions
 
 
 def _first_tokens(documents: Sequence[TokenizedDocument], wanted: int) -> list[TokenizedDocument]:

@@ -52,10 +52,3 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int
     ends.reverse()
     for start, end in itertools.pairwise(ends):
         yield order[start:end]
-
-
-def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
-    """Share of the positions that the models read of these batches which hold no token."""
-    positions = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
-    tokens = sum(lengths[i] for batch in batches for i in batch)
-    return 1 - tokens / positions if positions else 0.0

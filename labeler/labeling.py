@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from sqlalchemy import Engine, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine
 
 from crosscoder.progress import Advance, Progress, SilentProgress
 from labeler.explanations import no_explanation
@@ -206,17 +205,3 @@ def _is_written(row: ExplanationRow, newest: Explanation | None) -> bool:
     if newest is None:
         return False
     return (newest.judge_call_id, newest.text) == (row.judge_call_id, row.text)
-
-
-def newest_explanation(session: Session, latent_id: int, judge_id: int) -> Explanation | None:
-    """The latest explanation of a latent by a judge, controls left out."""
-    return session.execute(
-        select(Explanation)
-        .where(
-            Explanation.latent_id == latent_id,
-            Explanation.judge_id == judge_id,
-            Explanation.is_control.is_(False),
-        )
-        .order_by(Explanation.id.desc())
-        .limit(1)
-    ).scalar_one_or_none()

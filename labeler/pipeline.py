@@ -26,9 +26,8 @@ from labeler.stages.judging import require_embedding, require_judge
 from labeler.store import migrate
 from labeler.store.engine import open_engine, read_session, write_session
 from labeler.store.failures import database_failure, is_damage
-from labeler.store.records import begin_run, finish_run, latest_done_run
 from labeler.store.renamed import missing_category_hint
-from labeler.store.runs import runs_broken_off
+from labeler.store.runs import begin_run, finish_run, latest_done_run, runs_broken_off
 from labeler.store.tables.base import storable
 from labeler.study import StudyFile, canonical_json, sha256_text
 from labeler.study_lock import study_lock

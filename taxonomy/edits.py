@@ -42,13 +42,6 @@ class Edit:
         reached = {slug for change in self.changes for slug in change.to}
         return tuple(slug for slug in self.taxonomy.slugs if slug not in reached)
 
-    @property
-    def adds_leaves(self) -> bool:
-        """Whether there is a leaf that no label of the old version could have meant."""
-        leaves = {category.slug for category in self.taxonomy.leaves()}
-        carried = {slug for change in self.changes if change.carries for slug in change.to}
-        return bool(leaves - carried)
-
 
 def rename(taxonomy: Taxonomy, slug: str, new_slug: str, name: str | None = None) -> Edit:
     """Give a category another slug, and a title: `name`, else one made of the slug."""

@@ -9,7 +9,7 @@ from scipy.stats import norm
 
 from taxonomy.correction import SideAnswers
 from taxonomy.exact import fisher_p
-from taxonomy.intervals import Interval, Side, wilson_interval
+from taxonomy.intervals import Side
 from taxonomy.significance import ALPHA
 
 
@@ -31,14 +31,6 @@ class JudgeErrors:
     def specificity(self) -> float | None:
         """Share of the other latents that the judge keeps out; None without any."""
         return self.rejections.share if self.rejections.total else None
-
-    def sensitivity_interval(self, alpha: float = ALPHA) -> Interval | None:
-        """Wilson interval of the sensitivity."""
-        return wilson_interval(self.hits, alpha)
-
-    def specificity_interval(self, alpha: float = ALPHA) -> Interval | None:
-        """Wilson interval of the specificity."""
-        return wilson_interval(self.rejections, alpha)
 
 
 def judge_errors(answers: SideAnswers, *, counted_only: bool = False) -> JudgeErrors:

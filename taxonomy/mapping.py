@@ -7,16 +7,14 @@ The similarity of one text to one leaf is
 and differs in level from leaf to leaf: some leaves are near to everything. It is therefore
 standardised by what the leaf scores on texts that are not its own, the prototypes of all other
 leaves: score = (raw - their mean) / their standard deviation, the latter moved half-way to the
-median over leaves. A score of 2 means the same for every
-leaf and every embedding: two standard deviations above foreign text. A latent is given as several
-snippets; its score is the mean over them.
+median over leaves. A score of 2 means the same for every leaf and every embedding: two standard
+deviations above foreign text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,9 +35,6 @@ DEFAULT_NONE_THRESHOLD = 1.5
 
 TEMPERATURE = 0.3
 """Score difference that changes the odds of two leaves by a factor e."""
-
-LATENTS_AT_A_TIME = 1024
-"""Latents whose snippets are compared with the categories in one product."""
 
 _SPREAD_SHRINKAGE = 0.5
 """How far a leaf's spread moves to the median one: it is estimated from few texts."""
@@ -71,44 +66,6 @@ class CategoryIndex:
     """(C,) standard deviation of the raw similarity to foreign text, shrunk to the median."""
     definition_weight: float
     top_prototypes: int
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A leaf with its score and its share of the softmax over all leaves and `none`."""
-
-    slug: str
-    score: float
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Mapping:
-    """Where a latent belongs: `categories` in order of score, empty where `outcome` is none.
-
-    `confidence` is that of the outcome; `candidates` are the best leaves whatever the outcome.
-    """
-
-    outcome: Literal["assigned", "none"]
-    confidence: float
-    categories: tuple[Candidate, ...]
-    candidates: tuple[Candidate, ...]
-
-    @property
-    def slug(self) -> str | None:
-        """Primary category, None where there is none."""
-        return self.categories[0].slug if self.categories else None
-
-    @property
-    def runner_up(self) -> Candidate | None:
-        """Leaf that would have been next."""
-        return self.candidates[1] if len(self.candidates) > 1 else None
-
-    @property
-    def margin(self) -> float:
-        """Score of the best leaf above that of the next; infinite where there is only one."""
-        runner_up = self.runner_up
-        return self.candidates[0].score - runner_up.score if runner_up else float("inf")
 
 
 def build_index(
@@ -173,72 +130,6 @@ def standardise(raw: Vectors, index: CategoryIndex) -> Vectors:
     return result
 
 
-def score_latent(snippets: npt.ArrayLike, index: CategoryIndex) -> Vectors:
-    """Scores (C,) of a latent whose evidence has the vectors `snippets` (s, e), s at least 1."""
-    result: Vectors = _mean_scores([_snippet_rows(snippets)], index)[0]
-    return result
-
-
-def assign(
-    latents: Sequence[npt.ArrayLike],
-    index: CategoryIndex,
-    *,
-    none_threshold: float = DEFAULT_NONE_THRESHOLD,
-    secondary_margin: float = 0.5,
-    max_categories: int = 3,
-    n_candidates: int = 5,
-) -> list[Mapping]:
-    """Map each latent, given as snippets (s, e), to its nearest leaves, or to none.
-
-    The outcome is none where the best score is below `none_threshold`. Besides the best leaf, those
-    within `secondary_margin` of it and above the threshold are categories too, in order.
-    """
-    mappings = []
-    for scores in _scores(latents, index):
-        candidates, none_confidence = _rank(scores, index.slugs, none_threshold)
-        floor = max(none_threshold, candidates[0].score - secondary_margin)
-        categories = tuple(
-            candidate for candidate in candidates[:max_categories] if candidate.score >= floor
-        )
-        mappings.append(
-            Mapping(
-                outcome="assigned" if categories else "none",
-                confidence=categories[0].confidence if categories else none_confidence,
-                categories=categories,
-                candidates=candidates[:n_candidates],
-            )
-        )
-    return mappings
-
-
-def _scores(latents: Sequence[npt.ArrayLike], index: CategoryIndex) -> Iterator[Vectors]:
-    """Scores (C,) of each latent in order; many latents share one product."""
-    pending: list[Vectors] = []
-    for snippets in latents:
-        pending.append(_snippet_rows(snippets))
-        if len(pending) == LATENTS_AT_A_TIME:
-            yield from _mean_scores(pending, index)
-            pending = []
-    if pending:
-        yield from _mean_scores(pending, index)
-
-
-def _mean_scores(latents: Sequence[Vectors], index: CategoryIndex) -> Vectors:
-    """Scores (n, C): the mean over each latent's snippets."""
-    lengths = np.array([len(snippets) for snippets in latents])
-    scores = standardise(raw_similarities(np.concatenate(latents), index), index)
-    sums: Vectors = np.add.reduceat(scores, np.cumsum(lengths) - lengths, axis=0)
-    result: Vectors = sums / lengths[:, None]
-    return result
-
-
-def _snippet_rows(snippets: npt.ArrayLike) -> Vectors:
-    vectors: Vectors = np.atleast_2d(np.asarray(snippets, dtype=np.float64))
-    if len(vectors) == 0:
-        raise InputError("a latent without a snippet can not be mapped; collect its evidence first")
-    return vectors
-
-
 def normalise_rows(vectors: npt.ArrayLike) -> Vectors:
     """Scale the rows of (n, e) to length 1; a row of zeros stays as it is."""
     rows = np.asarray(vectors, dtype=np.float64)
@@ -280,17 +171,3 @@ def _foreign_level_and_spread(index: CategoryIndex) -> tuple[Vectors, Vectors]:
             level[leaf], spread[leaf] = foreign.mean(), foreign.std()
     spread = (1 - _SPREAD_SHRINKAGE) * spread + _SPREAD_SHRINKAGE * float(np.median(spread))
     return level, np.where(spread > 0, spread, 1.0)
-
-
-def _rank(
-    scores: Vectors, slugs: tuple[str, ...], none_threshold: float
-) -> tuple[tuple[Candidate, ...], float]:
-    """All leaves by falling score (ties in taxonomy order), and the confidence of `none`."""
-    order = np.argsort(-scores, kind="stable")
-    logits = np.append(scores, none_threshold) / TEMPERATURE
-    weights = np.exp(logits - logits.max())
-    shares = weights / weights.sum()
-    candidates = tuple(
-        Candidate(slugs[leaf], float(scores[leaf]), float(shares[leaf])) for leaf in order
-    )
-    return candidates, float(shares[-1])

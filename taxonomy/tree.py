@@ -152,10 +152,6 @@ class Taxonomy(BaseModel):
             )
         return found
 
-    def roots(self) -> tuple[Category, ...]:
-        """Categories of level 1."""
-        return tuple(category for category in self.categories if category.parent is None)
-
     def children(self, slug: str) -> tuple[Category, ...]:
         """Categories right under `slug`."""
         return tuple(category for category in self.categories if category.parent == slug)

@@ -25,7 +25,7 @@ from taxonomy.change import (
 )
 from taxonomy.errors import InputError
 from taxonomy.exact import least_attainable_p
-from taxonomy.intervals import Interval, Side, ratio_interval, score_p
+from taxonomy.intervals import Side, score_p
 from taxonomy.significance import ALPHA
 
 Weights = npt.NDArray[np.float64]
@@ -78,21 +78,16 @@ def _tested(
         p_value=score_p(*sides, degrees_of_freedom=_freedom(*sides)),
         least_p=least_attainable_p(row.target, row.reference),
         test="score",
-        interval_alpha=_widened(alpha, *sides),
+        interval_alpha=widened_alpha(alpha, *sides),
         is_searched=False,
     )
-
-
-def weighted_ratio_interval(target: Side, reference: Side, alpha: float = ALPHA) -> Interval | None:
-    """Interval of target share / reference share of two effective sides; None where undefined."""
-    return ratio_interval(target, reference, _widened(alpha, target, reference))
 
 
 def _freedom(target: Side, reference: Side) -> float:
     return max(1.0, min(target.total, reference.total) - 1.0)
 
 
-def _widened(alpha: float, target: Side, reference: Side) -> float:
+def widened_alpha(alpha: float, target: Side, reference: Side) -> float:
     """The level at which a normal quantile equals Student's t at `alpha`."""
     return 2.0 * float(norm.sf(student_t.isf(alpha / 2, _freedom(target, reference))))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import func, insert, select
@@ -111,12 +111,3 @@ def _says(newest: ExplanationScore, row: ScoreRow) -> bool:
 def _calls_of(session: Session, score: ExplanationScore) -> set[int]:
     query = select(ScoreCall.judge_call_id).where(ScoreCall.explanation_score_id == score.id)
     return set(session.execute(query).scalars())
-
-
-def explanations_by_id(session: Session, ids: Sequence[int]) -> dict[int, Explanation]:
-    """Explanations by their keys."""
-    found: dict[int, Explanation] = {}
-    for part in chunks(ids):
-        rows = session.execute(select(Explanation).where(Explanation.id.in_(part))).scalars()
-        found |= {row.id: row for row in rows}
-    return found

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosscoder import shard_writer
-from crosscoder.batching import BATCH_COST, padding_share, plan_batches
+from crosscoder.batching import BATCH_COST, plan_batches
 from crosscoder.errors import WorkError
 from crosscoder.manifest import HarvestManifest, HarvestSource, read_manifest
 from crosscoder.shard_writer import ShardWriter
@@ -36,11 +36,6 @@ def test_no_way_to_cut_the_sorted_documents_reads_fewer_positions(
             padded = [len(b) * max(lengths[i] for i in b) for b in batches]
             if all(p <= batch_tokens or len(b) == 1 for p, b in zip(padded, batches, strict=True)):
                 assert found <= cost(lengths, batches)
-
-
-def test_padding_is_the_share_of_positions_without_a_token() -> None:
-    assert padding_share([2, 4, 4], [[0, 1], [2]]) == pytest.approx(2 / 12)
-    assert padding_share([], []) == 0
 
 
 def empty_manifest() -> HarvestManifest:

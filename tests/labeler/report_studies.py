@@ -10,30 +10,29 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from labeler.store.engine import write_session
-from labeler.store.records import (
-    EvidenceRow,
+from labeler.store.evidence_records import EvidenceRow, add_evidence
+from labeler.store.judging_records import (
     LabelCategory,
     LabelRow,
+    add_explanation,
+    add_judge_label,
+    get_or_create_judge,
+)
+from labeler.store.latent_records import (
     LatentRow,
     MemberRow,
     ScalingRow,
-    add_evidence,
-    add_explanation,
-    add_judge_label,
     add_latents,
     add_scaling,
-    begin_run,
-    category_ids,
     create_latent_set,
     ensure_comparison,
     ensure_comparison_setting,
-    ensure_taxonomy_version,
-    finish_run,
     get_or_create_corpus,
     get_or_create_crosscoder,
-    get_or_create_judge,
     get_or_create_subject_model,
 )
+from labeler.store.runs import begin_run, finish_run
+from labeler.store.taxonomies import category_ids, ensure_taxonomy_version
 from taxonomy.tree import seed_taxonomy
 
 PAPER_COUNTS: Mapping[str, tuple[int, int]] = {

@@ -9,26 +9,27 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from labeler.store.outcomes import LABEL_OUTCOMES
-from labeler.store.records import (
+from labeler.store.judging_records import (
     LabelCategory,
     LabelRow,
-    LatentRow,
-    MemberRow,
     add_explanation,
     add_judge_label,
+    get_or_create_judge,
+)
+from labeler.store.latent_records import (
+    LatentRow,
+    MemberRow,
     add_latents,
-    begin_run,
-    category_ids,
     create_latent_set,
     ensure_comparison,
     ensure_comparison_setting,
-    ensure_taxonomy_version,
     get_or_create_crosscoder,
-    get_or_create_judge,
 )
+from labeler.store.outcomes import LABEL_OUTCOMES
 from labeler.store.reviews import Decision, record_decision, stream_revision
+from labeler.store.runs import begin_run
 from labeler.store.schema import JudgeLabel, ReviewEvent
+from labeler.store.taxonomies import category_ids, ensure_taxonomy_version
 from taxonomy.tree import Category, Taxonomy
 
 SMALL = Taxonomy(

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from labeler.agreement import as_units, nominal_alpha
 from labeler.agreement_records import read_agreement
 from labeler.store.engine import write_session
-from labeler.store.records import CallRow, record_call
+from labeler.store.judging_records import CallRow, record_call
 from labeler.store.schema import Comparison, JudgeLabel, LabelSample
 
 

@@ -17,8 +17,9 @@ from labeler.judge.subjects import latents_of, load_subject, options_of
 from labeler.labeling import label_latents
 from labeler.quotes import check_quote
 from labeler.store.engine import read_session, write_session
-from labeler.store.records import current_setting, ensure_taxonomy_version
+from labeler.store.latent_records import current_setting
 from labeler.store.schema import JudgeCall, JudgeLabel, JudgeLabelCategory
+from labeler.store.taxonomies import ensure_taxonomy_version
 from taxonomy.tree import Category, Taxonomy
 
 Answers = Callable[[JudgeRequest], str | dict[str, object] | JudgeReply]

@@ -15,7 +15,7 @@ from labeler.judge.scripted import ScriptedJudge
 from labeler.judge.subjects import load_subject
 from labeler.labeling import label_latents
 from labeler.store.engine import read_session, write_session
-from labeler.store.records import (
+from labeler.store.latent_records import (
     LatentRow,
     MemberRow,
     ScalingRow,
@@ -23,11 +23,11 @@ from labeler.store.records import (
     add_scaling,
     create_latent_set,
     ensure_comparison,
-    ensure_taxonomy_version,
     get_or_create_crosscoder,
     get_or_create_subject_model,
 )
 from labeler.store.schema import ControlLatent
+from labeler.store.taxonomies import ensure_taxonomy_version
 
 DENSITIES = (0.01, 0.002, 0.011, 0.0019, 0.3, 0.0101)
 NORMS = (0.9, 0.1, 0.5, 0.55, 0.5, 0.8)
@@ -82,7 +82,7 @@ def study(engine: Engine) -> tuple[int, list[int]]:
 
 
 def begin_of(session: object) -> int:
-    from labeler.store.records import begin_run
+    from labeler.store.runs import begin_run
 
     return begin_run(session, "isolate", {})  # type: ignore[arg-type]
 

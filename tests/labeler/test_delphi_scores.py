@@ -34,7 +34,7 @@ from labeler.labeling import label_latents
 from labeler.scoring import ScoreConfig, score_explanations
 from labeler.scoring_math import Answer
 from labeler.store.engine import open_engine, read_session, write_session
-from labeler.store.records import begin_run
+from labeler.store.runs import begin_run
 from labeler.store.schema import Explanation, ExplanationScore, Judge, Run
 
 GOLDEN = Path(__file__).parents[1] / "data" / "delphi"

@@ -21,7 +21,7 @@ from labeler.importing import import_latents
 from labeler.report.build import ReportOptions, build_report
 from labeler.sql import format_result, run_query
 from labeler.store.engine import write_session
-from labeler.store.records import begin_run
+from labeler.store.runs import begin_run
 from labeler.store.views import VIEWS
 from labeler.study import StudyConfig
 from taxonomy.tree import seed_taxonomy

@@ -31,7 +31,8 @@ from labeler.exchange.records import (
 from labeler.exchange.saedashboard import read_saedashboard, write_saedashboard
 from labeler.exchange.transfer import ExchangeExport, export_latents, import_latents
 from labeler.store.engine import open_engine, read_session, write_session
-from labeler.store.records import EvidenceRow, add_evidence, get_or_create_crosscoder
+from labeler.store.evidence_records import EvidenceRow, add_evidence
+from labeler.store.latent_records import get_or_create_crosscoder
 from labeler.store.schema import Evidence, EvidenceDocument, Explanation, Judge
 
 CREATOR = "clkht01d40000jv08hvalcvly"

@@ -41,7 +41,7 @@ from labeler.labeling import label_latents
 from labeler.report.build import ReportOptions, build_report
 from labeler.sql import for_terminal, format_result, run_query
 from labeler.store.engine import open_engine, read_session, write_session
-from labeler.store.records import EvidenceRow, add_evidence
+from labeler.store.evidence_records import EvidenceRow, add_evidence
 from labeler.store.schema import Evidence, Explanation, JudgeCall
 from labeler.text import one_line
 

@@ -12,17 +12,17 @@ from labeler.errors import UsageError
 from labeler.importing import import_latents
 from labeler.sql import run_query
 from labeler.store.engine import read_session, write_session
-from labeler.store.records import (
+from labeler.store.latent_records import (
     LatentRow,
     MemberRow,
     add_latents,
-    begin_run,
     create_latent_set,
     current_setting,
     ensure_comparison,
     find_comparison,
     get_or_create_crosscoder,
 )
+from labeler.store.runs import begin_run
 from labeler.store.schema import metadata
 from taxonomy.tree import Category, Taxonomy, seed_taxonomy
 

@@ -34,7 +34,6 @@ def test_a_rename_keeps_everything_but_the_name() -> None:
     assert edit.taxonomy.slugs == ("behaviour", "safety", "jokes", "form", "lists")
     assert (edit.taxonomy.version, edit.taxonomy.get("jokes").definition) == ("2", "Jokes.")
     assert kinds(edit.changes)["humour"] == "renamed"
-    assert not edit.adds_leaves
 
 
 def test_renaming_a_parent_moves_no_child() -> None:
@@ -52,7 +51,6 @@ def test_a_merge_joins_words_and_prototypes() -> None:
         "behaviour": "same", "safety": "merged", "humour": "merged", "form": "same",
         "lists": "same",
     }  # fmt: skip
-    assert not edit.adds_leaves
 
 
 def test_a_merge_may_have_a_new_name_and_cross_parents() -> None:
@@ -71,7 +69,6 @@ def test_a_split_sends_labels_back_and_may_keep_the_slug() -> None:
     edit = split(TREE, "humour", ["humour", "puns"])
     assert edit.taxonomy.slugs == ("behaviour", "safety", "humour", "puns", "form", "lists")
     assert next(c for c in edit.changes if c.slug == "humour").carries is False
-    assert edit.adds_leaves
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from taxonomy.errors import InputError
 from taxonomy.mapping import (
+    DEFAULT_NONE_THRESHOLD,
     CategoryIndex,
     LeafVectors,
-    assign,
     build_index,
     normalise_rows,
     raw_similarities,
-    score_latent,
+    standardise,
 )
 
 N_LEAVES, WIDTH = 12, 64
@@ -36,51 +36,32 @@ def scatter(
     return normalise_rows(direction + noise * normalise_rows(generator.normal(size=(n, WIDTH))))
 
 
+def mean_scores(snippets: np.ndarray, index: CategoryIndex) -> np.ndarray:
+    """Scores (C,) of a latent: the mean over its snippets."""
+    return standardise(raw_similarities(snippets, index), index).mean(axis=0)
+
+
+def nearest(latents: list[np.ndarray], index: CategoryIndex) -> list[str]:
+    return [index.slugs[int(mean_scores(latent, index).argmax())] for latent in latents]
+
+
 @pytest.fixture
 def index() -> CategoryIndex:
     return build_index(planted_leaves()[1])
 
 
-def test_latents_are_mapped_to_the_leaf_they_scatter_around(index: CategoryIndex) -> None:
+def test_latents_are_nearest_to_the_leaf_they_scatter_around(index: CategoryIndex) -> None:
     directions, _ = planted_leaves()
     generator = np.random.default_rng(1)
     latents = [scatter(direction, 4, 1.0, generator) for direction in directions]
-    mappings = assign(latents, index)
-    assert [mapping.slug for mapping in mappings] == list(index.slugs)
-    for mapping in mappings:
-        assert mapping.outcome == "assigned"
-        assert mapping.candidates[0].slug == mapping.slug
-        assert mapping.margin > 0
-        assert 0.5 < mapping.confidence <= 1
+    assert nearest(latents, index) == list(index.slugs)
+    assert all(mean_scores(latent, index).max() > DEFAULT_NONE_THRESHOLD for latent in latents)
 
 
-def test_text_like_no_leaf_is_mapped_to_none(index: CategoryIndex) -> None:
+def test_text_like_no_leaf_scores_below_the_threshold(index: CategoryIndex) -> None:
     generator = np.random.default_rng(2)
     latents = [normalise_rows(generator.normal(size=(6, WIDTH))) for _ in range(20)]
-    mappings = assign(latents, index)
-    assert {mapping.outcome for mapping in mappings} == {"none"}
-    assert {mapping.slug for mapping in mappings} == {None}
-    assert all(mapping.candidates for mapping in mappings)
-
-
-def test_a_latent_between_two_leaves_gets_both_in_order(index: CategoryIndex) -> None:
-    directions, _ = planted_leaves()
-    (mapping,) = assign([1.02 * directions[3:4] + directions[7:8]], index, secondary_margin=2.0)
-    assert [category.slug for category in mapping.categories] == ["leaf-3", "leaf-7"]
-    assert mapping.runner_up is not None
-    assert mapping.runner_up.slug == "leaf-7"
-    (strict,) = assign([1.02 * directions[3:4] + directions[7:8]], index, secondary_margin=0.0)
-    assert len(strict.categories) == 1
-
-
-def test_candidates_come_by_falling_score_and_confidence(index: CategoryIndex) -> None:
-    directions, _ = planted_leaves()
-    (mapping,) = assign([directions[:1]], index, n_candidates=N_LEAVES)
-    scores = [candidate.score for candidate in mapping.candidates]
-    shares = [candidate.confidence for candidate in mapping.candidates]
-    assert scores == sorted(scores, reverse=True)
-    assert shares == sorted(shares, reverse=True)
-    assert sum(shares) < 1
+    assert all(mean_scores(latent, index).max() < DEFAULT_NONE_THRESHOLD for latent in latents)
 
 
 def test_a_leaf_that_is_near_to_everything_does_not_win_by_that() -> None:
@@ -93,7 +74,7 @@ def test_a_leaf_that_is_near_to_everything_does_not_win_by_that() -> None:
     hub = LeafVectors("hub", common, np.tile(common, (4, 1)))
     index = build_index([hub, *shifted])
     latents = [np.atleast_2d(direction + 0.8 * common) for direction in directions]
-    assert [mapping.slug for mapping in assign(latents, index)] == [leaf.slug for leaf in leaves]
+    assert nearest(latents, index) == [leaf.slug for leaf in leaves]
 
 
 def test_raw_similarity_blends_definition_and_best_two_prototypes() -> None:
@@ -110,47 +91,28 @@ def test_scores_depend_on_directions_and_not_on_lengths_or_order(
 ) -> None:
     index = build_index(planted_leaves()[1])
     snippets = np.random.default_rng(3).normal(size=(5, WIDTH))
-    expected = score_latent(snippets, index)
-    assert score_latent(length * snippets[order], index) == pytest.approx(expected, abs=1e-9)
+    expected = mean_scores(snippets, index)
+    assert mean_scores(length * snippets[order], index) == pytest.approx(expected, abs=1e-9)
 
 
 def test_definitions_alone_are_enough() -> None:
     directions, _ = planted_leaves()
     index = build_index([LeafVectors(f"leaf-{i}", row, []) for i, row in enumerate(directions)])
-    mappings = assign([row[None] for row in directions], index)
-    assert [mapping.slug for mapping in mappings] == list(index.slugs)
+    assert nearest([row[None] for row in directions], index) == list(index.slugs)
 
 
-def test_a_single_leaf_has_no_runner_up() -> None:
-    index = build_index([LeafVectors("only", [1.0, 0.0], [])])
-    (mapping,) = assign([[[1.0, 0.0]]], index, none_threshold=0.5)
-    assert mapping.slug == "only"
-    assert mapping.runner_up is None
-    assert mapping.margin == float("inf")
-
-
-def test_a_text_without_any_known_word_is_none(index: CategoryIndex) -> None:
-    (mapping,) = assign([np.zeros((2, WIDTH))], index)
-    assert mapping.outcome == "none"
-
-
-def test_no_latents_give_no_mappings(index: CategoryIndex) -> None:
-    assert assign([], index) == []
+def test_a_text_without_any_known_word_scores_below_the_threshold(index: CategoryIndex) -> None:
+    assert mean_scores(np.zeros((2, WIDTH)), index).max() < DEFAULT_NONE_THRESHOLD
 
 
 def test_vectors_of_another_model_are_refused(index: CategoryIndex) -> None:
     with pytest.raises(InputError, match="embed both with the same model"):
-        assign([np.ones((1, WIDTH + 1))], index)
-
-
-def test_a_latent_without_snippets_is_refused(index: CategoryIndex) -> None:
-    with pytest.raises(InputError, match="without a snippet"):
-        score_latent(np.zeros((0, WIDTH)), index)
+        raw_similarities(np.ones((1, WIDTH + 1)), index)
 
 
 def test_a_vector_with_nan_is_refused(index: CategoryIndex) -> None:
     with pytest.raises(InputError, match="no number"):
-        score_latent(np.full((1, WIDTH), np.nan), index)
+        raw_similarities(np.full((1, WIDTH), np.nan), index)
 
 
 def test_an_empty_taxonomy_is_refused() -> None:

@@ -15,17 +15,16 @@ from sqlalchemy.orm import Session
 from labeler.errors import UsageError
 from labeler.store import migrate
 from labeler.store.engine import open_engine, read_session, write_session
-from labeler.store.outcomes import EFFECTIVE_OUTCOMES, FAILED
-from labeler.store.records import (
-    LabelRow,
+from labeler.store.judging_records import LabelRow, add_judge_label
+from labeler.store.latent_records import (
     MemberRow,
-    add_judge_label,
     create_latent_set,
     ensure_comparison,
     ensure_comparison_setting,
-    ensure_taxonomy_version,
 )
+from labeler.store.outcomes import EFFECTIVE_OUTCOMES, FAILED
 from labeler.store.schema import Comparison, utc_now
+from labeler.store.taxonomies import ensure_taxonomy_version
 from labeler.store.taxonomy_moves import move_comparison
 
 

@@ -6,13 +6,13 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
 
 from labeler.store.engine import write_session
-from labeler.store.records import (
+from labeler.store.evidence_records import (
     EvidenceRow,
     add_evidence,
-    begin_run,
     evidence_of,
     latents_with_evidence,
 )
+from labeler.store.runs import begin_run
 
 
 def window(latent_id: int, document: str, split: str, kind: str = "top") -> EvidenceRow:

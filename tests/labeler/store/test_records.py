@@ -8,28 +8,26 @@ from sqlalchemy import Engine
 
 from labeler.errors import UsageError
 from labeler.store.engine import write_session
-from labeler.store.latent_names import latent_title
-from labeler.store.records import (
+from labeler.store.judging_records import (
     CallRow,
     LabelRow,
-    LatentRow,
-    ScalingRow,
     add_judge_label,
-    add_latents,
-    add_scaling,
-    begin_run,
-    ensure_taxonomy_version,
-    find_latent,
     find_ok_call,
-    finish_run,
-    get_or_create_crosscoder,
     get_or_create_judge,
-    get_or_create_subject_model,
-    latest_done_run,
-    load_version,
     record_call,
 )
+from labeler.store.latent_names import find_latent, latent_title
+from labeler.store.latent_records import (
+    LatentRow,
+    ScalingRow,
+    add_latents,
+    add_scaling,
+    get_or_create_crosscoder,
+    get_or_create_subject_model,
+)
+from labeler.store.runs import begin_run, finish_run, latest_done_run
 from labeler.store.schema import Run
+from labeler.store.taxonomies import ensure_taxonomy_version, load_version
 from taxonomy.tree import seed_taxonomy
 
 

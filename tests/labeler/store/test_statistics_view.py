@@ -5,7 +5,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from labeler.store.engine import write_session
-from labeler.store.records import begin_run
+from labeler.store.runs import begin_run
 from labeler.store.schema import CategoryChangeStatistic, utc_now
 
 QUERY = "SELECT category, report_run_id, verdict, is_stale FROM v_category_change_statistic"

@@ -10,17 +10,17 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from labeler.store.engine import read_session, write_session
-from labeler.store.records import (
-    begin_run,
+from labeler.store.judging_records import get_or_create_judge
+from labeler.store.latent_records import (
     create_latent_set,
     ensure_comparison,
     ensure_comparison_setting,
-    ensure_taxonomy_version,
     get_or_create_crosscoder,
-    get_or_create_judge,
     get_or_create_subject_model,
 )
+from labeler.store.runs import begin_run
 from labeler.store.study_comparisons import StudyComparisons, study_comparisons
+from labeler.store.taxonomies import ensure_taxonomy_version
 from taxonomy.tree import Category, Taxonomy
 
 TREE = Taxonomy(name="t", version="1", categories=(Category(slug="a", level=1, name="A"),))

@@ -8,15 +8,14 @@ from sqlalchemy.orm import Session
 
 from labeler.store.audit import draw_audit
 from labeler.store.engine import write_session
-from labeler.store.records import (
+from labeler.store.evidence_records import EvidenceRow, add_evidence
+from labeler.store.judging_records import (
     CallRow,
-    EvidenceRow,
-    add_evidence,
     add_explanation_score,
-    finish_run,
     get_or_create_prompt,
     record_call,
 )
+from labeler.store.runs import finish_run
 from labeler.store.schema import (
     ControlLatent,
     ExplanationScore,
