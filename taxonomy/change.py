@@ -9,108 +9,32 @@ isolation thresholds, nor the errors of the judge are in them (`combining`, `swe
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
 
 from taxonomy.boschloo import boschloo_p
+from taxonomy.counts import (
+    CategoryChange,
+    CategoryCounts,
+    Interval,
+    Side,
+    Situation,
+    bounds,
+)
 from taxonomy.errors import InputError
 from taxonomy.exact import (
     fisher_p,
     least_attainable_p,
     minimum_detectable_count,
 )
-from taxonomy.intervals import (
-    Interval,
-    Side,
-    newcombe_interval,
-    ratio_interval,
-    wilson_interval,
-)
+from taxonomy.intervals import newcombe_interval, ratio_interval, wilson_interval
 from taxonomy.significance import ALPHA, ExactTest, Verdict, adjust_by_level, verdict_of
-
-Situation = Literal[
-    "counted",
-    "no latents on a side",
-    "on neither side",
-    "only on the target side",
-    "only on the reference side",
-    "every latent of a side",
-]
-"""Where the counts lie: all but the first are named, since formulas break down there."""
 
 _EXACT_TESTS: Mapping[ExactTest, Callable[[Side, Side], float]] = {
     "fisher": fisher_p,
     "boschloo": boschloo_p,
 }
-
-
-@dataclass(frozen=True)
-class CategoryCounts:
-    """How many latents of each side a category has; a total is the side's denominator."""
-
-    category: str
-    level: int
-    parent: str | None
-    target_count: int
-    target_total: int
-    reference_count: int
-    reference_total: int
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether neither side has a latent of the category."""
-        return self.target_count + self.reference_count == 0
-
-    @property
-    def target(self) -> Side:
-        """The target side; InputError where its count is no part of its total."""
-        return Side(self.target_count, self.target_total)
-
-    @property
-    def reference(self) -> Side:
-        """The reference side; InputError where its count is no part of its total."""
-        return Side(self.reference_count, self.reference_total)
-
-
-@dataclass(frozen=True)
-class CategoryChange(CategoryCounts):
-    """Counts and everything that follows from them.
-
-    Shares and their Wilson bounds lie in [0, 1] and are None where the total is 0. The percentage
-    change is None where the reference count is 0, its upper bound None where it is infinite.
-    `difference_points` is target minus reference share in percentage points. An effective number
-    is that of equally weighted latents behind the share: the total, where nothing is weighted.
-    `detectable_rise` and `detectable_fall` are the smallest changes, in percent, from this
-    reference count that Fisher's p finds at this size; None where no change could be found.
-    """
-
-    situation: Situation
-    test: str
-    target_effective: float
-    reference_effective: float
-
-    target_share: float | None
-    target_share_low: float | None
-    target_share_high: float | None
-    reference_share: float | None
-    reference_share_low: float | None
-    reference_share_high: float | None
-    percent_change: float | None
-    ci_low: float | None
-    ci_high: float | None
-    difference_points: float | None
-    difference_points_low: float | None
-    difference_points_high: float | None
-    p_value: float
-    least_attainable_p: float
-    q_value: float
-    verdict: Verdict
-    printed_change: str
-    detectable_rise: float | None
-    detectable_fall: float | None
 
 
 @dataclass(frozen=True)
@@ -223,38 +147,34 @@ def print_change(target: Side, reference: Side) -> str:
 
 def statistics_of(entry: TestedCategory, alpha: float) -> CategoryChange:
     """Every statistic of one category as if it were alone: `adjusted` sees the whole table."""
-    row, target, reference = entry.counts, entry.target, entry.reference
-    target_interval = wilson_interval(target, entry.interval_alpha)
-    reference_interval = wilson_interval(reference, entry.interval_alpha)
-    ratio = _in_percent_change(ratio_interval(target, reference, entry.interval_alpha))
+    target, reference = entry.target, entry.reference
+    target_low, target_high = bounds(wilson_interval(target, entry.interval_alpha))
+    reference_low, reference_high = bounds(wilson_interval(reference, entry.interval_alpha))
+    ratio = ratio_interval(target, reference, entry.interval_alpha)
+    ci_low, ci_high = bounds(ratio and ratio.percent_change())
     difference = newcombe_interval(target, reference, entry.interval_alpha)
-    rise, fall = _detectable(row, alpha) if entry.is_searched else (None, None)
+    points_low, points_high = bounds(
+        difference and Interval(100.0 * difference.low, 100.0 * difference.high)
+    )
+    rise, fall = _detectable(entry.counts, alpha) if entry.is_searched else (None, None)
     return CategoryChange(
-        category=row.category,
-        level=row.level,
-        parent=row.parent,
-        target_count=row.target_count,
-        target_total=row.target_total,
-        reference_count=row.reference_count,
-        reference_total=row.reference_total,
-        situation=situation_of(row),
+        **vars(entry.counts),
+        situation=situation_of(entry.counts),
         test=entry.test,
         target_effective=float(target.total),
         reference_effective=float(reference.total),
-        target_share=_share(target),
-        target_share_low=_low(target_interval),
-        target_share_high=_high(target_interval),
-        reference_share=_share(reference),
-        reference_share_low=_low(reference_interval),
-        reference_share_high=_high(reference_interval),
+        target_share=target.share if target.total else None,
+        target_share_low=target_low,
+        target_share_high=target_high,
+        reference_share=reference.share if reference.total else None,
+        reference_share_low=reference_low,
+        reference_share_high=reference_high,
         percent_change=percent_change(target, reference),
-        ci_low=_low(ratio),
-        ci_high=_high(ratio),
-        difference_points=(
-            None if difference is None else 100.0 * (target.share - reference.share)
-        ),
-        difference_points_low=_low(_scaled(difference, 100.0)),
-        difference_points_high=_high(_scaled(difference, 100.0)),
+        ci_low=ci_low,
+        ci_high=ci_high,
+        difference_points=100.0 * (target.share - reference.share) if difference else None,
+        difference_points_low=points_low,
+        difference_points_high=points_high,
         p_value=entry.p_value,
         least_attainable_p=entry.least_p,
         q_value=entry.p_value,
@@ -283,25 +203,3 @@ def _refuse_duplicates(rows: Sequence[CategoryCounts]) -> None:
         if row.category in seen:
             raise InputError(f"category {row.category!r} is counted twice; keep one row")
         seen.add(row.category)
-
-
-def _share(side: Side) -> float | None:
-    return side.share if side.total else None
-
-
-def _scaled(interval: Interval | None, factor: float) -> Interval | None:
-    return None if interval is None else Interval(interval.low * factor, interval.high * factor)
-
-
-def _in_percent_change(ratio: Interval | None) -> Interval | None:
-    if ratio is None:
-        return None
-    return Interval(100.0 * (ratio.low - 1.0), 100.0 * (ratio.high - 1.0))
-
-
-def _low(interval: Interval | None) -> float | None:
-    return None if interval is None else interval.low
-
-
-def _high(interval: Interval | None) -> float | None:
-    return None if interval is None or math.isinf(interval.high) else interval.high

@@ -16,7 +16,8 @@ from taxonomy.correction import (
     corrected_share,
     refusal_of,
 )
-from taxonomy.intervals import Interval, Side, ratio_interval
+from taxonomy.counts import Interval, Side, bounds
+from taxonomy.intervals import ratio_interval
 from taxonomy.judge_errors import JudgeErrors, RoganGladen, alike_p, judge_errors, rogan_gladen
 from taxonomy.significance import ALPHA, adjust_by_level
 
@@ -184,6 +185,7 @@ def _corrected(
     interval: Interval | None = ratio.interval
     if estimand == "redraws" and target.is_wholly_reviewed and reference.is_wholly_reviewed:
         interval = ratio_interval(_counted(target), _counted(reference), alpha)
+    ci_low, ci_high = bounds(interval and interval.percent_change())
     errors = (judge_errors(target), judge_errors(reference))
     return CorrectedChange(
         category=key.category,
@@ -192,10 +194,8 @@ def _corrected(
         target=shares[0],
         reference=shares[1],
         percent_change=None if ratio.ratio is None else 100 * (ratio.ratio - 1),
-        ci_low=None if interval is None else 100 * (interval.low - 1),
-        ci_high=(
-            None if interval is None or np.isinf(interval.high) else 100 * (interval.high - 1)
-        ),
+        ci_low=ci_low,
+        ci_high=ci_high,
         p_value=ratio.p_value,
         q_value=1.0,
         target_errors=errors[0],

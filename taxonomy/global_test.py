@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from taxonomy.change import CategoryCounts
+from taxonomy.counts import CategoryCounts
 from taxonomy.errors import InputError
 
 _CHUNK = 10_000

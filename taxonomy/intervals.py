@@ -7,7 +7,6 @@ whole. Intervals are two-sided with coverage `1 - alpha`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
@@ -15,44 +14,11 @@ from scipy.stats import norm
 from scipy.stats import t as student_t
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
-from taxonomy.errors import InputError
+from taxonomy.counts import Interval, Side
 from taxonomy.significance import ALPHA
 
 _RATIO_SEARCH_LIMIT = 1e12
 """Ratio beyond which a bound counts as infinite (or its inverse as zero)."""
-
-
-@dataclass(frozen=True)
-class Side:
-    """One side of a comparison: `count` of `total` latents; InputError where that can not be."""
-
-    count: float
-    total: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.count <= self.total:
-            raise InputError(
-                f"{self.count} of {self.total} latents is no share; "
-                "a count lies between 0 and its total"
-            )
-
-    @property
-    def share(self) -> float:
-        """Share of the side; the total must not be 0."""
-        return self.count / self.total
-
-    @property
-    def is_full(self) -> bool:
-        """Tell whether every latent of the side is counted."""
-        return self.count == self.total
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Lower and upper bound; `high` may be infinite."""
-
-    low: float
-    high: float
 
 
 def wilson_interval(side: Side, alpha: float = ALPHA) -> Interval | None:

@@ -42,22 +42,9 @@ def global_p(table: ChangeTable) -> float | None:
 
     The question before all others: do the two sides differ in their categories at all?
     """
-    from taxonomy.change import CategoryCounts
     from taxonomy.global_test import global_test, partition_counts
 
-    counts = [
-        CategoryCounts(
-            category=row.category,
-            level=row.level,
-            parent=row.parent,
-            target_count=row.target_count,
-            target_total=row.target_total,
-            reference_count=row.reference_count,
-            reference_total=row.reference_total,
-        )
-        for row in table.rows
-    ]
-    target, reference = partition_counts(counts)
+    target, reference = partition_counts(table.rows)
     if not sum(target) or not sum(reference):
         return None
     return global_test(target, reference, seed=0).p_value
@@ -75,7 +62,7 @@ def _together(table: ChangeTable) -> list[str]:
 
 
 def _none(tested: list[CategoryRow]) -> str:
-    row = min(tested, key=lambda row: (row.q_value or 0.0, row.p_value or 0.0))
+    row = min(tested, key=lambda row: (row.q_value, row.p_value))
     found = ", ".join(
         part
         for part in (
@@ -97,7 +84,7 @@ def _some(significant: list[CategoryRow], n_tested: int) -> str:
     named = [
         f"{one_line(row.name)} ({row.verdict}, {row.printed_change}, "
         f"95% interval {interval_text(row.ci_low, row.ci_high)})"
-        for row in sorted(significant, key=lambda row: (row.q_value or 0.0, row.category))
+        for row in sorted(significant, key=lambda row: (row.q_value, row.category))
     ]
     if len(named) > _MOST_NAMED:
         named = [*named[:_MOST_NAMED], f"{len(named) - _MOST_NAMED} more"]
@@ -109,10 +96,9 @@ def _some(significant: list[CategoryRow], n_tested: int) -> str:
 
 
 def _strength(tested: list[CategoryRow], significant: list[CategoryRow]) -> list[str]:
-    lowest = min((row.q_value for row in tested if row.q_value is not None), default=None)
     few = sum(row.verdict == "too few to say" for row in tested)
     parts = []
-    if lowest is not None and not significant:
+    if not significant:
         parts.append(f"A change counts where q lies below {ALPHA}.")
     if few:
         parts.append(

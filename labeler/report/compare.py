@@ -171,13 +171,10 @@ def _row(
 
 def _log_ratio(row: CategoryRow | None) -> LogRatio | None:
     from taxonomy.combining import log_ratio_of
-    from taxonomy.intervals import Side
 
     if row is None or not row.target_total or not row.reference_total:
         return None
-    return log_ratio_of(
-        Side(row.target_count, row.target_total), Side(row.reference_count, row.reference_total)
-    )
+    return log_ratio_of(row.target, row.reference)
 
 
 def _difference_p(ratios: Sequence[LogRatio]) -> float | None:

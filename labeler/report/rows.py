@@ -7,63 +7,23 @@ from typing import Literal
 
 import numpy as np
 
+from taxonomy.counts import CategoryChange
+
 Direction = Literal["up", "down"]
 SideName = Literal["target", "reference"]
 SIDES: tuple[SideName, SideName] = ("target", "reference")
 SIGNIFICANT = frozenset({"up", "down"})
 
 
-@dataclass(frozen=True)
-class CategoryRow:
-    """One category of the change table; the same values as a row of category_change_statistic."""
+@dataclass(frozen=True, kw_only=True)
+class CategoryRow(CategoryChange):
+    """One category of the change table: its change, its title, and how the latents were counted."""
 
-    category: str
     name: str
     """Title of the category."""
-    parent: str | None
-    level: int
-    """1 = group, 2 = category below a group."""
     counting: str
     weighting: str
     denominator: str
-    target_count: int
-    target_total: int
-    reference_count: int
-    reference_total: int
-    target_share: float | None
-    target_share_low: float | None
-    target_share_high: float | None
-    reference_share: float | None
-    reference_share_low: float | None
-    reference_share_high: float | None
-    percent_change: float | None
-    """None where no latent of the reference side has the category."""
-    ci_low: float | None
-    """Percent."""
-    ci_high: float | None
-    """Percent; None beside a `ci_low` = infinite."""
-    difference_points: float | None
-    difference_points_low: float | None
-    difference_points_high: float | None
-    p_value: float | None
-    q_value: float | None
-    verdict: str
-    """up, down, too few to say, or no evidence."""
-    printed_change: str
-    situation: str | None = None
-    """Where the counts lie; None in rows of older versions."""
-    test: str | None = None
-    """fisher, boschloo or score."""
-    target_effective: float | None = None
-    reference_effective: float | None = None
-    detectable_rise: float | None = None
-    """Smallest rise in percent that this size could have shown; None = none could."""
-    detectable_fall: float | None = None
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether neither side has a latent of this category."""
-        return self.target_count == 0 and self.reference_count == 0
 
     @property
     def shown_change(self) -> str:

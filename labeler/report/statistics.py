@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -12,18 +12,26 @@ from sqlalchemy.orm import Session, aliased
 
 from labeler.report.rows import CategoryRow
 from labeler.store.schema import Category, CategoryChangeStatistic
+from taxonomy.counts import CategoryChange, CategoryCounts
 
 if TYPE_CHECKING:
-    from taxonomy.change import CategoryChange, CategoryCounts, ExactTest
+    from taxonomy.change import ExactTest
 
 COUNTING = "primary"
 WEIGHTING = "none"
-ROW_COLUMNS = tuple(field.name for field in fields(CategoryRow) if field.name != "name")
-"""Columns that a row of the table and category_change_statistic share."""
+_NOT_IN_ROWS = frozenset(
+    {"id", "report_run_id", "computed_at", "comparison_id", "taxonomy_version_id", "is_main"}
+)
+ROW_COLUMNS = tuple(
+    column.name
+    for column in CategoryChangeStatistic.__table__.columns
+    if column.name not in _NOT_IN_ROWS
+)
+"""What a row of the change table stores: every column but those that say which report's it is."""
 
 _COUNTS = text(
-    "SELECT category, level, parent, target_count, target_total, reference_count,"
-    " reference_total FROM v_category_change WHERE comparison = :comparison"
+    "SELECT category, level, parent, target_count, reference_count"
+    " FROM v_category_change WHERE comparison = :comparison"
 )
 _TOTALS = text(
     "SELECT side, labelled, assigned, isolated FROM v_coverage WHERE comparison = :comparison"
@@ -35,24 +43,17 @@ def read_counts(session: Session, comparison: str, denominator: str) -> list[Cat
 
     `labelled` counts latents assigned or none, `assigned` those with a category, `isolated` all.
     """
-    from taxonomy.change import CategoryCounts
-
-    rows = session.execute(_COUNTS, {"comparison": comparison}).all()
     totals = {
         row.side: int(getattr(row, denominator))
         for row in session.execute(_TOTALS, {"comparison": comparison})
     }
     return [
         CategoryCounts(
-            category=row.category,
-            level=row.level,
-            parent=row.parent,
-            target_count=row.target_count,
+            **row,
             target_total=totals.get("target", 0),
-            reference_count=row.reference_count,
             reference_total=totals.get("reference", 0),
         )
-        for row in rows
+        for row in session.execute(_COUNTS, {"comparison": comparison}).mappings()
     ]
 
 
@@ -95,14 +96,13 @@ def rows_of(
 ) -> tuple[CategoryRow, ...]:
     """Rows of one way of counting, each group before its categories."""
     names = {place.category: place.name for place in places}
-    computed = [name for name in ROW_COLUMNS if name not in _OWN]
     rows = [
         CategoryRow(
+            **vars(change),
             name=names.get(change.category, change.category),
             counting=counting,
             weighting=weighting,
             denominator=denominator,
-            **{name: getattr(change, name) for name in computed},
         )
         for change in changes
     ]
@@ -119,9 +119,6 @@ def read_places(session: Session, taxonomy_version_id: int) -> tuple[CategoryPla
         .order_by(Category.position, Category.id)
     )
     return tuple(CategoryPlace(row.slug, row.name, row.level, row.parent) for row in rows)
-
-
-_OWN = frozenset({"counting", "weighting", "denominator"})
 
 
 def category_names(session: Session, taxonomy_version_id: int) -> dict[str, str]:

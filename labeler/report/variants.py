@@ -13,10 +13,11 @@ from labeler.report.members import Member, Members
 from labeler.report.rows import CategoryRow
 from labeler.report.statistics import CategoryPlace, rows_of
 from labeler.sections.counting import Denominator
+from taxonomy.counts import CategoryChange, CategoryCounts
 from taxonomy.significance import ALPHA
 
 if TYPE_CHECKING:
-    from taxonomy.change import CategoryChange, CategoryCounts, ExactTest
+    from taxonomy.change import ExactTest
     from taxonomy.weighted import WeightedLatents
 
 Counting = Literal["primary", "any"]
@@ -75,8 +76,6 @@ def count_latents(
     counting: str,
 ) -> list[CategoryCounts]:
     """Latents of each category; a parent counts a latent once, however many children it has."""
-    from taxonomy.change import CategoryCounts
-
     inside = [_rows_by_category(side, counting) for side in (target, reference)]
     return [
         CategoryCounts(

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from labeler.review.table import Leaf, Mask, QueueTable
 from labeler.sections.counting import ReportSection
+from taxonomy.counts import CategoryChange, CategoryCounts
 from taxonomy.significance import ALPHA
-
-if TYPE_CHECKING:
-    from taxonomy.change import CategoryChange
 
 COUNTED: Mapping[str, Callable[[QueueTable], Mask]] = {
     "labelled": QueueTable.labelled,
@@ -65,7 +62,7 @@ def change_rows(table: QueueTable, report: ReportSection) -> list[ChangeRow]:
 
     The report itself calls the same function.
     """
-    from taxonomy.change import CategoryCounts, change_statistics
+    from taxonomy.change import change_statistics
 
     counted = COUNTED[report.denominator](table)
     target, reference = table.is_target & counted, ~table.is_target & counted

@@ -45,6 +45,12 @@ def row(**changes: object) -> CategoryRow:
         q_value=0.94,
         verdict="no evidence",
         printed_change="+32.8%",
+        situation="counted",
+        test="fisher",
+        target_effective=89.0,
+        reference_effective=112.0,
+        detectable_rise=None,
+        detectable_fall=None,
     )
     return replace(base, **changes)
 

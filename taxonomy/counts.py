@@ -1,0 +1,133 @@
+"""What is counted, and what follows from it: the rows that statistics, database and pages share.
+
+Plain data: nothing here loads a library of statistics.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from taxonomy.errors import InputError
+from taxonomy.significance import Verdict
+
+Situation = Literal[
+    "counted",
+    "no latents on a side",
+    "on neither side",
+    "only on the target side",
+    "only on the reference side",
+    "every latent of a side",
+]
+"""Where the counts lie: all but the first are named, since formulas break down there."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: `count` of `total` latents; InputError where that can not be."""
+
+    count: float
+    total: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.count <= self.total:
+            raise InputError(
+                f"{self.count} of {self.total} latents is no share; "
+                "a count lies between 0 and its total"
+            )
+
+    @property
+    def share(self) -> float:
+        """Share of the side; the total must not be 0."""
+        return self.count / self.total
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether every latent of the side is counted."""
+        return self.count == self.total
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Lower and upper bound; `high` may be infinite."""
+
+    low: float
+    high: float
+
+    def percent_change(self) -> Interval:
+        """The interval of a ratio as one of a change in percent."""
+        return Interval(100.0 * (self.low - 1.0), 100.0 * (self.high - 1.0))
+
+
+def bounds(interval: Interval | None) -> tuple[float | None, float | None]:
+    """Low and high as a row holds them: None without an interval, and for an infinite high."""
+    if interval is None:
+        return None, None
+    return interval.low, None if math.isinf(interval.high) else interval.high
+
+
+@dataclass(frozen=True)
+class CategoryCounts:
+    """How many latents of each side a category has; a total is the side's denominator."""
+
+    category: str
+    level: int
+    parent: str | None
+    target_count: int
+    target_total: int
+    reference_count: int
+    reference_total: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether neither side has a latent of the category."""
+        return self.target_count + self.reference_count == 0
+
+    @property
+    def target(self) -> Side:
+        """The target side; InputError where its count is no part of its total."""
+        return Side(self.target_count, self.target_total)
+
+    @property
+    def reference(self) -> Side:
+        """The reference side; InputError where its count is no part of its total."""
+        return Side(self.reference_count, self.reference_total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategoryChange(CategoryCounts):
+    """Counts and everything that follows from them; a report stores and shows these fields.
+
+    Shares and their Wilson bounds lie in [0, 1] and are None where the total is 0. The percentage
+    change is None where the reference count is 0, its upper bound None where it is infinite.
+    `difference_points` is target minus reference share in percentage points. An effective number
+    is that of equally weighted latents behind the share: the total, where nothing is weighted.
+    `detectable_rise` and `detectable_fall` are the smallest changes, in percent, from this
+    reference count that Fisher's p finds at this size; None where no change could be found.
+    """
+
+    target_share: float | None
+    target_share_low: float | None
+    target_share_high: float | None
+    reference_share: float | None
+    reference_share_low: float | None
+    reference_share_high: float | None
+    percent_change: float | None
+    ci_low: float | None
+    ci_high: float | None
+    difference_points: float | None
+    difference_points_low: float | None
+    difference_points_high: float | None
+    p_value: float
+    q_value: float
+    verdict: Verdict
+    printed_change: str
+    situation: Situation
+    test: str
+    target_effective: float
+    reference_effective: float
+    detectable_rise: float | None
+    detectable_fall: float | None
+    least_attainable_p: float = field(default=math.nan, compare=False)
+    """NaN in a row that was read back: reports do not store it."""
