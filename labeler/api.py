@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Literal
 from sqlalchemy import Engine
 
 from crosscoder.progress import Progress, SilentProgress
-from labeler.pipeline import StageReport, opened, run_stage, run_study
+from labeler.pipeline import StageReport, run_stage, run_study
 from labeler.stages.base import StageContext
 from labeler.store.engine import read_session, require_existing
+from labeler.store.migrate import opened
 from labeler.study import StudyFile
 from labeler.taxonomies.versions import tree_of
 from taxonomy.tree import Taxonomy
@@ -163,7 +164,7 @@ class Study:
         """
         from labeler.importing import import_latents
 
-        with opened(self.file, create=True) as engine:
+        with opened(self.file.database_url, create=True) as engine:
             with read_session(engine) as session:
                 taxonomy = tree_of(session, self.file)
             return import_latents(
@@ -176,7 +177,7 @@ class Study:
         """Import a published feature_df.csv: its latents with their scaling, all or none."""
         from labeler.feature_tables import import_feature_table
 
-        with opened(self.file, create=True) as engine:
+        with opened(self.file.database_url, create=True) as engine:
             return import_feature_table(engine, Path(path), target, reference, name)
 
     def export_crosscoder(
@@ -239,7 +240,7 @@ class Study:
         """
         from labeler.exchange.transfer import import_latents
 
-        with opened(self.file, create=True) as engine:
+        with opened(self.file.database_url, create=True) as engine:
             return import_latents(engine, Path(folder), form, crosscoder, dry_run, new_crosscoder)
 
     def import_labels(
@@ -270,5 +271,5 @@ class Study:
     def engine(self) -> Iterator[Engine]:
         """The study's database, which must exist and be current."""
         require_existing(self.file.database_url)
-        with opened(self.file) as engine:
+        with opened(self.file.database_url) as engine:
             yield engine

@@ -97,7 +97,8 @@ def _postgresql_server() -> str:
 
 
 def _sentence_model() -> str:
-    from labeler.demo.fetch import MINILM, cached_minilm
+    from labeler.demo.fetch import MINILM
+    from labeler.embedding.factory import cached_minilm
 
     folder = cached_minilm()
     if folder is not None:

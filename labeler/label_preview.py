@@ -9,11 +9,11 @@ from labeler.judge.base import JudgeRequest
 from labeler.judge.requests import explain_request
 from labeler.judge.subjects import load_subject
 from labeler.label_plan import plan_labels, plan_lines
-from labeler.pipeline import opened
 from labeler.sections.judging import JudgeSection
 from labeler.stages.base import StageContext
 from labeler.stages.scores import labelled_latents
 from labeler.store.engine import read_session, require_existing
+from labeler.store.migrate import opened
 from labeler.study import StudyFile
 
 
@@ -39,7 +39,7 @@ def planned(study: StudyFile) -> list[str]:
 
     require_existing(study.database_url)
     lines: list[str] = []
-    with opened(study) as engine:
+    with opened(study.database_url) as engine:
         with read_session(engine) as session:
             latents = labelled_latents(session, StageContext(study, engine, SilentProgress()))
         for section in (study.config.judge, *study.config.judges):
@@ -66,7 +66,7 @@ def prompt_of(study: StudyFile, name: str) -> str:
     from labeler.store.latent_names import find_latent
 
     require_existing(study.database_url)
-    with opened(study) as engine, read_session(engine) as session:
+    with opened(study.database_url) as engine, read_session(engine) as session:
         subject = load_subject(session, find_latent(session, name).id)
     return shown(explain_request(subject))
 

@@ -6,26 +6,22 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError, OperationalError
 
 from crosscoder.integrity import DamagedFileError
 from crosscoder.progress import Progress
 from labeler import __version__
-from labeler.database_url import shown_url
-from labeler.errors import UsageError, WorkError, doing
+from labeler.errors import UsageError, doing
+from labeler.judge.factory import require_embedding, require_judge
 from labeler.judge.spending import BudgetReachedError, Spending
 from labeler.recorded_keys import recorded_key
 from labeler.stages import load_stage
 from labeler.stages.base import STAGE_NAMES, UNANSWERED, StageContext, reads_previous
-from labeler.stages.judging import require_embedding, require_judge
-from labeler.store import migrate
-from labeler.store.engine import open_engine, read_session, write_session
-from labeler.store.failures import database_failure, is_damage
+from labeler.store.engine import read_session, write_session
+from labeler.store.migrate import opened
 from labeler.store.renamed import missing_category_hint
 from labeler.store.runs import begin_run, finish_run, latest_done_run, runs_broken_off
 from labeler.store.tables.base import storable
@@ -76,7 +72,7 @@ def run_study(
     """
     names = stage_range(first, last)
     forced = STAGE_NAMES.index(first) if first else len(STAGE_NAMES)
-    with opened(study, create=True) as engine, study_lock(study):
+    with opened(study.database_url, create=True) as engine, study_lock(study):
         _mark_broken_off(engine)
         context = StageContext(study, engine, progress)
         _check_config(context, names)
@@ -121,7 +117,10 @@ def run_stage(
     Raises UsageError where the stage before is not done with the present config; `report` needs
     none, it reads whatever labels the database holds.
     """
-    with opened(study, create=True) as engine, study_lock(study, shared=name in SHARED):
+    with (
+        opened(study.database_url, create=True) as engine,
+        study_lock(study, shared=name in SHARED),
+    ):
         only_database = name in SHARED
         if not only_database:
             _mark_broken_off(engine)
@@ -148,30 +147,6 @@ def _mark_broken_off(engine: Engine) -> None:
         with write_session(engine) as session:
             for run_id in found:
                 finish_run(session, run_id, "interrupted", {"error": "its process was killed"})
-
-
-@contextmanager
-def opened(study: StudyFile, create: bool = False) -> Iterator[Engine]:
-    """The study's database: migrated first if `create`, else required to be current.
-
-    Raises WorkError, inside the block too, where the database refuses: disk full, connection lost.
-    """
-    with doing(f"opening {shown_url(study.database_url)}"):
-        if create:
-            migrate.upgrade(study.database_url)
-        engine = open_engine(study.database_url)
-    try:
-        migrate.require_current(engine)
-        yield engine
-    except DBAPIError as error:
-        if not (
-            isinstance(error, OperationalError) or error.connection_invalidated or is_damage(error)
-        ):
-            raise
-        shown, failure = shown_url(study.database_url), database_failure(error)
-        raise WorkError(f"{shown}: {failure}; what was committed is kept") from error
-    finally:
-        engine.dispose()
 
 
 def with_key(context: StageContext, name: str) -> StageContext:

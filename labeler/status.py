@@ -14,11 +14,12 @@ from crosscoder.progress import SilentProgress
 from labeler.corpus_text import text_lines
 from labeler.database_url import shown_url
 from labeler.errors import UsageError
-from labeler.pipeline import is_done, opened, with_key
+from labeler.pipeline import is_done, with_key
 from labeler.stages import load_stage
 from labeler.stages.base import STAGE_NAMES, StageContext, reads_previous
 from labeler.stages.harvest import named_inputs
 from labeler.store.engine import read_session, require_existing
+from labeler.store.migrate import opened
 from labeler.store.outcomes import BY_NAME, OF_ONE_REQUEST
 from labeler.store.runs import latest_done_run
 from labeler.store.schema import Run
@@ -74,7 +75,7 @@ class StudyStatus:
 def study_status(study: StudyFile) -> StudyStatus:
     """Look at a study without changing it; UsageError where it has no database yet."""
     require_existing(study.database_url)
-    with opened(study) as engine:
+    with opened(study.database_url) as engine:
         context = StageContext(study, engine, SilentProgress())
         stages = _stages(context)
         with read_session(engine) as session:
@@ -92,7 +93,7 @@ def not_current(study: StudyFile, name: str) -> tuple[StageStatus, ...]:
     """The stages whose product stage `name` reads and that are stale or open."""
     if not reads_previous(load_stage(name), study):
         return ()
-    with opened(study) as engine:
+    with opened(study.database_url) as engine:
         context = StageContext(study, engine, SilentProgress(), reads_database_only=True)
         stages = _stages(context, STAGE_NAMES[: STAGE_NAMES.index(name)])
     return tuple(stage for stage in stages if stage.state != "done")
@@ -108,7 +109,7 @@ def warn_of_stale_stages(study: StudyFile) -> None:
     """Say on stderr, in one line, which stages a report rests on are stale; nothing else."""
     import typer
 
-    with opened(study) as engine:
+    with opened(study.database_url) as engine:
         stale = stale_stages(StageContext(study, engine, SilentProgress()))
     if stale:
         typer.echo(

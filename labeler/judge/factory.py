@@ -1,14 +1,17 @@
-"""The judge that a study asks for."""
+"""The judge that a study asks for, and the embedder that it may compute with."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from labeler.embedding.base import Embedder
+from labeler.embedding.factory import check_embedding, make_embedder
 from labeler.errors import UsageError
 from labeler.judge.base import Judge
 from labeler.judge.spending import MeteredJudge, Prices, Spending
 from labeler.sections.judging import JudgeSection
+from labeler.study import StudyFile
+from labeler.study_taxonomy import study_taxonomy
 
 
 def make_judge(
@@ -32,6 +35,41 @@ def make_judge(
             "--max-cost needs both"
         )
     return MeteredJudge(judge, spending, prices, section.max_tokens)
+
+
+def study_embedder(study: StudyFile) -> Embedder:
+    """The embedder of `[embedding]`; TF-IDF is fitted on the taxonomy's own texts."""
+    taxonomy = study_taxonomy(study)
+    texts = [
+        text
+        for category in taxonomy.leaves()
+        for text in (category.definition, *category.prototypes)
+    ]
+    return make_embedder(study.config.embedding, texts, study.folder)
+
+
+def judges_embedder(study: StudyFile) -> Embedder | None:
+    """The embedder where a judge of the study computes with it; else nothing is loaded."""
+    sections = (study.config.judge, *study.config.judges)
+    return study_embedder(study) if any(one.kind == "evidence" for one in sections) else None
+
+
+def study_judge(
+    study: StudyFile, embedder: Embedder | None, spending: Spending | None = None
+) -> Judge:
+    """The judge of `[judge]`, within the limits of `spending`."""
+    return make_judge(study.config.judge, embedder, study.folder, spending)
+
+
+def require_judge(study: StudyFile) -> None:
+    """Raise UsageError for what the judge of `[judge]` lacks, before anybody waits for it."""
+    if study.config.judge.kind != "evidence":
+        make_judge(study.config.judge, folder=study.folder)
+
+
+def require_embedding(study: StudyFile) -> None:
+    """Raise UsageError where the vectors of `[embedding]` can not be had, without loading any."""
+    check_embedding(study.config.embedding, study.folder)
 
 
 def prices_of(section: JudgeSection) -> Prices | None:

@@ -14,16 +14,15 @@ from labeler.report.compare_terminal import print_side_by_side
 from labeler.report.terminal import make_console
 from labeler.stages.base import StageContext
 from labeler.store.engine import read_session, require_existing
+from labeler.store.migrate import opened
 from labeler.store.runs import latest_done_run
 from labeler.study import StudyFile
 
 
 def read_other(study: StudyFile) -> list[ReportedComparison]:
     """What another study's newest report says; UsageError for none or a stale one."""
-    from labeler.pipeline import opened
-
     require_existing(study.database_url)
-    with opened(study) as engine:
+    with opened(study.database_url) as engine:
         reported = read_reported(engine, str(study.path), study.config.comparison)
     if any(one.table.is_stale for one in reported):
         raise UsageError(
@@ -37,9 +36,7 @@ def compare_studies(
     study: StudyFile, others: list[ReportedComparison], stream: TextIO | None = None
 ) -> tuple[SideBySide, ...]:
     """Print both side by side and write this study's page anew with them in a section."""
-    from labeler.pipeline import opened
-
-    with opened(study) as engine:
+    with opened(study.database_url) as engine:
         pairs = side_by_side(
             read_reported(engine, str(study.path), study.config.comparison), others
         )

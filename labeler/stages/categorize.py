@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, select
 
 from labeler.errors import UsageError, WorkError
+from labeler.judge.factory import study_embedder, study_judge
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.stages.isolate import comparisons
-from labeler.stages.judging import (
-    NO_MATTER_TO_ANSWERS,
-    ended_words,
-    judging_inputs,
-    study_embedder,
-    study_judge,
-)
+from labeler.stages.judging import NO_MATTER_TO_ANSWERS, ended_words, judging_inputs
 from labeler.store.engine import read_session, write_session
 from labeler.store.schema import Comparison, Run
 from labeler.taxonomies.versions import study_version, taxonomy_input

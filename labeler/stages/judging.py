@@ -7,16 +7,10 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from labeler.embedding.base import Embedder
-from labeler.embedding.factory import check_embedding, make_embedder
-from labeler.judge.base import Judge
-from labeler.judge.factory import make_judge
-from labeler.judge.spending import Spending
 from labeler.store.latent_counts import on_each_side
 from labeler.store.outcomes import BY_NAME
 from labeler.store.schema import Comparison
 from labeler.study import StudyFile
-from labeler.study_taxonomy import study_taxonomy
 
 NO_MATTER_TO_ANSWERS = {
     "base_url", "endpoints", "api_key_env", "timeout_s", "concurrency", "max_attempts",
@@ -42,41 +36,6 @@ def ended_words(
                     f"target and {reference} reference latents"
                 )
     return found
-
-
-def study_embedder(study: StudyFile) -> Embedder:
-    """The embedder of `[embedding]`; TF-IDF is fitted on the taxonomy's own texts."""
-    taxonomy = study_taxonomy(study)
-    texts = [
-        text
-        for category in taxonomy.leaves()
-        for text in (category.definition, *category.prototypes)
-    ]
-    return make_embedder(study.config.embedding, texts, study.folder)
-
-
-def judges_embedder(study: StudyFile) -> Embedder | None:
-    """The embedder where a judge of the study computes with it; else nothing is loaded."""
-    sections = (study.config.judge, *study.config.judges)
-    return study_embedder(study) if any(one.kind == "evidence" for one in sections) else None
-
-
-def study_judge(
-    study: StudyFile, embedder: Embedder | None, spending: Spending | None = None
-) -> Judge:
-    """The judge of `[judge]`, within the limits of `spending`."""
-    return make_judge(study.config.judge, embedder, study.folder, spending)
-
-
-def require_judge(study: StudyFile) -> None:
-    """Raise UsageError for what the judge of `[judge]` lacks, before anybody waits for it."""
-    if study.config.judge.kind != "evidence":
-        make_judge(study.config.judge, folder=study.folder)
-
-
-def require_embedding(study: StudyFile) -> None:
-    """Raise UsageError where the vectors of `[embedding]` can not be had, without loading any."""
-    check_embedding(study.config.embedding, study.folder)
 
 
 def judging_inputs(study: StudyFile) -> dict[str, Any]:

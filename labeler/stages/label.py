@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from labeler.errors import WorkError
+from labeler.judge.factory import judges_embedder, study_judge
 from labeler.stages.base import UNANSWERED, Stage, StageContext, StageOutcome
-from labeler.stages.judging import ended_words, judges_embedder, judging_inputs, study_judge
+from labeler.stages.judging import ended_words, judging_inputs
 from labeler.stages.scores import (
     compared,
     further_inputs,

@@ -15,10 +15,10 @@ from alembic.migration import MigrationContext
 from alembic.util import CommandError
 from sqlalchemy import CheckConstraint, Connection, Engine, inspect, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 
 from labeler.database_url import shown_url, sqlite_file, url_in_a_command
-from labeler.errors import UsageError, WorkError
+from labeler.errors import UsageError, WorkError, doing
 from labeler.store.engine import READ_ONLY_OPTION, open_engine, require_existing
 from labeler.store.failures import database_failure, is_damage
 from labeler.store.migration_scripts import alembic_config, head_revision, is_known
@@ -242,3 +242,27 @@ def _present_triggers(connection: Connection) -> set[str]:
             " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = current_schema()"
         )
     return set(connection.execute(text(query)).scalars())
+
+
+@contextmanager
+def opened(database_url: URL, create: bool = False) -> Iterator[Engine]:
+    """A study's database: migrated first if `create`, else required to be current.
+
+    Raises WorkError, inside the block too, where the database refuses: disk full, connection lost.
+    """
+    with doing(f"opening {shown_url(database_url)}"):
+        if create:
+            upgrade(database_url)
+        engine = open_engine(database_url)
+    try:
+        require_current(engine)
+        yield engine
+    except DBAPIError as error:
+        if not (
+            isinstance(error, OperationalError) or error.connection_invalidated or is_damage(error)
+        ):
+            raise
+        shown, failure = shown_url(database_url), database_failure(error)
+        raise WorkError(f"{shown}: {failure}; what was committed is kept") from error
+    finally:
+        engine.dispose()

@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from labeler import __version__
-from labeler.report.beside import NullChange, NullKind, NullRun
 from labeler.store.schema import Comparison, LatentSet, NullResult, NullResultChange, Run
+
+NullKind = Literal["seed", "permuted", "noise"]
+"""`seed`: crosscoders of the same models with other seeds; `permuted`: sides dealt at random;
+`noise`: a model against a noisy copy of itself, where latents are counted, not verdicts."""
+
+
+@dataclass(frozen=True)
+class NullChange:
+    """One category under the null: what changes come out where nothing differs."""
+
+    category: str
+    low: float | None
+    """2.5% quantile of the percentage change over the draws; None = undefined."""
+    high: float | None
+    """97.5% quantile, percent; None beside a `low` = infinite."""
+    share_as_far: float | None
+    """Share of the draws whose change lies at least as far from zero as the result's."""
+
+
+@dataclass(frozen=True)
+class NullRun:
+    """One kind of null run of a comparison."""
+
+    kind: NullKind
+    title: str
+    """What was drawn, in a few words."""
+    n_draws: int
+    n_called: int
+    """Verdicts `up` or `down` over all draws and categories, every one of them false."""
+    n_tested: int
+    """Categories tested over all draws."""
+    changes: tuple[NullChange, ...] = ()
+    run_id: int | None = None
 
 
 def add_null_run(

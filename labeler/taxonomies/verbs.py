@@ -11,10 +11,10 @@ from sqlalchemy import Engine
 
 from labeler.database_url import sqlite_file
 from labeler.errors import UsageError
-from labeler.pipeline import opened
+from labeler.judge.factory import require_embedding, study_embedder, study_judge
 from labeler.sql import QueryResult
-from labeler.stages.judging import require_embedding, study_embedder, study_judge
 from labeler.store.engine import read_session, require_existing, write_session
+from labeler.store.migrate import opened
 from labeler.store.runs import begin_run, finish_run
 from labeler.store.study_comparisons import study_comparisons
 from labeler.study import StudyFile
@@ -51,7 +51,7 @@ def current_taxonomy(study: StudyFile) -> Taxonomy:
     path = sqlite_file(study.database_url)
     if path is not None and not path.is_file():
         return study_taxonomy(study)
-    with opened(study) as engine, read_session(engine) as session:
+    with opened(study.database_url) as engine, read_session(engine) as session:
         return tree_of(session, study)
 
 
@@ -177,5 +177,5 @@ def _category(row: CategoryStability) -> tuple[object, ...]:
 @contextmanager
 def _engine(study: StudyFile) -> Iterator[Engine]:
     require_existing(study.database_url)
-    with opened(study) as engine:
+    with opened(study.database_url) as engine:
         yield engine

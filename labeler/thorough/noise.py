@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from labeler.errors import UsageError
-from labeler.report.beside import NullRun
 from labeler.stages.base import StageContext
 from labeler.stages.train import configs, opened_store
+from labeler.store.null_results import NullRun
 
 if TYPE_CHECKING:
     from pathlib import Path

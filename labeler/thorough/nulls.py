@@ -9,10 +9,10 @@ from itertools import combinations
 
 import numpy as np
 
-from labeler.report.beside import NullChange, NullKind, NullRun
 from labeler.report.members import Member
 from labeler.report.statistics import CategoryPlace
 from labeler.report.variants import count_latents
+from labeler.store.null_results import NullChange, NullKind, NullRun
 from taxonomy.change import CategoryChange, ExactTest, change_statistics
 from taxonomy.significance import ALPHA
 

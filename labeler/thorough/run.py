@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from sqlalchemy.orm import Session
 
 from crosscoder.progress import Progress
-from labeler.pipeline import StageReport, opened, with_key
-from labeler.report.beside import NullRun
+from labeler.pipeline import StageReport, with_key
 from labeler.report.comparisons import ComparisonFacts, read_comparisons
 from labeler.report.members import read_members
 from labeler.report.statistics import read_places
 from labeler.stages.base import StageContext
 from labeler.store.engine import read_session, write_session
-from labeler.store.null_results import add_null_run
+from labeler.store.migrate import opened
+from labeler.store.null_results import NullRun, add_null_run
 from labeler.store.schema import ReviewEvent
 from labeler.store.taxonomies import load_version
 from labeler.study import StudyFile
@@ -31,7 +31,7 @@ def run_thorough(study: StudyFile, progress: Progress) -> Iterator[StageReport]:
     The replicates are studies of their own under artifacts/thorough; what one of them has done it
     does not do again. Every null is counted under the study's own rule and denominator.
     """
-    with opened(study) as engine, study_lock(study):
+    with opened(study.database_url) as engine, study_lock(study):
         context = with_key(StageContext(study, engine, progress), "harvest")
         yield from _Nulls(context).run()
 
@@ -100,7 +100,7 @@ class _Nulls:
         return Labelled(target, reference)
 
     def _replicate_labels(self, replicate: ReplicateStudy, name: str) -> Labelled:
-        with opened(replicate) as engine, read_session(engine) as session:
+        with opened(replicate.database_url) as engine, read_session(engine) as session:
             facts = next(
                 facts
                 for facts in read_comparisons(session, self._study.config.comparison)

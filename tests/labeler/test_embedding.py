@@ -157,10 +157,8 @@ def test_without_the_sentence_model_it_is_tfidf_and_says_so(
 def test_the_sentence_model_of_the_demo_cache_is_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from labeler.demo import fetch
-
     monkeypatch.setattr(factory, "MINILM_PACKAGE", "no_such_package_anywhere")
-    monkeypatch.setattr(fetch, "cached_minilm", lambda: tmp_path)
+    monkeypatch.setattr(factory, "cached_minilm", lambda: tmp_path)
     assert find_minilm() == tmp_path
 
 

@@ -7,11 +7,10 @@ from sqlalchemy import func, select
 from tiny_study import TinyStudy
 
 from labeler.cli.main import run
-from labeler.report.beside import NullRun
 from labeler.report.members import Member
 from labeler.report.statistics import CategoryPlace
 from labeler.store.engine import open_engine, read_session
-from labeler.store.null_results import read_null_runs
+from labeler.store.null_results import NullRun, read_null_runs
 from labeler.store.schema import Comparison, Crosscoder, NullResult
 from labeler.thorough.nulls import Labelled, permuted_null, seed_null
 

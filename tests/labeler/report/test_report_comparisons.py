@@ -12,14 +12,13 @@ from report_studies import build_imported, build_planted, new_run, report_run
 from sqlalchemy import Engine, select
 
 from labeler.errors import UsageError
-from labeler.report.beside import NullRun
 from labeler.report.build import ReportFiles, ReportOptions, build_report
 from labeler.report.comparisons import read_comparisons
 from labeler.report.provenance import read_embedder, read_runs
 from labeler.review.app import build_room
 from labeler.status import study_status
 from labeler.store.engine import read_session, write_session
-from labeler.store.null_results import add_null_run, read_null_runs
+from labeler.store.null_results import NullRun, add_null_run, read_null_runs
 from labeler.store.schema import Comparison, NullResult
 from labeler.study import StudyFile
 
