@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,13 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from labeler.agreement_records import read_agreement
-from labeler.report.checks_stored import ReportKey, write_checks
+from labeler.report.checks_stored import (
+    CheckRows,
+    ReportKey,
+    check_rows,
+    checks_of,
+    write_checks,
+)
 from labeler.report.comparisons import ComparisonFacts, facts_of
 from labeler.report.files import write_whole
 from labeler.report.further_files import agreement_files, further_files
@@ -27,7 +32,7 @@ from labeler.report.provenance import (
     read_revision,
     read_runs,
 )
-from labeler.report.robustness import RobustnessInput, check_robustness, checks_of_robustness
+from labeler.report.robustness import RobustnessInput, check_robustness
 from labeler.report.rows import Direction
 from labeler.report.statistics import compute_rows, read_places, write_rows
 from labeler.report.stored import change_table
@@ -98,7 +103,9 @@ class ReportFiles:
 @dataclass(frozen=True)
 class _Read:
     facts: ComparisonFacts
+    key: ReportKey
     data: ReportData
+    checks: CheckRows
 
 
 def build_report(
@@ -120,7 +127,9 @@ def build_report(
     with _snapshot(engine) as session:
         of_study = study_comparisons(session, options.comparisons)
         found = [
-            _Read(facts, _read(session, facts, options, report_run_id, computed_at))
+            _read(
+                session, options, facts, ReportKey(report_run_id, facts.comparison.id, computed_at)
+            )
             for facts in facts_of(session, of_study)
         ]
     reports = [entry.data for entry in found]
@@ -134,7 +143,7 @@ def build_report(
         stale=options.stale,
         of_study=of_study,
     )
-    _store(engine, found, report_run_id, computed_at)
+    _store(engine, found)
     figures = tuple(
         _written(out_dir / FIGURES / figure.file_name, figure.document)
         for comparison in comparisons
@@ -183,11 +192,10 @@ def _snapshot(engine: Engine) -> Iterator[Session]:
 
 def _read(
     session: Session,
-    facts: ComparisonFacts,
     options: ReportOptions,
-    report_run_id: int,
-    computed_at: datetime,
-) -> ReportData:
+    facts: ComparisonFacts,
+    key: ReportKey,
+) -> _Read:
     places = read_places(session, facts.version.id)
     rows = compute_rows(
         session, facts.comparison.name, places, options.denominator, options.alpha, options.test
@@ -196,49 +204,41 @@ def _read(
     robustness = check_robustness(
         session, facts, RobustnessInput(rows, places, sets, options.test, options.alpha)
     )
+    checks = check_rows(key, robustness.correction, robustness.sweep, options.denominator)
     table = replace(
         change_table(session, facts, rows, options.denominator, options.planted),
-        report_run_id=report_run_id,
-        computed_at=computed_at,
-        checks=checks_of_robustness(robustness),
+        report_run_id=key.report_run_id,
+        computed_at=key.computed_at,
+        checks=checks_of(checks, rows, robustness.others),
     )
-    return ReportData(
+    data = ReportData(
         table=table,
         sets=sets,
         latents=read_latents(session, facts),
         judge=read_judge(session, facts),
         crosscoders=read_crosscoders(session, facts),
         fingerprints=read_fingerprints(session, facts),
-        runs=read_runs(session, facts, report_run_id),
+        runs=read_runs(session, facts, key.report_run_id),
         category_names={place.category: place.name for place in places},
         embedder=read_embedder(session, facts),
         robustness=robustness,
         agreement=tuple(read_agreement(session, facts.comparison)),
         revision=read_revision(session, facts),
     )
+    return _Read(facts, key, data, checks)
 
 
-def _store(engine: Engine, found: list[_Read], report_run_id: int, computed_at: datetime) -> None:
+def _store(engine: Engine, found: list[_Read]) -> None:
     with write_session(engine) as session:
         for entry in found:
-            robustness = entry.data.robustness
             write_rows(
                 session,
                 entry.data.table.rows,
-                robustness.others if robustness else (),
-                report_run_id=report_run_id,
-                comparison_id=entry.facts.comparison.id,
+                entry.data.robustness.others,
                 taxonomy_version_id=entry.facts.version.id,
-                computed_at=computed_at,
+                **vars(entry.key),
             )
-            if robustness:
-                write_checks(
-                    session,
-                    ReportKey(report_run_id, entry.facts.comparison.id, computed_at),
-                    robustness.correction,
-                    robustness.sweep,
-                    entry.data.table.denominator,
-                )
+            write_checks(session, entry.key, entry.checks)
 
 
 def _written(path: Path, text: str) -> Path:

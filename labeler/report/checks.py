@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from labeler.report.sensitivity import CategorySensitivity
 from labeler.text import listed, one_line, plural
-from taxonomy.significance import ALPHA
-
-if TYPE_CHECKING:
-    from labeler.report.sweeping import Sweep
-    from taxonomy.corrected_change import Correction
 
 _MOST_NAMED = 4
 
@@ -31,7 +24,6 @@ class Checks:
     corrected_down: tuple[str, ...]
     errs_unlike: tuple[str, ...]
     """Categories in which the judge errs differently on the two sides, q < 0.05."""
-    swept: str
     unstable: tuple[str, ...]
     """The sign turns at a stricter threshold."""
     n_swept: int
@@ -39,29 +31,6 @@ class Checks:
     turning: tuple[str, ...]
     """The sign turns when latents are counted in another way."""
     n_ways: int
-
-
-def checks_of(
-    correction: Correction, sweep: Sweep, sensitivity: Sequence[CategorySensitivity], n_ways: int
-) -> Checks:
-    """Put the checks of one comparison together."""
-    told = [one for one in sweep.categories if one.stability != "too few to say"]
-    found = [row for row in correction.rows if row.q_value < ALPHA]
-    return Checks(
-        refusal=correction.refusal,
-        reviewed=correction.n_reviewed,
-        is_whole=correction.is_whole,
-        corrected_up=tuple(row.category for row in found if row.target.share > row.reference.share),
-        corrected_down=tuple(
-            row.category for row in found if row.target.share <= row.reference.share
-        ),
-        errs_unlike=tuple(row.category for row in correction.rows if row.alike_q < ALPHA),
-        swept=sweep.swept,
-        unstable=tuple(one.category for one in told if one.stability == "unstable"),
-        n_swept=len(told),
-        turning=tuple(one.category for one in sensitivity if one.turns),
-        n_ways=n_ways,
-    )
 
 
 def check_sentences(checks: Checks) -> tuple[str, ...]:

@@ -1,17 +1,20 @@
-"""The checks of a report in the database: written by the report, read back for the terminal."""
+"""The checks of a report as rows of the database: what the report says of them is read from these.
+
+The same rows, fresh from the statistics or read back, give the same sentences.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from labeler.report.checks import Checks
-from labeler.report.rows import CategoryRow
+from labeler.report.rows import SIDES, CategoryRow
 from labeler.report.sensitivity import sensitivity_of
 from labeler.store.schema import CategoryCorrection, CategorySweep, JudgeCorrection
 from taxonomy.significance import ALPHA
@@ -30,135 +33,118 @@ class ReportKey:
     computed_at: datetime
 
 
-def write_checks(
-    session: Session, key: ReportKey, correction: Correction, sweep: Sweep, denominator: str
-) -> None:
-    """Store correction and sweep of one comparison, replacing those the same report wrote."""
-    _forget(session, key)
-    judged = JudgeCorrection(
-        report_run_id=key.report_run_id,
-        comparison_id=key.comparison_id,
-        computed_at=key.computed_at,
-        estimand=correction.estimand,
-        denominator=denominator,
-        refusal=correction.refusal,
-        target_reviewed=correction.n_reviewed[0],
-        target_judged=correction.n_latents[0],
-        target_is_whole=correction.is_whole[0],
-        reference_reviewed=correction.n_reviewed[1],
-        reference_judged=correction.n_latents[1],
-        reference_is_whole=correction.is_whole[1],
-    )
-    session.add(judged)
-    session.flush()
-    session.add_all(_correction(judged.id, row) for row in correction.rows)
-    session.add_all(
-        CategorySweep(
-            report_run_id=key.report_run_id,
-            comparison_id=key.comparison_id,
-            computed_at=key.computed_at,
-            category=swept.category,
-            swept=sweep.swept,
-            threshold=point.threshold,
-            target_count=point.target_count,
-            target_total=point.target_total,
-            reference_count=point.reference_count,
-            reference_total=point.reference_total,
-            percent_change=point.percent_change,
-            ci_low=point.ci_low,
-            ci_high=point.ci_high,
-            stability=swept.stability,
+@dataclass(frozen=True)
+class CheckRows:
+    """The rows of one comparison's checks."""
+
+    correction: JudgeCorrection
+    """With a row for each corrected category."""
+    sweep: Sequence[CategorySweep]
+
+
+def check_rows(key: ReportKey, correction: Correction, sweep: Sweep, denominator: str) -> CheckRows:
+    """The rows that store a correction and a sweep."""
+    columns = CategoryCorrection.__table__.columns.keys()
+    of_sides = {
+        f"{side}_{name}": value
+        for name, values in (
+            ("reviewed", correction.n_reviewed),
+            ("judged", correction.n_latents),
+            ("is_whole", correction.is_whole),
         )
-        for swept in sweep.categories
-        for point in swept.points
+        for side, value in zip(SIDES, values, strict=True)
+    }
+    return CheckRows(
+        JudgeCorrection(
+            **vars(key),
+            **of_sides,
+            estimand=correction.estimand,
+            denominator=denominator,
+            refusal=correction.refusal,
+            categories=[
+                CategoryCorrection(
+                    **{name: value for name, value in flat(row).items() if name in columns}
+                )
+                for row in correction.rows
+            ],
+        ),
+        [
+            CategorySweep(**vars(key), **vars(point), swept=sweep.swept, stability=swept.stability)
+            for swept in sweep.categories
+            for point in swept.points
+        ],
     )
 
 
-def _forget(session: Session, key: ReportKey) -> None:
-    mine = select(JudgeCorrection.id).where(
-        JudgeCorrection.report_run_id == key.report_run_id,
-        JudgeCorrection.comparison_id == key.comparison_id,
+def flat(row: CorrectedChange) -> dict[str, Any]:
+    """A corrected category, name by name, as tables and files hold it."""
+    sides = (
+        ("target", row.target, row.target_errors, row.target_rogan_gladen),
+        ("reference", row.reference, row.reference_errors, row.reference_rogan_gladen),
     )
+    values: dict[str, Any] = {
+        "category": row.category, "level": row.level, "parent": row.parent,
+    }  # fmt: skip
+    for side, share, _, _ in sides:
+        values |= {
+            f"{side}_method": share.method,
+            f"{side}_reviewed": share.n_reviewed,
+            f"{side}_judged": share.n_latents,
+            f"{side}_judge_share": share.judge_share,
+            f"{side}_share": share.share,
+            f"{side}_share_low": share.low,
+            f"{side}_share_high": share.high,
+        }
+    for name in ("percent_change", "ci_low", "ci_high", "p_value", "q_value"):
+        values[name] = getattr(row, name)
+    for side, _, errors, _ in sides:
+        values |= {
+            f"{side}_sensitivity": errors.sensitivity,
+            f"{side}_specificity": errors.specificity,
+            f"{side}_hits": errors.hits.count,
+            f"{side}_positives": errors.hits.total,
+            f"{side}_rejections": errors.rejections.count,
+            f"{side}_negatives": errors.rejections.total,
+        }
+    values |= {"alike_p": row.alike_p, "alike_q": row.alike_q}
+    return values | {f"{side}_rogan_gladen": found.share for side, _, _, found in sides}
+
+
+def write_checks(session: Session, key: ReportKey, rows: CheckRows) -> None:
+    """Store the rows of one comparison's checks, replacing those the same report wrote."""
+    mine = select(JudgeCorrection.id).where(*_of(JudgeCorrection, key))
     session.execute(
         delete(CategoryCorrection).where(CategoryCorrection.judge_correction_id.in_(mine))
     )
     for table in (JudgeCorrection, CategorySweep):
-        session.execute(
-            delete(table).where(
-                table.report_run_id == key.report_run_id,
-                table.comparison_id == key.comparison_id,
-            )
-        )
+        session.execute(delete(table).where(*_of(table, key)))
+    session.add(rows.correction)
+    session.add_all(rows.sweep)
 
 
-def _correction(judge_correction_id: int, row: CorrectedChange) -> CategoryCorrection:
-    target, reference = row.target_errors, row.reference_errors
-    return CategoryCorrection(
-        judge_correction_id=judge_correction_id,
-        category=row.category,
-        parent=row.parent,
-        level=row.level,
-        target_share=row.target.share,
-        target_share_low=row.target.low,
-        target_share_high=row.target.high,
-        reference_share=row.reference.share,
-        reference_share_low=row.reference.low,
-        reference_share_high=row.reference.high,
-        target_judge_share=row.target.judge_share,
-        reference_judge_share=row.reference.judge_share,
-        percent_change=row.percent_change,
-        ci_low=row.ci_low,
-        ci_high=row.ci_high,
-        p_value=row.p_value,
-        q_value=row.q_value,
-        target_hits=target.hits.count,
-        target_positives=target.hits.total,
-        target_rejections=target.rejections.count,
-        target_negatives=target.rejections.total,
-        reference_hits=reference.hits.count,
-        reference_positives=reference.hits.total,
-        reference_rejections=reference.rejections.count,
-        reference_negatives=reference.rejections.total,
-        alike_p=row.alike_p,
-        alike_q=row.alike_q,
-        target_rogan_gladen=row.target_rogan_gladen.share,
-        reference_rogan_gladen=row.reference_rogan_gladen.share,
-    )
-
-
-def read_checks(
-    session: Session,
-    report_run_id: int,
-    comparison_id: int,
-    main: Sequence[CategoryRow],
-    others: Sequence[CategoryRow],
-) -> Checks | None:
-    """The checks a report stored; None for one of an older version."""
-    judged = session.scalar(
-        select(JudgeCorrection).where(
-            JudgeCorrection.report_run_id == report_run_id,
-            JudgeCorrection.comparison_id == comparison_id,
-        )
-    )
-    if judged is None:
+def read_check_rows(session: Session, key: ReportKey) -> CheckRows | None:
+    """The rows a report stored; None for a report of an older version."""
+    correction = session.scalar(select(JudgeCorrection).where(*_of(JudgeCorrection, key)))
+    if correction is None:
         return None
-    corrected = session.scalars(
-        select(CategoryCorrection)
-        .where(CategoryCorrection.judge_correction_id == judged.id)
-        .order_by(CategoryCorrection.id)
-    ).all()
-    stability: dict[str, str] = {}
-    swept = ""
-    for row in session.scalars(
-        select(CategorySweep)
-        .where(
-            CategorySweep.report_run_id == report_run_id,
-            CategorySweep.comparison_id == comparison_id,
-        )
-        .order_by(CategorySweep.id)
-    ):
-        stability[row.category], swept = row.stability, row.swept
-    told = {name: found for name, found in stability.items() if found != "too few to say"}
+    swept = select(CategorySweep).where(*_of(CategorySweep, key)).order_by(CategorySweep.id)
+    return CheckRows(correction, session.scalars(swept).all())
+
+
+def _of(table: type[JudgeCorrection] | type[CategorySweep], key: ReportKey) -> tuple[Any, Any]:
+    return (
+        table.report_run_id == key.report_run_id,
+        table.comparison_id == key.comparison_id,
+    )
+
+
+def checks_of(
+    rows: CheckRows, main: Sequence[CategoryRow], others: Sequence[CategoryRow]
+) -> Checks:
+    """What the checks say, in short; `others` are the rows of the other ways of counting."""
+    judged, corrected = rows.correction, rows.correction.categories
+    stability = {row.category: row.stability for row in rows.sweep}
+    told = [name for name, found in stability.items() if found != "too few to say"]
     found = [row for row in corrected if row.q_value < ALPHA]
     return Checks(
         refusal=judged.refusal,
@@ -169,9 +155,8 @@ def read_checks(
             row.category for row in found if row.target_share <= row.reference_share
         ),
         errs_unlike=tuple(row.category for row in corrected if row.alike_q < ALPHA),
-        swept=swept,
-        unstable=tuple(name for name, one in told.items() if one == "unstable"),
+        unstable=tuple(name for name in told if stability[name] == "unstable"),
         n_swept=len(told),
         turning=tuple(one.category for one in sensitivity_of(main, others) if one.turns),
-        n_ways=1 + len({(row.counting, row.weighting, row.denominator) for row in others}),
+        n_ways=1 + len({row.way for row in others}),
     )

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from labeler.report.model import ChangeTable, ReportData
-from labeler.report.rows import SIDES
+from labeler.report.checks_stored import flat
+from labeler.report.model import ReportData
 from labeler.report.tables import COLUMNS, csv_of
-
-if TYPE_CHECKING:
-    from taxonomy.corrected_change import CorrectedChange
 
 SENSITIVITY = "sensitivity.csv"
 CORRECTION = "judge_correction.csv"
@@ -58,8 +54,6 @@ def agreement_files(reports: Sequence[ReportData]) -> dict[str, str]:
 
 def _ways(reports: Sequence[ReportData]) -> Iterator[dict[str, Any]]:
     for report in reports:
-        if report.robustness is None:
-            continue
         for is_main, rows in ((True, report.table.rows), (False, report.robustness.others)):
             for row in rows:
                 values = {name: getattr(row, name) for name in COLUMNS[1:]}
@@ -68,54 +62,27 @@ def _ways(reports: Sequence[ReportData]) -> Iterator[dict[str, Any]]:
 
 def _corrections(reports: Sequence[ReportData]) -> Iterator[dict[str, Any]]:
     for report in reports:
-        if report.robustness is not None:
-            for row in report.robustness.correction.rows:
-                yield _correction(report.table, row, report.robustness.correction.estimand)
+        correction = report.robustness.correction
+        for row in correction.rows:
+            values = flat(row)
+            place = ("category", "level", "parent")
+            yield {
+                "comparison": report.table.comparison,
+                **{name: values[name] for name in place},
+                "denominator": report.table.denominator,
+                "estimand": correction.estimand,
+                **{name: value for name, value in values.items() if not name.endswith(_COUNTS)},
+            }
 
 
-def _correction(table: ChangeTable, row: CorrectedChange, estimand: str) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "comparison": table.comparison,
-        "category": row.category,
-        "level": row.level,
-        "parent": row.parent,
-        "denominator": table.denominator,
-        "estimand": estimand,
-    }
-    for side, share in zip(SIDES, (row.target, row.reference), strict=True):
-        values |= {
-            f"{side}_method": share.method,
-            f"{side}_reviewed": share.n_reviewed,
-            f"{side}_judged": share.n_latents,
-            f"{side}_judge_share": share.judge_share,
-            f"{side}_share": share.share,
-            f"{side}_share_low": share.low,
-            f"{side}_share_high": share.high,
-        }
-    values |= {
-        name: getattr(row, name)
-        for name in ("percent_change", "ci_low", "ci_high", "p_value", "q_value")
-    }
-    for side, errors in zip(SIDES, (row.target_errors, row.reference_errors), strict=True):
-        values |= {
-            f"{side}_sensitivity": errors.sensitivity,
-            f"{side}_specificity": errors.specificity,
-        }
-    return values | {
-        "alike_p": row.alike_p,
-        "alike_q": row.alike_q,
-        "target_rogan_gladen": row.target_rogan_gladen.share,
-        "reference_rogan_gladen": row.reference_rogan_gladen.share,
-    }
+_COUNTS = ("_hits", "_positives", "_rejections", "_negatives")
+"""Counts behind the judge's error rates: in the database, and not in the file."""
 
 
 def _sweeps(reports: Sequence[ReportData]) -> Iterator[dict[str, Any]]:
     for report in reports:
-        if report.robustness is None:
-            continue
         sweep = report.robustness.sweep
         for swept in sweep.categories:
             for point in swept.points:
-                values = {field.name: getattr(point, field.name) for field in fields(point)}
                 head = {"comparison": report.table.comparison, "swept": sweep.swept}
-                yield head | values | {"stability": swept.stability}
+                yield head | vars(point) | {"stability": swept.stability}

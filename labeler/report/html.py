@@ -198,8 +198,6 @@ def _norm_figure(latents: LatentSetView, key: str) -> Figure | None:
 
 
 def _sweep_figure(report: ReportData, key: str, layout: Layout) -> Figure | None:
-    if report.robustness is None:
-        return None
     sweep = report.robustness.sweep
     if not chosen_panels(sweep.categories):
         return None

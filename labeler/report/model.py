@@ -194,7 +194,8 @@ class ReportData:
     sets: tuple[LatentSetView, LatentSetView]
     """Target, reference."""
     latents: tuple[LatentView, ...]
-    judge: JudgeView | None
+    judge: JudgeView
+    robustness: Robustness
     crosscoders: tuple[CrosscoderView, ...] = ()
     fingerprints: tuple[Fingerprint, ...] = ()
     runs: tuple[RunView, ...] = ()
@@ -202,7 +203,6 @@ class ReportData:
     """Title by slug."""
     embedder: str | None = None
     """Name of the embedder whose vectors were clustered."""
-    robustness: Robustness | None = None
     agreement: tuple[AgreementRow, ...] = ()
     """Of the judges with each other, and of each with itself."""
     revision: LabelRevision | None = None

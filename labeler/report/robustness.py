@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from sqlalchemy.orm import Session
 
 from labeler.report.agreement import read_agreement
-from labeler.report.checks import Checks, checks_of
 from labeler.report.comparisons import ComparisonFacts
 from labeler.report.latent_sets import LatentSetView
 from labeler.report.members import read_members
@@ -46,8 +45,7 @@ def check_robustness(
     denominator = given.main[0].denominator
     members = read_members(session, facts)
     variants = compute_variants(members, given.places, test=given.test, alpha=given.alpha)
-    leading = _way(given.main[0])
-    others = tuple(row for row in variants.rows if _way(row) != leading)
+    others = tuple(row for row in variants.rows if row.way != given.main[0].way)
     judged = read_judged(session, facts, given.places, denominator)
     keys = [CategoryKey(place.category, place.level, place.parent) for place in given.places]
     return Robustness(
@@ -59,13 +57,3 @@ def check_robustness(
         beside=read_beside(session, facts, denominator, given.test),
         agreement=read_agreement(session, facts.comparison.name),
     )
-
-
-def checks_of_robustness(robustness: Robustness) -> Checks:
-    """What the checks say, in short."""
-    ways = {_way(row) for row in robustness.others}
-    return checks_of(robustness.correction, robustness.sweep, robustness.sensitivity, 1 + len(ways))
-
-
-def _way(row: CategoryRow) -> tuple[str, str, str]:
-    return row.counting, row.weighting, row.denominator

@@ -26,6 +26,11 @@ class CategoryRow(CategoryChange):
     denominator: str
 
     @property
+    def way(self) -> tuple[str, str, str]:
+        """How the latents were counted."""
+        return self.counting, self.weighting, self.denominator
+
+    @property
     def shown_change(self) -> str:
         """The change as a table prints it: n/a where there is nothing to compare."""
         return self.printed_change or "n/a"

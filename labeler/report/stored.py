@@ -9,7 +9,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
-from labeler.report.checks_stored import read_checks
+from labeler.report.checks_stored import ReportKey, checks_of, read_check_rows
 from labeler.report.comparisons import ComparisonFacts, read_comparisons
 from labeler.report.model import ChangeTable
 from labeler.report.rows import SIDES, CategoryRow, Coverage, Direction, PlantedCheck, SideName
@@ -136,12 +136,14 @@ def _stored_table(
         first.denominator,
         planted,
     )
+    key = ReportKey(first.report_run_id, facts.comparison.id, first.computed_at)
+    stored = read_check_rows(session, key)
     return replace(
         table,
         report_run_id=first.report_run_id,
         computed_at=first.computed_at,
         is_stale=facts.comparison.labels_changed_at > first.computed_at,
-        checks=read_checks(session, first.report_run_id, facts.comparison.id, rows, others),
+        checks=None if stored is None else checks_of(stored, rows, others),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from labeler.store.tables.base import Base, FreeText, UtcDateTime, one_of, utc_now
 
@@ -40,6 +40,7 @@ class JudgeCorrection(Base):
     reference_reviewed: Mapped[int]
     reference_judged: Mapped[int]
     reference_is_whole: Mapped[bool]
+    categories: Mapped[list[CategoryCorrection]] = relationship(order_by="CategoryCorrection.id")
 
 
 class CategoryCorrection(Base):
