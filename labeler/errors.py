@@ -1,29 +1,23 @@
-"""The two ways in which a command ends early."""
+"""The two ways in which a command ends early.
+
+UsageError: the call, the config or a file is wrong (exit status 2); one line names the key and the
+fix. WorkError: the work failed (exit status 1); what was finished is kept. Both are the crosscoder
+package's classes; `taxonomy`, which knows no other package, has an InputError of its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from crosscoder.errors import InputError as CrosscoderInputError
+from crosscoder.errors import InputError as UsageError
+from crosscoder.errors import WorkError
 from taxonomy.errors import InputError as TaxonomyInputError
 
+__all__ = ["USAGE_ERRORS", "Place", "UsageError", "WorkError", "doing"]
 
-class UsageError(ValueError):
-    """The call or the config is wrong (exit status 2); one line names the key and the mend."""
-
-
-class WorkError(RuntimeError):
-    """The work failed (exit status 1); what was finished is kept."""
-
-
-@contextmanager
-def wrong_input() -> Iterator[None]:
-    """Raise what the packages below say of wrong input as the UsageError of this one."""
-    try:
-        yield
-    except (CrosscoderInputError, TaxonomyInputError) as error:
-        raise UsageError(str(error)) from error
+USAGE_ERRORS = (UsageError, TaxonomyInputError)
+"""All that say that something given is wrong."""
 
 
 class Place(str):

@@ -1,41 +1,46 @@
-"""The explanation of a latent that a judge works with: its own, else an imported one."""
+"""Explanations of latents: the newest by a judge, and the one that a judge works with."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
-from sqlalchemy import case, func, select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from labeler.store.helpers import chunks
+from labeler.store.helpers import chunks, newest_explanation_ids
 from labeler.store.outcomes import BY_NAME, OF_ONE_REQUEST, failed_outcome
 from labeler.store.schema import Explanation, Judge, JudgeCall
 
 
+def newest_explanations(
+    session: Session, latent_ids: Iterable[int], judge_id: int
+) -> dict[int, Explanation]:
+    """The newest explanation of each latent by a judge, controls left out."""
+    return _newest(session, latent_ids, Explanation.judge_id == judge_id)
+
+
 def explanations_for(
-    session: Session, latent_ids: Collection[int], judge_id: int
+    session: Session, latent_ids: Iterable[int], judge_id: int
 ) -> dict[int, Explanation]:
     """The newest explanation of each latent by this judge, else the newest one that was imported.
 
     Controls are left out, and so are latents without either.
     """
+    latents = list(latent_ids)
+    own = newest_explanations(session, latents, judge_id)
+    imports = select(Judge.id).where(Judge.endpoint_kind == "import")
+    others = [latent_id for latent_id in latents if latent_id not in own]
+    return own | _newest(session, others, Explanation.judge_id.in_(imports))
+
+
+def _newest(
+    session: Session, latent_ids: Iterable[int], by: ColumnElement[bool]
+) -> dict[int, Explanation]:
     found: dict[int, Explanation] = {}
-    own = Explanation.judge_id == judge_id
     for part in chunks(latent_ids):
-        newest = (
-            select(
-                func.coalesce(
-                    func.max(case((own, Explanation.id))), func.max(Explanation.id)
-                ).label("id")
-            )
-            .join(Judge, Judge.id == Explanation.judge_id)
-            .where(
-                Explanation.latent_id.in_(part),
-                Explanation.is_control.is_(False),
-                own | (Judge.endpoint_kind == "import"),
-            )
-            .group_by(Explanation.latent_id)
+        newest = newest_explanation_ids(
+            by, Explanation.latent_id.in_(part), Explanation.is_control.is_(False)
         )
         rows = session.execute(select(Explanation).where(Explanation.id.in_(newest))).scalars()
         found |= {row.latent_id: row for row in rows}

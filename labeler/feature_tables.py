@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from crosscoder.limits import csv_rows, read_text
-from labeler.errors import UsageError, wrong_input
+from labeler.errors import UsageError
 from labeler.store.engine import write_session
 from labeler.store.latent_records import (
     LARGEST_INDEX,
@@ -60,8 +60,7 @@ def import_feature_table(
     """
     if target == reference:
         raise UsageError("--target and --reference name the same model; name two")
-    with wrong_input():
-        rows = list(read_feature_table(path))
+    rows = list(read_feature_table(path))
     name = crosscoder or f"imported:{path.stem}"
     with write_session(engine) as session:
         models = [get_or_create_subject_model(session, model, "") for model in (reference, target)]

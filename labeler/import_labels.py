@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
+from labeler.explanations import newest_explanations
 from labeler.garbled_rows import ComparedText, refuse_garbled
 from labeler.import_places import PlacedLatents
 from labeler.import_rows import ImportRow
@@ -35,14 +37,6 @@ class Content:
     explanation: str | None
     category: str | None
     confidence: float | None
-
-
-@dataclass(frozen=True)
-class _Wording:
-    """The newest explanation of a latent by a judge."""
-
-    id: int
-    text: str
 
 
 def write_labels(
@@ -121,7 +115,7 @@ def _categories(row: ImportRow, slugs: Mapping[str, int]) -> tuple[LabelCategory
 def _write_explanations(
     session: Session,
     fresh: Mapping[Key, ImportRow],
-    wordings: Mapping[Key, _Wording],
+    wordings: Mapping[Key, Explanation],
     run_id: Callable[[], int],
 ) -> dict[Key, int]:
     """The explanation of each fresh row: the newest one where its text is the same."""
@@ -184,19 +178,12 @@ def _newest_labels(
     return newest
 
 
-def _newest_explanations(session: Session, keys: Collection[Key]) -> dict[Key, _Wording]:
-    judges = {key.judge_id for key in keys}
-    newest: dict[Key, _Wording] = {}
-    for part in chunks({key.latent_id for key in keys}):
-        rows = session.execute(
-            select(Explanation)
-            .where(
-                Explanation.latent_id.in_(part),
-                Explanation.judge_id.in_(judges),
-                Explanation.is_control.is_(False),
-            )
-            .order_by(Explanation.id)
-        ).scalars()
-        for row in rows:
-            newest[Key(row.latent_id, row.judge_id)] = _Wording(row.id, row.text)
-    return newest
+def _newest_explanations(session: Session, keys: Collection[Key]) -> dict[Key, Explanation]:
+    latents: dict[int, list[int]] = defaultdict(list)
+    for key in keys:
+        latents[key.judge_id].append(key.latent_id)
+    return {
+        Key(latent_id, judge_id): row
+        for judge_id, latent_ids in latents.items()
+        for latent_id, row in newest_explanations(session, latent_ids, judge_id).items()
+    }

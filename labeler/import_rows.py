@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crosscoder import limits
-from labeler.errors import UsageError, wrong_input
+from labeler.errors import UsageError
 from labeler.store.schema import SIDES
 from labeler.text import clip
 
@@ -56,11 +56,6 @@ class ImportRow:
 
 def read_rows(path: Path) -> list[ImportRow]:
     """The rows of a file; UsageError names the file, the row and the mend."""
-    with wrong_input():
-        return _checked_rows(path)
-
-
-def _checked_rows(path: Path) -> list[ImportRow]:
     records = _records(path)
     header = next(records, None)
     if header is None:

@@ -60,10 +60,6 @@ class ImportResult:
         return "\n".join([*parts, *self.notes])
 
 
-class _DryRunError(Exception):
-    """Rolls back the transaction of a dry run."""
-
-
 def import_latents(
     engine: Engine,
     path: str | Path,
@@ -82,18 +78,11 @@ def import_latents(
     if not as_written:
         texts = ((row.number, row.explanation or "") for row in rows)
         refuse_misread(source, texts, "--as-written")
-    result: ImportResult | None = None
-    try:
-        with write_session(engine) as session:
-            job = _Import(session, source, rows)
-            result = replace(job.run(taxonomy, create_categories), dry_run=dry_run)
-            if dry_run:
-                raise _DryRunError
+    with write_session(engine, dry_run=dry_run) as session:
+        result = _Import(session, source, rows).run(taxonomy, create_categories)
+        if not dry_run:
             count_values(session.connection())
-    except _DryRunError:
-        pass
-    assert result is not None
-    return result
+    return replace(result, dry_run=dry_run)
 
 
 @dataclass

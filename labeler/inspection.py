@@ -9,6 +9,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session, aliased
 
 from labeler.api import Study
+from labeler.errors import UsageError
 from labeler.history import HistoryEntry, latent_history
 from labeler.store.engine import read_session
 from labeler.store.evidence_records import evidence_of
@@ -90,11 +91,10 @@ def _norm_lines(study: Study, crosscoder: Crosscoder, latent: Latent) -> Iterato
     from safetensors import safe_open
 
     from crosscoder.checkpoints import require_whole_crosscoder
-    from crosscoder.errors import InputError
 
     try:
         require_whole_crosscoder(path.parent)
-    except InputError as error:
+    except UsageError as error:
         yield f"decoder norms: not known, {error}"
         return
     with safe_open(path, framework="np") as file:

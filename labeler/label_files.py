@@ -58,10 +58,6 @@ class _Current:
     """Whether a reviewer worded the explanation."""
 
 
-class _DryRunError(Exception):
-    """Rolls back the transaction of a dry run."""
-
-
 def export_labels(engine: Engine, path: str | Path, overwrite: bool = False) -> int:
     """Write every label in force to a CSV or JSONL file; returns how many.
 
@@ -95,18 +91,12 @@ def import_labels(
     """
     source = Path(path)
     rows = read_edited(source)
-    decisions: list[Decision] = []
-    try:
-        with write_session(engine) as session:
-            current = _current_labels(session)
-            refuse_garbled(source, _compared(rows, current), all_changed)
-            decisions = _decisions(session, source, rows, reviewer, current)
-            for decision in decisions:
-                record_decision(session, decision)
-            if dry_run:
-                raise _DryRunError
-    except _DryRunError:
-        pass
+    with write_session(engine, dry_run=dry_run) as session:
+        current = _current_labels(session)
+        refuse_garbled(source, _compared(rows, current), all_changed)
+        decisions = _decisions(session, source, rows, reviewer, current)
+        for decision in decisions:
+            record_decision(session, decision)
     return LabelImportResult(len(rows), len(decisions), len(rows) - len(decisions), dry_run)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from crosscoder import limits
 from labeler.csv_text import csv_for_people, unguarded
-from labeler.errors import UsageError, wrong_input
+from labeler.errors import UsageError
 from labeler.label_cells import category_cell, plain_signs, plain_text
 from labeler.row_mistakes import RowMistakes
 from labeler.store.latent_records import LARGEST_INDEX
@@ -134,11 +134,6 @@ def write_rows(path: Path, rows: Iterable[ExportRow]) -> int:
 
 def read_edited(path: Path) -> list[EditedRow]:
     """The rows of a file; UsageError names the file, every wrong row and its mend."""
-    with wrong_input():
-        return _read_edited(path)
-
-
-def _read_edited(path: Path) -> list[EditedRow]:
     text = limits.read_text(path)
     mistakes = RowMistakes(path)
     records = _jsonl_records if is_jsonl(path) else _csv_records

@@ -10,7 +10,7 @@ from itertools import islice
 from sqlalchemy import Engine
 
 from crosscoder.progress import Advance, Progress, SilentProgress
-from labeler.explanations import no_explanation
+from labeler.explanations import newest_explanations, no_explanation
 from labeler.judge.base import Judge
 from labeler.judge.calls import CallStore, Question, StoredCall
 from labeler.judge.pool import AskPool, FailureLimit
@@ -24,7 +24,6 @@ from labeler.store.judging_records import (
 )
 from labeler.store.outcomes import OF_ONE_REQUEST
 from labeler.store.schema import Explanation
-from labeler.store.score_records import newest_explanations
 
 FIRING_KINDS = ("top", "quantile")
 READ_AT_ONCE = 32

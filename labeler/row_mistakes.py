@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from crosscoder.errors import InputError
 from labeler.errors import UsageError
 
 SHOWN = 20
@@ -29,7 +28,7 @@ class RowMistakes:
         """Keep an error of one row, and go on with the next."""
         try:
             yield
-        except (UsageError, InputError) as error:
+        except UsageError as error:
             self.add(str(error))
 
     def require_none(self) -> None:

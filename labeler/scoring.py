@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Engine
 
 from crosscoder.progress import Advance, Progress, SilentProgress
-from labeler.explanations import failed_explanations
+from labeler.explanations import failed_explanations, newest_explanations
 from labeler.judge.base import EndpointKind, Judge, JudgeRequest
 from labeler.judge.calls import CallStore, Question, StoredCall
 from labeler.judge.pool import AskPool, FailureLimit
@@ -27,7 +27,6 @@ from labeler.store.schema import Explanation
 from labeler.store.score_records import (
     ScoreRow,
     add_score,
-    newest_explanations,
     shuffled_explanation,
 )
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from labeler.report.beside import ControlRate, ScoreRow
 from labeler.scoring_math import paired_difference
+from labeler.store.helpers import newest_explanation_ids
 from labeler.store.schema import (
     Comparison,
     Explanation,
@@ -93,11 +94,6 @@ def _scored(session: Session, comparison: Comparison, judge_id: int) -> list[_Sc
     newest_score = select(func.max(ExplanationScore.id)).group_by(
         ExplanationScore.explanation_id, ExplanationScore.judge_id, ExplanationScore.method
     )
-    newest_explanation = (
-        select(func.max(Explanation.id))
-        .where(Explanation.judge_id == judge_id)
-        .group_by(Explanation.latent_id, Explanation.is_control)
-    )
     sides: dict[int, list[str]] = defaultdict(list)
     for side, set_id in (
         ("target", comparison.target_set_id),
@@ -112,7 +108,7 @@ def _scored(session: Session, comparison: Comparison, judge_id: int) -> list[_Sc
         .where(
             ExplanationScore.id.in_(newest_score),
             ExplanationScore.judge_id == judge_id,
-            Explanation.id.in_(newest_explanation),
+            Explanation.id.in_(newest_explanation_ids(Explanation.judge_id == judge_id)),
         )
     )
     return [

@@ -9,11 +9,10 @@ from typing import Literal
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from crosscoder.errors import InputError
 from crosscoder.progress import SilentProgress
 from labeler.corpus_text import text_lines
 from labeler.database_url import shown_url
-from labeler.errors import UsageError
+from labeler.errors import USAGE_ERRORS
 from labeler.pipeline import is_done, with_key
 from labeler.stages import load_stage
 from labeler.stages.base import STAGE_NAMES, StageContext, reads_previous
@@ -128,7 +127,7 @@ def _stages(context: StageContext, names: Sequence[str] = STAGE_NAMES) -> tuple[
             reason = None
             try:
                 context = with_key(context, name)
-            except (UsageError, InputError) as error:
+            except USAGE_ERRORS as error:
                 reason = str(error)
         keyed = reason is None
         with read_session(context.engine) as session:

@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 from crosscoder.limits import MAX_CONFIG_BYTES, parse_toml, read_text
 from crosscoder.settings import check_dedicated_share
 from labeler.database_url import resolve_url
-from labeler.errors import UsageError, doing, wrong_input
+from labeler.errors import UsageError, doing
 from labeler.sections.base import Section
 from labeler.sections.counting import ReportSection, SqlSection, TaxonomySection
 from labeler.sections.crosscoders import SIDES, CrosscodersSection, check_crosscoders, crosscoder_of
@@ -166,7 +166,7 @@ class StudyFile:
             raise UsageError(f"{path}: is a folder; name the study.toml in it")
         if not path.exists():
             raise UsageError(f"{path}: no such file; `difflens init {path}` writes one")
-        with doing(f"reading {path}"), wrong_input():
+        with doing(f"reading {path}"):
             raw = parse_toml(read_text(path, MAX_CONFIG_BYTES), path)
         try:
             return cls(path.resolve(), StudyConfig.model_validate(raw))

@@ -90,7 +90,7 @@ def test_wheel_holds_the_packages_with_their_data_and_nothing_else(wheel: Path) 
         "labeler/migrations/versions/0001_first_schema.py",
         "labeler/judge/prompts/explain.txt",
         "labeler/report/templates/report.html.j2",
-        "labeler/review/queries/coverage.sql",
+        "labeler/sql/queries/coverage.sql",
         "labeler/review/static/htmx-LICENSE.txt",
         "labeler/review/static/htmx.min.js",
         "labeler/review/static/review.css",

@@ -14,16 +14,11 @@ from pathlib import Path
 
 import typer
 
-from crosscoder.errors import InputError as CrosscoderInputError
-from crosscoder.errors import WorkError as CrosscoderWorkError
 from labeler.cli.streams import discard_stdout
-from labeler.errors import Place, UsageError, WorkError
+from labeler.errors import USAGE_ERRORS, Place, WorkError
 from labeler.secrets import Secrets, masked
 from labeler.text import one_line, visible
-from taxonomy.errors import InputError as TaxonomyInputError
 
-USAGE_ERRORS = (UsageError, CrosscoderInputError, TaxonomyInputError)
-WORK_ERRORS = (WorkError, CrosscoderWorkError)
 EXIT_WORK_FAILED = 1
 EXIT_WRONG_CALL = 2
 EXIT_READER_GONE = 141
@@ -54,7 +49,7 @@ def _judged(error: BaseException, arguments: list[str]) -> tuple[int, str]:
     """Exit status and words of an error."""
     if isinstance(error, USAGE_ERRORS):
         return EXIT_WRONG_CALL, str(error)
-    if isinstance(error, WORK_ERRORS):
+    if isinstance(error, WorkError):
         return EXIT_WORK_FAILED, str(error)
     if isinstance(error, typer.TyperException):
         return EXIT_WRONG_CALL, _call_words(error.format_message(), arguments)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from crosscoder.errors import InputError
 from crosscoder.fingerprints import folder_sha256
 from crosscoder.model_checks import check_size, check_small_files, check_weights
 from crosscoder.pretrained import load_pretrained
@@ -75,17 +74,14 @@ def _load(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     require_sentence_model(folder)
-    try:
-        check_small_files(_WHERE, folder)
-        n_bytes = check_weights(_WHERE, folder)
-        tokenizer = load_pretrained(AutoTokenizer, _WHERE, folder)
-        config = load_pretrained(AutoConfig, _WHERE, folder)
-        check_size(_WHERE, folder, AutoModel, config, n_bytes)
-        model, info = load_pretrained(
-            AutoModel, _WHERE, folder, config=config, output_loading_info=True, weights_only=True
-        )
-    except InputError as error:
-        raise UsageError(str(error)) from error
+    check_small_files(_WHERE, folder)
+    n_bytes = check_weights(_WHERE, folder)
+    tokenizer = load_pretrained(AutoTokenizer, _WHERE, folder)
+    config = load_pretrained(AutoConfig, _WHERE, folder)
+    check_size(_WHERE, folder, AutoModel, config, n_bytes)
+    model, info = load_pretrained(
+        AutoModel, _WHERE, folder, config=config, output_loading_info=True, weights_only=True
+    )
     # Of the pooler, which many sentence models leave out, nothing is read.
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing:

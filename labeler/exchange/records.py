@@ -100,7 +100,7 @@ def json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def json_object(where: object, text: str) -> dict[str, Any]:
-    """A JSON object; InputError or UsageError says where it is none."""
+    """A JSON object; UsageError says where it is none."""
     value = limits.parse_json(text, where)
     if not isinstance(value, dict):
         raise UsageError(f"{where}: must be an object")

@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
-from labeler.errors import UsageError, wrong_input
+from labeler.errors import UsageError
 from labeler.exchange.delphi import read_delphi, write_delphi
 from labeler.exchange.imported_scores import add_imported_score
 from labeler.exchange.neuronpedia import (
@@ -29,6 +29,7 @@ from labeler.exchange.records import (
 )
 from labeler.exchange.redrawn_scores import RedrawnScores, redraw_scores
 from labeler.exchange.saedashboard import read_saedashboard, write_saedashboard
+from labeler.explanations import newest_explanations
 from labeler.store.engine import read_session, write_session
 from labeler.store.evidence_records import EvidenceRow, add_evidence, evidence_of
 from labeler.store.judging_records import add_explanation, get_or_create_judge
@@ -84,10 +85,6 @@ class ExchangeExport:
             "are not exactly those that were asked about (imported scores have none; evidence, "
             "seed or prompt may have changed since)"
         )
-
-
-class _DryRunError(Exception):
-    """Rolls back the transaction of a dry run."""
 
 
 def export_latents(
@@ -183,20 +180,11 @@ def import_latents(
     weights.
     """
     read = {"neuronpedia": read_neuronpedia, "delphi": read_delphi}.get(form, read_saedashboard)
-    with wrong_input():
-        latents = read(folder)
-    result: ExchangeResult | None = None
-    try:
-        with write_session(engine) as session:
-            if not new_crosscoder:
-                _require_crosscoder(session, crosscoder)
-            result = _write(session, folder, form, crosscoder, latents, dry_run)
-            if dry_run:
-                raise _DryRunError
-    except _DryRunError:
-        pass
-    assert result is not None
-    return result
+    latents = read(folder)
+    with write_session(engine, dry_run=dry_run) as session:
+        if not new_crosscoder:
+            _require_crosscoder(session, crosscoder)
+        return _write(session, folder, form, crosscoder, latents, dry_run)
 
 
 _LABELLED = text(
@@ -357,12 +345,7 @@ def _explain(
     judge = get_or_create_judge(
         session, f"{form}: {said.author}"[:200], said.author[:300], "import"
     )
-    newest = session.execute(
-        select(Explanation)
-        .where(Explanation.latent_id == latent_id, Explanation.judge_id == judge.id)
-        .order_by(Explanation.id.desc())
-        .limit(1)
-    ).scalar_one_or_none()
+    newest = newest_explanations(session, [latent_id], judge.id).get(latent_id)
     if newest is not None and newest.text == storable(said.text):
         return _Said(newest, is_new=False)
     return _Said(add_explanation(session, run_id, latent_id, judge.id, said.text), is_new=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from labeler.judge.base import JudgeRequest
-from labeler.judge.reading import ReadingError, json_objects, split_thinking
+from labeler.judge.reading import AnswerError, json_objects, split_thinking
 
 MAX_EXPLANATION, MAX_QUOTE = 300, 200
 """Most characters that the schema allows: a small model that repeats itself ends there, and what
@@ -21,10 +21,6 @@ _REFUSAL = re.compile(
     r"i am unable|i(?:'|\u2019)m unable|i won(?:'|\u2019)t)",
     re.IGNORECASE,
 )
-
-
-class AnswerError(ValueError):
-    """The text is no answer to the request; the message says why."""
 
 
 class Answer(BaseModel):
@@ -149,18 +145,12 @@ def parse_answer(request: JudgeRequest, text: str) -> dict[str, Any]:
     Thinking, fences and prose around the JSON object are passed over; of several objects the
     last one that is a valid answer counts.
     """
-    try:
-        return find_answer(request, split_thinking(text).words)
-    except ReadingError as error:
-        raise AnswerError(str(error)) from None
+    return find_answer(request, split_thinking(text).words)
 
 
 def find_answer(request: JudgeRequest, words: str) -> dict[str, Any]:
     """The last valid answer in a model's words, its thinking aside; AnswerError without one."""
-    try:
-        found = json_objects(words)
-    except ReadingError as error:
-        raise AnswerError(str(error)) from None
+    found = json_objects(words)
     problem = AnswerError("no JSON object in the answer")
     for candidate in reversed(found):
         try:

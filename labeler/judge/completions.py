@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from labeler.judge.answers import AnswerError, check_answer, find_answer, is_refusal
+from labeler.judge.answers import check_answer, find_answer, is_refusal
 from labeler.judge.base import JudgeReply, JudgeRequest, ReplyStatus
 from labeler.judge.languages import LANGUAGE_NAMES, LanguageIdentifier
-from labeler.judge.reading import Marker, ReadingError, Said, split_thinking, whole_object
+from labeler.judge.reading import AnswerError, Marker, Said, split_thinking, whole_object
 
 _QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'|\u201c[^\u201d]*\u201d|\u00ab[^\u00bb]*\u00bb|`[^`]*`")
 
@@ -89,7 +89,7 @@ def read_message(body: Mapping[str, Any], markers: Sequence[Marker] = ()) -> Mes
     problem = None
     try:
         said = split_thinking(text, markers)
-    except ReadingError as error:
+    except AnswerError as error:
         said, problem = Said(""), str(error)
     if refusal or message.get("refusal"):
         problem, refusal = None, "the model refused"

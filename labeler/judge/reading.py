@@ -59,15 +59,15 @@ MOST_ENDINGS = 16
 """Ends of thinking after which the rest of the text is looked at as a whole answer."""
 
 
-class ReadingError(ValueError):
-    """No JSON object can be read from the text; the message says why."""
+class AnswerError(ValueError):
+    """The text is no answer, or none to the request; the message says why."""
 
 
-class _HopelessError(ReadingError):
+class _HopelessError(AnswerError):
     """What is wrong with an object is wrong with the whole text."""
 
 
-class _SkippedError(ReadingError):
+class _SkippedError(AnswerError):
     """An object that can be read and not be used; none of its parts is looked at."""
 
     def __init__(self, words: str, length: int) -> None:
@@ -89,11 +89,11 @@ class Said:
 def split_thinking(text: str, markers: Sequence[Marker] = ()) -> Said:
     """Tell thinking from words, closed or not, also where its opening was part of the prompt.
 
-    A text that is one JSON object is words, whatever its strings hold. ReadingError for one of
+    A text that is one JSON object is words, whatever its strings hold. AnswerError for one of
     more than LONGEST_TEXT characters.
     """
     if len(text) > LONGEST_TEXT:
-        raise ReadingError(
+        raise AnswerError(
             f"the answer has {len(text):,} characters, more than {LONGEST_TEXT:,} are not read"
         )
     if whole_object(text) is not None:
@@ -161,7 +161,7 @@ def whole_object(text: str) -> dict[str, Any] | None:
         return None
     try:
         value, end = _decode(bare)
-    except ReadingError:
+    except AnswerError:
         return None
     return value if end == len(bare) else None
 
@@ -178,7 +178,7 @@ def unfenced(text: str) -> str:
 def json_objects(text: str) -> list[dict[str, Any]]:
     """The outermost JSON objects in a text, in order.
 
-    ReadingError where one answers a key twice, or where none is found, and why.
+    AnswerError where one answers a key twice, or where none is found, and why.
     """
     found: list[dict[str, Any]] = []
     problem = "no JSON object in the answer"
@@ -187,12 +187,12 @@ def json_objects(text: str) -> list[dict[str, Any]]:
         if at < end:
             continue
         if n_failed == MOST_FAILED or len(found) == MOST_OBJECTS:
-            raise ReadingError("no JSON object in the answer can be told from its many braces")
+            raise AnswerError("no JSON object in the answer can be told from its many braces")
         try:
             value, length = _decode(text[at : at + LONGEST_OBJECT])
         except _HopelessError:
             raise
-        except ReadingError as error:
+        except AnswerError as error:
             n_failed += 1
             end = at + error.length if isinstance(error, _SkippedError) else end
             problem = f"no JSON object in the answer: {error}"
@@ -200,7 +200,7 @@ def json_objects(text: str) -> list[dict[str, Any]]:
         found.append(value)
         end = at + length
     if not found:
-        raise ReadingError(problem)
+        raise AnswerError(problem)
     return found
 
 
@@ -213,13 +213,13 @@ def _decode(text: str) -> tuple[dict[str, Any], int]:
     try:
         value, end = _DECODER.raw_decode(text)
     except json.JSONDecodeError:
-        raise ReadingError("an object is not whole") from None
+        raise AnswerError("an object is not whole") from None
     except RecursionError:
         raise _HopelessError("an object is nested too deeply") from None
-    except ReadingError:
+    except AnswerError:
         raise
     except ValueError:
-        raise ReadingError("a number is too long") from None
+        raise AnswerError("a number is too long") from None
     try:
         check_value(value, "the answer", "JSON")
     except InputError as error:
@@ -237,7 +237,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> Any:
-    raise ReadingError(f"{name} is no JSON number")
+    raise AnswerError(f"{name} is no JSON number")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_each_key_once, parse_constant=_no_constant)

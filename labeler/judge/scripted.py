@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from crosscoder.limits import lines_of, read_text
 from labeler.errors import UsageError
-from labeler.judge.answers import AnswerError, parse_answer
+from labeler.judge.answers import parse_answer
 from labeler.judge.base import (
     JudgeIdentity,
     JudgeReply,
@@ -18,6 +19,7 @@ from labeler.judge.base import (
     OnAttempt,
     ignore_attempt,
 )
+from labeler.judge.reading import AnswerError
 from labeler.study import sha256_text
 
 Script = Callable[[JudgeRequest], str | dict[str, Any] | JudgeReply]
@@ -119,13 +121,11 @@ def _first_fitting(
 
 def _read_lines(path: Path) -> list[ScriptLine]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"judge.script: {path}: {error.strerror}") from None
+        text = read_text(path)
+    except UsageError as error:
+        raise UsageError(f"judge.script: {error}") from None
     lines = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in lines_of(text, path):
         try:
             lines.append(ScriptLine.model_validate_json(line))
         except ValidationError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL
@@ -21,9 +20,9 @@ from labeler.review.rendering import build_environment, read_static
 from labeler.review.room import Handler, Room, endpoint
 from labeler.review.routes import latent, numbers, queue, sql
 from labeler.review.routes.entrance import Entrance
-from labeler.review.saved import read_saved
 from labeler.review.security import Guard, HostRule
 from labeler.sections.counting import ReportSection
+from labeler.sql.saved import SavedQuery, saved_queries
 from labeler.store.study_comparisons import NamedComparison
 
 PAGES: tuple[tuple[str, str, Handler], ...] = (
@@ -53,7 +52,7 @@ def build_room(
     title: str = "",
     reviewer: str | None = None,
     token: str | None = None,
-    queries: Path | None = None,
+    queries: Iterable[SavedQuery] | None = None,
     report: ReportSection | None = None,
     comparisons: Sequence[NamedComparison] | None = None,
     workers: int = 1,
@@ -61,7 +60,7 @@ def build_room(
     """The state of one of `workers` processes of a server; UsageError for a token too short.
 
     The category table is counted as `report` says; `comparisons` are those of study.toml, None =
-    every one of the database.
+    every one of the database; `queries` are the SQL page's, None = those shipped.
     """
     static = read_static()
     return Room(
@@ -73,7 +72,7 @@ def build_room(
         access=Access.build(
             token, reviewer, secrets.token_bytes(32), _identity(database_url, study)
         ),
-        saved=read_saved(queries),
+        saved={query.name: query for query in queries or saved_queries()},
         static=static,
         report=report or ReportSection(),
         environment=build_environment(static),

@@ -26,11 +26,11 @@ from labeler.review.guesses import Guesses
 from labeler.review.identity import Access
 from labeler.review.questions import Questions
 from labeler.review.rendering import StaticFile
-from labeler.review.saved import SavedQuery
 from labeler.review.table import QueueTable
 from labeler.review.turns import NoTurnError, Turns
 from labeler.secrets import masked
 from labeler.sections.counting import ReportSection
+from labeler.sql.saved import SavedQuery
 from labeler.store.engine import WriteLockedError, read_session, write_session
 from labeler.text import clip
 

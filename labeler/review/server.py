@@ -40,6 +40,7 @@ def serve(study_path: Path, options: ServerOptions) -> None:
     from labeler.review.app import build_app, build_room
     from labeler.review.identity import checked_name
     from labeler.review.serving import default_workers, serve_room
+    from labeler.sql.saved import saved_queries
 
     token = read_token(options)
     require_token(options.host, token)
@@ -54,7 +55,7 @@ def serve(study_path: Path, options: ServerOptions) -> None:
             title=study.file.config.study.title or "",
             reviewer=name,
             token=token,
-            queries=study.file.folder / "queries",
+            queries=saved_queries(study.file),
             report=study.file.config.report,
             comparisons=study.file.config.comparison,
             workers=workers,

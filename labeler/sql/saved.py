@@ -1,24 +1,27 @@
-"""Saved questions: those shipped with difflens, and the study's own folder of `.sql` files."""
+"""Saved queries: those shipped with difflens, and the study's own folder of `.sql` files."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from rapidfuzz import process
 
+from crosscoder.limits import MAX_CONFIG_BYTES, read_text
 from labeler.errors import UsageError
 from labeler.study import StudyFile
 
 SHIPPED = Path(__file__).with_name("queries")
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+MOST_FILES = 1_000
 
 
 @dataclass(frozen=True)
 class SavedQuery:
-    """A question with a name."""
+    """A query with a name."""
 
     name: str
     title: str
@@ -27,15 +30,19 @@ class SavedQuery:
     source: Literal["study", "difflens"]
 
 
-def saved_queries(study: StudyFile) -> tuple[SavedQuery, ...]:
-    """All saved questions by name; one of the study replaces a shipped one of the same name."""
+def saved_queries(study: StudyFile | None = None) -> tuple[SavedQuery, ...]:
+    """All saved queries by name; one of the study replaces a shipped one of the same name.
+
+    UsageError names a file that is too large or cannot be read, and a folder of too many.
+    """
     found = {query.name: query for query in _read_folder(SHIPPED, "difflens")}
-    found |= {query.name: query for query in _read_folder(_folder(study), "study")}
+    if study is not None:
+        found |= {query.name: query for query in _read_folder(_folder(study), "study")}
     return tuple(found[name] for name in sorted(found))
 
 
 def find_query(study: StudyFile, name: str) -> SavedQuery:
-    """The saved question of that name; UsageError with the nearest name."""
+    """The saved query of that name; UsageError with the nearest name."""
     queries = {query.name: query for query in saved_queries(study)}
     if name not in queries:
         nearest = process.extractOne(name, list(queries))
@@ -45,7 +52,7 @@ def find_query(study: StudyFile, name: str) -> SavedQuery:
 
 
 def save_query(study: StudyFile, name: str, statement: str) -> Path:
-    """Write a question into the study's folder; UsageError for a name that is taken or no name."""
+    """Write a query into the study's folder; UsageError for a name that is taken or no name."""
     if not NAME_PATTERN.fullmatch(name):
         raise UsageError(f"--save: {name!r} is no name; use letters, digits, '.', '_' and '-'")
     path = _folder(study) / f"{name}.sql"
@@ -63,16 +70,14 @@ def _folder(study: StudyFile) -> Path:
 
 
 def _read_folder(folder: Path, source: Literal["study", "difflens"]) -> list[SavedQuery]:
-    return [_read(path, source) for path in sorted(folder.glob("*.sql"))]
+    paths = list(islice(folder.glob("*.sql"), MOST_FILES + 1))
+    if len(paths) > MOST_FILES:
+        raise UsageError(f"{folder}: holds more than {MOST_FILES:,} saved queries; remove some")
+    return [_read(path, source) for path in sorted(paths)]
 
 
 def _read(path: Path, source: Literal["study", "difflens"]) -> SavedQuery:
-    try:
-        statement = path.read_text(encoding="utf-8-sig").strip()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from None
+    statement = read_text(path, MAX_CONFIG_BYTES).strip()
     first = statement.partition("\n")[0]
     title = first.removeprefix("--").strip() if first.startswith("--") else ""
     return SavedQuery(path.stem, title or path.stem, statement, source)

@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from labeler.store.helpers import chunks
+from labeler.store.helpers import chunks, newest_explanation_ids
 from labeler.store.outcomes import FAILED
 from labeler.store.schema import (
     Explanation,
@@ -235,16 +235,15 @@ def _labels_by_id(session: Session, ids: Sequence[int]) -> dict[int, _Label]:
 
 
 def _explanations(session: Session, setting: Setting, latent_ids: Sequence[int]) -> dict[int, int]:
-    rows = session.execute(
-        select(Explanation.latent_id, func.max(Explanation.id).label("newest_id"))
-        .where(
-            Explanation.latent_id.in_(latent_ids),
-            Explanation.judge_id == setting.judge_id,
-            Explanation.is_control.is_(False),
-        )
-        .group_by(Explanation.latent_id)
+    newest = newest_explanation_ids(
+        Explanation.latent_id.in_(latent_ids),
+        Explanation.judge_id == setting.judge_id,
+        Explanation.is_control.is_(False),
     )
-    return {row.latent_id: row.newest_id for row in rows}
+    rows = session.execute(
+        select(Explanation.latent_id, Explanation.id).where(Explanation.id.in_(newest))
+    )
+    return dict(rows.all())
 
 
 def _event_categories(

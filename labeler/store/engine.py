@@ -139,23 +139,26 @@ def _begin_postgresql(connection: Connection) -> None:
 
 
 @contextmanager
-def write_session(engine: Engine, longest_wait_s: float | None = None) -> Iterator[Session]:
-    """One transaction: committed at the end, rolled back by any exception.
+def write_session(
+    engine: Engine, longest_wait_s: float | None = None, dry_run: bool = False
+) -> Iterator[Session]:
+    """One transaction: committed at the end, rolled back by any exception and with `dry_run`.
 
     With `longest_wait_s` the transaction is open when the block begins, and WriteLockedError is
     raised where another program keeps what it has locked for longer than that.
     """
-    if longest_wait_s is None:
-        with Session(engine, expire_on_commit=False) as session, session.begin():
-            yield session
-        return
-    bounded = engine.execution_options(**{LONGEST_WAIT_OPTION: max(1, int(1000 * longest_wait_s))})
+    if longest_wait_s is not None:
+        longest_wait = {LONGEST_WAIT_OPTION: max(1, int(1000 * longest_wait_s))}
+        engine = engine.execution_options(**longest_wait)
     try:
-        with Session(bounded, expire_on_commit=False) as session, session.begin():
-            session.connection()
+        with Session(engine, expire_on_commit=False) as session, session.begin() as transaction:
+            if longest_wait_s is not None:
+                session.connection()
             yield session
+            if dry_run:
+                transaction.rollback()
     except OperationalError as error:
-        if not is_locked(error):
+        if longest_wait_s is None or not is_locked(error):
             raise
         raise WriteLockedError(
             f"another program has kept the study's database locked for {longest_wait_s:.0f} s;"

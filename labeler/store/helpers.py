@@ -8,11 +8,11 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from labeler.store.schema import Base
+from labeler.store.schema import Base, Explanation
 
 Row = TypeVar("Row", bound=Base)
 Item = TypeVar("Item")
@@ -44,6 +44,15 @@ def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
             pending = []
     if pending:
         yield pending
+
+
+def newest_explanation_ids(*conditions: ColumnElement[bool]) -> Select[int]:
+    """The newest of the explanations that meet the conditions: of each latent, controls apart."""
+    return (
+        select(func.max(Explanation.id))
+        .where(*conditions)
+        .group_by(Explanation.latent_id, Explanation.is_control)
+    )
 
 
 def number(value: float | None) -> float | None:

@@ -1,14 +1,13 @@
-"""Writing and reading scores of explanations, and the explanations that are shuffled."""
+"""Writing scores of explanations, and the explanations that are shuffled."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from labeler.store.helpers import chunks
 from labeler.store.judging_records import add_explanation
 from labeler.store.schema import Explanation, ExplanationScore, ScoreCall, ShuffledExplanation
 
@@ -59,26 +58,6 @@ def add_score(session: Session, row: ScoreRow, call_ids: Collection[int]) -> boo
             ],
         )
     return True
-
-
-def newest_explanations(
-    session: Session, latent_ids: Iterable[int], judge_id: int
-) -> dict[int, Explanation]:
-    """The newest explanation of each latent by a judge, controls left out."""
-    found: dict[int, Explanation] = {}
-    for part in chunks(latent_ids):
-        newest = (
-            select(func.max(Explanation.id))
-            .where(
-                Explanation.latent_id.in_(part),
-                Explanation.judge_id == judge_id,
-                Explanation.is_control.is_(False),
-            )
-            .group_by(Explanation.latent_id)
-        )
-        rows = session.execute(select(Explanation).where(Explanation.id.in_(newest))).scalars()
-        found |= {row.latent_id: row for row in rows}
-    return found
 
 
 def shuffled_explanation(

@@ -11,7 +11,7 @@ from labeler.judge.reading import (
     LONGEST_TEXT,
     MARKERS,
     MOST_FAILED,
-    ReadingError,
+    AnswerError,
     json_objects,
     split_thinking,
     whole_object,
@@ -118,7 +118,7 @@ def test_only_an_object_alone_is_a_whole_one(text: str, is_whole: bool) -> None:
     ],
 )
 def test_what_cannot_be_an_answer_is_named(text: str, words: str) -> None:
-    with pytest.raises(ReadingError, match=words):
+    with pytest.raises(AnswerError, match=words):
         json_objects(text)
 
 
@@ -144,7 +144,7 @@ HOSTILE = {
 def test_the_longest_text_is_given_up_in_a_moment(text: str) -> None:
     assert len(text) <= LONGEST_TEXT
     started = time.perf_counter()
-    with pytest.raises(ReadingError):
+    with pytest.raises(AnswerError):
         json_objects(split_thinking(text).words)
     assert time.perf_counter() - started < 2
 
@@ -154,7 +154,7 @@ def test_time_grows_with_the_text_and_no_faster() -> None:
         text, best = '{"explanation":' * count, float("inf")
         for _ in range(5):
             started = time.perf_counter()
-            with pytest.raises(ReadingError):
+            with pytest.raises(AnswerError):
                 json_objects(split_thinking(text).words)
             best = min(best, time.perf_counter() - started)
         return best
@@ -163,7 +163,7 @@ def test_time_grows_with_the_text_and_no_faster() -> None:
 
 
 def test_a_text_beyond_all_answers_is_not_looked_at() -> None:
-    with pytest.raises(ReadingError, match="1,500,000 characters, more than 400,000 are not read"):
+    with pytest.raises(AnswerError, match="1,500,000 characters, more than 400,000 are not read"):
         split_thinking('{"explanation":' * 100_000)
 
 
