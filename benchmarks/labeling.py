@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import httpx2
 from sqlalchemy import func, select
 
 from labeler.judge.openai import OpenAiJudge, Patience, endpoints_of, identity_of
@@ -162,7 +162,8 @@ def prompt_cpu_ms(database: Path, n_latents: int = 512) -> float:
 
 
 def _stats(port: int) -> dict[str, int]:
-    found: dict[str, int] = httpx2.get(f"http://127.0.0.1:{port}/stats").json()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/stats") as answer:
+        found: dict[str, int] = json.load(answer)
     return found
 
 
@@ -212,7 +213,7 @@ def stub(port: int, latency_s: float) -> Iterator[None]:
             try:
                 _stats(port)
                 break
-            except httpx2.HTTPError:
+            except OSError:
                 time.sleep(0.05)
         yield
     finally:

@@ -93,6 +93,12 @@ MAX_ADAPTER_RANK = 2**14
 MAX_PATTERN_SECONDS = 10.0
 """Seconds that the regular expressions of an adapter may take on the names of all modules."""
 
+MAX_ANSWER_BYTES = 4 * 2**20
+"""Bytes of a judge server's answer."""
+
+MAX_VECTORS_BYTES = 64 * 2**20
+"""Bytes of an embedding server's answer: 64 vectors of 16,384 numbers, written as text."""
+
 MAX_CONNECTIONS = 2_000
 """Connections that one process of a server holds, where its limit of open files allows them."""
 

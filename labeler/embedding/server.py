@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_random_exponential,
+)
 
-from crosscoder.errors import InputError
-from crosscoder.limits import parse_json
+from crosscoder.limits import MAX_VECTORS_BYTES, parse_json
 from labeler.embedding.base import Vectors, encodable, normalised
 from labeler.errors import UsageError, WorkError
+from labeler.judge.keys import read_key, without_key
+from labeler.judge.lines import BlockingLine, Endpoint, Line, LineError, tls_for
+from labeler.judge.retrying import is_worth_retrying, retry_after_s
+from labeler.judge.server_errors import server_error
 
 BATCH = 64
 """Texts in one request."""
+LONGEST_ANSWER_S = 600.0
+"""Seconds in which an answer must have come whole."""
+LONGEST_WAIT_S = 60.0
+"""Seconds that a server may ask to wait with Retry-After; beyond, it is asked as if it had not."""
+_BACKOFF = wait_random_exponential(multiplier=0.5, max=8)
+
+
+class _AgainError(WorkError):
+    """There is no answer now; there may be one later."""
+
+    def __init__(self, words: str, wait_s: float | None = None) -> None:
+        super().__init__(words)
+        self.wait_s = wait_s
 
 
 class ServerEmbedder:
     """Asks `POST {base_url}/embeddings`; the key comes from the environment and is kept nowhere.
 
-    Raises WorkError with the server's words when it does not answer.
+    Transport errors, 408, 429 and 5xx are retried. Raises WorkError with the server's words when
+    it does not answer.
     """
 
     def __init__(
@@ -30,19 +53,17 @@ class ServerEmbedder:
         timeout_s: float = 60.0,
         max_retries: int = 4,
     ) -> None:
-        from openai import DefaultHttpxClient, OpenAI
-
-        from labeler.embedding.bounded import bound
-
+        read_key(api_key_env, "embedding.api_key_env")
         self.model = model
-        self._url = base_url
-        self._client = OpenAI(
-            base_url=base_url,
-            api_key=read_key(api_key_env, "embedding.api_key_env"),
-            timeout=timeout_s,
-            max_retries=max_retries,
-            default_headers={"accept-encoding": "identity"},
-            http_client=DefaultHttpxClient(event_hooks={"response": [bound]}),
+        self._endpoint = endpoint = Endpoint(base_url.rstrip("/"), model, api_key_env)
+        self._line = BlockingLine(
+            Line(endpoint, tls_for((endpoint,)), MAX_VECTORS_BYTES, silence_s=timeout_s)
+        )
+        self._retrying = Retrying(
+            retry=retry_if_exception_type(_AgainError),
+            stop=stop_after_attempt(1 + max_retries),
+            wait=_wait_s,
+            reraise=True,
         )
 
     @property
@@ -59,48 +80,57 @@ class ServerEmbedder:
         """Vectors (n, e) of `texts`, one request per batch."""
         rows: list[list[float]] = []
         for first in range(0, len(texts), BATCH):
-            rows.extend(self._batch(texts[first : first + BATCH]))
+            rows.extend(self._retrying(self._batch, texts[first : first + BATCH]))
         if not rows:
             return np.zeros((0, 0), dtype=np.float32)
         return normalised(np.asarray(rows, dtype=np.float64))
 
     def _batch(self, texts: Sequence[str]) -> list[list[float]]:
-        from openai import APIConnectionError, OpenAIError
-
+        body = {
+            "model": self.model,
+            # An empty input is an error at most servers.
+            "input": [encodable(text) or " " for text in texts],
+            "encoding_format": "float",
+        }
         try:
-            reply = self._client.embeddings.with_raw_response.create(
-                model=self.model,
-                # An empty input is an error at most servers.
-                input=[encodable(text) or " " for text in texts],
-                encoding_format="float",
-            )
-            return _vectors(reply.content, len(texts))
-        except (OpenAIError, InputError, ValueError) as error:
-            # A connection that failed says why in its cause alone.
-            why = error.__cause__ if isinstance(error, APIConnectionError) else None
-            raise WorkError(f"embedding server {self._url}: {why or error}") from error
+            answer = self._line.post("/embeddings", body, LONGEST_ANSWER_S)
+            if answer.status == 200:
+                return _vectors(answer.content, len(texts))
+        except LineError as broken:
+            words = without_key(str(broken), self._endpoint.api_key_env)
+            raise _AgainError(self._said(words)) from broken
+        except TimeoutError:
+            words = f"its answer did not come whole within {LONGEST_ANSWER_S:g} s"
+            raise WorkError(self._said(words)) from None
+        except UsageError as wrong:
+            raise WorkError(self._said(str(wrong))) from wrong
+        error = server_error(answer.status, answer.content, self._endpoint.api_key_env)
+        shown = self._said(error.shown)
+        if is_worth_retrying(answer.status):
+            raise _AgainError(shown, retry_after_s(answer.headers.get("retry-after")))
+        raise WorkError(shown)
+
+    def _said(self, words: str) -> str:
+        return f"embedding server {self._endpoint.base_url}: {words}"
+
+
+def _wait_s(state: RetryCallState) -> float:
+    """What the server asked for, where that is not too long; else longer after every try."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    asked = error.wait_s if isinstance(error, _AgainError) else None
+    return asked if asked is not None and asked <= LONGEST_WAIT_S else float(_BACKOFF(state))
 
 
 def _vectors(content: bytes, count: int) -> list[list[float]]:
-    """The vectors of a reply in the order of their texts; InputError where one is missing."""
+    """The vectors of a reply in the order of their texts; UsageError where one is missing."""
     body = parse_json(content, "its answer")
     data = body.get("data") if isinstance(body, dict) else None
     try:
         rows = {item["index"]: [float(x) for x in item["embedding"]] for item in data or ()}
     except (KeyError, TypeError, ValueError):
-        raise InputError("its answer holds no vectors") from None
+        raise UsageError("its answer holds no vectors") from None
     if sorted(rows) != list(range(count)):
-        raise InputError(f"{len(rows)} vectors for {count} texts")
+        raise UsageError(f"{len(rows)} vectors for {count} texts")
     if len({len(row) for row in rows.values()}) != 1:
-        raise InputError("its vectors differ in length")
+        raise UsageError("its vectors differ in length")
     return [rows[index] for index in range(count)]
-
-
-def read_key(variable: str | None, key: str) -> str:
-    """The key in an environment variable; `none` where the config names no variable."""
-    if variable is None:
-        return "none"
-    value = os.environ.get(variable)
-    if not value:
-        raise UsageError(f"{key}: environment variable {variable} is not set; export it first")
-    return value

@@ -1,4 +1,4 @@
-"""One HTTP connection to a judge's server.
+"""One HTTP connection to a server of a model.
 
 A line holds one connection, so that how many are open is the judge's concurrency and no pool
 waits or searches.
@@ -6,9 +6,12 @@ waits or searches.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import ssl
+import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,20 +19,17 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from crosscoder.errors import InputError
-from crosscoder.limits import parse_json
+from crosscoder.limits import MAX_ANSWER_BYTES, parse_json
 from labeler.judge.keys import read_key, without_key
 from labeler.text import one_line
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
 
-LONGEST_BODY = 4 * 2**20
-"""Bytes of a server's answer beyond which it is given up."""
-
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One server of the judge's model."""
+    """One server of a model."""
 
     base_url: str
     model: str
@@ -64,12 +64,25 @@ class LineError(Exception):
 
 
 class Line:
-    """Room for one request in flight at one endpoint."""
+    """Room for one request in flight at one endpoint.
 
-    def __init__(self, endpoint: Endpoint, tls: ssl.SSLContext) -> None:
+    An answer of more than `longest_answer` bytes is given up, and so is a server from which nothing
+    comes for `silence_s` seconds. Without `through_proxy` the environment's proxies are not asked.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        tls: ssl.SSLContext,
+        longest_answer: int = MAX_ANSWER_BYTES,
+        silence_s: float | None = None,
+        through_proxy: bool = True,
+    ) -> None:
         self.endpoint = endpoint
         self._tls = tls
-        self._proxy = proxy_for(endpoint.base_url)
+        self._longest_answer = longest_answer
+        self._silence_s = silence_s
+        self._proxy = proxy_for(endpoint.base_url) if through_proxy else None
         self._session: ClientSession | None = None
 
     async def post(self, path: str, body: Mapping[str, Any]) -> HttpAnswer:
@@ -89,7 +102,8 @@ class Line:
             async with connected.request(
                 method, url, data=payload, allow_redirects=False
             ) as response:
-                return HttpAnswer(response.status, response.headers, await _bounded(response))
+                content = await _bounded(response, self._longest_answer)
+                return HttpAnswer(response.status, response.headers, content)
         except aiohttp.ClientConnectorError as error:
             raise LineError(f"cannot connect: {_why(error.os_error)}", unpaid=True) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -112,12 +126,45 @@ class Line:
                 headers["authorization"] = f"Bearer {key}"
             self._session = aiohttp.ClientSession(
                 headers=headers,
-                timeout=aiohttp.ClientTimeout(total=None),
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=self._silence_s, sock_read=self._silence_s
+                ),
                 connector=aiohttp.TCPConnector(limit=1, ssl=self._tls),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 proxy=self._proxy,
             )
         return self._session
+
+
+class BlockingLine:
+    """A line for callers that do not await, even within a running event loop.
+
+    Its requests run in the loop of a thread of its own, so that the connection stays open between
+    them; both end with this object.
+    """
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=_run, args=(self._loop,), daemon=True)
+        thread.start()
+        weakref.finalize(self, _end, line, self._loop, thread)
+
+    def post(self, path: str, body: Mapping[str, Any], timeout_s: float) -> HttpAnswer:
+        """Send a JSON body; LineError where no answer comes, TimeoutError where none is whole."""
+        asked = asyncio.wait_for(self._line.post(path, body), timeout_s)
+        return asyncio.run_coroutine_threadsafe(asked, self._loop).result()
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
+
+
+def _end(line: Line, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    closed = asyncio.run_coroutine_threadsafe(line.aclose(), loop)
+    closed.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
+    thread.join(timeout=1)
 
 
 def tls_for(endpoints: tuple[Endpoint, ...]) -> ssl.SSLContext:
@@ -139,13 +186,13 @@ def proxy_for(url: str) -> str | None:
     return proxies.get(parts.scheme, proxies.get("all"))
 
 
-async def _bounded(response: ClientResponse) -> bytes:
+async def _bounded(response: ClientResponse, longest: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     async for part in response.content.iter_any():
         size += len(part)
-        if size > LONGEST_BODY:
-            raise LineError(f"the answer is longer than {LONGEST_BODY >> 20} MiB", unpaid=False)
+        if size > longest:
+            raise LineError(f"the answer is longer than {longest >> 20} MiB", unpaid=False)
         parts.append(part)
     return b"".join(parts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -20,11 +21,13 @@ from urllib.parse import urlsplit
 from labeler.errors import UsageError, WorkError
 from labeler.judge.hub_models import could_not_be_had, is_in_hub_cache, is_offline
 from labeler.judge.keys import read_key
+from labeler.judge.lines import Endpoint, Line, LineError, tls_for
 from labeler.sections.judging import JudgeSection
 
 MODULE = "vllm.entrypoints.openai.api_server"
 VENV = ".venv-vllm"
 PROBE_TIMEOUT_S = 120.0
+HEALTH_TIMEOUT_S = 2.0
 SHOWN_LINES = 15
 """Last lines of the server's log that are shown where it died."""
 STOP_WAIT_S = 10.0
@@ -327,14 +330,19 @@ def _newest_line(log: Path) -> str:
 
 def is_healthy(url: str) -> bool:
     """Whether a server answers at `/health` of the address."""
-    import httpx2
-
     parts = urlsplit(url)
+    return asyncio.run(_answers_health(Endpoint(f"{parts.scheme}://{parts.netloc}", "")))
+
+
+async def _answers_health(endpoint: Endpoint) -> bool:
+    line = Line(endpoint, tls_for((endpoint,)), through_proxy=False)
     try:
-        answer = httpx2.get(f"{parts.scheme}://{parts.netloc}/health", timeout=2, trust_env=False)
-    except httpx2.HTTPError:
+        async with asyncio.timeout(HEALTH_TIMEOUT_S):
+            return (await line.get("/health")).status == 200
+    except (LineError, TimeoutError):
         return False
-    return answer.status_code == 200
+    finally:
+        await line.aclose()
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

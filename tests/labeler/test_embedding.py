@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Sequence
@@ -197,6 +198,43 @@ def test_a_server_that_gives_no_vectors_stops_the_work(step: Step, words: str) -
         embedder = ServerEmbedder(server.url, "e", max_retries=0)
         with pytest.raises(WorkError, match=words):
             embedder.embed(["a"])
+
+
+def test_a_busy_server_is_asked_again_with_the_key_also_from_within_a_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EMBED_KEY", "secret")
+    busy = Step(status=429, body="{}", headers={"retry-after": "0.01"})
+    steps = [busy, Step(status=500, body="{}", headers={"retry-after": "0.01"})]
+
+    async def embed(url: str) -> np.ndarray:
+        return ServerEmbedder(url, "e", "EMBED_KEY").embed(["a"])
+
+    def answer(request: Received, number: int) -> Step:
+        return steps[number] if number < len(steps) else vectors_reply(request)
+
+    with StubServer(answer).running() as server:
+        assert asyncio.run(embed(server.url)).shape == (1, 2)
+    assert [each.headers["authorization"] for each in server.received] == ["Bearer secret"] * 3
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (Step(reset=True), "ServerDisconnected|reset"),
+        (Step(body="{}", delay_s=1), "Timeout"),
+        (Step(body="x" * 3000), "longer than"),
+    ],
+)
+def test_a_connection_that_fails_is_tried_again_and_named(
+    monkeypatch: pytest.MonkeyPatch, step: Step, words: str
+) -> None:
+    monkeypatch.setattr("labeler.embedding.server.MAX_VECTORS_BYTES", 2000)
+    with StubServer(lambda *_: step).running() as server:
+        embedder = ServerEmbedder(server.url, "e", timeout_s=0.2, max_retries=1)
+        with pytest.raises(WorkError, match=f"^embedding server {server.url}: .*({words})"):
+            embedder.embed(["a"])
+    assert len(server.received) == 2
 
 
 @pytest.mark.parametrize("key", ["base_url", "model"])
