@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from labeler.text import visible
+from labeler.text import (
+    clip,
+    interval_text,
+    number_text,
+    one_line,
+    percent_text,
+    plural,
+    probability_text,
+    share_text,
+    visible,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 
 def page_environment(package: str) -> Environment:
-    """The environment of a package's folder `templates`; an unknown name is an error."""
+    """The environment of a package's folder `templates`, with what prints numbers and texts.
+
+    An unknown name is an error.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    environment = Environment(
         loader=PackageLoader(package),
         autoescape=True,
         undefined=StrictUndefined,
@@ -23,6 +36,16 @@ def page_environment(package: str) -> Environment:
         finalize=_shown,
         auto_reload=False,
     )
+    environment.filters.update(
+        one_line=one_line,
+        clip=clip,
+        number=number_text,
+        percent=percent_text,
+        probability=probability_text,
+        share=share_text,
+    )
+    environment.globals.update(plural=plural, interval=interval_text)
+    return environment
 
 
 def _shown(value: object) -> object:

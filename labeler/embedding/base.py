@@ -30,13 +30,11 @@ class Embedder(Protocol):
         ...
 
 
-class CachedEmbedder:
-    """Embeds each text once; the least recently used vectors are dropped."""
+class EmbedderInFront:
+    """Goes under the name of the embedder behind it."""
 
-    def __init__(self, inner: Embedder, capacity: int = 50_000) -> None:
+    def __init__(self, inner: Embedder) -> None:
         self._inner = inner
-        self._capacity = capacity
-        self._vectors: OrderedDict[str, Vectors] = OrderedDict()
 
     @property
     def name(self) -> str:
@@ -47,6 +45,15 @@ class CachedEmbedder:
     def fingerprint(self) -> str:
         """Fingerprint of the embedder behind the cache."""
         return self._inner.fingerprint
+
+
+class CachedEmbedder(EmbedderInFront):
+    """Embeds each text once; the least recently used vectors are dropped."""
+
+    def __init__(self, inner: Embedder, capacity: int = 50_000) -> None:
+        super().__init__(inner)
+        self._capacity = capacity
+        self._vectors: OrderedDict[str, Vectors] = OrderedDict()
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Vectors (n, e) of `texts`, computed only for those that are not kept."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from labeler.embedding.base import Embedder, Vectors, encodable
+from labeler.embedding.base import Embedder, EmbedderInFront, Vectors, encodable
 from labeler.study import sha256_text
 
 _LOGGER = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ _KEPT_AT_A_TIME = 512
 """Texts embedded before they are kept, so that an interrupted run keeps most of its work."""
 
 
-class DiskCachedEmbedder:
+class DiskCachedEmbedder(EmbedderInFront):
     """An embedder in front of a file; a cache that can not be used is done without, and said so.
 
     `model` names whatever decides the vectors: for a server its address too, because two servers
@@ -32,20 +32,10 @@ class DiskCachedEmbedder:
     """
 
     def __init__(self, inner: Embedder, path: Path, model: str) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._path = path
         self._model = model
         self._works = True
-
-    @property
-    def name(self) -> str:
-        """Name of the embedder behind the cache."""
-        return self._inner.name
-
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of the embedder behind the cache."""
-        return self._inner.fingerprint
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Vectors (n, e) of `texts`, computed only for those that the file does not hold."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from string import Template
-from typing import Literal
+from typing import Any, Literal
 
 from labeler.judge.answers import categorize_schema, examples_schema, explain_schema
 from labeler.judge.base import (
@@ -16,6 +16,7 @@ from labeler.judge.base import (
     JudgeRequest,
     LatentSubject,
     ShownExample,
+    Stage,
 )
 from labeler.judge.rendering import (
     frame,
@@ -58,24 +59,30 @@ def prompt_file(name: str) -> PromptFile:
     return PromptFile(name, source.read_text(encoding="utf-8"))
 
 
+def make_request(
+    stage: Stage, values: Mapping[str, str], schema: Mapping[str, Any], **more: Any
+) -> JudgeRequest:
+    """A request of the prompt that bears the stage's name; `more` are the request's other parts."""
+    prompt = prompt_file(stage)
+    return JudgeRequest(
+        stage=stage,
+        prompt_name=prompt.name,
+        prompt_sha256=prompt.sha256,
+        messages=prompt.messages(values),
+        schema=schema,
+        **more,
+    )
+
+
 def explain_request(subject: LatentSubject, sample: int = 0) -> JudgeRequest:
     """Ask what a latent stands for."""
-    prompt = prompt_file("explain")
     framed = frame(render_evidence(subject))
     values = {
         "facts": render_facts(subject.facts),
         "token": framed.token,
         "frame": framed.text,
     }
-    return JudgeRequest(
-        stage="explain",
-        prompt_name=prompt.name,
-        prompt_sha256=prompt.sha256,
-        messages=prompt.messages(values),
-        schema=explain_schema(),
-        sample=sample,
-        subject=subject,
-    )
+    return make_request("explain", values, explain_schema(), sample=sample, subject=subject)
 
 
 def categorize_request(
@@ -85,19 +92,16 @@ def categorize_request(
     sample: int = 0,
 ) -> JudgeRequest:
     """Ask for the categories of a latent; the options keep their order."""
-    prompt = prompt_file("categorize")
     framed = frame(f"explanation: {visible(explanation)}\n{render_evidence(subject)}")
     values = {
         "options": render_options(options),
         "token": framed.token,
         "frame": framed.text,
     }
-    return JudgeRequest(
-        stage="categorize",
-        prompt_name=prompt.name,
-        prompt_sha256=prompt.sha256,
-        messages=prompt.messages(values),
-        schema=categorize_schema([option.slug for option in options]),
+    return make_request(
+        "categorize",
+        values,
+        categorize_schema([option.slug for option in options]),
         sample=sample,
         subject=subject,
         options=tuple(options),
@@ -125,15 +129,12 @@ def _examples_request(
     examples: Sequence[ShownExample],
     sample: int,
 ) -> JudgeRequest:
-    prompt = prompt_file(stage)
     # The token hangs on the explanation alone, so that the prompts of one explanation start alike.
     framed = frame(render_examples(explanation, examples), key=explanation)
-    return JudgeRequest(
-        stage=stage,
-        prompt_name=prompt.name,
-        prompt_sha256=prompt.sha256,
-        messages=prompt.messages({"token": framed.token, "frame": framed.text}),
-        schema=examples_schema([example.id for example in examples]),
+    return make_request(
+        stage,
+        {"token": framed.token, "frame": framed.text},
+        examples_schema([example.id for example in examples]),
         sample=sample,
         explanation=explanation,
         examples=tuple(examples),

@@ -7,7 +7,7 @@ from typing import Any
 from labeler.judge.answers import object_schema
 from labeler.judge.base import JudgeRequest
 from labeler.judge.rendering import frame, visible
-from labeler.judge.requests import prompt_file
+from labeler.judge.requests import make_request
 from taxonomy.consolidation import PairTask
 from taxonomy.naming import CategoryName, NamingTask
 
@@ -32,7 +32,6 @@ def merge_schema() -> dict[str, Any]:
 
 def name_request(task: NamingTask) -> JudgeRequest:
     """Ask for the name of a cluster, or of a group of categories."""
-    prompt = prompt_file("name")
     kind, purpose = _KINDS[task.level]
     framed = frame("\n".join(["members:", *_listed(task.members), "outsiders:",
                               *(_listed(task.outsiders) or ["- (none)"])]))  # fmt: skip
@@ -43,31 +42,17 @@ def name_request(task: NamingTask) -> JudgeRequest:
         "token": framed.token,
         "frame": framed.text,
     }
-    return JudgeRequest(
-        stage="name",
-        prompt_name=prompt.name,
-        prompt_sha256=prompt.sha256,
-        messages=prompt.messages(values),
-        schema=name_schema(),
-        sample=task.sample,
-    )
+    return make_request("name", values, name_schema(), sample=task.sample)
 
 
 def merge_request(task: PairTask) -> JudgeRequest:
     """Ask whether two categories are one."""
-    prompt = prompt_file("merge")
     body = [
         *_category("first", task.first, task.first_examples),
         *_category("second", task.second, task.second_examples),
     ]
     framed = frame("\n".join(body))
-    return JudgeRequest(
-        stage="merge",
-        prompt_name=prompt.name,
-        prompt_sha256=prompt.sha256,
-        messages=prompt.messages({"token": framed.token, "frame": framed.text}),
-        schema=merge_schema(),
-    )
+    return make_request("merge", {"token": framed.token, "frame": framed.text}, merge_schema())
 
 
 def _category(place: str, name: CategoryName, examples: tuple[str, ...]) -> list[str]:

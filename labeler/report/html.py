@@ -20,14 +20,8 @@ from labeler.report.svg import inline_svg
 from labeler.report.sweep_figure import chosen_panels, sweep_plot
 from labeler.templates import page_environment
 from labeler.text import (
-    clip,
-    interval_text,
     listed,
-    number_text,
     one_line,
-    plural,
-    probability_text,
-    share_text,
 )
 
 if TYPE_CHECKING:
@@ -216,18 +210,8 @@ def _figure(document: str, name: str, title: str) -> Figure:
 
 def _environment() -> Environment:
     environment = page_environment(PACKAGE)
-    environment.filters.update(
-        one_line=one_line,
-        probability=probability_text,
-        share=share_text,
-        number=number_text,
-        clip=clip,
-        listed=listed,
-        capitalize_first=_capitalized,
-    )
+    environment.filters.update(listed=listed, capitalize_first=_capitalized)
     environment.globals.update(
-        interval=interval_text,
-        plural=plural,
         runs_of=runs_of,
         largest_activation=largest_activation,
         verdict_signs=VERDICT_SIGNS,

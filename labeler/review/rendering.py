@@ -16,14 +16,6 @@ from labeler.report.model import EvidenceView
 from labeler.sql import shown_number
 from labeler.templates import page_environment
 from labeler.text import (
-    clip,
-    interval_text,
-    number_text,
-    one_line,
-    percent_text,
-    plural,
-    probability_text,
-    share_text,
     visible,
 )
 
@@ -61,18 +53,8 @@ def read_static() -> Mapping[str, StaticFile]:
 def build_environment(static: Mapping[str, StaticFile]) -> Environment:
     """The templates' environment."""
     environment = page_environment(PACKAGE)
-    environment.filters.update(
-        one_line=one_line,
-        clip=clip,
-        number=number_text,
-        percent=percent_text,
-        probability=probability_text,
-        share=share_text,
-        shown_number=shown_number,
-    )
+    environment.filters["shown_number"] = shown_number
     environment.globals.update(
-        plural=plural,
-        interval=interval_text,
         highlighted=highlighted,
         kind_titles=KIND_TITLES,
         verdict_signs=VERDICT_SIGNS,

@@ -126,6 +126,20 @@ class Asked:
         """A page of this reviewer; nothing in `values` may change once the queue is let go."""
         return Page(template, status, headers, values)
 
+    def comparison_page(
+        self, template: str, section: str, table: QueueTable, status: int = 200, **values: Any
+    ) -> Page:
+        """A page about the comparison of a queue, from which another one can be chosen."""
+        return self.page(
+            template,
+            status,
+            section=section,
+            filters=self.filters,
+            comparison=table.setting.comparison,
+            comparisons=self.room.board.names(),
+            **values,
+        )
+
     def rendered(self, made: Page | Response) -> Response:
         """What a handler made, as it is sent."""
         if isinstance(made, Response):

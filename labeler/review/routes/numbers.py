@@ -18,14 +18,11 @@ DEFAULT_DRAW = 60
 
 def show_categories(asked: Asked) -> Page:
     """Counts, change and reviewed share of every category."""
-    filters = asked.filters
-    with asked.room.queue(filters) as (_, table):
-        return asked.page(
+    with asked.room.queue(asked.filters) as (_, table):
+        return asked.comparison_page(
             "categories.html.j2",
-            section="categories",
-            filters=filters,
-            comparison=table.setting.comparison,
-            comparisons=asked.room.board.names(),
+            "categories",
+            table,
             rows=change_rows(table, asked.room.report),
             denominator=asked.room.report.denominator,
         )
@@ -33,14 +30,11 @@ def show_categories(asked: Asked) -> Page:
 
 def show_taxonomy(asked: Asked) -> Page:
     """Every category with its definition."""
-    filters = asked.filters
-    with asked.room.queue(filters) as (_, table):
-        return asked.page(
+    with asked.room.queue(asked.filters) as (_, table):
+        return asked.comparison_page(
             "taxonomy.html.j2",
-            section="taxonomy",
-            filters=filters,
-            comparison=table.setting.comparison,
-            comparisons=asked.room.board.names(),
+            "taxonomy",
+            table,
             categories=table.in_tree_order(),
             target=table.count_by("category", table.is_target, asked.reviewer),
             reference=table.count_by("category", ~table.is_target, asked.reviewer),
@@ -49,14 +43,11 @@ def show_taxonomy(asked: Asked) -> Page:
 
 def show_progress(asked: Asked) -> Page:
     """How far everybody is, and how far they agree."""
-    filters = asked.filters
-    with asked.room.queue(filters) as (session, table):
-        return asked.page(
+    with asked.room.queue(asked.filters) as (session, table):
+        return asked.comparison_page(
             "progress.html.j2",
-            section="progress",
-            filters=filters,
-            comparison=table.setting.comparison,
-            comparisons=asked.room.board.names(),
+            "progress",
+            table,
             progress=read_progress(session, table),
             rows=[row for row in reviewed_rows(table, asked.room.report) if not row.is_empty],
             names=names_of(table.categories),
@@ -65,14 +56,11 @@ def show_progress(asked: Asked) -> Page:
 
 def show_audit(asked: Asked) -> Page:
     """The random draws in force, and the form that makes a new one."""
-    filters = asked.filters
-    with asked.room.queue(filters) as (session, table):
-        return asked.page(
+    with asked.room.queue(asked.filters) as (session, table):
+        return asked.comparison_page(
             "audit.html.j2",
-            section="audit",
-            filters=filters,
-            comparison=table.setting.comparison,
-            comparisons=asked.room.board.names(),
+            "audit",
+            table,
             draws=draws_in_force(session, table.setting.comparison_id),
             left=int((table.hidden(asked.reviewer)).sum()),
             sizes=_sizes(table),

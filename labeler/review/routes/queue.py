@@ -58,13 +58,11 @@ def _queue(asked: Asked, refused: RefusedBulk | None) -> Page:
             )
         done = whole_number(query.get("bulk"))
         page = queue_page(table, filters, asked.reviewer, after)
-        return asked.page(
+        return asked.comparison_page(
             "queue.html.j2",
+            "queue",
+            table,
             200 if refused is None else 400,
-            section="queue",
-            filters=filters,
-            comparison=table.setting.comparison,
-            comparisons=asked.room.board.names(),
             page=page,
             orders=ORDERS,
             categories=table.in_tree_order(),
