@@ -46,7 +46,7 @@ def test_a_fit_judge_is_named_with_latency_and_tokens(
 ) -> None:
     status, out, err = check(tmp_path, Step(GOOD), capsys)
     assert (status, err) == (0, "")
-    assert ": m answered in 0." in out
+    assert ": m answered in " in out
     assert out.endswith("s, 11 + 7 tokens\n")
 
 
@@ -143,7 +143,7 @@ def test_what_is_wrong_is_said_in_one_line(
 def test_a_fenced_answer_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = check(tmp_path, Step(f"```json\n{GOOD}\n```"), capsys)
     assert status == 0
-    assert ": m answered in 0." in out
+    assert ": m answered in " in out
     assert "stood in a code fence" in err
     assert err.endswith("such answers are read all the same\n")
 
