@@ -26,6 +26,9 @@ from labeler.store.schema import metadata
 from labeler.store.triggers import trigger_names
 from labeler.store.views import VIEWS, definitions_sha256, installed_definitions_sha256
 
+UNRELEASED = frozenset(f"{number:04d}" for number in range(1, 10))
+"""Revisions of databases made before 0.1.0; no migration leads on from them."""
+
 
 @dataclass(frozen=True)
 class DatabaseState:
@@ -38,10 +41,16 @@ class DatabaseState:
     definitions_sha256: str | None
     """Hash of the views and triggers it has; None where they are missing."""
 
+    @property
+    def is_current(self) -> bool:
+        """Whether it is what this version makes."""
+        return (self.revision, self.definitions_sha256) == (head_revision(), definitions_sha256())
+
 
 def current(url: str | URL | Engine) -> str | None:
     """The database's revision; None for an empty one. UsageError when it is not there."""
-    return _state(url).revision
+    with _reading(url) as connection:
+        return _state(connection).revision
 
 
 def upgrade(url: str | URL, backup: bool = True) -> Path | None:
@@ -54,9 +63,8 @@ def upgrade(url: str | URL, backup: bool = True) -> Path | None:
     if path is not None and not path.exists():
         _run_upgrade(url)
         return None
-    state = _state(url)
-    _refuse_strangers(url, state)
-    if state.revision == head_revision() and state.definitions_sha256 == definitions_sha256():
+    state = _own_state(url)
+    if state.is_current:
         return None
     must_copy = backup and state.revision not in (None, head_revision())
     copy = _back_up(path, state.revision) if must_copy and path is not None else None
@@ -66,9 +74,7 @@ def upgrade(url: str | URL, backup: bool = True) -> Path | None:
 
 def downgrade(url: str | URL, revision: str, backup: bool = True) -> Path | None:
     """Take a database back to `revision` (`base` = no tables); returns the backup's path."""
-    require_existing(url)
-    state = _state(url)
-    _refuse_strangers(url, state)
+    state = _own_state(url)
     path = sqlite_file(url)
     copy = _back_up(path, state.revision) if backup and path and state.revision else None
     try:
@@ -80,12 +86,10 @@ def downgrade(url: str | URL, revision: str, backup: bool = True) -> Path | None
 
 def require_current(url: str | URL | Engine) -> None:
     """Raise UsageError, with the command to run, unless the database is at the newest revision."""
-    state = _state(url)
-    _refuse_strangers(url, state)
-    head = head_revision()
-    if state.revision == head and state.definitions_sha256 == definitions_sha256():
+    state = _own_state(url)
+    if state.is_current:
         return
-    shown = _shown(url)
+    shown, head = _shown(url), head_revision()
     if state.revision is None:
         found = "has no tables yet"
     elif state.revision == head:
@@ -99,16 +103,12 @@ def require_current(url: str | URL | Engine) -> None:
 def check(url: str | URL) -> list[str]:
     """How the database differs from what this version declares; an empty list is clean.
 
-    WorkError where SQLite finds its file damaged.
+    WorkError where SQLite finds its file damaged, UsageError for a database made before 0.1.0.
     """
-    require_existing(url)
-    engine = open_engine(url)
-    try:
-        with _readable(engine) as connection:
-            _refuse_damage(connection, _shown(url))
-            return _differences(connection)
-    finally:
-        engine.dispose()
+    with _reading(url) as connection:
+        _refuse_damage(connection, _shown(url))
+        _refuse_unreleased(_state(connection), _shown(url))
+        return _differences(connection)
 
 
 def _run_upgrade(url: str | URL) -> None:
@@ -132,24 +132,46 @@ def _back_up(path: Path, revision: str | None) -> Path:
     return target
 
 
-def _state(url: str | URL | Engine) -> DatabaseState:
+def _own_state(url: str | URL | Engine) -> DatabaseState:
+    """The state of a database that this version can bring to its revision, else UsageError."""
+    with _reading(url) as connection:
+        state = _state(connection)
+    shown = _shown(url)
+    _refuse_unreleased(state, shown)
+    if state.revision is None and not state.is_empty:
+        raise UsageError(
+            f"database.url: {shown} holds tables of something else; name another file or schema"
+        )
+    if state.revision is not None and not is_known(state.revision):
+        raise UsageError(
+            f"database.url: {shown} is at revision {state.revision}, which this version of"
+            f" difflens does not know (its newest is {head_revision()}); upgrade difflens"
+        )
+    return state
+
+
+def _state(connection: Connection) -> DatabaseState:
+    return DatabaseState(
+        revision=MigrationContext.configure(connection).get_current_revision(),
+        is_empty=set(inspect(connection).get_table_names()) <= {"alembic_version"},
+        definitions_sha256=installed_definitions_sha256(connection),
+    )
+
+
+@contextmanager
+def _reading(url: str | URL | Engine) -> Iterator[Connection]:
+    """A connection to a database that is there; one line where it cannot be read."""
     if isinstance(url, Engine):
-        return _read_state(url)
+        with _readable(url) as connection:
+            yield connection
+        return
     require_existing(url)
     engine = open_engine(url)
     try:
-        return _read_state(engine)
+        with _readable(engine) as connection:
+            yield connection
     finally:
         engine.dispose()
-
-
-def _read_state(engine: Engine) -> DatabaseState:
-    with _readable(engine) as connection:
-        return DatabaseState(
-            revision=MigrationContext.configure(connection).get_current_revision(),
-            is_empty=set(inspect(connection).get_table_names()) <= {"alembic_version"},
-            definitions_sha256=installed_definitions_sha256(connection),
-        )
 
 
 @contextmanager
@@ -182,22 +204,18 @@ def _refuse_damage(connection: Connection, shown: str) -> None:
         raise WorkError(f"{shown}: {words}; the file is damaged; restore a backup")
 
 
+def _refuse_unreleased(state: DatabaseState, shown: str) -> None:
+    if state.revision in UNRELEASED:
+        raise UsageError(
+            f"database.url: {shown} was made before difflens 0.1.0 (revision {state.revision}) and"
+            " cannot be upgraded; name a new database, or move this one away, and run the study"
+            " again"
+        )
+
+
 def _first_line(error: DatabaseError) -> str:
     """What the driver said, without the statement and the lines of advice."""
     return str(error.orig).strip().split("\n", maxsplit=1)[0]
-
-
-def _refuse_strangers(url: str | URL | Engine, state: DatabaseState) -> None:
-    shown = _shown(url)
-    if state.revision is None and not state.is_empty:
-        raise UsageError(
-            f"database.url: {shown} holds tables of something else; name another file or schema"
-        )
-    if state.revision is not None and not is_known(state.revision):
-        raise UsageError(
-            f"database.url: {shown} is at revision {state.revision}, which this version of"
-            f" difflens does not know (its newest is {head_revision()}); upgrade difflens"
-        )
 
 
 def _shown(url: str | URL | Engine) -> str:

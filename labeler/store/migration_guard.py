@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import URL
 
 from labeler.errors import WorkError
 from labeler.store.engine import open_engine
-from labeler.store.migration_scripts import scripts
+from labeler.store.migration_scripts import head_revision
 from labeler.store.triggers import create_triggers, drop_triggers
 from labeler.store.views import create_views, drop_views, restore_foreign_views
 
@@ -40,7 +39,7 @@ def guarded_connection(url: str | URL) -> Iterator[Connection]:
             drop_triggers(connection)
             foreign_views = drop_views(connection)
             yield connection
-            if _is_at_head(connection, scripts()):
+            if _revision(connection) == head_revision():
                 create_triggers(connection)
                 create_views(connection)
                 restore_foreign_views(connection, foreign_views)
@@ -53,9 +52,8 @@ def _foreign_keys_off(connection: object, _record: object) -> None:
     connection.execute("PRAGMA foreign_keys = OFF")  # type: ignore[attr-defined]
 
 
-def _is_at_head(connection: Connection, directory: ScriptDirectory) -> bool:
-    current = MigrationContext.configure(connection).get_current_revision()
-    return current == directory.get_current_head()
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 def _check_foreign_keys(connection: Connection) -> None:

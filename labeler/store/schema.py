@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from labeler.store.tables.audit import AuditDraw, AuditMember
-from labeler.store.tables.base import NAMING_CONVENTION, Base, FreeText, UtcDateTime, utc_now
+from labeler.store.tables.base import NAMING_CONVENTION, Base, FreeText, OneOf, UtcDateTime, utc_now
 from labeler.store.tables.judging import (
-    CALL_STAGES,
-    ENDPOINT_KINDS,
-    SCORE_METHODS,
     Explanation,
     ExplanationScore,
     Judge,
@@ -19,10 +16,7 @@ from labeler.store.tables.judging import (
     WorkItem,
 )
 from labeler.store.tables.latents import (
-    EVIDENCE_KINDS,
-    RULES,
     SIDES,
-    SPLITS,
     Comparison,
     ComparisonSetting,
     Crosscoder,
@@ -34,12 +28,8 @@ from labeler.store.tables.latents import (
     LatentSet,
     LatentSetMember,
 )
-from labeler.store.tables.nulls import NULL_KINDS, NullResult, NullResultChange
+from labeler.store.tables.nulls import NullResult, NullResultChange
 from labeler.store.tables.review import (
-    REVIEW_ACTIONS,
-    SELECTIONS,
-    SOURCES,
-    VERDICTS,
     CategoryChangeStatistic,
     EffectiveLabel,
     EffectiveLabelCategory,
@@ -47,39 +37,20 @@ from labeler.store.tables.review import (
     ReviewEventCategory,
 )
 from labeler.store.tables.robustness import CategoryCorrection, CategorySweep, JudgeCorrection
-from labeler.store.tables.runs import RUN_KINDS, RUN_STATUSES, Corpus, Run, SubjectModel
+from labeler.store.tables.runs import Corpus, Run, SubjectModel
 from labeler.store.tables.scores import (
     ControlLatent,
     LabelSample,
     ScoreCall,
     ShuffledExplanation,
 )
-from labeler.store.tables.taxonomy import (
-    MAPPING_KINDS,
-    Category,
-    CategoryMapping,
-    TaxonomyVersion,
-)
+from labeler.store.tables.taxonomy import Category, CategoryMapping, TaxonomyVersion
 
 metadata = Base.metadata
 
 __all__ = [
-    "CALL_STAGES",
-    "ENDPOINT_KINDS",
-    "EVIDENCE_KINDS",
-    "MAPPING_KINDS",
     "NAMING_CONVENTION",
-    "NULL_KINDS",
-    "REVIEW_ACTIONS",
-    "RULES",
-    "RUN_KINDS",
-    "RUN_STATUSES",
-    "SCORE_METHODS",
-    "SELECTIONS",
     "SIDES",
-    "SOURCES",
-    "SPLITS",
-    "VERDICTS",
     "AuditDraw",
     "AuditMember",
     "Base",
@@ -114,6 +85,7 @@ __all__ = [
     "LatentSetMember",
     "NullResult",
     "NullResultChange",
+    "OneOf",
     "Prompt",
     "ReviewEvent",
     "ReviewEventCategory",

@@ -32,9 +32,6 @@ VIEWS: tuple[View, ...] = (
 )
 """All views, in an order in which they can be made."""
 
-RETIRED_VIEWS: tuple[str, ...] = ()
-"""Names of views of earlier releases, which an upgrade removes."""
-
 _FINGERPRINT = "v_definitions"
 """A view of one row: the hash of the views and triggers that are installed."""
 
@@ -72,7 +69,7 @@ def create_views(connection: Connection) -> None:
 
 def drop_views(connection: Connection) -> list[ForeignView]:
     """Drop all views; returns those that are not difflens' own, for `restore_foreign_views`."""
-    own = {view.name for view in VIEWS} | {_FINGERPRINT, *RETIRED_VIEWS}
+    own = {view.name for view in VIEWS} | {_FINGERPRINT}
     present = _sqlite_views(connection) if _is_sqlite(connection) else _pg_views(connection)
     for view in reversed(present):
         connection.execute(text(f'DROP VIEW "{view.name}"'))

@@ -39,6 +39,29 @@ def test_a_database_of_a_newer_revision(imported: Path, tmp_path: Path, capsys: 
     assert (tmp_path / "difflens.db").read_bytes() == before
 
 
+@pytest.mark.parametrize("revision", ["0001", "0009"])
+def test_a_database_made_before_the_first_release(
+    imported: Path, tmp_path: Path, revision: str, capsys: Capture
+) -> None:
+    database = tmp_path / "difflens.db"
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+        connection.commit()
+    before, url = database.read_bytes(), f"sqlite:///{database}"
+    calls: list[tuple[str | Path, ...]] = [
+        ("status", imported),
+        ("report", imported),
+        ("import", imported, tmp_path / "latents.csv"),
+        ("db", "upgrade", url),
+        ("db", "check", url),
+        ("db", "copy", url, f"sqlite:///{tmp_path / 'copy.db'}"),
+    ]
+    for arguments in calls:
+        line = complaint(capsys, *arguments)
+        assert_names(line, database, "before difflens 0.1.0", "name a new database", "again")
+    assert database.read_bytes() == before
+
+
 def test_a_database_of_an_older_revision(imported: Path, tmp_path: Path, capsys: Capture) -> None:
     url = f"sqlite:///{tmp_path / 'difflens.db'}"
     migrate.downgrade(url, "base", backup=False)

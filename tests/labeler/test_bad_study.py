@@ -25,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
         ({"harvest": {"layer": "one"}}, ("harvest.layer", "integer")),
         ({"harvest": {"layer": -1}}, ("harvest.layer", "greater than or equal to 0")),
         ({"isolate": {"rule": "lenient"}}, ("isolate.rule", "'strict'", "'ranked'")),
+        ({"judge": {"kind": "oracle"}}, ("judge.kind", "'evidence'", "'openai'")),
         ({"scores": {"methods": "fuzzing"}}, ("scores.methods", "must be a list")),
         (
             {"crosscoders": [{"name": "one", "models": ["base"]}]},

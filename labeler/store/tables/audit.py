@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from labeler.store.tables.base import Base, UtcDateTime, one_of, utc_now
+from labeler.store.tables.base import Base, OneOf, UtcDateTime, utc_now
 from labeler.store.tables.latents import SIDES
 
 
@@ -16,14 +16,13 @@ class AuditDraw(Base):
 
     __tablename__ = "audit_draw"
     __table_args__ = (
-        one_of("side", SIDES),
         CheckConstraint("n_drawn >= 1 AND n_drawn <= n_population", name="drawn_of_population"),
         Index(None, "comparison_id", "side"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"))
-    side: Mapped[str] = mapped_column(String(16))
+    side: Mapped[str] = mapped_column(OneOf(SIDES))
     seed: Mapped[int]
     n_drawn: Mapped[int]
     n_population: Mapped[int]

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, DateTime, Dialect, MetaData, Text
+from sqlalchemy import DateTime, Dialect, MetaData, String, Text
 from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -82,7 +82,25 @@ class FreeText(TypeDecorator[str]):
         return value
 
 
-def one_of(column: str, values: Iterable[str], name: str | None = None) -> CheckConstraint:
-    """A named CHECK that a text column holds one of `values`."""
-    listed = ", ".join(f"'{value}'" for value in values)
-    return CheckConstraint(f"{column} IN ({listed})", name=name or column)
+class OneOf(TypeDecorator[str]):
+    """Text out of a list that only the code knows: the database has no CHECK of it.
+
+    So a longer list needs no migration. Writing another value raises ValueError.
+    """
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, values: Iterable[str], length: int = 16) -> None:
+        super().__init__(length)
+        self.values = tuple(values)
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Refuse a value that is not in the list."""
+        if value is not None and value not in self.values:
+            raise ValueError(f"{value!r} is not one of {', '.join(self.values)}")
+        return value
+
+    def coerce_compared_value(self, op: Any, value: Any) -> TypeEngine[Any]:
+        """Compare with any text: only what is written has to be in the list."""
+        return self.impl_instance

@@ -8,10 +8,11 @@ from typing import Any
 from sqlalchemy import JSON, ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from labeler.store.tables.base import Base, FreeText, UtcDateTime, one_of, utc_now
+from labeler.store.outcomes import LABEL_OUTCOMES
+from labeler.store.tables.base import Base, FreeText, OneOf, UtcDateTime, utc_now
 
-ENDPOINT_KINDS = ("evidence", "openai", "scripted", "import")
 CALL_STAGES = ("explain", "categorize", "detect", "fuzz", "name", "merge")
+CLAIM_STATUSES = ("open", "claimed", "done", "failed")
 SCORE_METHODS = ("detection", "fuzzing")
 
 
@@ -31,10 +32,7 @@ class Judge(Base):
     """Who judges: name, model, kind of endpoint, and parameters."""
 
     __tablename__ = "judge"
-    __table_args__ = (
-        one_of("endpoint_kind", ENDPOINT_KINDS),
-        UniqueConstraint("name", "model", "endpoint_kind", "params_sha256"),
-    )
+    __table_args__ = (UniqueConstraint("name", "model", "endpoint_kind", "params_sha256"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
@@ -66,7 +64,6 @@ class JudgeCall(Base):
 
     __tablename__ = "judge_call"
     __table_args__ = (
-        one_of("stage", CALL_STAGES),
         UniqueConstraint("judge_id", "request_sha256", "sample", "attempt"),
         Index(None, "latent_id"),
         Index(None, "run_id"),
@@ -77,7 +74,7 @@ class JudgeCall(Base):
     request_sha256: Mapped[str] = mapped_column(String(64))
     sample: Mapped[int]
     attempt: Mapped[int]
-    stage: Mapped[str] = mapped_column(String(16))
+    stage: Mapped[str] = mapped_column(OneOf(CALL_STAGES))
     run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
     latent_id: Mapped[int | None] = mapped_column(ForeignKey("latent.id"))
     prompt_id: Mapped[int | None] = mapped_column(ForeignKey("prompt.id"))
@@ -95,18 +92,14 @@ class WorkItem(Base):
     """A claim of a worker on a piece of work: the one table that is mutable by nature."""
 
     __tablename__ = "work_item"
-    __table_args__ = (
-        one_of("status", ("open", "claimed", "done", "failed")),
-        UniqueConstraint("stage", "item_key"),
-        Index(None, "run_id", "status"),
-    )
+    __table_args__ = (UniqueConstraint("stage", "item_key"), Index(None, "run_id", "status"))
 
     id: Mapped[int] = mapped_column(primary_key=True)
     run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
     stage: Mapped[str] = mapped_column(String(16))
     item_key: Mapped[str] = mapped_column(String(200))
     latent_id: Mapped[int | None] = mapped_column(ForeignKey("latent.id"))
-    status: Mapped[str] = mapped_column(String(16), default="open")
+    status: Mapped[str] = mapped_column(OneOf(CLAIM_STATUSES), default="open")
     claimed_by: Mapped[str | None] = mapped_column(String(200))
     claimed_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
@@ -134,13 +127,13 @@ class ExplanationScore(Base):
     """How well an explanation predicts evidence that it never saw."""
 
     __tablename__ = "explanation_score"
-    __table_args__ = (one_of("method", SCORE_METHODS), Index(None, "explanation_id"))
+    __table_args__ = (Index(None, "explanation_id"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
     explanation_id: Mapped[int] = mapped_column(ForeignKey("explanation.id"))
     judge_id: Mapped[int] = mapped_column(ForeignKey("judge.id"))
-    method: Mapped[str] = mapped_column(String(16))
+    method: Mapped[str] = mapped_column(OneOf(SCORE_METHODS))
     balanced_accuracy: Mapped[float | None]
     ci_low: Mapped[float | None]
     ci_high: Mapped[float | None]
@@ -175,7 +168,7 @@ class JudgeLabel(Base):
     judge_call_id: Mapped[int | None] = mapped_column(ForeignKey("judge_call.id"))
     carried_from_id: Mapped[int | None] = mapped_column(ForeignKey("judge_label.id"))
     """The same label under an earlier taxonomy version."""
-    outcome: Mapped[str] = mapped_column(String(16))
+    outcome: Mapped[str] = mapped_column(OneOf(LABEL_OUTCOMES))
     confidence: Mapped[float | None]
     is_control: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

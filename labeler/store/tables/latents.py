@@ -16,9 +16,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from labeler.store.tables.base import Base, FreeText, UtcDateTime, one_of, utc_now
+from labeler.store.tables.base import Base, FreeText, OneOf, UtcDateTime, utc_now
 
-RULES = ("strict", "significant", "ranked", "imported")
 SIDES = ("target", "reference")
 EVIDENCE_KINDS = ("top", "quantile", "negative", "other_model")
 SPLITS = ("explain", "score")
@@ -100,7 +99,7 @@ class LatentSet(Base):
     """The latents specific to one model against another, under a named rule."""
 
     __tablename__ = "latent_set"
-    __table_args__ = (one_of("rule", RULES), Index(None, "name"))
+    __table_args__ = (Index(None, "name"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(300))
@@ -165,14 +164,11 @@ class EvidenceDocument(Base):
     """The half (explain or score) to which a document belongs for one latent: one half only."""
 
     __tablename__ = "evidence_document"
-    __table_args__ = (
-        one_of("split", SPLITS),
-        UniqueConstraint("latent_id", "document_id", "split"),
-    )
+    __table_args__ = (UniqueConstraint("latent_id", "document_id", "split"),)
 
     latent_id: Mapped[int] = mapped_column(ForeignKey("latent.id"), primary_key=True)
     document_id: Mapped[str] = mapped_column(String(300), primary_key=True)
-    split: Mapped[str] = mapped_column(String(16))
+    split: Mapped[str] = mapped_column(OneOf(SPLITS))
 
 
 class Evidence(Base):
@@ -180,7 +176,6 @@ class Evidence(Base):
 
     __tablename__ = "evidence"
     __table_args__ = (
-        one_of("kind", EVIDENCE_KINDS),
         ForeignKeyConstraint(
             ["latent_id", "document_id", "split"],
             [
@@ -197,8 +192,8 @@ class Evidence(Base):
     run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
     latent_id: Mapped[int] = mapped_column(ForeignKey("latent.id"))
     document_id: Mapped[str] = mapped_column(String(300))
-    split: Mapped[str] = mapped_column(String(16))
-    kind: Mapped[str] = mapped_column(String(16))
+    split: Mapped[str] = mapped_column(OneOf(SPLITS))
+    kind: Mapped[str] = mapped_column(OneOf(EVIDENCE_KINDS))
     quantile: Mapped[int | None]
     start: Mapped[int]
     """Position of the first token within the document."""

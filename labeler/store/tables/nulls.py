@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import JSON, ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from labeler.store.tables.base import Base, FreeText, UtcDateTime, one_of, utc_now
+from labeler.store.tables.base import Base, FreeText, OneOf, UtcDateTime, utc_now
 
 NULL_KINDS = ("seed", "permuted", "noise")
 
@@ -17,13 +17,13 @@ class NullResult(Base):
     """One null run of a comparison; the newest of each kind is the one that counts."""
 
     __tablename__ = "null_result"
-    __table_args__ = (one_of("kind", NULL_KINDS), Index(None, "comparison_id"))
+    __table_args__ = (Index(None, "comparison_id"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"))
     computed_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     code_version: Mapped[str] = mapped_column(String(64))
-    kind: Mapped[str] = mapped_column(String(16))
+    kind: Mapped[str] = mapped_column(OneOf(NULL_KINDS))
     title: Mapped[str] = mapped_column(FreeText)
     settings: Mapped[dict[str, Any]] = mapped_column(JSON)
     """`[thorough]` and the study's seed."""

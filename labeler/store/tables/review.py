@@ -14,12 +14,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from labeler.store.tables.base import Base, FreeText, UtcDateTime, new_act, one_of, utc_now
+from labeler.store.outcomes import EFFECTIVE_OUTCOMES
+from labeler.store.tables.base import Base, FreeText, OneOf, UtcDateTime, new_act, utc_now
 from labeler.store.tables.latents import SIDES
 
 REVIEW_ACTIONS = ("accept", "set", "none", "uninterpretable", "skip", "undo")
 SELECTIONS = ("random", "uncertain", "manual")
 SOURCES = ("human", "judge", "import")
+COUNTINGS = ("primary", "any")
+DENOMINATORS = ("labelled", "assigned", "isolated")
 VERDICTS = ("up", "down", "too few to say", "no evidence")
 
 
@@ -28,8 +31,6 @@ class ReviewEvent(Base):
 
     __tablename__ = "review_event"
     __table_args__ = (
-        one_of("action", REVIEW_ACTIONS),
-        one_of("selection", SELECTIONS),
         UniqueConstraint(
             "latent_id",
             "taxonomy_version_id",
@@ -59,7 +60,7 @@ class ReviewEvent(Base):
     revision: Mapped[int]
     act: Mapped[str] = mapped_column(String(32), default=new_act)
     """Shared by the decisions that were recorded, and are undone, together."""
-    action: Mapped[str] = mapped_column(String(16))
+    action: Mapped[str] = mapped_column(OneOf(REVIEW_ACTIONS))
     explanation_text: Mapped[str | None] = mapped_column(FreeText)
     based_on_judge_label_id: Mapped[int | None] = mapped_column(ForeignKey("judge_label.id"))
     restores_event_id: Mapped[int | None] = mapped_column(ForeignKey("review_event.id"))
@@ -69,7 +70,7 @@ class ReviewEvent(Base):
     reason: Mapped[str | None] = mapped_column(String(64))
     note: Mapped[str | None] = mapped_column(FreeText)
     was_blind: Mapped[bool] = mapped_column(default=False)
-    selection: Mapped[str] = mapped_column(String(16), default="manual")
+    selection: Mapped[str] = mapped_column(OneOf(SELECTIONS), default="manual")
     inclusion_prob: Mapped[float | None]
     elapsed_ms: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
@@ -90,18 +91,14 @@ class EffectiveLabel(Base):
     """The label in force of a latent in a comparison, derived and kept current."""
 
     __tablename__ = "effective_label"
-    __table_args__ = (
-        one_of("side", SIDES),
-        one_of("source", SOURCES),
-        Index(None, "latent_id"),
-    )
+    __table_args__ = (Index(None, "latent_id"),)
 
     comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"), primary_key=True)
-    side: Mapped[str] = mapped_column(String(16), primary_key=True)
+    side: Mapped[str] = mapped_column(OneOf(SIDES), primary_key=True)
     """Part of the key: with `overlap = "keep"` a latent may lie on both sides."""
     latent_id: Mapped[int] = mapped_column(ForeignKey("latent.id"), primary_key=True)
-    outcome: Mapped[str] = mapped_column(String(16))
-    source: Mapped[str | None] = mapped_column(String(16))
+    outcome: Mapped[str] = mapped_column(OneOf(EFFECTIVE_OUTCOMES))
+    source: Mapped[str | None] = mapped_column(OneOf(SOURCES))
     """NULL where nobody has labelled the latent."""
     taxonomy_version_id: Mapped[int | None] = mapped_column(ForeignKey("taxonomy_version.id"))
     judge_label_id: Mapped[int | None] = mapped_column(ForeignKey("judge_label.id"))
@@ -127,7 +124,7 @@ class EffectiveLabelCategory(Base):
     )
 
     comparison_id: Mapped[int] = mapped_column(primary_key=True)
-    side: Mapped[str] = mapped_column(String(16), primary_key=True)
+    side: Mapped[str] = mapped_column(OneOf(SIDES), primary_key=True)
     latent_id: Mapped[int] = mapped_column(primary_key=True)
     rank: Mapped[int] = mapped_column(primary_key=True)
     category_id: Mapped[int] = mapped_column(ForeignKey("category.id"))
@@ -139,9 +136,6 @@ class CategoryChangeStatistic(Base):
 
     __tablename__ = "category_change_statistic"
     __table_args__ = (
-        one_of("verdict", VERDICTS),
-        one_of("counting", ("primary", "any")),
-        one_of("denominator", ("labelled", "assigned", "isolated")),
         UniqueConstraint(
             "report_run_id",
             "comparison_id",
@@ -168,9 +162,9 @@ class CategoryChangeStatistic(Base):
     category: Mapped[str] = mapped_column(String(200))
     parent: Mapped[str | None] = mapped_column(String(200))
     level: Mapped[int]
-    counting: Mapped[str] = mapped_column(String(16), default="primary")
+    counting: Mapped[str] = mapped_column(OneOf(COUNTINGS), default="primary")
     weighting: Mapped[str] = mapped_column(String(32), default="none")
-    denominator: Mapped[str] = mapped_column(String(16), default="labelled")
+    denominator: Mapped[str] = mapped_column(OneOf(DENOMINATORS), default="labelled")
     target_count: Mapped[int]
     target_total: Mapped[int]
     reference_count: Mapped[int]
@@ -189,7 +183,7 @@ class CategoryChangeStatistic(Base):
     difference_points_high: Mapped[float | None]
     p_value: Mapped[float | None]
     q_value: Mapped[float | None]
-    verdict: Mapped[str] = mapped_column(String(32))
+    verdict: Mapped[str] = mapped_column(OneOf(VERDICTS, 32))
     printed_change: Mapped[str] = mapped_column(String(32))
     situation: Mapped[str | None] = mapped_column(String(32))
     """Where the counts lie: counted, on neither side, only on one side, ...; NULL in old rows."""

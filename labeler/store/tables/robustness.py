@@ -7,7 +7,8 @@ from datetime import datetime
 from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from labeler.store.tables.base import Base, FreeText, UtcDateTime, one_of, utc_now
+from labeler.store.tables.base import Base, FreeText, OneOf, UtcDateTime, utc_now
+from labeler.store.tables.review import DENOMINATORS
 
 ESTIMANDS = ("redraws", "these latents")
 STABILITIES = ("stable", "unstable", "too few to say")
@@ -18,7 +19,6 @@ class JudgeCorrection(Base):
 
     __tablename__ = "judge_correction"
     __table_args__ = (
-        one_of("estimand", ESTIMANDS),
         UniqueConstraint("report_run_id", "comparison_id"),
         Index(None, "comparison_id"),
     )
@@ -27,8 +27,8 @@ class JudgeCorrection(Base):
     report_run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
     comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"))
     computed_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    estimand: Mapped[str] = mapped_column(String(16))
-    denominator: Mapped[str] = mapped_column(String(16))
+    estimand: Mapped[str] = mapped_column(OneOf(ESTIMANDS))
+    denominator: Mapped[str] = mapped_column(OneOf(DENOMINATORS))
     refusal: Mapped[str | None] = mapped_column(FreeText)
     """Why nothing was corrected; NULL where it was."""
     target_reviewed: Mapped[int]
@@ -91,7 +91,6 @@ class CategorySweep(Base):
 
     __tablename__ = "category_sweep"
     __table_args__ = (
-        one_of("stability", STABILITIES),
         UniqueConstraint(
             "report_run_id",
             "comparison_id",
@@ -117,5 +116,5 @@ class CategorySweep(Base):
     percent_change: Mapped[float | None]
     ci_low: Mapped[float | None]
     ci_high: Mapped[float | None]
-    stability: Mapped[str] = mapped_column(String(16))
+    stability: Mapped[str] = mapped_column(OneOf(STABILITIES))
     """Of the category over all thresholds."""

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import JSON, ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from labeler.store.tables.base import Base, FreeText, UtcDateTime, one_of, utc_now
+from labeler.store.tables.base import Base, FreeText, OneOf, UtcDateTime, utc_now
 
 RUN_KINDS = (
     "harvest", "train", "isolate", "collect", "label", "score", "categorize", "report",
@@ -21,15 +21,11 @@ class Run(Base):
     """One execution of a stage; only status, finish and result ever change."""
 
     __tablename__ = "run"
-    __table_args__ = (
-        one_of("kind", RUN_KINDS),
-        one_of("status", RUN_STATUSES),
-        Index(None, "kind", "stage_key"),
-    )
+    __table_args__ = (Index(None, "kind", "stage_key"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    kind: Mapped[str] = mapped_column(String(32))
-    status: Mapped[str] = mapped_column(String(32))
+    kind: Mapped[str] = mapped_column(OneOf(RUN_KINDS, 32))
+    status: Mapped[str] = mapped_column(OneOf(RUN_STATUSES, 32))
     config: Mapped[dict[str, Any]] = mapped_column(JSON)
     config_sha256: Mapped[str] = mapped_column(String(64))
     stage_key: Mapped[str | None] = mapped_column(String(64))

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from labeler.store.tables.base import Base, UtcDateTime, utc_now
+from labeler.store.outcomes import LABEL_OUTCOMES
+from labeler.store.tables.base import Base, OneOf, UtcDateTime, utc_now
 
 
 class ScoreCall(Base):
@@ -80,7 +81,7 @@ class LabelSample(Base):
     judge_call_id: Mapped[int] = mapped_column(ForeignKey("judge_call.id"))
     sample: Mapped[int]
     """From 1; the answer 0 is the judge label itself."""
-    outcome: Mapped[str] = mapped_column(String(16))
+    outcome: Mapped[str] = mapped_column(OneOf(LABEL_OUTCOMES))
     category_id: Mapped[int | None] = mapped_column(ForeignKey("category.id"))
     """Primary category, where the outcome is assigned."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import JSON, CheckConstraint, ForeignKey, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from labeler.store.tables.base import Base, FreeText, UtcDateTime, one_of, utc_now
+from labeler.store.tables.base import Base, FreeText, OneOf, UtcDateTime, utc_now
 
 MAPPING_KINDS = ("same", "renamed", "merged", "split", "moved", "dropped")
 
@@ -55,14 +55,11 @@ class CategoryMapping(Base):
     """What became of a category in a later version; NULL where it was dropped."""
 
     __tablename__ = "category_mapping"
-    __table_args__ = (
-        one_of("kind", MAPPING_KINDS),
-        UniqueConstraint("from_category_id", "to_category_id"),
-    )
+    __table_args__ = (UniqueConstraint("from_category_id", "to_category_id"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     from_category_id: Mapped[int] = mapped_column(ForeignKey("category.id"))
     to_category_id: Mapped[int | None] = mapped_column(ForeignKey("category.id"))
-    kind: Mapped[str] = mapped_column(String(16))
+    kind: Mapped[str] = mapped_column(OneOf(MAPPING_KINDS))
     note: Mapped[str | None] = mapped_column(FreeText)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

@@ -13,7 +13,6 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
-from labeler.store import migrate
 from labeler.store.engine import open_engine, read_session, write_session
 from labeler.store.judging_records import LabelRow, add_judge_label
 from labeler.store.latent_records import (
@@ -90,24 +89,6 @@ def test_an_outcome_that_is_none_is_refused(engine: Engine) -> None:
         row = LabelRow(data.run_id, data.target[0], data.judge_id, data.version_id, "unlabelled")
         with pytest.raises(ValueError, match="outcome 'unlabelled' is not one of assigned"):
             add_judge_label(session, row)
-
-
-@pytest.mark.parametrize("outcome", ["too_long", "refused"])
-def test_an_older_version_takes_a_single_requests_outcome_for_an_error(
-    database_url: str, outcome: str
-) -> None:
-    engine = open_engine(database_url)
-    with write_session(engine) as session:
-        data = seed(session)
-        label(session, data, data.target[0], outcome, explanation=None)
-    engine.dispose()
-    migrate.downgrade(database_url, "0008", backup=False)
-    migrate.upgrade(database_url, backup=False)
-    assert migrate.check(database_url) == []
-    engine = open_engine(database_url)
-    with read_session(engine) as session:
-        assert first(session)[0] == "error"
-    engine.dispose()
 
 
 def test_a_control_is_never_in_force(engine: Engine) -> None:

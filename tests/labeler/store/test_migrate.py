@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 from postgres import fresh_database
-from seeding import decide, rows, seed
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from labeler.errors import UsageError
 from labeler.store import migrate
-from labeler.store.engine import open_engine, read_session, write_session
+from labeler.store.engine import open_engine
 from labeler.store.migration_scripts import head_revision, scripts
-from labeler.store.schema import metadata
 from labeler.store.views import VIEWS
 
 
@@ -33,7 +31,7 @@ def test_upgrade_of_an_empty_database_reaches_the_newest_revision(empty_url: str
     migrate.require_current(empty_url)
 
 
-def test_check_finds_no_difference_between_models_and_migrations(database_url: str) -> None:
+def test_check_finds_nothing_in_a_database_that_was_upgraded(database_url: str) -> None:
     assert migrate.check(database_url) == []
 
 
@@ -69,23 +67,6 @@ def test_every_view_has_the_documented_columns(database_url: str) -> None:
     engine.dispose()
 
 
-def test_names_of_constraints_fit_into_postgresql() -> None:
-    names = [
-        str(item.name)
-        for table in metadata.tables.values()
-        for item in (*table.constraints, *table.indexes)
-    ]
-    assert [name for name in names if len(name) > 63] == []
-    assert "None" not in names
-
-
-def test_no_foreign_key_deletes_children() -> None:
-    cascades = [
-        key for table in metadata.tables.values() for key in table.foreign_keys if key.ondelete
-    ]
-    assert cascades == []
-
-
 def test_require_current_names_the_command_for_an_older_database(sqlite_url: str) -> None:
     migrate.downgrade(sqlite_url, "base", backup=False)
     with pytest.raises(UsageError, match=rf"run `difflens db upgrade {sqlite_url}`"):
@@ -98,6 +79,24 @@ def test_a_database_of_a_newer_version_is_refused_and_left_alone(database_url: s
         with pytest.raises(UsageError, match=r"revision 9999.*does not know.*upgrade difflens"):
             action(database_url)
     assert migrate.current(database_url) == "9999"
+
+
+@pytest.mark.parametrize("revision", ["0001", "0005", "0009"])
+def test_a_database_made_before_the_first_release_is_refused_and_left_alone(
+    database_url: str, revision: str
+) -> None:
+    execute(database_url, f"UPDATE alembic_version SET version_num = '{revision}'")
+    for action in (migrate.require_current, migrate.upgrade, migrate.check):
+        with pytest.raises(UsageError, match=rf"before difflens 0\.1\.0 \(revision {revision}\)"):
+            action(database_url)
+    with pytest.raises(UsageError, match=r"before difflens 0\.1\.0"):
+        migrate.downgrade(database_url, "base")
+    assert migrate.current(database_url) == revision
+
+
+def test_no_revision_is_named_like_one_from_before_the_first_release() -> None:
+    names = [script.revision for script in scripts().walk_revisions()]
+    assert [name for name in names if name.startswith(tuple(migrate.UNRELEASED))] == []
 
 
 def test_a_database_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -173,31 +172,3 @@ def test_a_server_that_does_not_answer_is_one_clear_line() -> None:
         migrate.current("postgresql://me:secret@127.0.0.1:1/study")
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_older_decisions_keep_the_acts_that_their_clock_values_made(database_url: str) -> None:
-    engine = open_engine(database_url)
-    with write_session(engine) as session:
-        data = seed(session, 4, 4)
-        latents = [*data.target, *data.reference]
-        for latent_id in latents:
-            decide(session, data, latent_id, "none" if latent_id == latents[2] else "humour")
-        decide(session, data, latents[0], "humour", "bob")
-    engine.dispose()
-    migrate.downgrade(database_url, "0007", backup=False)
-    moment = "SELECT min(created_at) FROM review_event"
-    execute(
-        database_url,
-        f"UPDATE review_event SET created_at = ({moment})"
-        f" WHERE latent_id IN ({', '.join(str(each) for each in latents[:5])})",
-        f"UPDATE review_event SET carried_from_id = 1 WHERE latent_id = {latents[4]}",
-    )
-    migrate.upgrade(database_url, backup=False)
-    assert migrate.check(database_url) == []
-    engine = open_engine(database_url)
-    with read_session(engine) as session:
-        acts: dict[str, list[int]] = {}
-        for act, event_id in rows(session, "SELECT act, id FROM review_event ORDER BY id"):
-            acts.setdefault(act, []).append(event_id)
-    engine.dispose()
-    assert sorted(acts.values()) == [[1, 2, 4], [3], [5], [6], [7], [8], [9]]
