@@ -43,7 +43,7 @@ from labeler.sections.judging import JudgeSection
 from labeler.store import migrate
 from labeler.store.engine import open_engine, read_session, write_session
 from labeler.store.evidence_records import EvidenceRow, add_evidence
-from labeler.store.latent_records import LatentRow, add_latents, get_or_create_crosscoder
+from labeler.store.latent_records import add_latents, get_or_create_crosscoder
 from labeler.store.runs import begin_run
 from labeler.store.schema import JudgeCall
 
@@ -176,7 +176,7 @@ def write_study(database: Path, n_latents: int) -> None:
     with write_session(engine) as session:
         run_id = begin_run(session, "isolate", {})
         crosscoder = get_or_create_crosscoder(session, "cc", sha256="ab" * 32)
-        ids = add_latents(session, crosscoder.id, [LatentRow(i) for i in range(n_latents)])
+        ids = add_latents(session, crosscoder.id, [{"latent_index": i} for i in range(n_latents)])
         for first in range(0, n_latents, 256):
             part = [ids[index] for index in range(first, min(first + 256, n_latents))]
             add_evidence(session, run_id, [row for one in part for row in _windows(one, draw)])

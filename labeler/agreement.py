@@ -20,7 +20,7 @@ MIN_UNITS = 5
 
 
 @dataclass(frozen=True)
-class Agreement:
+class KrippendorffAlpha:
     """Alpha with its interval; `alpha` is None exactly where `reason` says why."""
 
     alpha: float | None
@@ -37,7 +37,7 @@ class Agreement:
 
 def nominal_alpha(
     units: Sequence[Sequence[str | None]], seed: int = 0, n_draws: int = N_DRAWS
-) -> Agreement:
+) -> KrippendorffAlpha:
     """Agreement on units (latents), each with one value per rater, None where one is missing.
 
     The interval is the percentile bootstrap over units (95 %). Undefined with fewer than two
@@ -48,8 +48,10 @@ def nominal_alpha(
     counts, categories = _counts(units)
     n_units, n_answers = len(counts), int(counts.sum())
 
-    def undefined(reason: str) -> Agreement:
-        return Agreement(None, None, None, n_units, n_answers, n_raters, len(categories), reason)
+    def undefined(reason: str) -> KrippendorffAlpha:
+        return KrippendorffAlpha(
+            None, None, None, n_units, n_answers, n_raters, len(categories), reason
+        )
 
     if n_raters < 2:
         return undefined("fewer than two judges or samples")
@@ -59,7 +61,7 @@ def nominal_alpha(
         return undefined("all answers are the same category")
     alpha = float(_alphas(counts[None])[0])
     low, high = _interval(counts, seed, n_draws)
-    return Agreement(alpha, low, high, n_units, n_answers, n_raters, len(categories))
+    return KrippendorffAlpha(alpha, low, high, n_units, n_answers, n_raters, len(categories))
 
 
 def _counts(units: Iterable[Sequence[str | None]]) -> tuple[NDArray[np.float64], list[str]]:

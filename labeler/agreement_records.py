@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
-from labeler.agreement import Agreement, as_units, nominal_alpha
+from labeler.agreement import KrippendorffAlpha, as_units, nominal_alpha
 from labeler.store.latent_records import current_setting
 from labeler.store.outcomes import ANSWERS
 from labeler.store.schema import (
@@ -33,7 +33,7 @@ class AgreementRow:
     comparison: str
     raters: str
     """`judges`: the label of each judge; `samples of NAME`: the answers of one judge."""
-    agreement: Agreement
+    agreement: KrippendorffAlpha
 
     @property
     def words(self) -> str:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine
 
@@ -15,8 +16,6 @@ from labeler.errors import UsageError
 from labeler.store.engine import write_session
 from labeler.store.latent_records import (
     LARGEST_INDEX,
-    LatentRow,
-    ScalingRow,
     add_latents,
     add_scaling,
     get_or_create_crosscoder,
@@ -68,7 +67,7 @@ def import_feature_table(
         ids = add_latents(
             session,
             stored.id,
-            (LatentRow(row.latent_index, density=row.density) for row in rows),
+            ({"latent_index": row.latent_index, "density": row.density} for row in rows),
         )
         n_scaled = add_scaling(
             session, models[1].id, models[0].id, (_scaling(row, ids) for row in rows)
@@ -140,20 +139,16 @@ def _number(text: str | None, column: str, where: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _reverse(row: FeatureRow, ids: Mapping[int, int]) -> ScalingRow:
+def _reverse(row: FeatureRow, ids: Mapping[int, int]) -> dict[str, Any]:
     """The base against the fine-tuned model: of that pair a table knows the norms alone."""
     mirrored = None if row.delta_norm is None else 1 - row.delta_norm
     return _scaling(FeatureRow(row.latent_index, mirrored, None, None, None), ids)
 
 
-def _scaling(row: FeatureRow, ids: Mapping[int, int]) -> ScalingRow:
-    return ScalingRow(
-        latent_id=ids[row.latent_index],
-        delta_norm=row.delta_norm,
-        nu_error=row.nu_error,
-        nu_error_low=None,
-        nu_error_high=None,
-        nu_reconstruction=row.nu_reconstruction,
-        nu_reconstruction_low=None,
-        nu_reconstruction_high=None,
-    )
+def _scaling(row: FeatureRow, ids: Mapping[int, int]) -> dict[str, Any]:
+    return {
+        "latent_id": ids[row.latent_index],
+        "delta_norm": row.delta_norm,
+        "nu_error": row.nu_error,
+        "nu_reconstruction": row.nu_reconstruction,
+    }

@@ -13,8 +13,6 @@ from labeler.errors import UsageError
 from labeler.import_rows import ImportRow, LatentName
 from labeler.store.helpers import chunks
 from labeler.store.latent_records import (
-    LatentRow,
-    MemberRow,
     add_latents,
     add_members,
     create_latent_set,
@@ -75,7 +73,7 @@ def _latents(session: Session, source: Path, rows: Sequence[ImportRow]) -> dict[
         crosscoder = get_or_create_crosscoder(session, name)
         if crosscoder.sha256 is not None:
             _require_latents(session, source, crosscoder.id, first)
-        wanted = [LatentRow(latent.latent_index) for latent in first]
+        wanted = [{"latent_index": latent.latent_index} for latent in first]
         found = add_latents(session, crosscoder.id, wanted)
         ids |= {LatentName(name, index): latent_id for index, latent_id in found.items()}
     return ids
@@ -117,7 +115,7 @@ def _members(
             _check_new_member(source, row, rules[row.side], latent_id, present)
             fresh[row.side].append(latent_id)
     for side in SIDES:
-        add_members(session, sets[side], [MemberRow(latent_id) for latent_id in fresh[side]])
+        add_members(session, sets[side], [{"latent_id": latent_id} for latent_id in fresh[side]])
     return sorted({*fresh["target"], *fresh["reference"]})
 
 

@@ -23,9 +23,8 @@ from labeler.sections.scoring import ScoreSettings
 from labeler.store.engine import read_session, write_session
 from labeler.store.judging_records import lock_latents
 from labeler.store.outcomes import BY_NAME, OF_ONE_REQUEST
-from labeler.store.schema import Explanation
+from labeler.store.schema import Explanation, ExplanationScore
 from labeler.store.score_records import (
-    ScoreRow,
     add_score,
     shuffled_explanation,
 )
@@ -283,21 +282,13 @@ class _Scorer:
         return replace(score, reason=f"{score.reason} ({self._words[task]})")
 
     def _write(self, task: _Task, score: Score) -> None:
-        row = ScoreRow(
+        row = ExplanationScore(
             run_id=self._run_id,
             explanation_id=task.explanation_id,
             judge_id=self._store.judge_id,
             method=task.method,
-            n_asked=score.n_asked,
             n_parsed=score.n_parsed,
-            n_positive=score.n_positive,
-            n_negative=score.n_negative,
-            n_true_positive=score.n_true_positive,
-            n_true_negative=score.n_true_negative,
-            balanced_accuracy=score.balanced_accuracy,
-            ci_low=score.ci_low,
-            ci_high=score.ci_high,
-            reason=score.reason,
+            **vars(score),
         )
         with write_session(self._engine) as session:
             lock_latents(session, [task.latent_id])

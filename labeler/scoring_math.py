@@ -32,7 +32,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ExampleAnswer:
     """What is right for an example, and what was said of it."""
 
     truth: bool
@@ -43,12 +43,12 @@ class Answer:
 def score_of(trials: Sequence[Trial], answers: Mapping[str, bool], alpha: float = ALPHA) -> Score:
     """Count the answers by example id; an example without an answer counts nowhere but as asked."""
     return score_of_answers(
-        [Answer(trial.truth, answers.get(trial.example.id)) for trial in trials], alpha
+        [ExampleAnswer(trial.truth, answers.get(trial.example.id)) for trial in trials], alpha
     )
 
 
 def score_of_answers(
-    answers: Sequence[Answer], alpha: float = ALPHA, where: str = "in the score half"
+    answers: Sequence[ExampleAnswer], alpha: float = ALPHA, where: str = "in the score half"
 ) -> Score:
     """Count the answers; `where` says in the reason what has no example of one kind.
 
@@ -78,7 +78,7 @@ def not_scored(reason: str) -> Score:
 
 
 def _reason(
-    answers: Sequence[Answer], positive: Sequence[bool], negative: Sequence[bool], where: str
+    answers: Sequence[ExampleAnswer], positive: Sequence[bool], negative: Sequence[bool], where: str
 ) -> str | None:
     """Why the balanced accuracy is undefined: what was not there, or was not answered."""
     for wanted, answered, words in (

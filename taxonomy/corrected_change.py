@@ -23,7 +23,7 @@ from taxonomy.significance import ALPHA, adjust_by_level
 
 
 @dataclass(frozen=True)
-class Answer:
+class CountedLabel:
     """One label: the categories it counts for, parents among them, and whether it is counted."""
 
     categories: frozenset[str]
@@ -39,8 +39,8 @@ class JudgedLatent:
     `inclusion_prob` None = drawn with the same probability as all others.
     """
 
-    judge: Answer
-    human: Answer | None = None
+    judge: CountedLabel
+    human: CountedLabel | None = None
     is_audited: bool = False
     inclusion_prob: float | None = None
 

@@ -23,7 +23,7 @@ from labeler.exchange.records import (
     ExchangeWindow,
 )
 from labeler.scoring_examples import Method
-from labeler.scoring_math import Answer
+from labeler.scoring_math import ExampleAnswer
 from labeler.store.tables.base import storable
 
 FOLDER = "scores"
@@ -118,7 +118,7 @@ def _examples(path: Path) -> Iterator[ExchangeExample]:
         yield ExchangeExample(_answer(f"{path}: record {number}", record))
 
 
-def _answer(where: str, record: Any) -> Answer:
+def _answer(where: str, record: Any) -> ExampleAnswer:
     if not isinstance(record, dict):
         raise UsageError(f"{where}: must be an object")
     truths = {key: _flag(where, key, record[key]) for key in _TRUTHS if key in record}
@@ -130,12 +130,12 @@ def _answer(where: str, record: Any) -> Answer:
         raise UsageError(f"{where}: prediction is missing; null says that it was not understood")
     truth = next(iter(truths.values()))
     if record["prediction"] is None:
-        return Answer(truth, None)
+        return ExampleAnswer(truth, None)
     said = _flag(where, "prediction", record["prediction"], " or null")
     correct = record.get("correct")
     if correct is not None and _flag(where, "correct", correct, " or null") != (said == truth):
         raise UsageError(f"{where}: correct contradicts prediction and {next(iter(truths))}")
-    return Answer(truth, said)
+    return ExampleAnswer(truth, said)
 
 
 def _flag(where: str, key: str, value: Any, otherwise: str = "") -> bool:

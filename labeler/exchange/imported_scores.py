@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from sqlalchemy.orm import Session
 
 from labeler.exchange.records import ExchangeScore
 from labeler.scoring_math import score_of_answers
-from labeler.store.schema import Explanation
-from labeler.store.score_records import ScoreRow, add_score
+from labeler.store.schema import Explanation, ExplanationScore
+from labeler.store.score_records import add_score
 
 IN_FILE = "in the imported file"
 
@@ -22,12 +20,12 @@ def add_imported_score(
     It stands under the explanation's own judge: who was asked, the folder does not say.
     """
     counted = score_of_answers(score.answers, where=IN_FILE)
-    row = ScoreRow(
+    row = ExplanationScore(
         run_id=run_id,
         explanation_id=explanation.id,
         judge_id=explanation.judge_id,
         method=score.method,
         n_parsed=counted.n_parsed,
-        **asdict(counted),
+        **vars(counted),
     )
     return add_score(session, row, ())

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from crosscoder import limits
 from labeler.errors import UsageError
 from labeler.scoring_examples import Method
-from labeler.scoring_math import Answer
+from labeler.scoring_math import ExampleAnswer
 from labeler.store.latent_records import LARGEST_INDEX
 from labeler.text import clip
 
@@ -40,7 +40,7 @@ class ExchangeWindow:
 class ExchangeExample:
     """A text on which an explanation was tested."""
 
-    answer: Answer
+    answer: ExampleAnswer
     window: ExchangeWindow | None = None
     """What was shown; None where a file was read, of which only the answers count."""
 
@@ -53,7 +53,7 @@ class ExchangeScore:
     examples: tuple[ExchangeExample, ...]
 
     @property
-    def answers(self) -> tuple[Answer, ...]:
+    def answers(self) -> tuple[ExampleAnswer, ...]:
         """What was right and what was said, example by example."""
         return tuple(example.answer for example in self.examples)
 

@@ -19,7 +19,7 @@ from labeler.judge.base import EndpointKind, EvidenceWindow, JudgeIdentity
 from labeler.judge.subjects import load_subjects
 from labeler.scoring import score_requests
 from labeler.scoring_examples import Method, Trial, draw_trials
-from labeler.scoring_math import Answer, Score, score_of
+from labeler.scoring_math import ExampleAnswer, Score, score_of
 from labeler.store.helpers import chunks
 from labeler.store.schema import Explanation, ExplanationScore, Judge, JudgeCall, Run, ScoreCall
 
@@ -140,7 +140,9 @@ def _redraw(
     return ExchangeScore(
         method,
         tuple(
-            ExchangeExample(Answer(trial.truth, answers.get(trial.example.id)), _shown(trial))
+            ExchangeExample(
+                ExampleAnswer(trial.truth, answers.get(trial.example.id)), _shown(trial)
+            )
             for trial in trials
         ),
     )

@@ -33,7 +33,7 @@ from labeler.explanations import newest_explanations
 from labeler.store.engine import read_session, write_session
 from labeler.store.evidence_records import EvidenceRow, add_evidence, evidence_of
 from labeler.store.judging_records import add_explanation, get_or_create_judge
-from labeler.store.latent_records import LatentRow, add_latents, get_or_create_crosscoder
+from labeler.store.latent_records import add_latents, get_or_create_crosscoder
 from labeler.store.runs import begin_run, finish_run
 from labeler.store.schema import Crosscoder, Evidence, Explanation, Judge, Latent
 from labeler.store.tables.base import storable
@@ -313,7 +313,11 @@ def _write(
         session,
         crosscoder.id,
         [
-            LatentRow(latent.index, density=latent.density, max_activation=latent.max_activation)
+            {
+                "latent_index": latent.index,
+                "density": latent.density,
+                "max_activation": latent.max_activation,
+            }
             for latent in latents
             if latent.index not in known
         ],

@@ -20,7 +20,7 @@ MOST_DISAGREEMENTS = 8
 
 
 @dataclass(frozen=True)
-class Agreement:
+class SideAgreement:
     """How often judge and reviewers chose the same on one side."""
 
     side: str
@@ -47,7 +47,7 @@ class Disagreement:
 class JudgeVersusHuman:
     """Both sides, and the most frequent disagreements of both together."""
 
-    sides: tuple[Agreement, ...] = ()
+    sides: tuple[SideAgreement, ...] = ()
     disagreements: tuple[Disagreement, ...] = ()
 
 
@@ -69,7 +69,7 @@ def read_agreement(session: Session, comparison: str) -> JudgeVersusHuman:
     )
 
 
-def _side(side: str, rows: Sequence[Any]) -> Agreement:
+def _side(side: str, rows: Sequence[Any]) -> SideAgreement:
     from taxonomy.intervals import Side, wilson_interval
 
     def total(name: str, agreed_only: bool) -> int:
@@ -81,7 +81,7 @@ def _side(side: str, rows: Sequence[Any]) -> Agreement:
 
     blind, blind_agreed = total("n_blind", False), total("n_blind", True)
     interval = wilson_interval(Side(blind_agreed, blind))
-    return Agreement(
+    return SideAgreement(
         side=side,
         reviewed=total("n", False),
         agreed=total("n", True),

@@ -14,7 +14,7 @@ _MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
-class Answer:
+class Conclusion:
     """What the comparison says."""
 
     sentence: str
@@ -23,18 +23,18 @@ class Answer:
     """What it rests on."""
 
 
-def answer_of(table: ChangeTable) -> Answer:
+def answer_of(table: ChangeTable) -> Conclusion:
     """Which changes are distinguishable from zero, or that none is, and what that rests on."""
     tested = [row for row in table.rows if not row.is_empty]
     if not tested:
-        return Answer(
+        return Conclusion(
             "No latent of this comparison has a category yet, so no change can be stated.",
             coverage_sentence(table),
         )
     significant = [row for row in tested if row.is_significant]
     sentence = _some(significant, len(tested)) if significant else _none(tested)
     detail = [*_together(table), *_strength(tested, significant), coverage_sentence(table)]
-    return Answer(sentence, " ".join(detail))
+    return Conclusion(sentence, " ".join(detail))
 
 
 def global_p(table: ChangeTable) -> float | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from labeler.report.answer import Answer, answer_of, computed_sentence
+from labeler.report.answer import Conclusion, answer_of, computed_sentence
 from labeler.report.checks import check_sentences
 from labeler.report.compare_terminal import summary
 from labeler.report.figures import Layout, forest_plot
@@ -104,7 +104,7 @@ class PageComparison:
     key: str
     """Prefix of its anchors."""
     data: ReportData
-    answer: Answer
+    answer: Conclusion
     sections: tuple[Section, ...]
     figures: ComparisonFigures
 

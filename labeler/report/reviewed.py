@@ -21,7 +21,7 @@ from labeler.store.outcomes import LABELLED
 from labeler.store.view_definitions.base import DECISION, MEMBER, STANDING, VERDICT, with_tables
 
 if TYPE_CHECKING:
-    from taxonomy.corrected_change import Answer, JudgedLatent
+    from taxonomy.corrected_change import CountedLabel, JudgedLatent
 
 _JUDGED = text(
     with_tables(MEMBER, VERDICT)
@@ -104,8 +104,8 @@ def _key(row: Any) -> tuple[SideName, int]:
     return row.side, row.latent_id
 
 
-def _answer(row: Any, parents: dict[str, str | None], denominator: str) -> Answer:
-    from taxonomy.corrected_change import Answer
+def _answer(row: Any, parents: dict[str, str | None], denominator: str) -> CountedLabel:
+    from taxonomy.corrected_change import CountedLabel
 
     own = {row.category} if row.outcome == "assigned" and row.category else set()
     above = {parents.get(category) for category in own} - {None}
@@ -114,4 +114,4 @@ def _answer(row: Any, parents: dict[str, str | None], denominator: str) -> Answe
         "assigned": row.outcome == "assigned",
         "isolated": True,
     }[denominator]
-    return Answer(frozenset(str(category) for category in own | above), counts)
+    return CountedLabel(frozenset(str(category) for category in own | above), counts)

@@ -35,7 +35,7 @@ class ReviewerProgress:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class PairAgreement:
     """Two parties on the latents that both decided; kappa is None where it is undefined."""
 
     first: str
@@ -68,10 +68,10 @@ class Progress:
     reviewed: int
     conflicts: int
     reviewers: tuple[ReviewerProgress, ...]
-    agreements: tuple[Agreement, ...]
-    judge_blind: Agreement
+    agreements: tuple[PairAgreement, ...]
+    judge_blind: PairAgreement
     """Judge and people on the latents decided blind."""
-    judge_all: Agreement
+    judge_all: PairAgreement
     confusions: tuple[Confusion, ...]
     """Where judge and people differ, the most frequent first."""
 
@@ -129,9 +129,9 @@ def pair_counts(table: QueueTable, first: NDArray[Any], second: NDArray[Any]) ->
     return np.bincount(pairs, minlength=n * n).reshape(n, n)
 
 
-def _agreement(first: str, second: str, counts: Counts) -> Agreement:
+def _agreement(first: str, second: str, counts: Counts) -> PairAgreement:
     equal = int(np.trace(counts))
-    return Agreement(first, second, int(counts.sum()), equal, cohen_kappa(counts))
+    return PairAgreement(first, second, int(counts.sum()), equal, cohen_kappa(counts))
 
 
 def cohen_kappa(counts: Counts) -> float | None:

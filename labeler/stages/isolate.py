@@ -23,9 +23,6 @@ from labeler.stages.dictionaries import (
 from labeler.stages.train import opened_store
 from labeler.store.engine import write_session
 from labeler.store.latent_records import (
-    LatentRow,
-    MemberRow,
-    ScalingRow,
     add_latents,
     add_scaling,
     create_latent_set,
@@ -146,38 +143,39 @@ def _store_latents(
     return _Stored(crosscoder.id, scaling, latent_ids, model_ids)
 
 
-def _latent_rows(scaling: LatentScaling) -> Iterator[LatentRow]:
+def _latent_rows(scaling: LatentScaling) -> Iterator[dict[str, Any]]:
     for index in range(scaling.n_latents):
         mean = float(scaling.mean_activation[index])
-        yield LatentRow(
-            latent_index=index,
-            density=float(scaling.density[index]),
-            n_documents=int(scaling.n_documents[index]),
-            max_activation=float(scaling.max_activation[index]),
-            mean_activation=None if mean != mean else mean,
-        )
+        yield {
+            "latent_index": index,
+            "density": float(scaling.density[index]),
+            "n_documents": int(scaling.n_documents[index]),
+            "max_activation": float(scaling.max_activation[index]),
+            "mean_activation": None if mean != mean else mean,
+        }
+
+
+_MEASURES = (
+    "delta_norm",
+    *(f"{nu}{end}" for nu in ("nu_error", "nu_reconstruction") for end in ("", "_low", "_high")),
+)
+"""Columns of a pair's scaling, named alike by the statistics and the database."""
 
 
 def _scaling_rows(
     pair: PairScaling, scaling: LatentScaling, latent_ids: dict[int, int]
-) -> Iterator[ScalingRow]:
+) -> Iterator[dict[str, Any]]:
     from crosscoder.scaling import ScalingFlag
 
     negative = int(ScalingFlag.ERROR_NEGATIVE | ScalingFlag.RECONSTRUCTION_NEGATIVE)
     for index, latent_id in latent_ids.items():
-        yield ScalingRow(
-            latent_id=latent_id,
-            delta_norm=float(pair.delta_norm[index]),
-            nu_error=float(pair.nu_error[index]),
-            nu_error_low=float(pair.nu_error_low[index]),
-            nu_error_high=float(pair.nu_error_high[index]),
-            nu_reconstruction=float(pair.nu_reconstruction[index]),
-            nu_reconstruction_low=float(pair.nu_reconstruction_low[index]),
-            nu_reconstruction_high=float(pair.nu_reconstruction_high[index]),
-            n_active=int(scaling.n_active[index]),
-            n_documents=int(scaling.n_documents[index]),
-            is_flagged=bool(int(pair.flags[index]) & negative),
-        )
+        yield {
+            "latent_id": latent_id,
+            **{name: float(getattr(pair, name)[index]) for name in _MEASURES},
+            "n_active": int(scaling.n_active[index]),
+            "n_documents": int(scaling.n_documents[index]),
+            "is_flagged": bool(int(pair.flags[index]) & negative),
+        }
 
 
 def _store_comparison(
@@ -233,7 +231,7 @@ def _store_set(
     if written is not None:
         return written
     members = [
-        MemberRow(stored.latent_ids[int(index)], rank, float(score))
+        {"latent_id": stored.latent_ids[int(index)], "rank": rank, "score": float(score)}
         for rank, (index, score) in enumerate(
             zip(selection.latent_indices, selection.scores, strict=True), start=1
         )

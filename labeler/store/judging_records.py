@@ -349,18 +349,10 @@ def _label_row(label: LabelRow, on_control: bool) -> JudgeLabel:
             f"outcome {label.outcome!r} with {len(label.categories)} categories: only and always"
             " 'assigned' has categories"
         )
-    return JudgeLabel(
-        run_id=label.run_id,
-        latent_id=label.latent_id,
-        judge_id=label.judge_id,
-        taxonomy_version_id=label.taxonomy_version_id,
-        explanation_id=label.explanation_id,
-        judge_call_id=label.judge_call_id,
-        carried_from_id=label.carried_from_id,
-        outcome=label.outcome,
-        confidence=number(label.confidence),
-        is_control=label.is_control or on_control,
-    )
+    values = {name: value for name, value in vars(label).items() if name != "categories"}
+    values["confidence"] = number(label.confidence)
+    values["is_control"] = label.is_control or on_control
+    return JudgeLabel(**values)
 
 
 def _category_rows(
@@ -368,10 +360,8 @@ def _category_rows(
 ) -> Iterable[dict[str, object]]:
     for rank, category in enumerate(categories, start=1):
         yield {
+            **vars(category),
             "judge_label_id": label_id,
             "rank": rank,
-            "category_id": category.category_id,
             "confidence": number(category.confidence),
-            "quote": category.quote,
-            "quote_found": category.quote_found,
         }

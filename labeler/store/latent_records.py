@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import insert, select
@@ -25,45 +24,10 @@ from labeler.store.schema import (
     TaxonomyVersion,
 )
 
+Row = Mapping[str, Any]
+"""Column -> value."""
 LARGEST_INDEX = 2**31 - 1
 """What an integer column of both databases holds."""
-
-
-@dataclass(frozen=True)
-class LatentRow:
-    """Facts of one latent; None = unknown."""
-
-    latent_index: int
-    density: float | None = None
-    n_documents: int | None = None
-    max_activation: float | None = None
-    mean_activation: float | None = None
-
-
-@dataclass(frozen=True)
-class ScalingRow:
-    """Latent scaling of one latent for one ordered pair; NaN and None = undefined."""
-
-    latent_id: int
-    delta_norm: float | None
-    nu_error: float | None
-    nu_error_low: float | None
-    nu_error_high: float | None
-    nu_reconstruction: float | None
-    nu_reconstruction_low: float | None
-    nu_reconstruction_high: float | None
-    n_active: int | None = None
-    n_documents: int | None = None
-    is_flagged: bool = False
-
-
-@dataclass(frozen=True)
-class MemberRow:
-    """One latent of a set."""
-
-    latent_id: int
-    rank: int | None = None
-    score: float | None = None
 
 
 def get_or_create_subject_model(
@@ -117,20 +81,21 @@ def get_or_create_crosscoder(
     return row
 
 
-def add_latents(
-    session: Session, crosscoder_id: int, latents: Iterable[LatentRow]
-) -> dict[int, int]:
-    """Add the latents that are missing; returns latent_index -> latent_id of all given ones."""
-    rows = {row.latent_index: row for row in latents}
+def add_latents(session: Session, crosscoder_id: int, latents: Iterable[Row]) -> dict[int, int]:
+    """Add the latents that are missing; returns latent_index -> latent_id of all given ones.
+
+    `latents` are columns of Latent, all with the same keys; what they leave out is unknown.
+    """
+    rows = {int(row["latent_index"]): row for row in latents}
     ids: dict[int, int] = {}
     for part in chunks(rows):
         ids |= _latent_ids(session, crosscoder_id, part)
     missing = [rows[index] for index in rows if index not in ids]
     if missing:
         session.execute(
-            insert(Latent), [asdict(row) | {"crosscoder_id": crosscoder_id} for row in missing]
+            insert(Latent), [{**row, "crosscoder_id": crosscoder_id} for row in missing]
         )
-        for part in chunks([row.latent_index for row in missing]):
+        for part in chunks([row["latent_index"] for row in missing]):
             ids |= _latent_ids(session, crosscoder_id, part)
     return ids
 
@@ -143,9 +108,12 @@ def _latent_ids(session: Session, crosscoder_id: int, indices: Sequence[int]) ->
 
 
 def add_scaling(
-    session: Session, target_model_id: int, reference_model_id: int, rows: Iterable[ScalingRow]
+    session: Session, target_model_id: int, reference_model_id: int, rows: Iterable[Row]
 ) -> int:
-    """Add the scaling of one ordered pair; latents that have theirs keep it. Returns how many."""
+    """Add the scaling of one ordered pair; latents that have theirs keep it. Returns how many.
+
+    `rows` are columns of LatentScaling, all with the same keys; NaN = undefined.
+    """
     known = set(
         session.execute(
             select(LatentScaling.latent_id).where(
@@ -155,16 +123,15 @@ def add_scaling(
         ).scalars()
     )
     pair = {"target_model_id": target_model_id, "reference_model_id": reference_model_id}
-    fresh = [_finite(row) | pair for row in rows if row.latent_id not in known]
+    fresh = [_finite(row) | pair for row in rows if row["latent_id"] not in known]
     if fresh:
         session.execute(insert(LatentScaling), fresh)
     return len(fresh)
 
 
-def _finite(row: ScalingRow) -> dict[str, Any]:
-    values = asdict(row)
+def _finite(row: Row) -> dict[str, Any]:
     return {
-        name: number(value) if isinstance(value, float) else value for name, value in values.items()
+        name: number(value) if isinstance(value, float) else value for name, value in row.items()
     }
 
 
@@ -173,7 +140,7 @@ def create_latent_set(
     name: str,
     rule: str,
     run_id: int,
-    members: Iterable[MemberRow] = (),
+    members: Iterable[Row] = (),
     rule_params: Mapping[str, Any] | None = None,
     **facts: Any,
 ) -> LatentSet:
@@ -187,26 +154,21 @@ def create_latent_set(
     return row
 
 
-def add_members(session: Session, latent_set_id: int, members: Iterable[MemberRow]) -> int:
-    """Add the latents that are missing in a set, removing none; returns how many."""
+def add_members(session: Session, latent_set_id: int, members: Iterable[Row]) -> int:
+    """Add the latents that are missing in a set, removing none; returns how many.
+
+    `members` are columns of LatentSetMember, all with the same keys.
+    """
     known = set(
         session.execute(
             select(LatentSetMember.latent_id).where(LatentSetMember.latent_set_id == latent_set_id)
         ).scalars()
     )
-    fresh = {row.latent_id: row for row in members if row.latent_id not in known}
+    fresh = {row["latent_id"]: row for row in members if row["latent_id"] not in known}
     if fresh:
         session.execute(
             insert(LatentSetMember),
-            [
-                {
-                    "latent_set_id": latent_set_id,
-                    "latent_id": row.latent_id,
-                    "rank": row.rank,
-                    "score": number(row.score),
-                }
-                for row in fresh.values()
-            ],
+            [_finite(row) | {"latent_set_id": latent_set_id} for row in fresh.values()],
         )
     return len(fresh)
 

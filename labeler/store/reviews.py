@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import func, insert, select
@@ -161,22 +161,11 @@ def _event_row(decision: Decision, stream: Sequence[ReviewEvent]) -> dict[str, A
     newest = stream[-1].revision if stream else 0
     if newest != decision.base_revision:
         raise RevisionConflictError(decision, newest)
-    return {
-        "latent_id": decision.latent_id,
-        "taxonomy_version_id": decision.taxonomy_version_id,
-        "reviewer": decision.reviewer,
-        "entered_by": decision.entered_by,
+    values = asdict(decision)
+    del values["base_revision"], values["categories"]
+    return values | {
         "revision": newest + 1,
-        "action": decision.action,
-        "explanation_text": decision.explanation_text,
-        "based_on_judge_label_id": decision.based_on_judge_label_id,
         "restores_event_id": _restored(stream) if decision.action == "undo" else None,
-        "reason": decision.reason,
-        "note": decision.note,
-        "was_blind": decision.was_blind,
-        "selection": decision.selection,
-        "inclusion_prob": decision.inclusion_prob,
-        "elapsed_ms": decision.elapsed_ms,
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
 
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
@@ -12,41 +11,20 @@ from labeler.store.judging_records import add_explanation
 from labeler.store.schema import Explanation, ExplanationScore, ScoreCall, ShuffledExplanation
 
 
-@dataclass(frozen=True)
-class ScoreRow:
-    """One score; the balanced accuracy is None exactly where `reason` says why."""
-
-    run_id: int
-    explanation_id: int
-    judge_id: int
-    method: str
-    n_asked: int
-    n_parsed: int
-    n_positive: int
-    n_negative: int
-    n_true_positive: int
-    n_true_negative: int
-    balanced_accuracy: float | None
-    ci_low: float | None
-    ci_high: float | None
-    reason: str | None
-
-
-def add_score(session: Session, row: ScoreRow, call_ids: Collection[int]) -> bool:
+def add_score(session: Session, score: ExplanationScore, call_ids: Collection[int]) -> bool:
     """Write a score with the calls it was counted from, unless the newest one says the same."""
     newest = session.execute(
         select(ExplanationScore)
         .where(
-            ExplanationScore.explanation_id == row.explanation_id,
-            ExplanationScore.judge_id == row.judge_id,
-            ExplanationScore.method == row.method,
+            ExplanationScore.explanation_id == score.explanation_id,
+            ExplanationScore.judge_id == score.judge_id,
+            ExplanationScore.method == score.method,
         )
         .order_by(ExplanationScore.id.desc())
         .limit(1)
     ).scalar_one_or_none()
-    if newest is not None and _says(newest, row) and _calls_of(session, newest) == set(call_ids):
+    if newest is not None and _says(newest, score) and _calls_of(session, newest) == set(call_ids):
         return False
-    score = ExplanationScore(**asdict(row))
     session.add(score)
     session.flush()
     if call_ids:
@@ -81,10 +59,10 @@ def shuffled_explanation(
     return row
 
 
-def _says(newest: ExplanationScore, row: ScoreRow) -> bool:
-    return all(
-        getattr(newest, name) == value for name, value in asdict(row).items() if name != "run_id"
-    )
+def _says(newest: ExplanationScore, score: ExplanationScore) -> bool:
+    """Whether a score says the same, whenever and in whatever run it was written."""
+    columns = set(ExplanationScore.__table__.columns.keys()) - {"id", "run_id", "created_at"}
+    return all(getattr(newest, name) == getattr(score, name) for name in columns)
 
 
 def _calls_of(session: Session, score: ExplanationScore) -> set[int]:

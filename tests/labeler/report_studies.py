@@ -19,9 +19,6 @@ from labeler.store.judging_records import (
     get_or_create_judge,
 )
 from labeler.store.latent_records import (
-    LatentRow,
-    MemberRow,
-    ScalingRow,
     add_latents,
     add_scaling,
     create_latent_set,
@@ -86,7 +83,9 @@ def build_imported(engine: Engine, counts: Mapping[str, tuple[int, int]] = PAPER
         for side, position in (("target", 0), ("reference", 1)):
             outcomes = [outcome for outcome, pair in counts.items() for _ in range(pair[position])]
             crosscoder = get_or_create_crosscoder(session, f"imported:paper:{side}")
-            ids = add_latents(session, crosscoder.id, map(LatentRow, range(len(outcomes))))
+            ids = add_latents(
+                session, crosscoder.id, [{"latent_index": index} for index in range(len(outcomes))]
+            )
             for index, outcome in enumerate(outcomes):
                 explanation = add_explanation(
                     session, run_id, ids[index], judge.id, f"{outcome} number {index}"
@@ -111,7 +110,7 @@ def build_imported(engine: Engine, counts: Mapping[str, tuple[int, int]] = PAPER
                     f"paper/{side}",
                     "imported",
                     run_id,
-                    [MemberRow(latent_id) for latent_id in ids.values()],
+                    [{"latent_id": latent_id} for latent_id in ids.values()],
                 )
             )
         comparison = ensure_comparison(session, "paper", sets[0].id, sets[1].id)
@@ -224,7 +223,15 @@ def build_planted(
         ids = add_latents(
             session,
             crosscoder.id,
-            [LatentRow(i, float(generator.uniform(0, 0.05)), 40, 9.0) for i in range(n_latents)],
+            [
+                {
+                    "latent_index": i,
+                    "density": float(generator.uniform(0, 0.05)),
+                    "n_documents": 40,
+                    "max_activation": 9.0,
+                }
+                for i in range(n_latents)
+            ],
         )
         delta = np.clip(generator.normal(0.5, 0.09, n_latents), 0.02, 0.98)
         _scaling(session, ids, simpo.id, base.id, delta, generator)
@@ -276,7 +283,10 @@ def build_planted(
                     f"simpo-vs-it/{side}",
                     "ranked",
                     run_id,
-                    [MemberRow(latent_id, rank) for rank, latent_id in enumerate(members, 1)],
+                    [
+                        {"latent_id": latent_id, "rank": rank}
+                        for rank, latent_id in enumerate(members, 1)
+                    ],
                     {"kind": "ranked", "nu_error_max": 0.2, "nu_reconstruction_max": 0.5},
                     crosscoder_id=crosscoder.id,
                     target_model_id=simpo.id if side == "target" else base.id,
@@ -305,17 +315,17 @@ def _scaling(
         target_id,
         reference_id,
         [
-            ScalingRow(
-                latent_id=latent_id,
-                delta_norm=float(delta[index]),
-                nu_error=float(nu[index]),
-                nu_error_low=float(nu[index]) - 0.1,
-                nu_error_high=float(nu[index]) + 0.1,
-                nu_reconstruction=float(nu[index] + noise[index]),
-                nu_reconstruction_low=None,
-                nu_reconstruction_high=None,
-                n_documents=40,
-            )
+            {
+                "latent_id": latent_id,
+                "delta_norm": float(delta[index]),
+                "nu_error": float(nu[index]),
+                "nu_error_low": float(nu[index]) - 0.1,
+                "nu_error_high": float(nu[index]) + 0.1,
+                "nu_reconstruction": float(nu[index] + noise[index]),
+                "nu_reconstruction_low": None,
+                "nu_reconstruction_high": None,
+                "n_documents": 40,
+            }
             for index, latent_id in ids.items()
         ],
     )

@@ -17,8 +17,6 @@ from labeler.store.judging_records import (
     get_or_create_judge,
 )
 from labeler.store.latent_records import (
-    LatentRow,
-    MemberRow,
     add_latents,
     create_latent_set,
     ensure_comparison,
@@ -64,12 +62,14 @@ def seed(session: Session, n_target: int = 2, n_reference: int = 2) -> Seed:
     """Write the study; no latent is labelled."""
     run_id = begin_run(session, "isolate", {"seed": True})
     crosscoder = get_or_create_crosscoder(session, "cc", sha256="ab" * 32)
-    ids = add_latents(session, crosscoder.id, [LatentRow(i) for i in range(n_target + n_reference)])
+    ids = add_latents(
+        session, crosscoder.id, [{"latent_index": i} for i in range(n_target + n_reference)]
+    )
     target = tuple(ids[i] for i in range(n_target))
     reference = tuple(ids[n_target + i] for i in range(n_reference))
     sets = [
         create_latent_set(
-            session, f"c/{side}", "ranked", run_id, [MemberRow(key) for key in members]
+            session, f"c/{side}", "ranked", run_id, [{"latent_id": key} for key in members]
         )
         for side, members in (("target", target), ("reference", reference))
     ]

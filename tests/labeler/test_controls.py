@@ -16,9 +16,6 @@ from labeler.judge.subjects import load_subject
 from labeler.labeling import label_latents
 from labeler.store.engine import read_session, write_session
 from labeler.store.latent_records import (
-    LatentRow,
-    MemberRow,
-    ScalingRow,
     add_latents,
     add_scaling,
     create_latent_set,
@@ -44,7 +41,7 @@ def study(engine: Engine) -> tuple[int, list[int]]:
             session,
             crosscoder.id,
             [
-                LatentRow(index, density=density, n_documents=9)
+                {"latent_index": index, "density": density, "n_documents": 9}
                 for index, density in enumerate(DENSITIES)
             ],
         )
@@ -65,7 +62,7 @@ def study(engine: Engine) -> tuple[int, list[int]]:
                 f"c/{side}",
                 "ranked",
                 run_id,
-                [MemberRow(ids[member])],
+                [{"latent_id": ids[member]}],
                 crosscoder_id=crosscoder.id,
                 target_model_id=own.id,
                 against_model_id=other.id,
@@ -87,8 +84,13 @@ def begin_of(session: object) -> int:
     return begin_run(session, "isolate", {})  # type: ignore[arg-type]
 
 
-def scaling(latent_id: int, delta_norm: float) -> ScalingRow:
-    return ScalingRow(latent_id, delta_norm, 0.4, None, None, 0.7, None, None)
+def scaling(latent_id: int, delta_norm: float) -> dict[str, object]:
+    return {
+        "latent_id": latent_id,
+        "delta_norm": delta_norm,
+        "nu_error": 0.4,
+        "nu_reconstruction": 0.7,
+    }
 
 
 def drawn(engine: Engine, comparison_id: int, wanted: int, seed: int = 0) -> list[int]:

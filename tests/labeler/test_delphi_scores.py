@@ -32,7 +32,7 @@ from labeler.judge.base import JudgeReply, JudgeRequest
 from labeler.judge.scripted import ScriptedJudge
 from labeler.labeling import label_latents
 from labeler.scoring import ScoreConfig, score_explanations
-from labeler.scoring_math import Answer
+from labeler.scoring_math import ExampleAnswer
 from labeler.store.engine import open_engine, read_session, write_session
 from labeler.store.runs import begin_run
 from labeler.store.schema import Explanation, ExplanationScore, Judge, Run
@@ -204,10 +204,12 @@ def test_older_names_and_an_unused_verdict_on_nothing_are_read(tmp_path: Path) -
     (tmp_path / "scores" / "intruder" / path.name).write_text("of another scorer")
     scores = {latent.index: latent.scores for latent in read_delphi(tmp_path)}
     assert scores[12] == ()
-    assert [score.answers for score in scores[7]] == [(Answer(True, True), Answer(False, None))]
+    assert [score.answers for score in scores[7]] == [
+        (ExampleAnswer(True, True), ExampleAnswer(False, None))
+    ]
 
 
-answers = st.builds(Answer, st.booleans(), st.sampled_from([True, False, None]))
+answers = st.builds(ExampleAnswer, st.booleans(), st.sampled_from([True, False, None]))
 windows = st.lists(
     st.tuples(st.text(st.characters(), max_size=4), st.floats(0, 1e6)), max_size=4
 ).flatmap(

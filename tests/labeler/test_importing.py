@@ -13,8 +13,6 @@ from labeler.importing import import_latents
 from labeler.sql import run_query
 from labeler.store.engine import read_session, write_session
 from labeler.store.latent_records import (
-    LatentRow,
-    MemberRow,
     add_latents,
     create_latent_set,
     current_setting,
@@ -260,9 +258,13 @@ def test_labels_for_latents_that_a_rule_isolated(engine: Engine, tmp_path: Path)
     with write_session(engine) as session:
         run_id = begin_run(session, "isolate", {})
         crosscoder = get_or_create_crosscoder(session, "trained", sha256="ab" * 32)
-        ids = add_latents(session, crosscoder.id, [LatentRow(0), LatentRow(1), LatentRow(2)])
-        target = create_latent_set(session, "c/target", "ranked", run_id, [MemberRow(ids[0])])
-        reference = create_latent_set(session, "c/reference", "ranked", run_id, [MemberRow(ids[1])])
+        ids = add_latents(
+            session, crosscoder.id, [{"latent_index": 0}, {"latent_index": 1}, {"latent_index": 2}]
+        )
+        target = create_latent_set(session, "c/target", "ranked", run_id, [{"latent_id": ids[0]}])
+        reference = create_latent_set(
+            session, "c/reference", "ranked", run_id, [{"latent_id": ids[1]}]
+        )
         ensure_comparison(session, "c", target.id, reference.id)
     header = f"{HEADER},crosscoder"
     import_latents(engine, write(tmp_path, "c,target,0,a,safety,trained", header=header), SMALL)

@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from taxonomy.corrected_change import Answer, CategoryKey, JudgedLatent, correct_changes
+from taxonomy.corrected_change import CategoryKey, CountedLabel, JudgedLatent, correct_changes
 
 KEYS = (CategoryKey("behaviour", 1, None), CategoryKey("safety", 2, "behaviour"))
-SAFETY = Answer(frozenset({"safety", "behaviour"}), True)
-NONE = Answer(frozenset(), True)
-BLANK = Answer(frozenset(), False)
+SAFETY = CountedLabel(frozenset({"safety", "behaviour"}), True)
+NONE = CountedLabel(frozenset(), True)
+BLANK = CountedLabel(frozenset(), False)
 
 
 def side(

@@ -16,7 +16,6 @@ from labeler.errors import UsageError
 from labeler.store.engine import open_engine, read_session, write_session
 from labeler.store.judging_records import LabelRow, add_judge_label
 from labeler.store.latent_records import (
-    MemberRow,
     create_latent_set,
     ensure_comparison,
     ensure_comparison_setting,
@@ -232,7 +231,7 @@ def test_what_is_no_label_stays_out_of_the_denominator(engine: Engine) -> None:
 def test_a_latent_on_both_sides_is_counted_on_each(engine: Engine) -> None:
     with write_session(engine) as session:
         data = seed(session, 1, 1)
-        both = [MemberRow(data.target[0])]
+        both = [{"latent_id": data.target[0]}]
         sets = [
             create_latent_set(session, f"kept/{side}", "ranked", data.run_id, both)
             for side in ("target", "reference")
@@ -266,7 +265,7 @@ def test_a_comparison_of_new_sets_drops_the_old_latents(engine: Engine) -> None:
         data = seed(session)
         label(session, data, data.target[0], "safety")
         newer = create_latent_set(
-            session, "c/target", "strict", data.run_id, [MemberRow(data.target[1])]
+            session, "c/target", "strict", data.run_id, [{"latent_id": data.target[1]}]
         )
         comparison = session.get_one(Comparison, data.comparison_id)
         ensure_comparison(session, "c", newer.id, comparison.reference_set_id)

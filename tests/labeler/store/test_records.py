@@ -18,8 +18,6 @@ from labeler.store.judging_records import (
 )
 from labeler.store.latent_names import find_latent, latent_title
 from labeler.store.latent_records import (
-    LatentRow,
-    ScalingRow,
     add_latents,
     add_scaling,
     get_or_create_crosscoder,
@@ -94,9 +92,17 @@ def test_latents_and_scaling_are_added_once_and_nan_is_null(engine: Engine) -> N
         target = get_or_create_subject_model(session, "a", "f" * 64)
         reference = get_or_create_subject_model(session, "b", "e" * 64)
         crosscoder = get_or_create_crosscoder(session, "cc", "11" * 32, [target, reference])
-        ids = add_latents(session, crosscoder.id, [LatentRow(i, density=0.1) for i in range(1200)])
-        assert add_latents(session, crosscoder.id, [LatentRow(3)]) == {3: ids[3]}
-        row = ScalingRow(ids[0], 0.9, math.nan, None, math.inf, 0.1, 0.0, 0.2, n_active=7)
+        ids = add_latents(
+            session, crosscoder.id, [{"latent_index": i, "density": 0.1} for i in range(1200)]
+        )
+        assert add_latents(session, crosscoder.id, [{"latent_index": 3}]) == {3: ids[3]}
+        row = {
+            "latent_id": ids[0],
+            "delta_norm": 0.9,
+            "nu_error": math.nan,
+            "nu_error_high": math.inf,
+            "n_active": 7,
+        }
         assert add_scaling(session, target.id, reference.id, [row]) == 1
         assert add_scaling(session, target.id, reference.id, [row]) == 0
         assert rows(
@@ -108,7 +114,7 @@ def test_a_latent_is_found_by_name_and_by_id(engine: Engine) -> None:
     with write_session(engine) as session:
         data = seed(session)
         colons = get_or_create_crosscoder(session, "imported:c:target")
-        latent_id = add_latents(session, colons.id, [LatentRow(5)])[5]
+        latent_id = add_latents(session, colons.id, [{"latent_index": 5}])[5]
         assert find_latent(session, "imported:c:target:5").id == latent_id
         assert find_latent(session, "cc:0").id == data.target[0]
         assert find_latent(session, f"id:{data.target[1]}").id == data.target[1]
@@ -132,7 +138,7 @@ def test_a_bare_number_is_taken_only_where_it_means_one_latent(engine: Engine) -
         with pytest.raises(UsageError, match=words):
             find_latent(session, "1")
         other = get_or_create_crosscoder(session, "other")
-        add_latents(session, other.id, [LatentRow(0)])
+        add_latents(session, other.id, [{"latent_index": 0}])
         with pytest.raises(UsageError, match=r"of cc:0 .* and of other:0 .*; write"):
             find_latent(session, "0")
 
