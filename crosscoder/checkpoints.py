@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from crosscoder.errors import InputError
-from crosscoder.files import sha256_file, write_tensors
+from crosscoder.files import TENSOR_FILE_ERRORS, sha256_file, write_tensors
 from crosscoder.integrity import (
     DamagedFileError,
     read_json_object,
@@ -68,7 +67,7 @@ def load_crosscoder(directory: Path) -> Crosscoder:
     path = directory / WEIGHTS_NAME
     try:
         tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
+    except TENSOR_FILE_ERRORS as error:
         raise InputError(f"{path}: no readable safetensors file ({error})") from None
     crosscoder = Crosscoder(header.crosscoder)
     fill_crosscoder(crosscoder, tensors, path)

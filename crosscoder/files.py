@@ -19,6 +19,8 @@ from crosscoder.errors import WorkError
 if TYPE_CHECKING:
     import torch
 
+TENSOR_FILE_ERRORS = (OSError, SafetensorError)
+"""What reading or writing a safetensors file may raise."""
 _OS_ERROR_NUMBER = re.compile(r"os error (\d+)")
 
 
@@ -72,7 +74,7 @@ def _whole_file(path: Path) -> Iterator[Path]:
         _flush(temporary)
         temporary.replace(path)
         _flush(path.parent)
-    except (OSError, SafetensorError) as error:
+    except TENSOR_FILE_ERRORS as error:
         raise _write_failure(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -16,10 +16,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from crosscoder.errors import InputError
-from crosscoder.files import canonical_json, sha256_file, sha256_text, write_tensors, write_text
+from crosscoder.files import (
+    TENSOR_FILE_ERRORS,
+    canonical_json,
+    sha256_file,
+    sha256_text,
+    write_tensors,
+    write_text,
+)
 from crosscoder.limits import parse_json, read_bytes
 
 if TYPE_CHECKING:
@@ -118,7 +125,7 @@ def read_sealed_tensors(path: Path, remedy: str) -> tuple[dict[str, torch.Tensor
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError):
+    except TENSOR_FILE_ERRORS:
         raise DamagedFileError(path, remedy) from None
     if metadata.pop(SEAL, None) != _digest(tensors, metadata):
         raise DamagedFileError(path, remedy)

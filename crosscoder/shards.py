@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from crosscoder.errors import InputError
-from crosscoder.files import sha256_file, write_tensors
+from crosscoder.files import TENSOR_FILE_ERRORS, sha256_file, write_tensors
 from crosscoder.integrity import DamagedFileError, VerifiedFiles, set_aside
 from crosscoder.manifest import MASK_NAME, MaskRecord, ShardRecord
 
@@ -176,7 +176,7 @@ class ShardFiles:
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = [file.get_tensor(name) for name in names]
-        except (OSError, SafetensorError) as error:
+        except TENSOR_FILE_ERRORS as error:
             if self._verified.agrees(path, sha256):
                 raise InputError(f"{path}: cannot be read: {error}") from None
             raise set_aside(DamagedFileError(path, REMEDY)) from None

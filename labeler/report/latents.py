@@ -186,7 +186,9 @@ def read_evidence(session: Session, latent_set_id: int, limits: EvidenceLimits) 
         if its_place <= limits.of(evidence.kind):
             shown[evidence.latent_id].append(evidence)
     return {
-        latent_id: _Windows(tuple(map(_view, sorted(shown[latent_id], key=_order))), n_windows)
+        latent_id: _Windows(
+            tuple(map(evidence_view, sorted(shown[latent_id], key=_order))), n_windows
+        )
         for latent_id, n_windows in totals.items()
     }
 
@@ -195,7 +197,8 @@ def _order(evidence: Evidence) -> tuple[int, float, int]:
     return _KIND_ORDER[evidence.kind], -evidence.max_activation, evidence.id
 
 
-def _view(evidence: Evidence) -> EvidenceView:
+def evidence_view(evidence: Evidence) -> EvidenceView:
+    """A window of evidence as pages show it."""
     return EvidenceView(
         kind=evidence.kind,
         split=evidence.split,

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, aliased
 
 from labeler.history import HistoryEntry, latent_history
 from labeler.report.highlight import largest_activation
+from labeler.report.latents import evidence_view
 from labeler.report.model import EvidenceView, Measure
 from labeler.review.places import Place, Setting
 from labeler.review.table import QueueTable
@@ -21,7 +22,6 @@ from labeler.store.evidence_records import evidence_of
 from labeler.store.outcomes import ANSWERS
 from labeler.store.schema import (
     Category,
-    Evidence,
     Explanation,
     ExplanationScore,
     Judge,
@@ -174,7 +174,7 @@ def latent_page(
     voices = _voices(session, events)
     runs = _runs(session, table.setting, place.latent_id)
     own = [event for event in events if event.reviewer == stream]
-    windows = [_view(row) for row in evidence_of(session, place.latent_id)]
+    windows = [evidence_view(row) for row in evidence_of(session, place.latent_id)]
     latent = session.get_one(Latent, place.latent_id)
     standing = next((voice for voice in voices if voice.reviewer == stream), None)
     return LatentPage(
@@ -333,19 +333,6 @@ def _scaling(session: Session, latent_id: int) -> tuple[Scaling, ...]:
             ),
         )
         for row, target_name, reference_name in rows
-    )
-
-
-def _view(row: Evidence) -> EvidenceView:
-    return EvidenceView(
-        kind=row.kind,
-        split=row.split,
-        quantile=row.quantile,
-        document_id=row.document_id,
-        start=row.start,
-        tokens=tuple(row.tokens),
-        roles=tuple(row.roles),
-        activations=tuple(row.activations),
     )
 
 

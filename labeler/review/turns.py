@@ -20,10 +20,6 @@ class NoTurnError(WorkError):
     """The work was not begun: too many wait already, or the turn did not come in time."""
 
 
-class TurnEndedError(WorkError):
-    """Nobody wants the work any more."""
-
-
 class Turns:
     """Lets `running` threads work at once and `waiting` more wait, for so many seconds."""
 
@@ -39,14 +35,14 @@ class Turns:
     def turn(self, is_unwanted: Callable[[], bool] = lambda: False) -> Iterator[float]:
         """Wait for a turn and keep it for the block; yields the seconds of waiting that are left.
 
-        NoTurnError where there is none to be had; TurnEndedError once `is_unwanted` says so or the
-        turns are closed.
+        NoTurnError where there is none to be had; another WorkError once `is_unwanted` says so or
+        the turns are closed.
         """
         latest = time.monotonic() + self._longest_wait_s
         with self._admission():
             while not self._slots.acquire(timeout=_LOOK_S):
                 if self.is_closed() or is_unwanted():
-                    raise TurnEndedError("nobody waits for this any more; nothing was done")
+                    raise WorkError("nobody waits for this any more; nothing was done")
                 if time.monotonic() > latest:
                     raise NoTurnError(f"waited {self._longest_wait_s:g} s for its turn")
             try:
