@@ -42,7 +42,7 @@ types: setup
 
 # Many small tests side by side on one thread each, then what needs the whole machine by itself.
 test: lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n 2 --dist loadfile -m "not demo and not vllm"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n 2 --dist worksteal -m "not demo and not vllm"
 	$(BIN)/python -m pytest -rs -m "demo or vllm"
 
 # The site of docs/ with the API reference, in site/.
@@ -51,8 +51,13 @@ docs: setup
 
 # Which lines the tests reach; the servers' tests count where the servers are there.
 coverage: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not demo and not vllm" \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not demo and not vllm" \
 		--cov=crosscoder --cov=taxonomy --cov=labeler --cov-report=term:skip-covered
+
+# The tests that take no seconds each and need no browser, server or build.
+test-fast: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal \
+		-m "not slow and not demo and not vllm and not wheel and not browser and not postgres"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -195,6 +195,7 @@ def test_documents_are_cut_and_keep_their_order() -> None:
     assert [len(row.roles) for row in tokenized] == [5, 5, 5]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(

@@ -119,6 +119,7 @@ PHRASES = st.sampled_from(["user", "assistant", "a", "", "Then bake it.\n\nWait.
 CHATS = st.lists(st.one_of(WORDS, PHRASES), min_size=1, max_size=4)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(contents=CHATS, name=st.sampled_from(["trimmed", "collapsed", "parts_only", "chat_ml"]))
 def test_any_conversation_is_found_whole_by_templates_that_drop_nothing(

@@ -147,6 +147,7 @@ def test_precision_counts_what_is_matched_to_nothing_as_wrong() -> None:
     assert pooled([score, score]).n_right == 4
 
 
+@pytest.mark.slow
 def test_trap_interval_rule_finds_planted_latents_rare_ones_included(trial: Trial) -> None:
     """Bins alone miss rare latents; shrunk, decoupled and rotated ones are not specific."""
     significant = [score for score in trial.scores if score.method == "significant"]

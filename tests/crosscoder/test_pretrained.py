@@ -111,6 +111,7 @@ def test_a_pickle_of_more_than_tensors_is_refused_and_not_run(
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_the_command_runs_no_code_and_asks_nothing_whatever_stdin_says(
     subject_folder: Path, tmp_path: Path
 ) -> None:

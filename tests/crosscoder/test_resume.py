@@ -89,6 +89,7 @@ def test_interrupted_run_ends_bit_by_bit_like_an_uninterrupted_one(
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_killed_run_ends_bit_by_bit_like_an_uninterrupted_one(
     store_directory: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:

@@ -108,20 +108,35 @@ def untouched(tiny_model_folder: Path, tmp_path: Path) -> TinyStudy:
     return write_study(tmp_path / "study", tiny_model_folder)
 
 
+@pytest.fixture(scope="session")
+def imported_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study without models, with the published table in its database; to be copied."""
+    folder = tmp_path_factory.mktemp("imported")
+    assert run(["init", str(folder / "study.toml")]) == 0
+    table = write_table(folder / "latents.csv", "mathematics")
+    assert run(["import", str(folder / "study.toml"), str(table)]) == 0
+    return folder
+
+
 @pytest.fixture
-def imported(tmp_path: Path) -> Path:
+def imported(imported_folder: Path, tmp_path: Path) -> Path:
     """A study without models, with the published table in its database."""
-    path = tmp_path / "study.toml"
-    assert run(["init", str(path)]) == 0
-    table = write_table(tmp_path / "latents.csv", "mathematics")
-    assert run(["import", str(path), str(table)]) == 0
-    return path
+    shutil.copytree(imported_folder, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "study.toml"
+
+
+@pytest.fixture(scope="session")
+def categorised_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of explanations that lie in categories of two levels; to be copied."""
+    folder = tmp_path_factory.mktemp("categorised")
+    path = study_in(folder, TWO_LEVELS)
+    assert run(["import", str(path), str(folder / "latents.csv")]) == 0
+    assert run(["categorize", str(path)]) == 0
+    return folder
 
 
 @pytest.fixture
-def categorised(tmp_path: Path) -> Path:
+def categorised(categorised_folder: Path, tmp_path: Path) -> Path:
     """A study of explanations that lie in categories of two levels."""
-    path = study_in(tmp_path, TWO_LEVELS)
-    assert run(["import", str(path), str(tmp_path / "latents.csv")]) == 0
-    assert run(["categorize", str(path)]) == 0
-    return path
+    shutil.copytree(categorised_folder, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "study.toml"

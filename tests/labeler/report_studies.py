@@ -12,10 +12,11 @@ from sqlalchemy.orm import Session
 from labeler.store.engine import write_session
 from labeler.store.evidence_records import EvidenceRow, add_evidence
 from labeler.store.judging_records import (
+    ExplanationRow,
     LabelCategory,
     LabelRow,
-    add_explanation,
-    add_judge_label,
+    add_explanations,
+    add_judge_labels,
     get_or_create_judge,
 )
 from labeler.store.latent_records import (
@@ -59,6 +60,16 @@ class Window:
     activations: Sequence[float]
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """What all labels of a study have in common, and the ids of its categories by slug."""
+
+    run_id: int
+    judge_id: int
+    version_id: int
+    categories: Mapping[str, int]
+
+
 def new_run(session: Session, kind: str, result: dict[str, object] | None = None) -> int:
     """A finished run."""
     run_id = begin_run(session, kind, config={"kind": kind}, code_version="0.1.0")
@@ -78,7 +89,7 @@ def build_imported(engine: Engine, counts: Mapping[str, tuple[int, int]] = PAPER
         run_id = new_run(session, "import")
         version = ensure_taxonomy_version(session, seed_taxonomy())
         judge = get_or_create_judge(session, "imported", "imported", "import")
-        slugs = category_ids(session, version.id)
+        judged = _Judged(run_id, judge.id, version.id, category_ids(session, version.id))
         sets = []
         for side, position in (("target", 0), ("reference", 1)):
             outcomes = [outcome for outcome, pair in counts.items() for _ in range(pair[position])]
@@ -86,24 +97,11 @@ def build_imported(engine: Engine, counts: Mapping[str, tuple[int, int]] = PAPER
             ids = add_latents(
                 session, crosscoder.id, [{"latent_index": index} for index in range(len(outcomes))]
             )
-            for index, outcome in enumerate(outcomes):
-                explanation = add_explanation(
-                    session, run_id, ids[index], judge.id, f"{outcome} number {index}"
-                )
-                add_judge_label(
-                    session,
-                    LabelRow(
-                        run_id=run_id,
-                        latent_id=ids[index],
-                        judge_id=judge.id,
-                        taxonomy_version_id=version.id,
-                        outcome=outcome if outcome not in slugs else "assigned",
-                        explanation_id=explanation.id,
-                        categories=(
-                            (LabelCategory(slugs[outcome], 0.9),) if outcome in slugs else ()
-                        ),
-                    ),
-                )
+            explanations = [
+                ExplanationRow(ids[index], f"{outcome} number {index}")
+                for index, outcome in enumerate(outcomes)
+            ]
+            _judge(session, judged, explanations, outcomes, 0.9)
             sets.append(
                 create_latent_set(
                     session,
@@ -115,6 +113,36 @@ def build_imported(engine: Engine, counts: Mapping[str, tuple[int, int]] = PAPER
             )
         comparison = ensure_comparison(session, "paper", sets[0].id, sets[1].id)
         ensure_comparison_setting(session, comparison.id, version.id, judge.id)
+
+
+def _judge(
+    session: Session,
+    study: _Judged,
+    explanations: Sequence[ExplanationRow],
+    outcomes: Sequence[str],
+    category_confidence: float,
+    confidence: float | None = None,
+) -> None:
+    """Write the explanations, and the outcome of each as the label of its latent."""
+    ids = add_explanations(session, study.run_id, study.judge_id, explanations)
+    labels = [
+        LabelRow(
+            run_id=study.run_id,
+            latent_id=explanation.latent_id,
+            judge_id=study.judge_id,
+            taxonomy_version_id=study.version_id,
+            outcome="assigned" if outcome in study.categories else outcome,
+            explanation_id=explanation_id,
+            confidence=confidence,
+            categories=tuple(
+                LabelCategory(key, category_confidence)
+                for slug, key in study.categories.items()
+                if slug == outcome
+            ),
+        )
+        for explanation, explanation_id, outcome in zip(explanations, ids, outcomes, strict=True)
+    ]
+    add_judge_labels(session, labels)
 
 
 def chat_window(
@@ -239,7 +267,7 @@ def build_planted(
         order = np.argsort(-delta)
         version = ensure_taxonomy_version(session, seed_taxonomy())
         judge = get_or_create_judge(session, judge_name, "all-MiniLM-L6-v2", "evidence")
-        slugs = category_ids(session, version.id)
+        judged = _Judged(run_id, judge.id, version.id, category_ids(session, version.id))
         sets = []
         for side, position in (("target", 0), ("reference", 1)):
             outcomes = [
@@ -247,34 +275,15 @@ def build_planted(
             ]
             indices = order[: len(outcomes)] if side == "target" else order[::-1][: len(outcomes)]
             members = [ids[int(index)] for index in indices]
+            explanations, windows = [], []
             for latent_id, outcome in zip(members, outcomes, strict=True):
                 words, window = WORDS.get(outcome, _OTHER)
-                is_hostile = hostile is not None and outcome == "safety"
-                explanation = add_explanation(
-                    session,
-                    run_id,
-                    latent_id,
-                    judge.id,
-                    hostile_explanation if is_hostile and hostile_explanation else words,
-                    confidence=0.8,
-                )
-                add_judge_label(
-                    session,
-                    LabelRow(
-                        run_id=run_id,
-                        latent_id=latent_id,
-                        judge_id=judge.id,
-                        taxonomy_version_id=version.id,
-                        outcome="assigned" if outcome in slugs else outcome,
-                        explanation_id=explanation.id,
-                        confidence=0.74,
-                        categories=(
-                            (LabelCategory(slugs[outcome], 0.74),) if outcome in slugs else ()
-                        ),
-                    ),
-                )
-                shown = hostile if is_hostile and hostile is not None else window
-                add_evidence(session, run_id, _windows(latent_id, shown))
+                if hostile is not None and outcome == "safety":
+                    words, window = hostile_explanation or words, hostile
+                explanations.append(ExplanationRow(latent_id, words, confidence=0.8))
+                windows += _windows(latent_id, window)
+            _judge(session, judged, explanations, outcomes, 0.74, 0.74)
+            add_evidence(session, run_id, windows)
             label = "simpo" if side == "target" else "it"
             against = "it" if side == "target" else "simpo"
             sets.append(

@@ -198,6 +198,7 @@ def test_the_view_says_why_agreement_is_undefined(
     assert viewed == [("c", "judges", None, reason)]
 
 
+@pytest.mark.slow
 def test_view_and_python_agree_on_many_latents(engine: Engine) -> None:
     draw = random.Random(3)
     with write_session(engine) as session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from published_table import COMPARISON, COUNTS, PUBLISHED, TECHNICAL, TOTALS, write_table
+from published_table import COMPARISON, COUNTS, PUBLISHED, TECHNICAL, TOTALS
 from tiny_study import TinyStudy
 
 from labeler.api import Study
@@ -15,12 +15,9 @@ from taxonomy.tree import seed_taxonomy
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Study:
+def study(imported: Path) -> Study:
     """The published table in a study without models."""
-    write_template(tmp_path / "study.toml")
-    opened = Study.open(tmp_path / "study.toml")
-    opened.import_latents(write_table(tmp_path / "latents.csv", "mathematics"))
-    return opened
+    return Study.open(imported)
 
 
 def test_the_published_table_as_a_frame(study: Study) -> None:
@@ -77,6 +74,7 @@ def test_a_study_without_a_database_says_what_makes_one(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["study.toml"]
 
 
+@pytest.mark.slow
 def test_a_finished_study_runs_nothing_and_tells_its_state(
     finished_study: TinyStudy, own_cache: Path, tmp_path: Path
 ) -> None:

@@ -83,6 +83,7 @@ def test_a_wrong_row_is_named(
     assert_names(complaint(capsys, "import", study, table), table, *words)
 
 
+@pytest.mark.slow
 def test_the_console_script_ends_in_one_line(tmp_path: Path) -> None:
     for arguments in (["run", "nowhere.toml"], ["run"], ["sql", "nowhere.toml", "select 1"]):
         ended = subprocess.run(

@@ -25,7 +25,7 @@ from tiny_study import TinyStudy
 from labeler.cli.main import run
 from labeler.store.copying import copy_database
 
-pytestmark = [pytest.mark.usefixtures("own_cache"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache"), pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 START = "import sys; from labeler.cli.main import main; main()"
 KEY = "sk-very-secret-0815"

@@ -16,7 +16,7 @@ from tiny_study import TinyStudy
 
 from labeler.cli.main import run
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
 
 
 def test_a_full_disk_keeps_the_whole_shards(

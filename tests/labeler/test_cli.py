@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from published_table import COMPARISON, PUBLISHED, TOTALS, write_table
+from published_table import COMPARISON, PUBLISHED, TOTALS
 from tiny_study import TinyStudy
 
 from labeler import __version__
@@ -59,15 +59,6 @@ def output(capsys: Capture, *arguments: str | Path) -> str:
     capsys.readouterr()
     assert run([str(argument) for argument in arguments]) == 0
     return capsys.readouterr().out
-
-
-@pytest.fixture
-def imported(tmp_path: Path) -> Path:
-    """A study without models, with the published table in its database."""
-    path = tmp_path / "study.toml"
-    assert run(["init", str(path)]) == 0
-    assert run(["import", str(path), str(write_table(tmp_path / "l.csv", "mathematics"))]) == 0
-    return path
 
 
 @pytest.mark.parametrize("arguments", [["--help"], [], ["run", "--help"], ["--version"]])
@@ -162,6 +153,7 @@ def stage_states(lines: list[str]) -> list[str]:
     return [line.split()[1] for line in lines if line.split()[0] in STAGE_NAMES]
 
 
+@pytest.mark.slow
 def test_status_of_a_finished_study(
     finished_study: TinyStudy, own_cache: Path, capsys: Capture
 ) -> None:
@@ -172,6 +164,7 @@ def test_status_of_a_finished_study(
     assert "0 reviewed" in target
 
 
+@pytest.mark.slow
 def test_status_tells_stale_from_open(
     finished_study: TinyStudy, own_cache: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -183,6 +176,7 @@ def test_status_tells_stale_from_open(
     assert study.database.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_report_on_stale_stages_says_so(
     finished_study: TinyStudy, own_cache: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -235,6 +229,7 @@ def test_sql_prints_no_more_than_asked(imported: Path, capsys: Capture) -> None:
     assert "only the first 3 rows" in printed.err
 
 
+@pytest.mark.slow
 def test_inspect_shows_scaling_and_evidence(finished_study: TinyStudy, capsys: Capture) -> None:
     with closing(sqlite3.connect(finished_study.database)) as connection:
         query = "SELECT latent_index, latent_id FROM v_effective_label LIMIT 1"

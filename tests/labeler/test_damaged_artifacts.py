@@ -14,7 +14,7 @@ from tiny_study import TinyStudy
 
 from labeler.cli.main import run
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
 PLACES = (0.1, 0.5, 0.75, 0.99)
 
 

@@ -19,7 +19,7 @@ from tiny_study import TinyStudy
 from labeler.cli.main import run
 from labeler.errors import doing
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
 ROOT = Path(__file__).parents[2]
 HOSTILE = "caf\u00e9 \u4e2d\u6587 \U0001f600 \x1b[31m\u2013 =1+1"
 

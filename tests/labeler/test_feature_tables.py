@@ -102,6 +102,7 @@ def test_one_model_on_both_sides_is_refused(study: Path) -> None:
     assert run(["crosscoder", "import", str(study), str(table(study.parent)), *options]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_the_studys_crosscoder_is_exported(finished_study: TinyStudy, tmp_path: Path) -> None:
     assert run(["crosscoder", "export", str(finished_study.path), str(tmp_path / "out")]) == 0
@@ -110,6 +111,7 @@ def test_the_studys_crosscoder_is_exported(finished_study: TinyStudy, tmp_path: 
     assert load_published(tmp_path / "out", ("base", "tuned")).crosscoder.calibrated
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_nothing_is_exported_before_training(
     finished_study: TinyStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]

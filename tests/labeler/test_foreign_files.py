@@ -234,6 +234,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BOMBS)
 def test_bombs_are_refused_in_little_memory(imported: Path, tmp_path: Path, kind: str) -> None:
     reader, block, count = BOMBS[kind]

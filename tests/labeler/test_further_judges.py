@@ -11,6 +11,8 @@ from tiny_study import TinyStudy, write_study
 from labeler.cli.main import run
 from labeler.sql import run_query
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = (
     {
         "stage": "explain",

@@ -19,7 +19,7 @@ from labeler.store.engine import open_engine, read_session
 from labeler.store.schema import SubjectModel
 from labeler.study import StudyFile
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
 FIRST, SECOND = "a" * 40, "b" * 40
 Capture = pytest.CaptureFixture[str]
 

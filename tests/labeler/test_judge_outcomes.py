@@ -16,7 +16,7 @@ from tiny_study import TinyStudy
 from labeler.cli.main import run
 
 __all__ = ["shared", "study"]
-pytestmark = [pytest.mark.usefixtures("own_cache"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache"), pytest.mark.timeout(900)]
 
 TOO_LONG = "This model's maximum context length is 3000 tokens. However, you requested 3311 tokens."
 FILTERED = "The response was filtered due to the prompt triggering the content management policy."

@@ -22,7 +22,7 @@ from tiny_study import TinyStudy, write_study
 from labeler.cli.main import run
 from labeler.stages.base import STAGE_NAMES
 
-pytestmark = [pytest.mark.usefixtures("own_cache"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache"), pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 START = """
 import signal

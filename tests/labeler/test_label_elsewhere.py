@@ -13,7 +13,7 @@ from tiny_study import TinyStudy
 
 from labeler.cli.main import run
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
 GOOD = Step(json.dumps({"explanation": "apologies", "interpretable": True, "confidence": 0.8}))
 
 

@@ -11,7 +11,7 @@ from labeler.cli.main import run
 from labeler.inspection import _marked
 from labeler.store.schema import Evidence
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
 
 
 @pytest.mark.parametrize("call", [("--plan",), ("--show-prompt", "id:1")])

@@ -18,7 +18,7 @@ from crosscoder.folding import UNFOLDING_NAME
 from crosscoder.published_export import export_dictionary_learning
 from labeler.cli.main import run
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from labeler.stages.base import STAGE_NAMES
 from labeler.store.views import VIEWS
 from taxonomy.tree import seed_taxonomy
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
 SETS = """
     SELECT s.name, target.name, against.name, count(*) FROM latent_set s
     JOIN comparison c ON s.id IN (c.target_set_id, c.reference_set_id)

@@ -20,6 +20,8 @@ from requirements import missing
 
 from labeler.cli.main import run
 
+pytestmark = pytest.mark.slow
+
 AS_ANYBODY = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
 """Root without the right to pass over the modes of files."""
 _CALLS = """
@@ -67,14 +69,9 @@ def calls(*commands: Sequence[str | Path]) -> list[tuple[int, str, str]]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(imported_folder: Path, tmp_path: Path) -> Path:
     """A study of the published table as its last program left it: without a log."""
-    folder = tmp_path / "study"
-    folder.mkdir()
-    study = folder / "study.toml"
-    assert run(["init", str(study)]) == 0
-    table = write_table(tmp_path / "latents.csv", "mathematics")
-    assert run(["import", str(study), str(table)]) == 0
+    folder = shutil.copytree(imported_folder, tmp_path / "study")
     without_log(folder)
     return folder
 

@@ -49,6 +49,7 @@ def finished(
     return study
 
 
+@pytest.mark.slow
 def test_each_crosscoder_holds_its_own_models(finished: TinyStudy) -> None:
     found = rows(
         finished,
@@ -63,6 +64,7 @@ def test_each_crosscoder_holds_its_own_models(finished: TinyStudy) -> None:
     assert len({sha for (sha,) in rows(finished, "SELECT sha256 FROM crosscoder")}) == 2
 
 
+@pytest.mark.slow
 def test_each_side_comes_from_the_crosscoder_of_its_models(finished: TinyStudy) -> None:
     found = rows(
         finished,
@@ -78,6 +80,7 @@ def test_each_side_comes_from_the_crosscoder_of_its_models(finished: TinyStudy) 
     assert rows(finished, "SELECT count(*) FROM latent_scaling") == [(2 * 2 * 96,)]
 
 
+@pytest.mark.slow
 def test_latents_of_both_crosscoders_have_evidence_and_labels(finished: TinyStudy) -> None:
     found = rows(
         finished,
@@ -90,6 +93,7 @@ def test_latents_of_both_crosscoders_have_evidence_and_labels(finished: TinyStud
     assert found == [("tiny-tuned", 10, 10, 10), ("tiny-third", 10, 10, 10)]
 
 
+@pytest.mark.slow
 def test_a_latent_fires_in_its_windows_as_its_own_crosscoder_says(finished: TinyStudy) -> None:
     """A window read with the other crosscoder's weights would show other numbers."""
     found = rows(
@@ -102,6 +106,7 @@ def test_a_latent_fires_in_its_windows_as_its_own_crosscoder_says(finished: Tiny
         assert max(json.loads(activations)) == pytest.approx(most, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_report_shows_both_crosscoders_with_their_own_quality(finished: TinyStudy) -> None:
     ((recorded,),) = rows(finished, "SELECT result FROM run WHERE kind = 'train'")
     quality = json.loads(recorded)["crosscoders"]
@@ -116,6 +121,7 @@ def test_the_report_shows_both_crosscoders_with_their_own_quality(finished: Tiny
             assert f"{100 * fve:.1f}% of the variance of {model} explained" in shown
 
 
+@pytest.mark.slow
 def test_a_second_run_does_nothing_and_a_lost_crosscoder_is_trained_again(
     finished: TinyStudy, tmp_path: Path
 ) -> None:
@@ -131,6 +137,7 @@ def test_a_second_run_does_nothing_and_a_lost_crosscoder_is_trained_again(
     assert rows(study, "SELECT sha256 FROM crosscoder ORDER BY id") == before
 
 
+@pytest.mark.slow
 def test_export_asks_which_crosscoder(
     finished: TinyStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +151,7 @@ def test_export_asks_which_crosscoder(
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_studies_of_one_crosscoder_keep_their_stage_inputs(
     finished_study: TinyStudy,
 ) -> None:

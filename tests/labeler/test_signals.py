@@ -23,7 +23,7 @@ from labeler.store.engine import read_session, write_session
 from labeler.store.runs import begin_run, runs_broken_off
 from labeler.store.work_items import Claims, Worker
 
-pytestmark = [pytest.mark.usefixtures("own_cache"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache"), pytest.mark.timeout(900)]
 START = """
 import os, signal, sys
 # A suite that runs in the background, or under nohup, is started with signals ignored, and hands

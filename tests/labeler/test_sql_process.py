@@ -23,6 +23,8 @@ from labeler.sql.query import run_limited
 from labeler.sql.result import Limits
 from labeler.sql.wire import HEADER_BYTES, as_json, pack, unpack
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_S = 0.5
 LASTING = hostile_sql.SQLITE_ONE_STEP["instr"]
 

@@ -16,7 +16,7 @@ from tiny_study import TinyStudy, write_study
 from crosscoder.trainer import StepMetrics, Trainer
 from labeler.cli.main import run
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
 
 
 def streaming_study(folder: Path, models: Path) -> TinyStudy:

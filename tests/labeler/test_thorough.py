@@ -14,6 +14,8 @@ from labeler.store.null_results import NullRun, read_null_runs
 from labeler.store.schema import Comparison, Crosscoder, NullResult
 from labeler.thorough.nulls import Labelled, permuted_null, seed_null
 
+pytestmark = pytest.mark.slow
+
 PLACES = (CategoryPlace("safety", "Safety", 1, None), CategoryPlace("code", "Code", 1, None))
 
 

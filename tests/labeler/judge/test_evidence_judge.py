@@ -165,6 +165,7 @@ def test_template_role_and_system_text_is_never_embedded() -> None:
     assert all(text.startswith("Please bake bread.") for text in snippets)
 
 
+@pytest.mark.slow
 def test_the_same_evidence_gets_the_same_answer_in_any_order() -> None:
     first = answer(categorize_request(subject(refusals()), "x", OPTIONS))
     second = answer(categorize_request(subject(refusals()[::-1]), "x", OPTIONS))

@@ -105,6 +105,7 @@ def is_alive(pid: int) -> bool:
     return state.exists() and state.read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )

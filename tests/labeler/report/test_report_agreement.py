@@ -40,6 +40,7 @@ def table_row(files: ReportFiles, category: str) -> CategoryRow:
     return next(row for row in files.tables[0].rows if row.category == category)
 
 
+@pytest.mark.slow
 def test_csv_holds_the_stored_rows_unrounded(files: ReportFiles) -> None:
     stored = stored_rows(files)
     with files.csv.open(encoding="utf-8", newline="") as file:

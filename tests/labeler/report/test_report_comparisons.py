@@ -22,6 +22,8 @@ from labeler.store.null_results import NullRun, add_null_run, read_null_runs
 from labeler.store.schema import Comparison, NullResult
 from labeler.study import StudyFile
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Named:

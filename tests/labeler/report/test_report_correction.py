@@ -22,6 +22,7 @@ def reported(engine: Engine, folder: Path) -> ReportFiles:
     return build_report(engine, ReportOptions("reviewed"), folder / "report", report_run(engine))
 
 
+@pytest.mark.slow
 def test_the_judges_surplus_is_taken_out_of_both_shares(engine: Engine, tmp_path: Path) -> None:
     build_reviewed(engine)
     files = reported(engine, tmp_path)
@@ -54,6 +55,7 @@ def test_the_judges_surplus_is_taken_out_of_both_shares(engine: Engine, tmp_path
     assert "Judge against human" in page
 
 
+@pytest.mark.slow
 def test_judge_labels_are_used_and_never_the_effective_ones(
     sqlite_engine: Engine, tmp_path: Path
 ) -> None:
@@ -83,6 +85,7 @@ def test_too_few_blind_reviews_are_refused_by_number(sqlite_engine: Engine, tmp_
         assert session.scalars(select(CategoryCorrection)).all() == []
 
 
+@pytest.mark.slow
 def test_a_wholly_reviewed_comparison_needs_no_correction(
     sqlite_engine: Engine, tmp_path: Path
 ) -> None:

@@ -119,6 +119,7 @@ def test_provenance_names_runs_hashes_and_the_sql(planted_page: Page) -> None:
         assert stage in planted_page.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recorded", "said", "unsaid"),
     [
@@ -156,6 +157,7 @@ def test_imported_latents_need_no_models(paper_report: ReportFiles) -> None:
     assert len([name for name in page.ids if name.startswith("c1-latent-")]) == 92 + 113
 
 
+@pytest.mark.slow
 def test_a_tfidf_judge_gets_a_banner(sqlite_engine: Engine, tmp_path: Path) -> None:
     build_planted(sqlite_engine, judge_name="evidence-tfidf")
     run_id = report_run(sqlite_engine)
@@ -163,6 +165,7 @@ def test_a_tfidf_judge_gets_a_banner(sqlite_engine: Engine, tmp_path: Path) -> N
     assert "Read the categories with care" in files.html.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_hostile_text_is_shown_as_text(sqlite_engine: Engine, tmp_path: Path) -> None:
     build_planted(
         sqlite_engine,
@@ -208,6 +211,7 @@ def test_a_late_collection_replaces_the_evidence_of_an_earlier_one(
     assert {text for text, _ in page.marks} == {"fresh"}
 
 
+@pytest.mark.slow
 def test_a_rule_without_message_is_shown_without_one(sqlite_engine: Engine, tmp_path: Path) -> None:
     from labeler.store.engine import write_session
 

@@ -35,6 +35,7 @@ def reported(engine: Engine, folder: Path, options: ReportOptions | None = None)
     return build_report(engine, options or ReportOptions(), folder / "report", report_run(engine))
 
 
+@pytest.mark.slow
 def test_eighteen_ways_are_stored_and_named_and_one_leads(
     with_activations: Engine, tmp_path: Path
 ) -> None:
@@ -117,6 +118,7 @@ def test_imported_latents_cannot_be_weighted_or_swept_and_the_page_says_so(
     assert weightings == {"none"}
 
 
+@pytest.mark.slow
 def test_the_sweep_ends_at_the_studys_own_change(with_activations: Engine, tmp_path: Path) -> None:
     files = reported(with_activations, tmp_path)
     own = {row.category: row for row in files.tables[0].rows}
@@ -158,6 +160,7 @@ def test_page_and_markdown_say_when_and_from_which_labels(paper_report: ReportFi
     assert "difflens status" in paper_report.markdown.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_boschloo_is_named_in_every_row(sqlite_engine: Engine, tmp_path: Path) -> None:
     build_imported(sqlite_engine)
     files = reported(sqlite_engine, tmp_path, ReportOptions(test="boschloo"))

@@ -4,24 +4,42 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from browser import serving
 from requirements import missing
-from review_studies import Study, make_study
-from sqlalchemy import Engine
+from review_studies import Study, copy_study, make_study
+
+from labeler.store.engine import open_engine
+
+
+@pytest.fixture(scope="session")
+def seeded(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The study on SQLite, to be copied."""
+    path = tmp_path_factory.mktemp("seeded") / "study.db"
+    shutil.copy(migrated_file, path)
+    engine = open_engine(f"sqlite:///{path}")
+    study = make_study(engine, f"sqlite:///{path}")
+    engine.dispose()
+    return study
 
 
 @pytest.fixture
-def study(engine: Engine, database_url: str) -> Study:
+def study(backend: str, request: pytest.FixtureRequest) -> Study:
     """The study, once per backend."""
-    return make_study(engine, database_url)
+    if backend == "sqlite":
+        return request.getfixturevalue("small")
+    engine = request.getfixturevalue("engine")
+    return make_study(engine, request.getfixturevalue("database_url"))
 
 
 @pytest.fixture
-def small(sqlite_engine: Engine, sqlite_url: str) -> Study:
+def small(seeded: Study, tmp_path: Path) -> Iterator[Study]:
     """The study on SQLite."""
-    return make_study(sqlite_engine, sqlite_url)
+    copied = copy_study(seeded, tmp_path / "study.db")
+    yield copied
+    copied.engine.dispose()
 
 
 @pytest.fixture(scope="module")

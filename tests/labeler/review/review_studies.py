@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from evidence_seeding import add_windows
 from judge_subjects import window
 from seeding import Seed, label, seed
-from sqlalchemy import Engine
+from sqlalchemy import Engine, make_url
 from starlette.testclient import TestClient
 
 from labeler.review.app import build_app, build_room
 from labeler.review.room import Room
-from labeler.store.engine import write_session
+from labeler.store.engine import open_engine, write_session
 
 ADDRESS = "http://127.0.0.1:8400"
 SAME_ORIGIN = {"sec-fetch-site": "same-origin", "origin": ADDRESS}
@@ -52,6 +54,13 @@ def make_study(engine: Engine, url: str, words: str = "refuse") -> Study:
         label(session, data, latents[0], "safety", judge_id=data.other_judge_id)
         label(session, data, latents[1], "lists", judge_id=data.other_judge_id)
     return Study(engine, url, data)
+
+
+def copy_study(study: Study, path: Path) -> Study:
+    """A copy of a study on SQLite, at `path`."""
+    shutil.copy(str(make_url(study.url).database), path)
+    url = f"sqlite:///{path}"
+    return Study(open_engine(url), url, study.seed)
 
 
 def form(action: str, base_revision: int = 0, **values: object) -> dict[str, object]:

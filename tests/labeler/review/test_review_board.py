@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from itertools import permutations
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
-from review_studies import Study, make_study
+from review_studies import Study, copy_study
 from seeding import decide
 from sqlalchemy import text
 from statsmodels.stats.inter_rater import cohens_kappa
@@ -28,7 +27,7 @@ from labeler.review.queue import PAGE_SIZE, matching, queue_page, surroundings
 from labeler.review.table import QueueTable
 from labeler.sections.counting import ReportSection
 from labeler.store.audit import draw_audit
-from labeler.store.engine import open_engine, read_session, write_session
+from labeler.store.engine import read_session, write_session
 
 ORDERS = ("uncertain", "disagreement", "random", "index")
 ACTIONS = ("safety", "humour", "none", "uninterpretable", "skip", "undo")
@@ -73,18 +72,16 @@ def assert_equal_to_views(study: Study, board: Board) -> None:
             assert change.percent_change == pytest.approx(row.percent_change)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(steps=st.lists(step, max_size=12))
 def test_the_board_follows_every_decision(
-    steps: list[tuple[str, int, str]], migrated_file: Path, tmp_path: Path
+    steps: list[tuple[str, int, str]], seeded: Study, tmp_path: Path
 ) -> None:
-    path = tmp_path / "followed.db"
-    path.unlink(missing_ok=True)
-    shutil.copy(migrated_file, path)
-    engine = open_engine(f"sqlite:///{path}")
-    study = make_study(engine, f"sqlite:///{path}")
+    study = copy_study(seeded, tmp_path / "followed.db")
+    engine = study.engine
     board = Board(engine)
     assert_equal_to_views(study, board)
     for action, index, reviewer in steps:
@@ -97,6 +94,7 @@ def test_the_board_follows_every_decision(
     engine.dispose()
 
 
+@pytest.mark.slow
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -106,14 +104,11 @@ def test_the_board_follows_every_decision(
     few=st.sampled_from([0, 9]),
 )
 def test_what_a_board_keeps_equals_a_fresh_count(
-    batches: list[list[tuple[str, int, str]]], few: int, migrated_file: Path, tmp_path: Path
+    batches: list[list[tuple[str, int, str]]], few: int, seeded: Study, tmp_path: Path
 ) -> None:
     """Orders, counts of pairs, masks of reviewers: as if everything were read again."""
-    path = tmp_path / "kept.db"
-    path.unlink(missing_ok=True)
-    shutil.copy(migrated_file, path)
-    engine = open_engine(f"sqlite:///{path}")
-    study = make_study(engine, f"sqlite:///{path}")
+    study = copy_study(seeded, tmp_path / "kept.db")
+    engine = study.engine
     board = Board(engine)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(table_module, "FEW_MOVED", few)

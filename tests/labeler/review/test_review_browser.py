@@ -11,7 +11,6 @@ from hostile import hostile_texts
 from judge_subjects import window
 from review_studies import Study
 from seeding import decide, label, rows
-from sqlalchemy import Engine
 
 from labeler.judge.base import EvidenceWindow
 from labeler.store.engine import read_session, write_session
@@ -246,9 +245,9 @@ def hostile_windows() -> list[EvidenceWindow]:
 
 
 @pytest.fixture
-def hostile(small: Study, sqlite_engine: Engine) -> Study:
+def hostile(small: Study) -> Study:
     """The small study whose corpus, explanations and notes attack the page."""
-    with write_session(sqlite_engine) as session:
+    with write_session(small.engine) as session:
         data = small.seed
         add_windows(session, data.run_id, data.target[0], hostile_windows())
         words = " ".join(text.text for text in hostile_texts())

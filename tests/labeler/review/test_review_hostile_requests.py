@@ -42,6 +42,7 @@ def browser(small: Study) -> TestClient:
     return TestClient(app, ADDRESS, headers=SAME_ORIGIN, follow_redirects=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: ascii(value)[:24])
 def test_every_value_in_every_place_of_a_url(small: Study, browser: TestClient, value: str) -> None:
     latent = f"/latents/{small.seed.target[0]}"
@@ -55,6 +56,7 @@ def test_every_value_in_every_place_of_a_url(small: Study, browser: TestClient, 
     assert browser.get(f"/find?text={'9' * 5000}").status_code < 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: ascii(value)[:24])
 def test_every_value_in_every_field_of_a_form(
     small: Study, browser: TestClient, value: str

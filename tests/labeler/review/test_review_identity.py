@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx
 import pytest
 from browser import serving
-from review_studies import ADDRESS, SAME_ORIGIN, Study, form, make_study
+from review_studies import ADDRESS, SAME_ORIGIN, Study, copy_study, form
 from seeding import rows
-from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
 from labeler.review.app import build_app
@@ -18,8 +19,7 @@ from labeler.review.guesses import (
     Guesses,
 )
 from labeler.review.identity import COOKIE_SECONDS, Access
-from labeler.store import migrate
-from labeler.store.engine import open_engine, read_session
+from labeler.store.engine import read_session
 
 TOKEN = "a-token-of-some-length"
 
@@ -125,13 +125,8 @@ def test_a_cookie_is_good_for_its_time_its_study_and_its_token(name: str) -> Non
     assert access.reviewer(cookie) is None
 
 
-def test_two_studies_on_two_ports_keep_their_own_sign_ins(
-    small: Study, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    url = f"sqlite:///{tmp_path_factory.mktemp('second') / 'other.db'}"
-    migrate.upgrade(url)
-    engine: Engine = open_engine(url)
-    other = make_study(engine, url)
+def test_two_studies_on_two_ports_keep_their_own_sign_ins(small: Study, tmp_path: Path) -> None:
+    other = copy_study(small, tmp_path / "other.db")
     one_server, two_server = serving(small), serving(other)
     one, two = next(one_server), next(two_server)
     with httpx.Client() as browser:
@@ -147,7 +142,6 @@ def test_two_studies_on_two_ports_keep_their_own_sign_ins(
     for server in (one_server, two_server):
         assert next(server, None) is None
     assert (reviewers(small), reviewers(other)) == (["bob"], ["eve"])
-    engine.dispose()
 
 
 def test_a_page_made_for_another_reviewer_records_nothing(small: Study) -> None:

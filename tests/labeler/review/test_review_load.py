@@ -25,6 +25,8 @@ from crosscoder.limits import MAX_CONNECTIONS
 from labeler.review import connections
 from labeler.review.connections import Crowd, LimitedProtocol, Phase, most_connections
 
+pytestmark = pytest.mark.slow
+
 HARD = [*hostile_sql.SQLITE_ONE_STEP.values(), *hostile_sql.SQLITE_BOMBS[:4]]
 
 
