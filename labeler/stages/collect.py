@@ -232,18 +232,8 @@ def _tokenizer(context: StageContext) -> PreTrainedTokenizerBase:
 
 def _rows(evidence: Iterable[Evidence], latent_ids: dict[int, int]) -> Iterator[EvidenceRow]:
     for window in evidence:
-        yield EvidenceRow(
-            latent_id=latent_ids[window.latent_index],
-            kind=window.kind,
-            split=window.split,
-            document_id=window.document_id,
-            start=window.start,
-            tokens=window.tokens,
-            token_ids=window.token_ids,
-            roles=window.roles,
-            activations=window.activations,
-            quantile=window.quantile,
-        )
+        values = dict(vars(window))
+        yield EvidenceRow(latent_id=latent_ids[values.pop("latent_index")], **values)
 
 
 STAGE: Stage = CollectStage()

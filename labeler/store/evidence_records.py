@@ -106,13 +106,9 @@ def _window(run_id: int, row: EvidenceRow, split: str) -> dict[str, object]:
     )
     activations = [number(value) or 0.0 for value in row.activations]
     return {
+        **vars(row),
         "run_id": run_id,
-        "latent_id": row.latent_id,
-        "document_id": row.document_id,
         "split": split,
-        "kind": row.kind,
-        "quantile": row.quantile,
-        "start": row.start,
         "tokens": list(row.tokens),
         "token_ids": [int(token) for token in row.token_ids],
         "roles": list(row.roles),

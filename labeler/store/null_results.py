@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -53,25 +53,18 @@ def add_null_run(
     row = NullResult(
         comparison_id=comparison_id,
         code_version=__version__,
-        kind=run.kind,
-        title=run.title,
         settings=settings,
-        n_draws=run.n_draws,
-        n_called=run.n_called,
-        n_tested=run.n_tested,
+        **{name: getattr(run, name) for name in _COLUMNS},
     )
     session.add(row)
     session.flush()
     session.add_all(
-        NullResultChange(
-            null_result_id=row.id,
-            category=change.category,
-            low=change.low,
-            high=change.high,
-            share_as_far=change.share_as_far,
-        )
-        for change in run.changes
+        NullResultChange(null_result_id=row.id, **vars(change)) for change in run.changes
     )
+
+
+_COLUMNS = ("kind", "title", "n_draws", "n_called", "n_tested")
+"""What a null run and its row share."""
 
 
 def read_null_runs(
@@ -98,12 +91,7 @@ def read_null_runs(
     rows = [newest[kind] for kind in sorted(newest)]
     return tuple(
         NullRun(
-            kind=cast(NullKind, row.kind),
-            title=row.title,
-            n_draws=row.n_draws,
-            n_called=row.n_called,
-            n_tested=row.n_tested,
-            changes=_changes(session, row.id),
+            **{name: getattr(row, name) for name in _COLUMNS}, changes=_changes(session, row.id)
         )
         for row in rows
     )
