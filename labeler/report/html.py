@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -208,7 +209,9 @@ def _figure(document: str, name: str, title: str) -> Figure:
     return Figure(f"{name}.svg", document, Markup(inline_svg(document, name, title)))
 
 
+@cache
 def _environment() -> Environment:
+    # Compiling the templates takes longer than filling them in.
     environment = page_environment(PACKAGE)
     environment.filters.update(listed=listed, capitalize_first=_capitalized)
     environment.globals.update(

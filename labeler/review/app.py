@@ -62,7 +62,6 @@ def build_room(
     The category table is counted as `report` says; `comparisons` are those of study.toml, None =
     every one of the database; `queries` are the SQL page's, None = those shipped.
     """
-    static = read_static()
     return Room(
         study=study,
         title=title or study,
@@ -73,9 +72,9 @@ def build_room(
             token, reviewer, secrets.token_bytes(32), _identity(database_url, study)
         ),
         saved={query.name: query for query in queries or saved_queries()},
-        static=static,
+        static=read_static(),
         report=report or ReportSection(),
-        environment=build_environment(static),
+        environment=build_environment(),
     )
 
 

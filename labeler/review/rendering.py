@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 
 from jinja2 import Environment
@@ -38,6 +39,7 @@ class StaticFile:
     """Start of its hash, so that a browser may keep it for good."""
 
 
+@cache
 def read_static() -> Mapping[str, StaticFile]:
     """Every file that the server hands out, by name."""
     files = {}
@@ -50,8 +52,10 @@ def read_static() -> Mapping[str, StaticFile]:
     return files
 
 
-def build_environment(static: Mapping[str, StaticFile]) -> Environment:
-    """The templates' environment."""
+@cache
+def build_environment() -> Environment:
+    """The templates' environment; templates are compiled once for each process."""
+    static = read_static()
     environment = page_environment(PACKAGE)
     environment.filters["shown_number"] = shown_number
     environment.globals.update(
