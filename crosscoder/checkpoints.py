@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file
 
 from crosscoder.errors import InputError
-from crosscoder.files import TENSOR_FILE_ERRORS, sha256_file, write_tensors
+from crosscoder.files import sha256_file
 from crosscoder.integrity import (
     DamagedFileError,
     read_json_object,
@@ -20,6 +20,7 @@ from crosscoder.integrity import (
 )
 from crosscoder.model import Crosscoder, CrosscoderConfig
 from crosscoder.soundness import require_finite, require_positive
+from crosscoder.tensor_files import TENSOR_FILE_ERRORS, write_tensors
 
 WEIGHTS_NAME = "crosscoder.safetensors"
 CONFIG_NAME = "config.json"

@@ -6,22 +6,12 @@ import errno
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from safetensors import SafetensorError
+from typing import Any
 
 from crosscoder.errors import WorkError
-
-if TYPE_CHECKING:
-    import torch
-
-TENSOR_FILE_ERRORS = (OSError, SafetensorError)
-"""What reading or writing a safetensors file may raise."""
-_OS_ERROR_NUMBER = re.compile(r"os error (\d+)")
 
 
 def sha256_file(path: Path) -> str:
@@ -45,28 +35,16 @@ def write_text(path: Path, text: str) -> None:
 
     Raises WorkError where the disk is full or the file system refuses.
     """
-    with _whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(text)
 
 
-def write_tensors(
-    path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
-) -> None:
-    """Write a safetensors file whole.
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path next to `path` that takes its place once it is on the disk.
 
     Raises WorkError where the disk is full or the file system refuses.
     """
-    # Hashes and text files are wanted long before torch is: it takes seconds to import.
-    from safetensors.torch import save_file
-
-    with _whole_file(path) as temporary:
-        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, temporary, metadata=metadata)
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place once it is on the disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,8 +52,8 @@ def _whole_file(path: Path) -> Iterator[Path]:
         _flush(temporary)
         temporary.replace(path)
         _flush(path.parent)
-    except TENSOR_FILE_ERRORS as error:
-        raise _write_failure(path, error) from error
+    except OSError as error:
+        raise write_failure(path, error.errno, str(error)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -93,14 +71,12 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write_failure(path: Path, error: OSError | SafetensorError) -> WorkError:
-    number = error.errno if isinstance(error, OSError) else None
-    if number is None and (match := _OS_ERROR_NUMBER.search(str(error))):
-        number = int(match.group(1))
+def write_failure(path: Path, number: int | None, words: str) -> WorkError:
+    """Why a file could not be written, by the system's error number; `words` where it has none."""
     if number in (errno.ENOSPC, errno.EDQUOT):
         return WorkError(
             f"{path}: the disk is full; free some space and run again, "
             "what was written whole is kept"
         )
-    reason = os.strerror(number) if number is not None else str(error)
+    reason = os.strerror(number) if number is not None else words
     return WorkError(f"{path}: cannot be written: {reason}")

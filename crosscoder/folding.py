@@ -22,9 +22,9 @@ import torch
 
 from crosscoder.errors import InputError
 from crosscoder.files import sha256_file
-from crosscoder.integrity import read_sealed_tensors, write_sealed_tensors
 from crosscoder.model import Crosscoder
 from crosscoder.soundness import require_finite, require_positive
+from crosscoder.tensor_files import read_sealed_tensors, write_sealed_tensors
 
 UNFOLDING_NAME = "difflens_unfolding.safetensors"
 

@@ -37,8 +37,8 @@ def config_folder(repository: HubRepository, gguf_file: str | None = None) -> Pa
     machine nor from the Hub.
     """
     if gguf_file is not None:
-        return _cached(repository, gguf_file) or _fetched(repository, [gguf_file], gguf_file)
-    folder = _cached(repository, "config.json")
+        return cached(repository, gguf_file) or _fetched(repository, [gguf_file], gguf_file)
+    folder = cached(repository, "config.json")
     if folder is not None and has_tokenizer(folder):
         return folder
     return _fetched(repository, _SMALL, "config.json")
@@ -63,28 +63,33 @@ def weights_folder(repository: HubRepository, gguf_file: str | None = None) -> P
 
 def adapter_folder(repository: HubRepository) -> Path:
     """The snapshot with an adapter's config and weights; InputError as for `config_folder`."""
-    folder = _cached(repository, _ADAPTER[0])
+    folder = cached(repository, _ADAPTER[0])
     if folder is not None and any((folder / name).is_file() for name in _ADAPTER[1:]):
         return folder
     return _fetched(repository, _ADAPTER, _ADAPTER[0])
 
 
-def _has_weights(repository: HubRepository, folder: Path) -> bool:
-    names = weight_files(repository.where, folder)
-    return bool(names) and all((folder / name).is_file() for name in names)
+def cached(repository: HubRepository, file: str) -> Path | None:
+    """The snapshot in the cache of this machine, if it holds the file.
 
-
-def _cached(repository: HubRepository, file: str) -> Path | None:
-    """The snapshot in the cache of this machine, if it holds the file."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
+    None as well where the Hub's library is not installed: it alone knows where its cache lies.
+    """
+    try:
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+    except ModuleNotFoundError:
+        return None
     try:
         found = try_to_load_from_cache(repository.name, file, revision=repository.revision)
     except HFValidationError:
         return None
     # The cache lays files out as snapshots/<commit>/<file>.
     return Path(found).parent if isinstance(found, str) and Path(found).exists() else None
+
+
+def _has_weights(repository: HubRepository, folder: Path) -> bool:
+    names = weight_files(repository.where, folder)
+    return bool(names) and all((folder / name).is_file() for name in names)
 
 
 def _fetched(repository: HubRepository, files: Sequence[str], needed: str) -> Path:

@@ -1,36 +1,24 @@
 """Files that this package made, checked against the hash that was recorded when it made them.
 
 Three kinds of record. A JSON file holds the hash of its own content under `sha256` (a seal); so
-does the header of a safetensors file that stands alone (checkpoints, scaling). A file that belongs
-to a larger whole (shards, masks, a crosscoder's weights) has its hash in the JSON file of the
-whole. What differs from its record is named in one line and never used.
+does the header of a safetensors file that stands alone, such as a checkpoint
+(crosscoder/tensor_files.py). A file that belongs to a larger whole (shards, masks, a crosscoder's
+weights) has its hash in the JSON file of the whole. What differs from its record is named in one
+line and never used.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from safetensors import safe_open
+from typing import Any
 
 from crosscoder.errors import InputError
-from crosscoder.files import (
-    TENSOR_FILE_ERRORS,
-    canonical_json,
-    sha256_file,
-    sha256_text,
-    write_tensors,
-    write_text,
-)
+from crosscoder.files import canonical_json, sha256_file, sha256_text, write_text
 from crosscoder.limits import parse_json, read_bytes
-
-if TYPE_CHECKING:
-    import torch
 
 SEAL = "sha256"
 SET_ASIDE = ".damaged"
@@ -106,44 +94,6 @@ def _as_json(value: Any) -> Any:
 
 def _seal_of(content: Mapping[str, Any]) -> str:
     return sha256_text(canonical_json(dict(content)))
-
-
-def write_sealed_tensors(
-    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
-) -> None:
-    """Write a safetensors file whole, with the hash of tensors and metadata in its header.
-
-    WorkError as `write_tensors`.
-    """
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_tensors(path, held, {**metadata, SEAL: _digest(held, metadata)})
-
-
-def read_sealed_tensors(path: Path, remedy: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and metadata of a file of `write_sealed_tensors`; DamagedFileError where changed."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except TENSOR_FILE_ERRORS:
-        raise DamagedFileError(path, remedy) from None
-    if metadata.pop(SEAL, None) != _digest(tensors, metadata):
-        raise DamagedFileError(path, remedy)
-    return tensors, metadata
-
-
-def _digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
-    """SHA-256 over names, types, shapes and bytes of the tensors, and over the metadata."""
-    # What has no tensors does without torch: it takes seconds to import.
-    import torch
-
-    digest = hashlib.sha256(canonical_json(dict(metadata)).encode("utf-8"))
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        head = [name, str(tensor.dtype), list(tensor.shape)]
-        digest.update(canonical_json(head).encode("utf-8"))
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 class VerifiedFiles:

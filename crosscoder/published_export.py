@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 
 from crosscoder.errors import InputError
-from crosscoder.files import write_tensors, write_text
+from crosscoder.files import write_text
 from crosscoder.folding import UNFOLDING_NAME, folded, weights_of, write_unfolding
 from crosscoder.model import Crosscoder
 from crosscoder.published import CODE_NORM_NAMES, CODE_NORMS
+from crosscoder.tensor_files import write_tensors
 
 WEIGHTS_NAME = "model.safetensors"
 

@@ -12,8 +12,9 @@ from types import TracebackType
 import torch
 
 from crosscoder.files import write_text
-from crosscoder.integrity import DamagedFileError, read_sealed_tensors, write_sealed_tensors
+from crosscoder.integrity import DamagedFileError
 from crosscoder.soundness import not_finite
+from crosscoder.tensor_files import read_sealed_tensors, write_sealed_tensors
 from crosscoder.trainer import StepMetrics
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from crosscoder.errors import InputError
-from crosscoder.integrity import DamagedFileError, read_sealed_tensors, write_sealed_tensors
+from crosscoder.integrity import DamagedFileError
 from crosscoder.limits import parse_json
 from crosscoder.scaling import LatentScaling, PairScaling
+from crosscoder.tensor_files import read_sealed_tensors, write_sealed_tensors
 
 FORMAT_VERSION = 1
 _SHARED = ("density", "n_documents")

@@ -10,9 +10,10 @@ import torch
 from safetensors import safe_open
 
 from crosscoder.errors import InputError
-from crosscoder.files import TENSOR_FILE_ERRORS, sha256_file, write_tensors
+from crosscoder.files import sha256_file
 from crosscoder.integrity import DamagedFileError, VerifiedFiles, set_aside
 from crosscoder.manifest import MASK_NAME, MaskRecord, ShardRecord
+from crosscoder.tensor_files import TENSOR_FILE_ERRORS, write_tensors
 
 REMEDY = "`harvest` makes it again"
 STORAGE_DTYPES = {

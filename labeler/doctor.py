@@ -12,6 +12,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from labeler import __version__
+from labeler.extras import Extra, install_command
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,11 @@ def examine() -> list[Finding]:
         Finding("cores", _cores()),
         Finding("memory", _memory()),
         *_torch(),
-        *(_package(name) for name in ("transformers", "peft", "scikit-learn", "statsmodels")),
+        *(Finding(name, _package(name, "models")) for name in ("transformers", "peft")),
+        *(Finding(name, _package(name)) for name in ("scikit-learn", "statsmodels")),
         Finding("vllm", _vllm()),
         Finding("sqlite", sqlite3.sqlite_version),
-        Finding("postgresql driver", _version("psycopg") or "missing: the extra [postgres]"),
+        Finding("postgresql driver", _package("psycopg", "postgres")),
         Finding("postgresql server", _postgresql_server()),
         Finding("sentence model", _sentence_model()),
         Finding("cache folder", _cache()),
@@ -61,13 +63,15 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _package(name: str) -> Finding:
-    return Finding(name, _version(name) or "missing; reinstall difflens")
+def _package(name: str, extra: Extra | None = None) -> str:
+    """Its version, or how to get it."""
+    remedy = "reinstall difflens" if extra is None else install_command(extra)
+    return _version(name) or f"missing; {remedy}"
 
 
 def _torch() -> list[Finding]:
     if util.find_spec("torch") is None:
-        return [Finding("torch", "missing; reinstall difflens")]
+        return [Finding("torch", _package("torch", "models"))]
     import torch
 
     devices = ["cpu"]

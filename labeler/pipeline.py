@@ -15,11 +15,18 @@ from crosscoder.integrity import DamagedFileError
 from crosscoder.progress import Progress
 from labeler import __version__
 from labeler.errors import UsageError, doing
+from labeler.extras import naming_extra, require_extra
 from labeler.judge.factory import require_embedding, require_judge
 from labeler.judge.spending import BudgetReachedError, Spending
 from labeler.recorded_keys import recorded_key
 from labeler.stages import load_stage
-from labeler.stages.base import STAGE_NAMES, UNANSWERED, StageContext, reads_previous
+from labeler.stages.base import (
+    READ_MODELS,
+    STAGE_NAMES,
+    UNANSWERED,
+    StageContext,
+    reads_previous,
+)
 from labeler.store.engine import read_session, write_session
 from labeler.store.migrate import opened
 from labeler.store.renamed import missing_category_hint
@@ -159,9 +166,11 @@ def with_key(context: StageContext, name: str) -> StageContext:
     index = STAGE_NAMES.index(name)
     chained = index > 0 and reads_previous(stage, context.study)
     previous = context.keys[STAGE_NAMES[index - 1]] if chained else None
+    with naming_extra(name):
+        inputs = stage.inputs(context)
     content = {
         "stage": name,
-        "inputs": stage.inputs(context),
+        "inputs": inputs,
         "previous": previous,
         "seed": context.study.config.study.seed,
     }
@@ -225,6 +234,8 @@ def _run_stage(context: StageContext, name: str, forced: bool) -> StageReport:
     started = time.monotonic()
     if not forced and is_done(context, name) and not _has_unanswered(context, name):
         return StageReport(name, True, "already done with the same inputs", 0.0)
+    if name in READ_MODELS:
+        require_extra("models", name)
     run_id: int | None = None
     try:
         with write_session(context.engine) as session:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from crosscoder.adapters import CONFIG_NAME
-from crosscoder.hub_files import is_hub_name
+from crosscoder.hub_files import HubRepository, cached, is_hub_name
 from labeler.errors import UsageError
 from labeler.sections.subjects import CorpusSection, ModelSection
 from labeler.stages.base import StageContext
@@ -100,14 +99,7 @@ def _is_adapter_here(study: StudyFile, model: ModelSection) -> bool:
 
 
 def _is_cached(name: str, file: str, revision: str | None) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = try_to_load_from_cache(name, file, revision=revision)
-    except HFValidationError:
-        return False
-    return isinstance(found, str) and Path(found).exists()
+    return cached(HubRepository(name, name, revision), file) is not None
 
 
 def _corpus_settings(corpus: CorpusSection) -> dict[str, Any]:

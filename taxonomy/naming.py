@@ -11,15 +11,17 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from taxonomy.clustering import Clustering
 from taxonomy.errors import InputError
 from taxonomy.mapping import normalise_rows
 from taxonomy.tree import MAX_SLUG_LENGTH, RESERVED_SLUGS
+
+if TYPE_CHECKING:
+    from taxonomy.clustering import Clustering
 
 Level = Literal[1, 2]
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from taxonomy.edits import CategoryChange, ChangeKind, Edit, changes_between
 from taxonomy.errors import InputError
-from taxonomy.induction import Induction
 from taxonomy.naming import CategoryName, unique_slug
 from taxonomy.tree import Category, Taxonomy, next_version, taxonomy_from
+
+if TYPE_CHECKING:
+    from taxonomy.induction import Induction
 
 PROPOSAL_KEYS = frozenset({"based_on", "changes"})
 """Keys that a proposal has beside those of a taxonomy file."""

@@ -1,4 +1,4 @@
-"""A wheel of this checkout, and an environment in which it is installed alone."""
+"""A wheel of this checkout, and an environment that has it with what it needs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from markdown import ROOT
+from requirements import missing
 
 
 def build_wheel(folder: Path) -> Path:
@@ -25,31 +26,37 @@ def build_wheel(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Installation:
-    """An environment that has the wheel, sees this one's dependencies, and not the checkout."""
+    """An environment that has the wheel without extras, its dependencies, and not the checkout."""
 
     folder: Path
     site_packages: Path
 
     @classmethod
     def of(cls, wheel: Path, folder: Path) -> Installation:
-        """Install the wheel into a new environment in `folder`."""
+        """Install the wheel into a new environment in `folder`; pip fetches its dependencies."""
         venv.create(folder, with_pip=False)
         names = {"base": str(folder), "platbase": str(folder)}
         site_packages = Path(sysconfig.get_path("purelib", vars=names))
-        # A path line adds a folder and does not read the .pth files in it, so that an editable
-        # installation of the checkout is not found there.
-        own = sysconfig.get_paths()
-        (site_packages / "dependencies.pth").write_text(
-            "\n".join(dict.fromkeys([own["purelib"], own["platlib"]])) + "\n", encoding="utf-8"
-        )
         installer = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python")]
-        options = ["install", "--quiet", "--no-deps", "--no-index", "--force-reinstall"]
-        _checked([*installer, "--disable-pip-version-check", *options, str(wheel)], folder)
+        options = ["--quiet", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt")]
+        command = [*installer, "install", *options, str(wheel)]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            missing("wheel", f"pip cannot install it: {done.stderr.strip()[-300:]}")
         return cls(folder, site_packages)
 
     def run(self, cwd: Path, *words: str) -> str:
         """Run a program of the environment in `cwd`; returns stdout, fails on another status."""
         return _checked([str(self.folder / "bin" / words[0]), *words[1:]], cwd)
+
+    def refused(self, cwd: Path, *words: str) -> str:
+        """Run a program that is to end with status 2; returns its stderr."""
+        command = [str(self.folder / "bin" / words[0]), *words[1:]]
+        done = subprocess.run(
+            command, cwd=cwd, env=_environment(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stderr
 
     @contextmanager
     def running(self, cwd: Path, *words: str) -> Iterator[str]:

@@ -27,12 +27,15 @@ from requirements import missing
 
 from labeler import __version__
 from labeler.demo.runner import ASSETS
+from labeler.extras import LIBRARIES
 
 PACKAGES = ("crosscoder", "taxonomy", "labeler")
 PAPER = ROOT / "examples" / "paper"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-INSTALLED_EXTRAS = ("dev", "postgres", "web")
+INSTALLED_EXTRAS = ("dev", "models", "postgres")
 """Extras that `make setup` installs."""
+EXTRA_MODULES = {name for names in LIBRARIES.values() for name in names}
+LIST_MODULES = "import importlib.util, sys; print(*filter(importlib.util.find_spec, sys.argv[1:]))"
 PLATFORM_PARTS = re.compile(r"nvidia|cuda|triton")
 """What torch's builds for GPUs bring: their versions are torch's own choice."""
 
@@ -40,7 +43,7 @@ PLATFORM_PARTS = re.compile(r"nvidia|cuda|triton")
 pytestmark = pytest.mark.timeout(900)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout."""
     for module in ("build", "hatchling", "pip"):
@@ -49,9 +52,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """The wheel, alone in an environment."""
+    """The wheel without extras in an environment of its own; one for all tests, as it is slow."""
     return Installation.of(wheel, tmp_path_factory.mktemp("environment"))
 
 
@@ -110,7 +113,8 @@ def test_wheel_describes_itself(wheel: Path) -> None:
     assert facts["Version"] == __version__
     assert facts["Requires-Python"] == ">=3.11"
     assert facts["License-Expression"] == "Apache-2.0"
-    assert {"vllm", "postgres", "web", "dev"} <= set(facts.get_all("Provides-Extra") or ())
+    extras = {"models", "vllm", "postgres", "web", "clients", "dev"}
+    assert extras <= set(facts.get_all("Provides-Extra") or ())
     with zipfile.ZipFile(wheel) as archive:
         assert any(name.endswith(".dist-info/licenses/LICENSE") for name in archive.namelist())
 
@@ -128,6 +132,16 @@ def test_installed_packages_are_not_the_checkout(installation: Installation, stu
     places = installation.run(study, "python", "-c", code).split()
     assert len(places) == 3
     assert all(Path(place).is_relative_to(installation.site_packages) for place in places)
+
+
+@pytest.mark.wheel
+def test_a_plain_installation_has_no_extras(installation: Installation, study: Path) -> None:
+    listed = installation.run(study, "python", "-c", LIST_MODULES, *sorted(EXTRA_MODULES)).split()
+    assert listed == []
+    (study / "study.toml").write_text("", encoding="utf-8")
+    said = installation.refused(study, "difflens", "crosscoder", "export", "study.toml", "out")
+    assert said.endswith('; pip install "difflens[models]"\n')
+    assert said.count("\n") == 1
 
 
 @pytest.mark.wheel

@@ -22,6 +22,8 @@ def demo(
     from labeler.cli.stages import run_and_print
     from labeler.demo.fetch import announce
     from labeler.demo.runner import prepare
+    from labeler.extras import require_extra
 
+    require_extra("models", "demo")
     typer.echo(announce(), err=True)
     run_and_print(prepare(workdir), None, None)

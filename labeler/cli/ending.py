@@ -16,6 +16,7 @@ import typer
 
 from labeler.cli.streams import discard_stdout
 from labeler.errors import USAGE_ERRORS, Place, WorkError
+from labeler.extras import missing_extra
 from labeler.secrets import Secrets, masked
 from labeler.text import one_line, visible
 
@@ -53,6 +54,8 @@ def _judged(error: BaseException, arguments: list[str]) -> tuple[int, str]:
         return EXIT_WORK_FAILED, str(error)
     if isinstance(error, typer.TyperException):
         return EXIT_WRONG_CALL, _call_words(error.format_message(), arguments)
+    if words := missing_extra(error, " ".join(arguments[:1])):
+        return EXIT_WRONG_CALL, words
     if isinstance(error, UnicodeEncodeError):
         for argument in arguments:
             if not _is_text(argument):

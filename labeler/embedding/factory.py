@@ -14,6 +14,7 @@ from labeler.embedding.minilm import POOLING, MiniLmEmbedder, require_sentence_m
 from labeler.embedding.server import ServerEmbedder
 from labeler.embedding.tfidf import TfidfEmbedder
 from labeler.errors import UsageError
+from labeler.extras import require_extra
 from labeler.judge.keys import read_key
 from labeler.sections.judging import EmbeddingSection
 
@@ -36,7 +37,7 @@ def make_embedder(
         return _kept(_server(section), f"openai {section.model} at {section.base_url}")
     if section.kind == "tfidf":
         return CachedEmbedder(TfidfEmbedder(fit_texts))
-    found = _named(section.path, folder) if section.path is not None else find_minilm()
+    found = _sentence_model(section, folder)
     if found is not None:
         sentences = MiniLmEmbedder(found)
         return _kept(sentences, f"minilm {POOLING} {sentences.fingerprint}")
@@ -52,8 +53,10 @@ def check_embedding(section: EmbeddingSection, folder: Path | None = None) -> No
     if section.kind == "openai":
         _require_server(section)
         read_key(section.api_key_env, "embedding.api_key_env")
-    elif section.kind == "minilm" and section.path is not None:
-        require_sentence_model(_named(section.path, folder))
+    elif section.kind == "minilm":
+        found = _sentence_model(section, folder)
+        if found is not None:
+            require_sentence_model(found)
 
 
 def embedder_name(section: EmbeddingSection) -> str:
@@ -83,6 +86,17 @@ def cached_minilm() -> Path | None:
     """Folder of the sentence model if the demo fetched it before."""
     folder = cache_folder() / MINILM_CACHE
     return folder if folder.is_dir() else None
+
+
+def _sentence_model(section: EmbeddingSection, folder: Path | None) -> Path | None:
+    """Folder of the model of `kind = "minilm"`; None where none is named and none is found.
+
+    Raises UsageError where a model is to be had and what reads it is not installed.
+    """
+    found = _named(section.path, folder) if section.path is not None else find_minilm()
+    if found is not None:
+        require_extra("models", 'embedding.kind = "minilm"')
+    return found
 
 
 def _named(path: str, folder: Path | None) -> Path:

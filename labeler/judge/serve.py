@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from labeler.errors import UsageError, WorkError
+from labeler.extras import install_command
 from labeler.judge.hub_models import could_not_be_had, is_in_hub_cache, is_offline
 from labeler.judge.keys import read_key
 from labeler.judge.lines import Endpoint, Line, LineError, tls_for
@@ -93,7 +94,7 @@ def find_entry_point(python: str | None, folders: Sequence[Path]) -> EntryPoint:
     looked = ", ".join(str(candidate) for candidate in candidates)
     raise UsageError(
         f"judge.server.python: no vLLM in {looked}; `make setup-vllm` installs it for CPUs in "
-        f"{VENV}, `pip install '.[vllm]'` for GPUs, or name an interpreter that has it"
+        f"{VENV}, `{install_command('vllm')}` for GPUs, or name an interpreter that has it"
     )
 
 

@@ -33,7 +33,6 @@ def serve(study_path: Path, options: ServerOptions) -> None:
     UsageError for options that do not go together or a study without a database; WorkError where
     the port is taken.
     """
-    _require_web()
     import typer
 
     from labeler.api import Study
@@ -123,13 +122,3 @@ def listening(host: str, port: int) -> socket.socket:
             f"review: cannot listen on {host}:{port}: {error.strerror}; another --port may be free"
         ) from None
     return listener
-
-
-def _require_web() -> None:
-    try:
-        import starlette
-        import uvicorn
-    except ModuleNotFoundError:
-        words = "review: needs the web extra; `pip install '.[web]'` in difflens' checkout"
-        raise UsageError(words) from None
-    del starlette, uvicorn

@@ -76,6 +76,8 @@ class Stage(Protocol):
         ...
 
 
+READ_MODELS = frozenset({"harvest", "train", "isolate", "collect"})
+"""Stages that compute with the models or the crosscoder; the others do without torch."""
 WITHOUT_MODELS = frozenset({"categorize"})
 """Stages that imported latents can go through as well: then no stage comes before them."""
 

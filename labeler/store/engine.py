@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from crosscoder.limits import parse_json
 from labeler.database_url import parse_url, sqlite_file, url_in_a_command
 from labeler.errors import UsageError, WorkError
+from labeler.extras import naming_extra
 from labeler.sqlite_files import file_uri, may_write, reading_options
 from labeler.store.failures import is_locked
 
@@ -66,13 +67,8 @@ def open_engine(url: str | URL, create: bool = False) -> Engine:
 
 
 def _open_postgresql(url: URL) -> Engine:
-    try:
+    with naming_extra("database.url"):
         engine = create_engine(url, pool_pre_ping=True)
-    except ModuleNotFoundError:
-        raise UsageError(
-            "database.url: PostgreSQL needs psycopg 3; "
-            "`pip install '.[postgres]'` in difflens' checkout"
-        ) from None
     event.listen(engine, "begin", _begin_postgresql)
     return engine
 

@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 
 from crosscoder.activations import ActivationStore, write_store
 from crosscoder.errors import InputError, WorkError
-from crosscoder.files import write_tensors, write_text
+from crosscoder.files import write_text
 from crosscoder.manifest import MANIFEST_NAME
 from crosscoder.ring import ShuffleBuffer
+from crosscoder.tensor_files import write_tensors
 
 N_TOKENS = 300
 ROW_BYTES = 2 * 3 * 4
@@ -285,7 +286,7 @@ def test_a_full_disk_ends_in_one_line_and_leaves_the_old_file(
         target.write_bytes(b"half of a sha")
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("safetensors.torch.save_file", full)
+    monkeypatch.setattr("crosscoder.tensor_files.save_file", full)
     with pytest.raises(WorkError, match="the disk is full; free some space") as caught:
         write_tensors(path, {"a": torch.zeros(2)})
     assert "\n" not in str(caught.value)

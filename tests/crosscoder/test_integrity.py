@@ -20,16 +20,15 @@ from crosscoder.integrity import (
     DamagedFileError,
     VerifiedFiles,
     read_json_object,
-    read_sealed_tensors,
     unsealed,
     write_sealed_json,
-    write_sealed_tensors,
 )
 from crosscoder.manifest import HarvestSource, SubjectRecord
 from crosscoder.resume import TrainingCheckpoints
 from crosscoder.scaling import latent_scaling
 from crosscoder.scaling_file import load_scaling, save_scaling
 from crosscoder.stream_manifest import StreamManifest, read_stream_manifest, write_stream_manifest
+from crosscoder.tensor_files import read_sealed_tensors, write_sealed_tensors
 from crosscoder.train_config import TrainConfig
 from crosscoder.training import train
 
