@@ -123,12 +123,12 @@ def _stored_table(
     statistics: list[CategoryChangeStatistic],
     planted: Mapping[str, Direction],
 ) -> ChangeTable:
-    leading = [row for row in statistics if row.is_main is not False]
+    leading = [row for row in statistics if row.is_main]
     first = leading[0]
     version = session.get_one(TaxonomyVersion, first.taxonomy_version_id)
     names = category_names(session, version.id)
     rows = in_tree_order([_row(row, names) for row in leading], list(names))
-    others = [_row(row, names) for row in statistics if row.is_main is False]
+    others = [_row(row, names) for row in statistics if not row.is_main]
     table = change_table(
         session,
         replace(facts, version=version),

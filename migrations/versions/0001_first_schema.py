@@ -344,11 +344,11 @@ def reports() -> Tables:
                 "ci_high?", "difference_points?", "difference_points_low?",
                 "difference_points_high?", "p_value?", "q_value?",
             ),
-            string(32, "verdict", "printed_change", "situation?"), string(16, "test?"),
+            string(32, "verdict", "printed_change", "situation"), string(16, "test"),
             number(
                 "target_effective?", "reference_effective?", "detectable_rise?", "detectable_fall?",
             ),
-            flag("is_main?"),
+            flag("is_main"),
             unique(
                 "report_run_id", "comparison_id", "category", "counting", "weighting",
                 "denominator", name="uq_category_change_statistic_row",

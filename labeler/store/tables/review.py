@@ -185,9 +185,9 @@ class CategoryChangeStatistic(Base):
     q_value: Mapped[float | None]
     verdict: Mapped[str] = mapped_column(OneOf(VERDICTS, 32))
     printed_change: Mapped[str] = mapped_column(String(32))
-    situation: Mapped[str | None] = mapped_column(String(32))
-    """Where the counts lie: counted, on neither side, only on one side, ...; NULL in old rows."""
-    test: Mapped[str | None] = mapped_column(String(16))
+    situation: Mapped[str] = mapped_column(String(32))
+    """Where the counts lie: counted, on neither side, only on one side, ..."""
+    test: Mapped[str] = mapped_column(String(16))
     """fisher, boschloo or score."""
     target_effective: Mapped[float | None]
     """Number of equally weighted latents as uncertain as the weighted ones."""
@@ -195,5 +195,5 @@ class CategoryChangeStatistic(Base):
     detectable_rise: Mapped[float | None]
     """Smallest rise in percent that this size could have shown; NULL = none could."""
     detectable_fall: Mapped[float | None]
-    is_main: Mapped[bool | None]
-    """The way of counting that the report leads with; NULL in old rows, which all are."""
+    is_main: Mapped[bool]
+    """The way of counting that the report leads with."""

@@ -127,8 +127,8 @@ JOIN taxonomy_version AS t ON t.id = s.taxonomy_version_id
 LEFT JOIN category AS k
   ON k.taxonomy_version_id = s.taxonomy_version_id AND k.slug = s.category
 """
-_STATISTIC = _EVERY_WAY.replace("{main}", "") + "WHERE s.is_main IS NOT FALSE\n"
-_SENSITIVITY = _EVERY_WAY.replace("{main}", ",\n       s.is_main IS NOT FALSE AS is_main")
+_STATISTIC = _EVERY_WAY.replace("{main}", "") + "WHERE s.is_main\n"
+_SENSITIVITY = _EVERY_WAY.replace("{main}", ",\n       s.is_main")
 
 _COUNTS = ",\n       ".join(
     f"count(CASE WHEN e.outcome = '{each.name}' THEN 1 END) AS \"{each.name}\"" for each in OUTCOMES

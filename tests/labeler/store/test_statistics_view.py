@@ -27,6 +27,9 @@ def write_statistic(session: Session, data: Seed, run_id: int) -> None:
             reference_total=0,
             verdict="too few to say",
             printed_change="new",
+            situation="only on the target side",
+            test="fisher",
+            is_main=True,
         )
     )
     session.flush()
