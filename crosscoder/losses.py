@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from crosscoder.model import Crosscoder
-from crosscoder.settings import Precision
+from crosscoder.settings import Precision, ReconstructionLoss
 from crosscoder.sparse import SparseCodes
 from crosscoder.workspace import Workspace
-
-ReconstructionLoss = Literal["squared", "unsquared"]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from crosscoder.errors import InputError
 
 Device = Literal["auto", "cpu", "cuda"]
+ReconstructionLoss = Literal["squared", "unsquared"]
 Precision = Literal["float32", "bfloat16"]
 StoredType = Literal["float32", "bfloat16", "float16"]
 """Type of weights while a model reads, and of stored activations."""

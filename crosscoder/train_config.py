@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from crosscoder.losses import ReconstructionLoss
-from crosscoder.settings import SplitSettings, TrainSettings
+from crosscoder.settings import ReconstructionLoss, SplitSettings, TrainSettings
 
 
 class TrainConfig(TrainSettings, SplitSettings):

@@ -132,7 +132,9 @@ class Study:
         from labeler.sql import QueryResult
         from labeler.sql.saved import saved_queries
 
-        rows = tuple((each.name, each.source, each.title) for each in saved_queries(self.file))
+        rows = tuple(
+            (each.name, each.source, each.title) for each in saved_queries(self.file.query_folder)
+        )
         return QueryResult(("name", "source", "title"), rows, truncated=False)
 
     def category_change(self) -> pd.DataFrame:

@@ -178,6 +178,11 @@ class StudyFile:
         """The study's folder."""
         return self.path.parent
 
+    @property
+    def query_folder(self) -> Path:
+        """Where the study's own saved queries lie, one `.sql` file each."""
+        return self.resolve(self.config.sql.folder)
+
     def resolve(self, path: str) -> Path:
         """A path of the config, relative ones beside study.toml."""
         return (self.folder / Path(path).expanduser()).resolve()

@@ -23,9 +23,10 @@ from taxonomy.change import (
     adjusted,
     statistics_of,
 )
+from taxonomy.counts import Side
 from taxonomy.errors import InputError
 from taxonomy.exact import least_attainable_p
-from taxonomy.intervals import Side, score_p
+from taxonomy.intervals import score_p
 from taxonomy.significance import ALPHA
 
 Weights = npt.NDArray[np.float64]

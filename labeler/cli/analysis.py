@@ -64,10 +64,14 @@ def sql(
         return
     if (statement is None) == (saved is None):
         raise UsageError("sql: give a statement, or --saved NAME (`--list` shows the names)")
-    question = statement if statement is not None else find_query(opened.file, str(saved)).statement
+    question = (
+        statement
+        if statement is not None
+        else find_query(opened.file.query_folder, str(saved)).statement
+    )
     result = opened.sql(question, max_rows=max_rows, timeout=timeout)
     if save is not None:
-        typer.echo(f"saved: {save_query(opened.file, save, question)}", err=True)
+        typer.echo(f"saved: {save_query(opened.file.query_folder, save, question)}", err=True)
     print_rows(result, output)
     if result.truncated:
         typer.echo(f"only the first {max_rows} rows; raise --max-rows for more", err=True)

@@ -18,8 +18,7 @@ from labeler.embedding.base import Vectors, encodable, normalised
 from labeler.errors import UsageError, WorkError
 from labeler.judge.keys import read_key, without_key
 from labeler.judge.lines import BlockingLine, Endpoint, Line, LineError, tls_for
-from labeler.judge.retrying import is_worth_retrying, retry_after_s
-from labeler.judge.server_errors import server_error
+from labeler.judge.server_errors import is_worth_retrying, retry_after_s, server_error
 
 BATCH = 64
 """Texts in one request."""

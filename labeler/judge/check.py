@@ -19,8 +19,13 @@ from labeler.judge.lines import Endpoint, HttpAnswer, Line, LineError, tls_for
 from labeler.judge.openai import CHAT_PATH, endpoints_of, forced_by, request_body
 from labeler.judge.parameters import Negotiation, Parameters, speaks_of_schema
 from labeler.judge.reading import unfenced, whole_object
-from labeler.judge.retrying import duration_words, retry_after_s
-from labeler.judge.server_errors import ServerError, server_error, server_words
+from labeler.judge.server_errors import (
+    ServerError,
+    duration_words,
+    retry_after_s,
+    server_error,
+    server_words,
+)
 from labeler.sections.judging import JudgeSection
 from labeler.text import one_line
 

@@ -24,16 +24,15 @@ from labeler.judge.keys import read_key, without_key
 from labeler.judge.lines import Endpoint, HttpAnswer, Line, LineError
 from labeler.judge.parameters import Forced, Negotiation, Parameters, speaks_of_schema
 from labeler.judge.reading import Marker
-from labeler.judge.retrying import (
-    Again,
-    Ended,
-    again,
+from labeler.judge.retrying import Again, Ended, again, retry_policy
+from labeler.judge.server_errors import (
+    ServerError,
+    UnknownRefusals,
     duration_words,
     is_worth_retrying,
     retry_after_s,
-    retry_policy,
+    server_error,
 )
-from labeler.judge.server_errors import ServerError, UnknownRefusals, server_error
 from labeler.sections.judging import JudgeSection
 from labeler.text import one_line
 

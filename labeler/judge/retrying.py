@@ -6,8 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Literal
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_exponential, wait_random
@@ -15,7 +13,6 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_expone
 from labeler.judge.base import JudgeReply
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
-YEAR_S = 365 * 86400.0
 Again = Literal["no", "transport", "answer", "away", "wait", "parameters"]
 """Why a request would be made again; no tries are `away`: the server was not there, `wait`: it
 asked for time, and `parameters`: it wants to be asked in another way."""
@@ -39,37 +36,6 @@ class Ended:
 def again(reply: JudgeReply) -> Again:
     """Unusable answers are asked for again; a refusal is an answer."""
     return "answer" if reply.status in ("parse_error", "truncated") else "no"
-
-
-def is_worth_retrying(status_code: int) -> bool:
-    """Whether a server that answers with this HTTP status may answer differently later."""
-    return status_code in (408, 429) or status_code >= 500
-
-
-def retry_after_s(header: str | None, now: datetime | None = None) -> float | None:
-    """Seconds of a Retry-After header, given in seconds or as an HTTP date; None without one."""
-    if header is None:
-        return None
-    try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            moment = parsedate_to_datetime(header)
-        except ValueError:
-            return None
-        moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-        seconds = (moment - (now or datetime.now(UTC))).total_seconds()
-    if seconds != seconds:
-        return None
-    return min(max(seconds, 0.0), YEAR_S)
-
-
-def duration_words(seconds: float) -> str:
-    """A length of time in its largest fitting unit."""
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.3g} s"
 
 
 def retry_policy(

@@ -6,6 +6,8 @@ import asyncio
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Any, Literal
 
@@ -18,6 +20,7 @@ SHOWN_CHARACTERS = 500
 """Most characters of a server's error that are kept."""
 UNKNOWN_IN_A_ROW = 5
 """Requests of a stage refused for unknown reasons, without an answer, until that is asked again."""
+YEAR_S = 365 * 86400.0
 RequestOutcome = Literal["too_long", "refused"]
 """What a request can meet on its own, whatever happens to others."""
 
@@ -159,3 +162,34 @@ class UnknownRefusals:
     def rest(self) -> None:
         """A lock belongs to the loop in which it was first waited for."""
         self.lock = asyncio.Lock()
+
+
+def is_worth_retrying(status_code: int) -> bool:
+    """Whether a server that answers with this HTTP status may answer differently later."""
+    return status_code in (408, 429) or status_code >= 500
+
+
+def retry_after_s(header: str | None, now: datetime | None = None) -> float | None:
+    """Seconds of a Retry-After header, given in seconds or as an HTTP date; None without one."""
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(header)
+        except ValueError:
+            return None
+        moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+        seconds = (moment - (now or datetime.now(UTC))).total_seconds()
+    if seconds != seconds:
+        return None
+    return min(max(seconds, 0.0), YEAR_S)
+
+
+def duration_words(seconds: float) -> str:
+    """A length of time in its largest fitting unit."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"

@@ -6,7 +6,8 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from labeler.judge.retrying import FIRST_WAIT_S, LONGEST_WAIT_S, duration_words
+from labeler.judge.retrying import FIRST_WAIT_S, LONGEST_WAIT_S
+from labeler.judge.server_errors import duration_words
 
 SAID_FROM_S = 5.0
 """Seconds of a wait below which nothing is said of it."""

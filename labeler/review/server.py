@@ -54,7 +54,7 @@ def serve(study_path: Path, options: ServerOptions) -> None:
             title=study.file.config.study.title or "",
             reviewer=name,
             token=token,
-            queries=saved_queries(study.file),
+            queries=saved_queries(study.file.query_folder),
             report=study.file.config.report,
             comparisons=study.file.config.comparison,
             workers=workers,

@@ -12,7 +12,6 @@ from rapidfuzz import process
 
 from crosscoder.limits import MAX_CONFIG_BYTES, read_text
 from labeler.errors import UsageError
-from labeler.study import StudyFile
 
 SHIPPED = Path(__file__).with_name("queries")
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -30,20 +29,20 @@ class SavedQuery:
     source: Literal["study", "difflens"]
 
 
-def saved_queries(study: StudyFile | None = None) -> tuple[SavedQuery, ...]:
-    """All saved queries by name; one of the study replaces a shipped one of the same name.
+def saved_queries(folder: Path | None = None) -> tuple[SavedQuery, ...]:
+    """All saved queries by name; one of the study's `folder` replaces a shipped one of its name.
 
     UsageError names a file that is too large or cannot be read, and a folder of too many.
     """
     found = {query.name: query for query in _read_folder(SHIPPED, "difflens")}
-    if study is not None:
-        found |= {query.name: query for query in _read_folder(_folder(study), "study")}
+    if folder is not None:
+        found |= {query.name: query for query in _read_folder(folder, "study")}
     return tuple(found[name] for name in sorted(found))
 
 
-def find_query(study: StudyFile, name: str) -> SavedQuery:
+def find_query(folder: Path, name: str) -> SavedQuery:
     """The saved query of that name; UsageError with the nearest name."""
-    queries = {query.name: query for query in saved_queries(study)}
+    queries = {query.name: query for query in saved_queries(folder)}
     if name not in queries:
         nearest = process.extractOne(name, list(queries))
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
@@ -51,11 +50,11 @@ def find_query(study: StudyFile, name: str) -> SavedQuery:
     return queries[name]
 
 
-def save_query(study: StudyFile, name: str, statement: str) -> Path:
+def save_query(folder: Path, name: str, statement: str) -> Path:
     """Write a query into the study's folder; UsageError for a name that is taken or no name."""
     if not NAME_PATTERN.fullmatch(name):
         raise UsageError(f"--save: {name!r} is no name; use letters, digits, '.', '_' and '-'")
-    path = _folder(study) / f"{name}.sql"
+    path = folder / f"{name}.sql"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -63,10 +62,6 @@ def save_query(study: StudyFile, name: str, statement: str) -> Path:
     except FileExistsError:
         raise UsageError(f"--save: {path} is there already; edit it or choose a name") from None
     return path
-
-
-def _folder(study: StudyFile) -> Path:
-    return study.resolve(study.config.sql.folder)
 
 
 def _read_folder(folder: Path, source: Literal["study", "difflens"]) -> list[SavedQuery]:

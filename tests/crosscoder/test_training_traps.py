@@ -6,8 +6,9 @@ import pytest
 import torch
 from crosscoders import random_batch, random_crosscoder
 
-from crosscoder.losses import LossSettings, ReconstructionLoss, crosscoder_loss
+from crosscoder.losses import LossSettings, crosscoder_loss
 from crosscoder.model import Crosscoder
+from crosscoder.settings import ReconstructionLoss
 from crosscoder.sparse import batch_topk
 
 

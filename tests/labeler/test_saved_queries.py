@@ -28,7 +28,7 @@ def study(tmp_path: Path) -> StudyFile:
 def test_every_shipped_query_runs_on_an_empty_and_on_a_filled_database(
     engine: Engine, database_url: str, study: StudyFile
 ) -> None:
-    queries = saved_queries(study)
+    queries = saved_queries(study.query_folder)
     assert {query.name for query in queries} == {path.stem for path in SHIPPED.glob("*.sql")}
     assert all(query.title != query.name for query in queries)
     for query in queries:
@@ -41,24 +41,24 @@ def test_every_shipped_query_runs_on_an_empty_and_on_a_filled_database(
 
 
 def test_a_query_of_the_study_replaces_a_shipped_one(study: StudyFile) -> None:
-    assert find_query(study, "coverage").source == "difflens"
-    path = save_query(study, "coverage", "-- mine\nselect 1\n")
+    assert find_query(study.query_folder, "coverage").source == "difflens"
+    path = save_query(study.query_folder, "coverage", "-- mine\nselect 1\n")
     assert path == study.folder / "queries" / "coverage.sql"
-    found = find_query(study, "coverage")
+    found = find_query(study.query_folder, "coverage")
     assert (found.source, found.title, found.statement) == ("study", "mine", "-- mine\nselect 1")
     with pytest.raises(UsageError, match="is there already"):
-        save_query(study, "coverage", "select 2")
+        save_query(study.query_folder, "coverage", "select 2")
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", "", ".hidden", "two words"])
 def test_a_name_that_leads_elsewhere_is_refused(study: StudyFile, name: str) -> None:
     with pytest.raises(UsageError, match="is no name"):
-        save_query(study, name, "select 1")
+        save_query(study.query_folder, name, "select 1")
 
 
 def test_an_unknown_name_is_refused_with_the_nearest(study: StudyFile) -> None:
     with pytest.raises(UsageError, match=r"no saved query is named 'covrage'.*'coverage'"):
-        find_query(study, "covrage")
+        find_query(study.query_folder, "covrage")
 
 
 def test_questions_are_saved_listed_and_asked_again(tmp_path: Path, capsys: Capture) -> None:

@@ -13,7 +13,7 @@ from labeler.errors import WorkError
 from labeler.judge.base import JudgeReply
 from labeler.judge.openai import OpenAiJudge
 from labeler.judge.requests import explain_request
-from labeler.judge.retrying import duration_words
+from labeler.judge.server_errors import duration_words
 from labeler.sections.judging import JudgeSection
 
 
