@@ -25,7 +25,7 @@ from crosscoder.manifest import (
     write_documents,
     write_manifest,
 )
-from crosscoder.row_source import RowSource
+from crosscoder.row_source import RowSource, draw_held_out
 from crosscoder.shards import (
     REMEDY,
     STORAGE_DTYPES,
@@ -183,16 +183,7 @@ class ActivationStore:
         Only documents with unmasked tokens are drawn, at least one for each side.
         InputError where there are fewer than two such documents.
         """
-        usable = torch.tensor(self.documents.n_unmasked).nonzero().flatten()
-        if len(usable) < 2:
-            raise InputError(
-                "corpus: fewer than two documents have tokens to train on; give more text"
-            )
-        n_held_out = min(max(1, round(held_out * len(usable))), len(usable) - 1)
-        order = torch.randperm(len(usable), generator=torch.Generator().manual_seed(seed))
-        chosen = torch.zeros(self.n_documents, dtype=torch.bool)
-        chosen[usable[order[:n_held_out]]] = True
-        return replace(self, held_out=chosen)
+        return replace(self, held_out=draw_held_out(self.documents.n_unmasked, held_out, seed))
 
     def chosen_documents(self, documents: DocumentChoice = "all") -> torch.Tensor:
         """(n_documents,) bool of one side of the split; ValueError without a split."""

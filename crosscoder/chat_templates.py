@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from crosscoder import limits
@@ -54,12 +53,7 @@ class ChatTemplate:
     def __enter__(self) -> ChatTemplate:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._end()
 
     def render(self, conversations: Sequence[Conversation], where: str) -> list[str | Refusal]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosscoder.errors import InputError
-from crosscoder.files import canonical_json, sha256_text
+from crosscoder.files import json_sha256
 from crosscoder.limits import MAX_LINE_BYTES, parse_json
 
 MESSAGE_ROLES = ("system", "user", "assistant")
@@ -110,7 +110,7 @@ def corpus_sha256(documents: Sequence[Document]) -> str:
         ]
         for document in documents
     ]
-    return sha256_text(canonical_json(rows))
+    return json_sha256(rows)
 
 
 def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_text(text: str) -> str:
-    """Hex SHA-256 of a text's UTF-8 bytes."""
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    """Hex SHA-256 of a text's UTF-8 bytes; half a surrogate pair has three, as any character."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def canonical_json(value: Any) -> str:
@@ -30,12 +30,17 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def json_sha256(value: Any) -> str:
+    """Hash of a JSON value, the same for equal values."""
+    return sha256_text(canonical_json(value))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole: a reader sees the old file or the new one, never a part.
 
     Raises WorkError where the disk is full or the file system refuses.
     """
-    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
 
 
@@ -55,7 +60,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise write_failure(path, error.errno, str(error)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

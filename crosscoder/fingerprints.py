@@ -8,7 +8,7 @@ from pathlib import Path
 
 from crosscoder.adapters import adapter_files
 from crosscoder.errors import InputError
-from crosscoder.files import canonical_json, sha256_file, sha256_text
+from crosscoder.files import json_sha256, sha256_file
 from crosscoder.integrity import (
     DamagedFileError,
     read_json_object,
@@ -67,7 +67,7 @@ def fingerprint(spec: SubjectSpec, hashes: FileHashes) -> str:
 
     What lies on the Hub is known by its name and commit, whose content never changes.
     """
-    return sha256_text(canonical_json(list(parts(spec, hashes).values())))
+    return json_sha256(list(parts(spec, hashes).values()))
 
 
 def parts(spec: SubjectSpec, hashes: FileHashes) -> dict[str, str]:

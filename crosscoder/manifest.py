@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from crosscoder.corpus import TokenRole
 from crosscoder.errors import InputError
-from crosscoder.files import canonical_json, sha256_text
+from crosscoder.files import json_sha256, sha256_text
 from crosscoder.integrity import (
     DamagedFileError,
     read_json_object,
@@ -58,7 +58,7 @@ class HarvestSource(Record):
     @property
     def key(self) -> str:
         """SHA-256 of the source."""
-        return sha256_text(canonical_json(self.model_dump(mode="json")))
+        return json_sha256(self.model_dump(mode="json"))
 
 
 class ShardRecord(Record):

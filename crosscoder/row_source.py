@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
+from crosscoder.errors import InputError
 from crosscoder.manifest import HarvestManifest
 from crosscoder.ring import ShuffleBuffer
 from crosscoder.shards import ShardFiles
@@ -81,6 +82,21 @@ class TrainingSource(Protocol):
 
     def held_out_batches(self, batch_size: int) -> Iterator[torch.Tensor]:
         """One pass over the held-out rows, in the same order each time; asked for repeatedly."""
+
+
+def draw_held_out(n_rows: Sequence[int], share: float, seed: int) -> torch.Tensor:
+    """(D,) bool: a random share of the documents that have rows, at least one for each side.
+
+    `n_rows` (D,) are the rows of each document. InputError where fewer than two have any.
+    """
+    usable = torch.tensor(n_rows).nonzero().flatten()
+    if len(usable) < 2:
+        raise InputError("corpus: fewer than two documents have tokens to train on; give more text")
+    n_held_out = min(max(1, round(share * len(usable))), len(usable) - 1)
+    order = torch.randperm(len(usable), generator=torch.Generator().manual_seed(seed))
+    chosen = torch.zeros(len(n_rows), dtype=torch.bool)
+    chosen[usable[order[:n_held_out]]] = True
+    return chosen
 
 
 class RowSource:

@@ -21,6 +21,9 @@ StoredType = Literal["float32", "bfloat16", "float16"]
 """Type of weights while a model reads, and of stored activations."""
 RuleKind = Literal["strict", "significant", "ranked"]
 Overlap = Literal["exclude", "keep"]
+SideName = Literal["target", "reference"]
+SIDES: tuple[SideName, SideName] = ("target", "reference")
+"""The two sides of a comparison."""
 
 DictionarySize = Annotated[int, Field(ge=2)]
 ActiveLatents = Annotated[int, Field(ge=1)]

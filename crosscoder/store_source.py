@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from crosscoder.activations import ActivationStore
-from crosscoder.files import canonical_json, sha256_text
+from crosscoder.files import json_sha256
+
+if TYPE_CHECKING:
+    from crosscoder.stream import ActivationStream
 
 _TAKEN = "n_taken"
 
@@ -36,33 +39,41 @@ class StoreBatches:
         return {_TAKEN: torch.tensor(self._n_taken)}
 
 
-class StoreSource:
+class HarvestFacts:
+    """What a training source says of the harvest that it reads, stored or read anew."""
+
+    def __init__(self, harvest: ActivationStore | ActivationStream) -> None:
+        self._harvest = harvest
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Names of the models."""
+        return self._harvest.model_names
+
+    @property
+    def d_model(self) -> int:
+        """Width d of the residual stream."""
+        return self._harvest.d_model
+
+    @property
+    def layer(self) -> int:
+        """Decoder block whose output is read."""
+        return self._harvest.manifest.source.layer
+
+    @property
+    def tokenizer_sha256(self) -> str | None:
+        """Hash of the models' tokenizer; None where the activations were made elsewhere."""
+        return self._harvest.manifest.source.tokenizer_sha256 or None
+
+
+class StoreSource(HarvestFacts):
     """The two sides of a split store, as `crosscoder.row_source.TrainingSource`."""
 
     def __init__(self, store: ActivationStore) -> None:
         """ValueError where the store was not split."""
         store.chosen_documents("held_out")
+        super().__init__(store)
         self._store = store
-
-    @property
-    def model_names(self) -> tuple[str, ...]:
-        """Names of the models."""
-        return self._store.model_names
-
-    @property
-    def d_model(self) -> int:
-        """Width d of the residual stream."""
-        return self._store.d_model
-
-    @property
-    def layer(self) -> int:
-        """Decoder block whose output was stored."""
-        return self._store.manifest.source.layer
-
-    @property
-    def tokenizer_sha256(self) -> str | None:
-        """Hash of the models' tokenizer; None where the activations were made elsewhere."""
-        return self._store.manifest.source.tokenizer_sha256 or None
 
     @property
     def n_train_tokens(self) -> int:
@@ -79,7 +90,7 @@ class StoreSource:
             "mask": store.manifest.mask.sha256 if store.manifest.mask else None,
             "held_out": hashlib.sha256(held_out).hexdigest(),
         }
-        return sha256_text(canonical_json(known))
+        return json_sha256(known)
 
     def description(self) -> dict[str, Any]:
         """Key of the store and what it was harvested from."""

@@ -27,6 +27,7 @@ from crosscoder.integrity import DamagedFileError
 from crosscoder.manifest import TextPlan
 from crosscoder.masking import content_tokens, median_norms, token_mask
 from crosscoder.progress import Progress
+from crosscoder.row_source import draw_held_out
 from crosscoder.shards import Shard, ShardTokens
 from crosscoder.stream_manifest import (
     STREAM_NAME,
@@ -136,15 +137,7 @@ class ActivationStream:
 
         InputError where fewer than two documents have tokens to train on.
         """
-        usable = torch.tensor(self.manifest.n_eligible).nonzero().flatten()
-        if len(usable) < 2:
-            raise InputError(
-                "corpus: fewer than two documents have tokens to train on; give more text"
-            )
-        n_held_out = min(max(1, round(held_out * len(usable))), len(usable) - 1)
-        order = torch.randperm(len(usable), generator=torch.Generator().manual_seed(seed))
-        chosen = torch.zeros(self.n_documents, dtype=torch.bool)
-        chosen[usable[order[:n_held_out]]] = True
+        chosen = draw_held_out(self.manifest.n_eligible, held_out, seed)
         return ActivationStream(self.manifest, self.tokenized, self.config, self._models, chosen)
 
     def estimated_rows(self, documents: Sequence[int]) -> int:

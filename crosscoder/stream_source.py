@@ -10,7 +10,8 @@ import torch
 
 from crosscoder.activations import BUFFER_BYTES
 from crosscoder.batching import plan_shards
-from crosscoder.files import canonical_json, sha256_text
+from crosscoder.files import json_sha256
+from crosscoder.store_source import HarvestFacts
 from crosscoder.stream import ActivationStream, sample_documents
 from crosscoder.stream_batches import StreamBatches
 
@@ -18,39 +19,20 @@ HELD_OUT_BYTES = 1 << 30
 """Held-out activations that are kept in memory, for theta and the quality."""
 
 
-class StreamSource:
+class StreamSource(HarvestFacts):
     """The two sides of a split stream, as `crosscoder.row_source.TrainingSource`."""
 
     def __init__(self, stream: ActivationStream, buffer_bytes: int = BUFFER_BYTES) -> None:
         """ValueError where the stream was not split."""
         if stream.held_out is None:
             raise ValueError("training needs a stream from split()")
+        super().__init__(stream)
         self._stream = stream
         self._train = (~stream.held_out).nonzero().flatten().tolist()
         self._held_out = stream.held_out.nonzero().flatten().tolist()
         self._row_bytes = 4 * stream.n_models * stream.d_model
         self._buffer_rows = buffer_bytes // self._row_bytes
         self._held_out_rows: torch.Tensor | None = None
-
-    @property
-    def model_names(self) -> tuple[str, ...]:
-        """Names of the models."""
-        return self._stream.model_names
-
-    @property
-    def d_model(self) -> int:
-        """Width d of the residual stream."""
-        return self._stream.d_model
-
-    @property
-    def layer(self) -> int:
-        """Decoder block whose output is read."""
-        return self._stream.manifest.source.layer
-
-    @property
-    def tokenizer_sha256(self) -> str | None:
-        """Hash of the models' tokenizer."""
-        return self._stream.manifest.source.tokenizer_sha256
 
     @property
     def n_train_tokens(self) -> int:
@@ -65,7 +47,7 @@ class StreamSource:
             "held_out": self._held_out,
             "batch_tokens": self._stream.config.batch_tokens,
         }
-        return sha256_text(canonical_json(known))
+        return json_sha256(known)
 
     def description(self) -> dict[str, Any]:
         """What is read, and that nothing was stored."""

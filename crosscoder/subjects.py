@@ -14,15 +14,10 @@ import torch
 
 from crosscoder.adapters import CONFIG_NAME, merge_adapter
 from crosscoder.errors import InputError
-from crosscoder.files import canonical_json, sha256_text
+from crosscoder.files import json_sha256
 from crosscoder.model_checks import check_size, check_weights, has_tokenizer
 from crosscoder.pretrained import load_pretrained, reading
-from crosscoder.subject_files import (
-    SubjectSpec,
-    gguf_name,
-    located,
-    located_adapter,
-)
+from crosscoder.subject_files import SubjectSpec, gguf_name, located, located_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -91,7 +86,7 @@ def inspect_subject(spec: SubjectSpec) -> SubjectFacts:
             n_layers=int(config.num_hidden_layers),
             d_model=int(config.hidden_size),
             vocabulary_sha256=vocabulary_sha256(tokenizer),
-            template_sha256=sha256_text(canonical_json(template)) if template else "",
+            template_sha256=json_sha256(template) if template else "",
         )
 
 
@@ -259,7 +254,7 @@ def vocabulary_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
         rows = json.loads(backend.to_str())["model"].get("merges") or []
         # Older files write a merge as "a b", newer ones as ["a", "b"].
         merges = [row if isinstance(row, str) else " ".join(row) for row in rows]
-    return sha256_text(canonical_json([tokenizer.get_vocab(), merges]))
+    return json_sha256([tokenizer.get_vocab(), merges])
 
 
 def _text_config(config: Any) -> Any:

@@ -23,7 +23,7 @@ from crosscoder.checkpoints import (
 )
 from crosscoder.devices import resolve_device
 from crosscoder.errors import InputError, WorkError
-from crosscoder.files import canonical_json, sha256_text
+from crosscoder.files import json_sha256
 from crosscoder.initialisation import initial_decoder_bias
 from crosscoder.integrity import read_json_object, unsealed, write_sealed_json
 from crosscoder.model import Crosscoder, CrosscoderConfig
@@ -313,7 +313,7 @@ def _run_key(source: TrainingSource, config: CrosscoderConfig, train_config: Tra
         "train": train_config.model_dump(mode="json", exclude={"checkpoint_every"}),
         "data": source.fingerprint(),
     }
-    return sha256_text(canonical_json(known))
+    return json_sha256(known)
 
 
 def _read_result(out_dir: Path, run_key: str) -> TrainResult | None:

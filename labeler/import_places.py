@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from crosscoder.settings import SIDES
 from labeler.errors import UsageError
 from labeler.import_rows import ImportRow, LatentName
 from labeler.store.helpers import chunks
@@ -20,7 +21,7 @@ from labeler.store.latent_records import (
     find_comparison,
     get_or_create_crosscoder,
 )
-from labeler.store.schema import SIDES, Comparison, Latent, LatentSet, LatentSetMember
+from labeler.store.schema import Comparison, Latent, LatentSet, LatentSetMember
 
 RULE = "imported"
 

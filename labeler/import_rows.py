@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crosscoder import limits
+from crosscoder.settings import SIDES
 from labeler.errors import UsageError
-from labeler.store.schema import SIDES
 from labeler.text import clip
 
 REQUIRED = ("comparison", "side", "latent_index", "explanation", "category")

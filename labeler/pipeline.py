@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from crosscoder.files import json_sha256
 from crosscoder.integrity import DamagedFileError
 from crosscoder.progress import Progress
 from labeler import __version__
@@ -32,7 +33,7 @@ from labeler.store.migrate import opened
 from labeler.store.renamed import missing_category_hint
 from labeler.store.runs import begin_run, finish_run, latest_done_run, runs_broken_off
 from labeler.store.tables.base import storable
-from labeler.study import StudyFile, canonical_json, sha256_text
+from labeler.study import StudyFile
 from labeler.study_lock import study_lock
 from labeler.taxonomies.versions import stored_version, tree_of
 
@@ -174,7 +175,7 @@ def with_key(context: StageContext, name: str) -> StageContext:
         "previous": previous,
         "seed": context.study.config.study.seed,
     }
-    return replace(context, keys=context.keys | {name: sha256_text(canonical_json(content))})
+    return replace(context, keys=context.keys | {name: json_sha256(content)})
 
 
 def _check_config(context: StageContext, names: tuple[str, ...]) -> None:

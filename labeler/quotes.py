@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from labeler.judge.base import LatentSubject
-from labeler.judge.rendering import visible
+from labeler.judge.rendering import escaped
 from labeler.judge.windows import content_text
 
 
@@ -32,7 +32,7 @@ def check_quote(
     if explanation is not None:
         shown.append(explanation)
     for text in shown:
-        for form in (text, visible(text)):
+        for form in (text, escaped(text)):
             if wanted in " ".join(form.split()):
                 return CheckedQuote(quote, True)
     unmarked = wanted.replace("<<", "").replace(">>", "")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError, model_validator
 from sqlalchemy.engine import URL
 
 from crosscoder.limits import MAX_CONFIG_BYTES, parse_toml, read_text
-from crosscoder.settings import check_dedicated_share
+from crosscoder.settings import SIDES, check_dedicated_share
 from labeler.database_url import resolve_url
 from labeler.errors import UsageError, doing
 from labeler.sections.base import Section
 from labeler.sections.counting import ReportSection, SqlSection, TaxonomySection
-from labeler.sections.crosscoders import SIDES, CrosscodersSection, check_crosscoders, crosscoder_of
+from labeler.sections.crosscoders import CrosscodersSection, check_crosscoders, crosscoder_of
 from labeler.sections.dictionary import (
     CollectSection,
     ComparisonSection,
@@ -116,16 +113,6 @@ class StudyConfig(Section):
                 "[[crosscoders]]"
             )
         return self
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces, so that equal values give equal hashes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def sha256_text(text: str) -> str:
-    """Hex SHA-256 of a text's UTF-8 bytes."""
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 LONGEST_KEY = 200

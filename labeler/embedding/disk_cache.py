@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from crosscoder.files import sha256_text
 from labeler.embedding.base import Embedder, EmbedderInFront, Vectors, encodable
-from labeler.study import sha256_text
 
 _LOGGER = logging.getLogger(__name__)
 _TABLE = (

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from crosscoder.files import sha256_text
 from labeler.embedding.base import Vectors, encodable, normalised
 from labeler.errors import UsageError
-from labeler.study import sha256_text
 
 DIMENSIONS = 256
 """Most components that are kept."""

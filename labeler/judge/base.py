@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from labeler.study import canonical_json, sha256_text
+from crosscoder.files import canonical_json, json_sha256, sha256_text
 
 Stage = Literal["explain", "categorize", "detect", "fuzz", "name", "merge"]
 EndpointKind = Literal["evidence", "openai", "scripted", "import"]
@@ -31,7 +31,7 @@ class JudgeIdentity:
     @property
     def params_sha256(self) -> str:
         """Hash of the parameters."""
-        return sha256_text(canonical_json(dict(self.params)))
+        return json_sha256(dict(self.params))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from crosscoder.files import sha256_text
 from labeler.judge.base import (
     CategoryOption,
     EvidenceWindow,
@@ -15,16 +16,7 @@ from labeler.judge.base import (
     LatentSubject,
     ShownExample,
 )
-from labeler.judge.windows import (
-    Turn,
-    in_order,
-    joined,
-    marked_runs,
-    scale_of,
-    strength,
-    turns,
-)
-from labeler.study import sha256_text
+from labeler.judge.windows import Turn, in_order, joined, marked_runs, scale_of, strength, turns
 
 OPEN_MARK, CLOSE_MARK = "<<", ">>"
 STRONGEST_TOKENS = 8
@@ -46,11 +38,11 @@ class Frame:
     text: str
 
 
-def visible(text: str) -> str:
+def escaped(text: str) -> str:
     r"""Text on one line: control, format and unassigned characters, surrogates and line breaks
     become escapes such as `\n` and `\u{202e}`, and the marks `<<` and `>>` lose their meaning.
     """
-    # Printable text holds none of what is escaped, and most text is printable.
+    # Printable text holds no character that is escaped, and most text is printable.
     printable = text.isprintable()
     shown = text if printable else "".join(_visible_character(character) for character in text)
     if "<" not in shown and ">" not in shown:
@@ -65,7 +57,7 @@ def frame(body: str, key: str | None = None) -> Frame:
     knows neither.
     """
     counter = 0
-    source = body if key is None else visible(key)
+    source = body if key is None else escaped(key)
     while True:
         token = sha256_text(f"{counter}\n{source}")[:16]
         if token not in body:
@@ -88,7 +80,7 @@ def render_evidence(subject: LatentSubject) -> str:
 def render_examples(explanation: str, examples: Sequence[ShownExample]) -> str:
     """An explanation and the texts it is tested on, with no more marks than each example has."""
     blocks = [_example(example) for example in examples]
-    return "\n".join([f"explanation: {visible(explanation)}", *blocks])
+    return "\n".join([f"explanation: {escaped(explanation)}", *blocks])
 
 
 def render_facts(facts: LatentFacts) -> str:
@@ -112,11 +104,11 @@ def render_options(options: Iterable[CategoryOption]) -> str:
 
 def _option(option: CategoryOption) -> str:
     under = f" (under {option.parent})" if option.parent else ""
-    lines = [f"- {option.slug}{under}: {visible(option.description)}"]
+    lines = [f"- {option.slug}{under}: {escaped(option.description)}"]
     if option.include_when:
-        lines.append(f"  include: {visible(option.include_when)}")
+        lines.append(f"  include: {escaped(option.include_when)}")
     if option.exclude_when:
-        lines.append(f"  exclude: {visible(option.exclude_when)}")
+        lines.append(f"  exclude: {escaped(option.exclude_when)}")
     return "\n".join(lines)
 
 
@@ -149,7 +141,7 @@ def _example_runs(
     window: EvidenceWindow, positions: range, marks: frozenset[int]
 ) -> Iterator[tuple[bool, str]]:
     for marked, run in groupby(positions, key=marks.__contains__):
-        yield marked, visible("".join(window.tokens[position] for position in run))
+        yield marked, escaped("".join(window.tokens[position] for position in run))
 
 
 def _marked_window(label: str, window: EvidenceWindow, scale: float) -> str:
@@ -157,7 +149,7 @@ def _marked_window(label: str, window: EvidenceWindow, scale: float) -> str:
     for turn in found:
         parts = []
         for marked, run in marked_runs(window, turn):
-            text = visible(joined(window, run))
+            text = escaped(joined(window, run))
             parts.append(_marked(text) if marked else text)
         lines.append(f"  {turn.role}: {''.join(parts).strip()}")
     if window.peak > 0:
@@ -182,7 +174,7 @@ def _strongest(window: EvidenceWindow, shown: Sequence[Turn], scale: float) -> s
     ]
     firing.sort(key=lambda position: (-window.activations[position], position))
     return ", ".join(
-        f'"{visible(window.tokens[position].strip(" "))}" '
+        f'"{escaped(window.tokens[position].strip(" "))}" '
         f"{strength(window.activations[position], scale)}"
         for position in firing[:STRONGEST_TOKENS]
     )

@@ -9,6 +9,7 @@ from importlib import resources
 from string import Template
 from typing import Any, Literal
 
+from crosscoder.files import sha256_text
 from labeler.judge.answers import categorize_schema, examples_schema, explain_schema
 from labeler.judge.base import (
     CategoryOption,
@@ -19,14 +20,13 @@ from labeler.judge.base import (
     Stage,
 )
 from labeler.judge.rendering import (
+    escaped,
     frame,
     render_evidence,
     render_examples,
     render_facts,
     render_options,
-    visible,
 )
-from labeler.study import sha256_text
 
 _SYSTEM, _USER = "### system\n", "### user\n"
 
@@ -92,7 +92,7 @@ def categorize_request(
     sample: int = 0,
 ) -> JudgeRequest:
     """Ask for the categories of a latent; the options keep their order."""
-    framed = frame(f"explanation: {visible(explanation)}\n{render_evidence(subject)}")
+    framed = frame(f"explanation: {escaped(explanation)}\n{render_evidence(subject)}")
     values = {
         "options": render_options(options),
         "token": framed.token,

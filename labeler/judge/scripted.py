@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from crosscoder.files import sha256_text
 from crosscoder.limits import lines_of, read_text
 from labeler.errors import UsageError
 from labeler.judge.answers import parse_answer
@@ -20,7 +21,6 @@ from labeler.judge.base import (
     ignore_attempt,
 )
 from labeler.judge.reading import AnswerError
-from labeler.study import sha256_text
 
 Script = Callable[[JudgeRequest], str | dict[str, Any] | JudgeReply]
 """Gives the answer to a request: its text, its JSON, or a whole reply."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from labeler.judge.answers import object_schema
 from labeler.judge.base import JudgeRequest
-from labeler.judge.rendering import frame, visible
+from labeler.judge.rendering import escaped, frame
 from labeler.judge.requests import make_request
 from taxonomy.consolidation import PairTask
 from taxonomy.naming import CategoryName, NamingTask
@@ -57,11 +57,11 @@ def merge_request(task: PairTask) -> JudgeRequest:
 
 def _category(place: str, name: CategoryName, examples: tuple[str, ...]) -> list[str]:
     return [
-        f"{place} category: {visible(name.description)}",
+        f"{place} category: {escaped(name.description)}",
         f"{place} category's members:",
         *_listed(examples),
     ]
 
 
 def _listed(texts: tuple[str, ...]) -> list[str]:
-    return [f"- {visible(' '.join(text.split()))}" for text in texts]
+    return [f"- {escaped(' '.join(text.split()))}" for text in texts]

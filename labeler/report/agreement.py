@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from labeler.report.rows import SIDES
+from crosscoder.settings import SIDES
 
 _ROWS = text(
     "SELECT side, judge_category, human_category, n, n_blind FROM v_judge_vs_human"

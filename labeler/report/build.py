@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from crosscoder.files import write_text
 from labeler.agreement_records import read_agreement
 from labeler.report.checks_stored import (
     CheckRows,
@@ -20,7 +21,6 @@ from labeler.report.checks_stored import (
     write_checks,
 )
 from labeler.report.comparisons import ComparisonFacts, facts_of
-from labeler.report.files import write_whole
 from labeler.report.further_files import agreement_files, further_files
 from labeler.report.latents import read_latents, read_set
 from labeler.report.model import ChangeTable, ReportData
@@ -242,5 +242,5 @@ def _store(engine: Engine, found: list[_Read]) -> None:
 
 
 def _written(path: Path, text: str) -> Path:
-    write_whole(path, text)
+    write_text(path, text)
     return path

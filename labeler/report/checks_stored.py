@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from crosscoder.settings import SIDES
 from labeler.report.checks import Checks
-from labeler.report.rows import SIDES, CategoryRow
+from labeler.report.rows import CategoryRow
 from labeler.report.sensitivity import sensitivity_of
 from labeler.store.schema import CategoryCorrection, CategorySweep, JudgeCorrection
 from taxonomy.significance import ALPHA

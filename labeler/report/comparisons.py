@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from crosscoder.settings import SideName
 from labeler.errors import UsageError
-from labeler.report.rows import SideName
 from labeler.store.latent_records import current_setting
 from labeler.store.schema import Comparison, LatentSet, TaxonomyVersion
 from labeler.store.study_comparisons import NamedComparison, StudyComparisons, study_comparisons

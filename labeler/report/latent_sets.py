@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labeler.report.rows import SideName
+from crosscoder.settings import SideName
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import numpy as np
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, aliased
 
+from crosscoder.settings import SIDES, SideName
 from labeler.report.comparisons import ComparisonFacts
 from labeler.report.latent_sets import LatentSetView, ScalingCloud
 from labeler.report.model import EvidenceView, LatentView, Measure
-from labeler.report.rows import SIDES, SideName
 from labeler.report.stored import side_label
 from labeler.store.schema import (
     Evidence,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
+from crosscoder.settings import SIDES, SideName
 from labeler.report.comparisons import ComparisonFacts
-from labeler.report.rows import SIDES, SideName
 from labeler.store.outcomes import EFFECTIVE_OUTCOMES, LABELLED
 from labeler.store.schema import (
     Category,

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from crosscoder.settings import SideName
 from labeler.report.latent_sets import LatentSetView
-from labeler.report.rows import CategoryRow, Coverage, PlantedCheck, SideName
+from labeler.report.rows import CategoryRow, Coverage, PlantedCheck
 
 if TYPE_CHECKING:
     from labeler.agreement_records import AgreementRow

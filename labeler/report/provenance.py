@@ -86,22 +86,16 @@ def _quality(session: Session, row: Crosscoder) -> dict[str, Any]:
     run = session.get(Run, row.run_id) if row.run_id is not None else None
     if run is None or run.result is None:
         return {}
-    quality = run.result.get("quality", run.result)
+    quality = run.result
     if "crosscoders" in run.result:
         quality = run.result["crosscoders"].get(row.sha256)
     return quality if isinstance(quality, dict) else {}
 
 
 def _fve(value: object) -> tuple[tuple[str, float], ...]:
-    """Fraction of variance explained per model, from a mapping or a list of model and fve."""
-    if isinstance(value, dict):
-        pairs = [(str(name), _number(number)) for name, number in value.items()]
-    elif isinstance(value, list):
-        rows = [row for row in value if isinstance(row, dict)]
-        pairs = [(str(row.get("model")), _number(row.get("fve"))) for row in rows]
-    else:
-        return ()
-    return tuple((name, number) for name, number in pairs if number is not None)
+    """Fraction of variance explained per model."""
+    pairs = value.items() if isinstance(value, dict) else ()
+    return tuple((name, float(fve)) for name, fve in pairs if _number(fve) is not None)
 
 
 def _number(value: object) -> float | None:

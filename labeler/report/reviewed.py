@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from crosscoder.settings import SIDES, SideName
 from labeler.report.comparisons import ComparisonFacts
-from labeler.report.rows import SIDES, SideName
 from labeler.report.statistics import CategoryPlace
 from labeler.store.outcomes import LABELLED
 from labeler.store.view_definitions.base import DECISION, MEMBER, STANDING, VERDICT, with_tables

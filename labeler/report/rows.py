@@ -7,11 +7,10 @@ from typing import Literal
 
 import numpy as np
 
+from crosscoder.settings import SideName
 from taxonomy.counts import CategoryChange
 
 Direction = Literal["up", "down"]
-SideName = Literal["target", "reference"]
-SIDES: tuple[SideName, SideName] = ("target", "reference")
 SIGNIFICANT = frozenset({"up", "down"})
 
 

@@ -8,11 +8,12 @@ from dataclasses import replace
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
+from crosscoder.settings import SIDES, SideName
 from labeler.errors import UsageError
 from labeler.report.checks_stored import ReportKey, checks_of, read_check_rows
 from labeler.report.comparisons import ComparisonFacts, read_comparisons
 from labeler.report.model import ChangeTable
-from labeler.report.rows import SIDES, CategoryRow, Coverage, Direction, PlantedCheck, SideName
+from labeler.report.rows import CategoryRow, Coverage, Direction, PlantedCheck
 from labeler.report.statistics import ROW_COLUMNS, category_names, in_tree_order
 from labeler.store.renamed import missing_category_hint
 from labeler.store.schema import (

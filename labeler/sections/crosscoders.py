@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from pydantic import Field
 
+from crosscoder.settings import SideName
 from labeler.sections.base import Section
 from labeler.sections.dictionary import ComparisonSection
-
-Side = Literal["target", "reference"]
-SIDES: tuple[Side, Side] = ("target", "reference")
 
 
 class CrosscodersSection(Section):
@@ -50,7 +47,7 @@ def check_crosscoders(crosscoders: Sequence[CrosscodersSection], models: Sequenc
 
 
 def crosscoder_of(
-    comparison: ComparisonSection, side: Side, crosscoders: Sequence[CrosscodersSection]
+    comparison: ComparisonSection, side: SideName, crosscoders: Sequence[CrosscodersSection]
 ) -> CrosscodersSection:
     """The crosscoder of one side: that which holds its model and what it is isolated against.
 
@@ -81,7 +78,7 @@ def crosscoder_of(
     return holding[0]
 
 
-def pair_of(comparison: ComparisonSection, side: Side) -> tuple[str, str]:
+def pair_of(comparison: ComparisonSection, side: SideName) -> tuple[str, str]:
     """The model of a side, and the model it is isolated against."""
     if side == "target":
         return comparison.target, comparison.against or comparison.reference

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from crosscoder.settings import SideName
 from labeler.errors import UsageError
-from labeler.sections.crosscoders import Side, crosscoder_of
+from labeler.sections.crosscoders import crosscoder_of
 from labeler.sections.dictionary import ComparisonSection
 from labeler.stages.base import StageContext
 from labeler.store.schema import Crosscoder
@@ -69,7 +70,9 @@ def named_crosscoder(study: StudyFile, name: str | None) -> StudyCrosscoder:
     raise UsageError(f"--crosscoder: {said} (crosscoders: {names})")
 
 
-def side_crosscoder(study: StudyFile, comparison: ComparisonSection, side: Side) -> StudyCrosscoder:
+def side_crosscoder(
+    study: StudyFile, comparison: ComparisonSection, side: SideName
+) -> StudyCrosscoder:
     """The crosscoder that a side of a comparison is read from."""
     if not study.config.crosscoders:
         return StudyCrosscoder()

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from labeler.sections.crosscoders import SIDES, pair_of
+from crosscoder.settings import SIDES
+from labeler.sections.crosscoders import pair_of
 from labeler.sections.dictionary import ComparisonSection
 from labeler.stages.base import Stage, StageContext, StageOutcome, required
 from labeler.stages.dictionaries import (

@@ -11,8 +11,9 @@ from sqlalchemy import and_, func, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from crosscoder.files import json_sha256
 from labeler.store.effective import refresh_effective
-from labeler.store.helpers import chunks, get_or_create, json_sha256, number
+from labeler.store.helpers import chunks, get_or_create, number
 from labeler.store.latent_records import freeze_version
 from labeler.store.outcomes import ENDED_STATUSES, LABEL_OUTCOMES
 from labeler.store.schema import (

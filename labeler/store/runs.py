@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from crosscoder.files import json_sha256
 from labeler import __version__
 from labeler.secrets import masked_values
-from labeler.store.helpers import json_sha256
 from labeler.store.schema import Run, utc_now
 from labeler.store.work_items import runs_at_work
 

@@ -16,7 +16,6 @@ from labeler.store.tables.judging import (
     WorkItem,
 )
 from labeler.store.tables.latents import (
-    SIDES,
     Comparison,
     ComparisonSetting,
     Crosscoder,
@@ -50,7 +49,6 @@ metadata = Base.metadata
 
 __all__ = [
     "NAMING_CONVENTION",
-    "SIDES",
     "AuditDraw",
     "AuditMember",
     "Base",

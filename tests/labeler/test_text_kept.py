@@ -17,9 +17,9 @@ from tiny_study import TinyStudy, write_study
 from crosscoder import shard_writer
 from crosscoder.activations import ActivationStore
 from crosscoder.corpus import TokenRole
+from crosscoder.files import json_sha256
 from crosscoder.integrity import SEAL, write_sealed_json
 from labeler.cli.main import run
-from labeler.store.helpers import json_sha256
 from labeler.store.schema import Run
 
 CASES = json.loads(

@@ -7,8 +7,8 @@ from datetime import datetime
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
+from crosscoder.settings import SIDES
 from labeler.store.tables.base import Base, OneOf, UtcDateTime, utc_now
-from labeler.store.tables.latents import SIDES
 
 
 class AuditDraw(Base):

@@ -18,7 +18,6 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from labeler.store.tables.base import Base, FreeText, OneOf, UtcDateTime, utc_now
 
-SIDES = ("target", "reference")
 EVIDENCE_KINDS = ("top", "quantile", "negative", "other_model")
 SPLITS = ("explain", "score")
 

@@ -14,9 +14,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
+from crosscoder.settings import SIDES
 from labeler.store.outcomes import EFFECTIVE_OUTCOMES
 from labeler.store.tables.base import Base, FreeText, OneOf, UtcDateTime, new_act, utc_now
-from labeler.store.tables.latents import SIDES
 
 REVIEW_ACTIONS = ("accept", "set", "none", "uninterpretable", "skip", "undo")
 SELECTIONS = ("random", "uncertain", "manual")

@@ -16,7 +16,7 @@ from labeler.judge.base import (
     LatentSubject,
     ShownExample,
 )
-from labeler.judge.rendering import frame, render_evidence, render_facts, visible
+from labeler.judge.rendering import escaped, frame, render_evidence, render_facts
 from labeler.judge.requests import (
     categorize_request,
     detect_request,
@@ -105,7 +105,7 @@ def test_facts_that_are_unknown_are_left_out() -> None:
 
 @given(ANY_TEXT)
 def test_visible_text_has_one_line_no_marks_and_nothing_hidden(text: str) -> None:
-    result = visible(text)
+    result = escaped(text)
     assert "\n" not in result
     assert result.splitlines() in ([], [result])
     assert "<<" not in result
