@@ -18,17 +18,17 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from taxonomy.combining import LogRatio, combine_seeds
-from taxonomy.correction import (
+from taxonomy.change import effective_side, widened_alpha
+from taxonomy.intervals import Side, ratio_interval
+from taxonomy.judge_error import (
     CorrectedShare,
     Estimand,
     SideAnswers,
     corrected_ratio,
     corrected_share,
 )
-from taxonomy.intervals import Side, ratio_interval
-from taxonomy.significance import ALPHA
-from taxonomy.weighted import effective_side, widened_alpha
+from taxonomy.seeds import LogRatio, combine_seeds
+from taxonomy.settings import ALPHA
 
 log = logging.getLogger("change_coverage")
 FULL, QUICK = 4_000, 300

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from crosscoder.config import TrainConfig
 from crosscoder.model import Crosscoder
-from crosscoder.train_config import TrainConfig
 
 
 class DenseStep:

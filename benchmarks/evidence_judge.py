@@ -20,10 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from labeler.embedding import Embedder, MiniLmEmbedder, TfidfEmbedder, find_minilm
+from labeler.embedding.base import Embedder
+from labeler.embedding.factory import find_minilm
+from labeler.embedding.minilm import MiniLmEmbedder
+from labeler.embedding.tfidf import TfidfEmbedder
 from labeler.judge.base import CategoryOption, EvidenceWindow, LatentSubject
-from labeler.judge.evidence import EvidenceJudge
-from labeler.judge.requests import categorize_request
+from labeler.judge.embedding_judge import EvidenceJudge
+from labeler.judge.prompts import categorize_request
 from taxonomy.intervals import Side, wilson_interval
 from taxonomy.tree import seed_taxonomy
 

@@ -24,14 +24,20 @@ from pathlib import Path
 
 import torch
 
-from crosscoder.batching import plan_batches, plan_shards
 from crosscoder.corpus import TokenizedDocument, read_corpus
-from crosscoder.corpus_reader import CorpusReader, PlacedBatch, open_readers, place_batches
+from crosscoder.harvest import ShardWriter
 from crosscoder.manifest import HarvestManifest, HarvestSource, SubjectRecord
-from crosscoder.residual import ResidualReader
-from crosscoder.shard_writer import ShardWriter
-from crosscoder.subject_files import SubjectSpec
-from crosscoder.subjects import inspect_subject, require_compatible
+from crosscoder.model_files import SubjectSpec
+from crosscoder.models import inspect_subject, require_compatible
+from crosscoder.reading import (
+    CorpusReader,
+    PlacedBatch,
+    ResidualReader,
+    open_readers,
+    place_batches,
+    plan_batches,
+    plan_shards,
+)
 from crosscoder.tokens import tokenize_corpus
 
 CORPUS = Path(__file__).parents[1] / "labeler" / "demo" / "assets" / "corpus.jsonl"

@@ -34,18 +34,18 @@ from typing import Any
 import aiohttp
 from sqlalchemy import func, select
 
+from labeler.judge.batch import FailureLimit
+from labeler.judge.latents import load_subject
 from labeler.judge.openai import OpenAiJudge, Patience, endpoints_of, identity_of
-from labeler.judge.pool import FailureLimit
-from labeler.judge.requests import explain_request
-from labeler.judge.subjects import load_subject
-from labeler.labeling import LabelConfig, explain_questions, label_latents
-from labeler.sections.judging import JudgeSection
+from labeler.judge.prompts import explain_request
+from labeler.labeling.explain import LabelConfig, explain_questions, label_latents
 from labeler.store import migrate
 from labeler.store.engine import open_engine, read_session, write_session
-from labeler.store.evidence_records import EvidenceRow, add_evidence
-from labeler.store.latent_records import add_latents, get_or_create_crosscoder
+from labeler.store.evidence import EvidenceRow, add_evidence
+from labeler.store.latents import add_latents, get_or_create_crosscoder
 from labeler.store.runs import begin_run
 from labeler.store.schema import JudgeCall
+from labeler.study.judge_config import JudgeSection
 
 TEXT = (
     "the of and to in is that for it as was with on be at by this had not are but from or have an "

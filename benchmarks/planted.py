@@ -35,10 +35,10 @@ from planted_trial import (
 
 from crosscoder.checkpoints import load_crosscoder
 from crosscoder.isolation import IsolationRule, eligible_latents
+from crosscoder.memory_store import noisy_copy_store
 from crosscoder.model import CrosscoderConfig
-from crosscoder.nulls import noisy_copy_store
 from crosscoder.scaling import latent_scaling
-from crosscoder.training import train
+from crosscoder.train import train
 
 SEEDS = 5
 VARIANT_SEEDS = 2

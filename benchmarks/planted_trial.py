@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from planted_data import PairClass, Planted, PlantedConfig, generate_planted
 
 from crosscoder.checkpoints import load_crosscoder
-from crosscoder.encoding import encode_shard
+from crosscoder.config import TrainConfig
+from crosscoder.evaluate import encode_shard
 from crosscoder.isolation import IsolationRule, eligible_latents, select_latents
 from crosscoder.model import Crosscoder, CrosscoderConfig
 from crosscoder.scaling import LatentScaling, PairScaling, latent_scaling
-from crosscoder.train_config import TrainConfig
-from crosscoder.training import TrainResult, train
+from crosscoder.train import TrainResult, train
 
 Method = Literal["delta_norm", "strict", "significant"]
 METHODS: tuple[Method, ...] = ("delta_norm", "strict", "significant")

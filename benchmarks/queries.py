@@ -18,9 +18,9 @@ from pathlib import Path
 
 import big_study
 
-from labeler.database_url import parse_url
-from labeler.sql import run_query
-from labeler.store.copying import copy_database
+from labeler.store.copy import copy_database
+from labeler.store.database_url import parse_url
+from labeler.store.query.query import run_query
 from labeler.store.views import VIEWS
 
 QUESTIONS = {

@@ -52,10 +52,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from big_study import QUICK, Size, build
 
-from labeler.database_url import sqlite_file
-from labeler.review.app import build_app, build_room
-from labeler.review.server import listening
+from labeler.review.server import build_app, build_room, listening
 from labeler.review.serving import serve_room
+from labeler.store.database_url import sqlite_file
 from labeler.store.engine import open_engine
 
 HEADERS = {"sec-fetch-site": "same-origin"}

@@ -26,11 +26,11 @@ from pathlib import Path
 import torch
 
 from crosscoder.activations import ActivationStore, write_store
+from crosscoder.config import TrainConfig
+from crosscoder.evaluate import calibrate_theta
 from crosscoder.evidence import gather
 from crosscoder.model import Crosscoder, CrosscoderConfig
-from crosscoder.quality import calibrate_theta
 from crosscoder.scaling import latent_scaling
-from crosscoder.train_config import TrainConfig
 from crosscoder.trainer import Trainer
 
 FEW = 80

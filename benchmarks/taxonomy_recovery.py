@@ -23,9 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import adjusted_mutual_info_score
 
-from taxonomy.clustering import cluster_centres, clustering_of
-from taxonomy.levels import group_leaves
-from taxonomy.linkage import average_linkage
+from taxonomy.cluster_distance import centred, sweep_thresholds
+from taxonomy.clustering import average_linkage, cluster_centres, clustering_of, group_leaves
 from taxonomy.mapping import (
     DEFAULT_NONE_THRESHOLD,
     LeafVectors,
@@ -33,7 +32,6 @@ from taxonomy.mapping import (
     raw_similarities,
     standardise,
 )
-from taxonomy.threshold import centred, sweep_thresholds
 
 N_LEAVES, N_GROUPS, WIDTH = 30, 6, 384
 SPECTRUM, NOISE_SIGMA, SIZE_CONCENTRATION = 0.4, 0.2, 3.0

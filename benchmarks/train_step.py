@@ -33,9 +33,9 @@ import torch
 from dense_step import DenseStep
 
 from crosscoder.activations import write_store
+from crosscoder.batch_topk import latent_rows
+from crosscoder.config import TrainConfig
 from crosscoder.model import Crosscoder, CrosscoderConfig
-from crosscoder.sparse import latent_rows
-from crosscoder.train_config import TrainConfig
 from crosscoder.trainer import Trainer
 
 BATCH, N_MODELS, D_MODEL = 2048, 2, 576

@@ -23,10 +23,9 @@ from pathlib import Path
 import torch
 
 from crosscoder.activations import ActivationStore, write_store
-from crosscoder.files import sha256_file
-from crosscoder.integrity import VerifiedFiles
+from crosscoder.config import TrainConfig
+from crosscoder.files import VerifiedFiles, sha256_file
 from crosscoder.model import Crosscoder, CrosscoderConfig
-from crosscoder.train_config import TrainConfig
 from crosscoder.trainer import Trainer
 
 BATCH, K = 2048, 64

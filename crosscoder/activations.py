@@ -11,10 +11,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from crosscoder.corpus import TokenRole
-from crosscoder.document_tokens import DocumentTokens
+from crosscoder.corpus import DocumentTokens, TokenRole
 from crosscoder.errors import InputError
-from crosscoder.integrity import DamagedFileError, VerifiedFiles, set_aside
+from crosscoder.files import DamagedFileError, VerifiedFiles, set_aside
 from crosscoder.manifest import (
     DocumentTable,
     HarvestManifest,
@@ -25,7 +24,6 @@ from crosscoder.manifest import (
     write_documents,
     write_manifest,
 )
-from crosscoder.row_source import RowSource, draw_held_out
 from crosscoder.shards import (
     REMEDY,
     STORAGE_DTYPES,
@@ -35,6 +33,7 @@ from crosscoder.shards import (
     write_masks,
     write_shard,
 )
+from crosscoder.sources import RowSource, draw_held_out
 
 DocumentChoice = Literal["train", "held_out", "all"]
 

@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from crosscoder import limits
 from crosscoder.errors import InputError
-from crosscoder.model_checks import check_weight_file, read_config, read_header, require_content
-from crosscoder.patterns import require_quick_patterns
+from crosscoder.model_checks import (
+    check_weight_file,
+    read_config,
+    read_header,
+    require_content,
+    require_quick_patterns,
+)
 from crosscoder.pretrained import reading
 
 if TYPE_CHECKING:

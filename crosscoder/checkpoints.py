@@ -1,4 +1,4 @@
-"""A crosscoder on disk: `crosscoder.safetensors` beside `config.json`; never a pickle."""
+"""Checkpoints of a run: written whole, verified, and refused where numbers cannot be right."""
 
 from __future__ import annotations
 
@@ -11,16 +11,42 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file
 
 from crosscoder.errors import InputError
-from crosscoder.files import sha256_file
-from crosscoder.integrity import (
+from crosscoder.files import (
     DamagedFileError,
     read_json_object,
+    sha256_file,
     unsealed,
     write_sealed_json,
 )
 from crosscoder.model import Crosscoder, CrosscoderConfig
-from crosscoder.soundness import require_finite, require_positive
 from crosscoder.tensor_files import TENSOR_FILE_ERRORS, write_tensors
+
+
+def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """Which tensor holds how many NaN or Inf, in words; None where all numbers are finite."""
+    for name, tensor in tensors.items():
+        n_bad = int((~torch.isfinite(tensor)).sum())
+        if n_bad:
+            return f"{name} holds {n_bad:,} of {tensor.numel():,} numbers that are NaN or Inf"
+    return None
+
+
+def require_finite(tensors: Mapping[str, torch.Tensor], path: Path, remedy: str) -> None:
+    """InputError, which names file and tensor, where a number is NaN or Inf."""
+    problem = not_finite(tensors)
+    if problem is not None:
+        raise InputError(f"{path}: {problem}; {remedy}")
+
+
+def require_positive(name: str, tensor: torch.Tensor, path: Path, remedy: str) -> None:
+    """InputError where a scale is zero or negative: activations are divided by it."""
+    n_bad = int((tensor <= 0).sum())
+    if n_bad:
+        raise InputError(
+            f"{path}: {name} holds {n_bad:,} of {tensor.numel():,} scales that are not positive; "
+            f"{remedy}"
+        )
+
 
 WEIGHTS_NAME = "crosscoder.safetensors"
 CONFIG_NAME = "config.json"

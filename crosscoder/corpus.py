@@ -1,4 +1,4 @@
-"""The text that all subject models read: documents of a JSONL file."""
+"""The text that all subject models read: documents of a JSONL file, and their tokens as text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 from crosscoder.errors import InputError
 from crosscoder.files import json_sha256
 from crosscoder.limits import MAX_LINE_BYTES, parse_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 MESSAGE_ROLES = ("system", "user", "assistant")
 
@@ -198,3 +202,46 @@ def _text(value: Any, key: str, where: str) -> str:
             f"{where}: {key} holds half of a surrogate pair (\\ud800-\\udfff); remove it"
         ) from None
     return value
+
+
+@dataclass(frozen=True)
+class DocumentTokens:
+    """Token columns of one document, all of one length."""
+
+    token_ids: NDArray[np.int32]
+    roles: NDArray[np.uint8]
+    """TokenRole."""
+    mask: NDArray[np.bool_]
+    """True where the token takes part in training, scaling and evidence."""
+
+
+_UNKNOWN = "\ufffd"
+_LONGEST_CHARACTER = 4
+"""Bytes of the longest UTF-8 character, so the most tokens that one can be split over."""
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """The text that each token adds, so that the joined texts are the decoded document.
+
+    A character split over several tokens is given to the last of them; the others are empty.
+    Bytes that never make a character are left out.
+    """
+    texts: list[str] = []
+    context = resolved = shown = waiting = 0
+    for index in range(len(ids)):
+        text = _decode(tokenizer, ids[context : index + 1])
+        visible = text.rstrip(_UNKNOWN)
+        waiting = waiting + 1 if len(visible) <= shown else 0
+        whole = visible == text or waiting >= _LONGEST_CHARACTER
+        texts.append(visible[shown:].replace(_UNKNOWN, ""))
+        shown = max(shown, len(visible))
+        if whole:
+            # One finished token stays as context: some decoders drop a leading space.
+            context, resolved, waiting = resolved, index + 1, 0
+            shown = len(_decode(tokenizer, ids[context:resolved]))
+    return texts
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    text: str = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text

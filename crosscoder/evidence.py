@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from crosscoder.config import EvidenceConfig, EvidenceKind
 from crosscoder.corpus import TokenRole
-from crosscoder.encoding import restrict
 from crosscoder.errors import InputError
-from crosscoder.evidence_config import EvidenceConfig, EvidenceKind
+from crosscoder.evaluate import restrict
 from crosscoder.evidence_pass import EvidencePass
 from crosscoder.evidence_plan import CandidatePlanner, Wanted
 from crosscoder.model import Crosscoder

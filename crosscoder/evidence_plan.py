@@ -1,4 +1,4 @@
-"""Which documents show what a latent does: strongest, lower quantiles, negatives, the twin's."""
+"""Which documents show what a latent does: strongest, lower quantiles, hard negatives."""
 
 from __future__ import annotations
 
@@ -7,12 +7,64 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from crosscoder.document_tokens import DocumentTokens
-from crosscoder.evidence_config import EvidenceKind, with_spare
-from crosscoder.evidence_pass import EvidencePass, window_start
-from crosscoder.reservoir import Entries, IntArray
-from crosscoder.similar_text import FiringTokens, similar_documents
+from crosscoder.config import EvidenceKind, with_spare
+from crosscoder.corpus import DocumentTokens
+from crosscoder.evidence_pass import Entries, EvidencePass, IntArray, window_start
+
+
+@dataclass(frozen=True)
+class FiringTokens:
+    """How much a latent's strongest windows activate on each token of the vocabulary."""
+
+    token_ids: NDArray[np.int64]
+    """(n,) ascending."""
+    weight: NDArray[np.float64]
+    """(n,) summed activation, positive."""
+
+    @classmethod
+    def of(cls, windows: Sequence[tuple[NDArray[np.int32], NDArray[np.float32]]]) -> FiringTokens:
+        """From the token ids and activations of each window."""
+        ids = np.concatenate([tokens for tokens, _ in windows]).astype(np.int64)
+        activation = np.concatenate([values for _, values in windows]).astype(np.float64)
+        token_ids, place = np.unique(ids[activation > 0], return_inverse=True)
+        weight = np.bincount(place, activation[activation > 0], len(token_ids))
+        return cls(token_ids, weight.astype(np.float64))
+
+
+@dataclass(frozen=True)
+class SimilarDocument:
+    """A silent document with words on which the latent fires elsewhere."""
+
+    document: int
+    position: int
+    """The token of the largest weight among those that take part."""
+
+
+def similar_documents(
+    firing: FiringTokens, pool: Sequence[int], texts: Mapping[int, DocumentTokens]
+) -> Iterator[SimilarDocument]:
+    """Documents of the pool that share firing tokens, the largest shared weight first.
+
+    The score is the weight of the distinct shared tokens; ties go to the earlier document.
+    """
+    scored: list[tuple[float, int, int]] = []
+    for document in pool:
+        text = texts[document]
+        unmasked = np.flatnonzero(text.mask)
+        ids = text.token_ids[unmasked].astype(np.int64)
+        if len(ids) == 0 or len(firing.token_ids) == 0:
+            continue
+        at = np.minimum(np.searchsorted(firing.token_ids, ids), len(firing.token_ids) - 1)
+        weight = np.where(firing.token_ids[at] == ids, firing.weight[at], 0.0)
+        score = float(firing.weight[np.unique(at[weight > 0])].sum())
+        if score > 0:
+            scored.append((-score, document, int(unmasked[weight.argmax()])))
+    for _, document, position in sorted(scored):
+        yield SimilarDocument(document, position)
+
 
 _NEIGHBOURS = 16
 """Documents of similar length among which a negative is drawn."""
@@ -166,3 +218,45 @@ def _draw_of_length(lengths: IntArray, wanted: int, rng: np.random.Generator) ->
     place = int(np.searchsorted(lengths, wanted))
     low = min(max(0, place - _NEIGHBOURS // 2), max(0, len(lengths) - _NEIGHBOURS))
     return int(rng.integers(low, min(low + _NEIGHBOURS, len(lengths))))
+
+
+_ROWS = 1024
+
+
+@torch.no_grad()
+def nearest_twins(
+    decoder: torch.Tensor,
+    latents: Sequence[int],
+    model: int,
+    other_latents: Sequence[int],
+    other_model: int,
+) -> dict[int, int]:
+    """By latent, the other side's latent whose decoder direction is nearest to its own.
+
+    `decoder` is (F, M, d). A latent points where it writes in its own side's `model`, a
+    candidate where it writes in `other_model`; nearest is the largest cosine, ties to the
+    candidate named first. A latent is never its own twin; without a candidate it has none.
+    """
+    own = list(latents)
+    others = list(other_latents)
+    if not own or not others:
+        return {}
+    candidates = _directions(decoder, others, other_model)
+    index = torch.tensor(others)
+    twins: dict[int, int] = {}
+    for start in range(0, len(own), _ROWS):
+        part = own[start : start + _ROWS]
+        cosine = _directions(decoder, part, model) @ candidates.T
+        cosine[torch.tensor(part)[:, None] == index] = -torch.inf
+        best = cosine.max(dim=1)
+        for latent, value, place in zip(
+            part, best.values.tolist(), best.indices.tolist(), strict=True
+        ):
+            if value > -torch.inf:
+                twins[latent] = others[place]
+    return twins
+
+
+def _directions(decoder: torch.Tensor, latents: Sequence[int], model: int) -> torch.Tensor:
+    rows = decoder[torch.tensor(list(latents)), model].double()
+    return torch.nn.functional.normalize(rows, dim=1)

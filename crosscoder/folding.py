@@ -20,10 +20,10 @@ from pathlib import Path
 
 import torch
 
+from crosscoder.checkpoints import require_finite, require_positive
 from crosscoder.errors import InputError
 from crosscoder.files import sha256_file
 from crosscoder.model import Crosscoder
-from crosscoder.soundness import require_finite, require_positive
 from crosscoder.tensor_files import read_sealed_tensors, write_sealed_tensors
 
 UNFOLDING_NAME = "difflens_unfolding.safetensors"

@@ -5,19 +5,17 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from crosscoder.batching import plan_shards
-from crosscoder.corpus import Document, TokenizedDocument, TokenRole, corpus_sha256
-from crosscoder.corpus_reader import CorpusReader, open_readers
+from crosscoder.config import HarvestSettings, TextSettings
+from crosscoder.corpus import CONTENT_ROLES, Document, TokenizedDocument, TokenRole, corpus_sha256
 from crosscoder.errors import InputError
-from crosscoder.fingerprints import FileHashes, fingerprint
-from crosscoder.gguf_files import with_converted_weights
-from crosscoder.integrity import SET_ASIDE, DamagedFileError, VerifiedFiles
+from crosscoder.files import SET_ASIDE, DamagedFileError, VerifiedFiles
 from crosscoder.manifest import (
     MANIFEST_NAME,
     MASK_NAME,
@@ -32,19 +30,102 @@ from crosscoder.manifest import (
     write_documents,
     write_manifest,
 )
-from crosscoder.masking import median_norms, token_mask
-from crosscoder.progress import Progress, SilentProgress
-from crosscoder.settings import HarvestSettings, TextSettings
-from crosscoder.shard_writer import ShardWriter
-from crosscoder.shards import ShardFiles, write_masks
-from crosscoder.subject_files import SubjectSpec, pinned
-from crosscoder.subjects import (
+from crosscoder.model_files import FileHashes, SubjectSpec, fingerprint, pinned
+from crosscoder.models import (
     SubjectFacts,
     inspect_subject,
     require_compatible,
     template_subject,
+    with_converted_weights,
 )
+from crosscoder.progress import Progress, SilentProgress
+from crosscoder.reading import CorpusReader, open_readers, plan_shards
+from crosscoder.shards import ShardFiles, ShardTokens, write_masks, write_shard
 from crosscoder.tokens import TokenizedCorpus, tokenize_corpus
+
+
+class ShardWriter:
+    """Writes shards in the order given, the manifest after each; one waits at most.
+
+    A failure is raised by the next call, or at the end of the `with` block; a block that ends by
+    an exception waits for the shard that is being written and raises nothing of its own.
+    """
+
+    def __init__(self, directory: Path, manifest: HarvestManifest) -> None:
+        self.manifest = manifest
+        """Everything that is whole on the disk."""
+        self._directory = directory
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shard-writer")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._pool.shutdown(wait=True)
+        if kind is None:
+            self._wait()
+
+    def put(self, index: int, tokens: ShardTokens) -> None:
+        """Hand over a new shard, or one that replaces a damaged one.
+
+        WorkError where the one before it could not be written.
+        """
+        self._wait()
+        self._pending = self._pool.submit(self._write, index, tokens)
+
+    def _wait(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _write(self, index: int, tokens: ShardTokens) -> None:
+        record = write_shard(self._directory, index, tokens)
+        kept = self.manifest.shards
+        shards = (*kept[:index], record, *kept[index + 1 :])
+        manifest = self.manifest.model_copy(update={"shards": shards})
+        write_manifest(self._directory, manifest)
+        self.manifest = manifest
+
+
+def content_tokens(roles: torch.Tensor) -> torch.Tensor:
+    """(n,) bool, true where the role (n,) is that of a user's, an assistant's or plain text."""
+    return torch.isin(roles, torch.tensor([int(role) for role in CONTENT_ROLES]).to(roles.dtype))
+
+
+def median_norms(norms: Sequence[torch.Tensor], roles: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Median L2 norm (M,) of the content tokens, from norms (n, M) and roles (n,) per shard.
+
+    NaN where there is no content token.
+    """
+    content = [part[content_tokens(role)] for part, role in zip(norms, roles, strict=True)]
+    if not any(len(part) for part in content):
+        return torch.full((norms[0].shape[1],), torch.nan)
+    return torch.cat(content).median(dim=0).values
+
+
+def token_mask(
+    norms: torch.Tensor,
+    roles: torch.Tensor,
+    document: torch.Tensor,
+    medians: torch.Tensor,
+    skip_first: int,
+    max_norm_ratio: float,
+) -> torch.Tensor:
+    """(n,) bool over tokens of whole documents: content, not first, of ordinary norm.
+
+    The first `skip_first` content tokens of a document are left out, as are tokens whose norm
+    (n, M) exceeds `max_norm_ratio` times the median (M,) in any model: both carry outlier norms
+    that have nothing to do with their meaning.
+    """
+    content = content_tokens(roles)
+    counted = content.long().cumsum(0)
+    first = torch.searchsorted(document, document)
+    before_document = counted[first] - content[first].long()
+    rank = counted - before_document
+    ordinary = (norms <= max_norm_ratio * medians).all(dim=1)
+    return content & (rank > skip_first) & ordinary
+
 
 _log = logging.getLogger(__name__)
 

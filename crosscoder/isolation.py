@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from crosscoder.jackknife import BoolArray, FloatArray
+from crosscoder.config import IsolationSettings, Overlap, RuleKind
 from crosscoder.scaling import PairScaling, ScalingFlag
-from crosscoder.settings import IsolationSettings, Overlap, RuleKind
+from crosscoder.scaling_sums import BoolArray, FloatArray
 
 IndexArray = NDArray[np.int64]
 

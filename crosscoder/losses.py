@@ -1,15 +1,17 @@
-"""The training objective: reconstruction, AuxK on dead latents, sparsity; no hidden state."""
+"""The training objective: reconstruction, AuxK, sparsity, scaled differences, partitions."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
+from crosscoder.batch_topk import SparseCodes
+from crosscoder.config import Precision, ReconstructionLoss, check_dedicated_share
 from crosscoder.model import Crosscoder
-from crosscoder.settings import Precision, ReconstructionLoss
-from crosscoder.sparse import SparseCodes
-from crosscoder.workspace import Workspace
+from crosscoder.selection import Workspace
 
 
 @dataclass(frozen=True)
@@ -153,3 +155,76 @@ def wake_loss(crosscoder: Crosscoder, silent: torch.Tensor) -> torch.Tensor:
     """
     bias = crosscoder.b_enc.index_select(0, silent)
     return (bias.detach() - bias).sum() / crosscoder.config.n_latents
+
+
+def stretch(z: torch.Tensor, weight: float) -> torch.Tensor:
+    """(..., M, d) with the deviations from the mean over the models scaled by sqrt(weight)."""
+    if weight == 1:
+        return z
+    mean = z.mean(dim=-2, keepdim=True)
+    return mean + math.sqrt(weight) * (z - mean)
+
+
+@torch.no_grad()
+def in_own_coordinates(crosscoder: Crosscoder, weight: float) -> Crosscoder:
+    """A crosscoder trained on stretched activations, as one of the models' own activations.
+
+    It selects the same latents and decodes the same reconstruction, unstretched. The selection
+    weight n_j of the stretched rows goes into the scale of the latent: v_j = a_j, `code_norm`
+    "none". With `weight` 1 it is the crosscoder itself.
+    """
+    if weight == 1:
+        return crosscoder
+    config = crosscoder.config.model_copy(update={"code_norm": "none"})
+    own = Crosscoder(config, normaliser=crosscoder.normaliser).to(crosscoder.W_dec)
+    norms = crosscoder.code_norms()
+    # A latent of norm 0 is never selected, whatever its activation.
+    inverse = torch.where(norms > 0, 1 / norms, 0.0)
+    # sum_m <stretch(z)^m, w^m> = sum_m <z^m, stretch(w)^m>: the map is symmetric.
+    encoder = stretch(crosscoder.W_enc.permute(2, 0, 1), weight)
+    own.W_enc.copy_((encoder * norms[:, None, None]).permute(1, 2, 0))
+    own.b_enc.copy_(crosscoder.b_enc * norms)
+    own.W_dec.copy_(stretch(crosscoder.W_dec, 1 / weight) * inverse[:, None, None])
+    own.b_dec.copy_(stretch(crosscoder.b_dec, 1 / weight))
+    own.theta.copy_(crosscoder.theta)
+    return own
+
+
+def dedicated_latents(n_latents: int, n_models: int, share: float) -> tuple[range, ...]:
+    """The latents of each model alone, `share` of the dictionary each, rounded down.
+
+    InputError where nothing would be left to all models together.
+    """
+    check_dedicated_share(share, n_models)
+    size = int(share * n_latents)
+    return tuple(range(model * size, (model + 1) * size) for model in range(n_models))
+
+
+@torch.no_grad()
+def zero_excluded_weights(crosscoder: Crosscoder, share: float) -> None:
+    """Set to zero what dedicated latents may not have of the other models."""
+    for latents, model in _excluded(crosscoder, share):
+        crosscoder.W_dec[latents, model] = 0
+        crosscoder.W_enc[model, :, latents] = 0
+
+
+@torch.no_grad()
+def zero_excluded_gradients(crosscoder: Crosscoder, share: float) -> None:
+    """Set to zero the gradients of those weights: Adam then never moves them."""
+    for latents, model in _excluded(crosscoder, share):
+        if crosscoder.W_dec.grad is not None:
+            crosscoder.W_dec.grad[latents, model] = 0
+        if crosscoder.W_enc.grad is not None:
+            crosscoder.W_enc.grad[model, :, latents] = 0
+
+
+def _excluded(crosscoder: Crosscoder, share: float) -> Iterator[tuple[slice, int]]:
+    """Latents with a model that has no weights there."""
+    config = crosscoder.config
+    if share == 0:
+        return
+    parts = dedicated_latents(config.n_latents, config.n_models, share)
+    for owner, latents in enumerate(parts):
+        for model in range(config.n_models):
+            if model != owner:
+                yield slice(latents.start, latents.stop), model

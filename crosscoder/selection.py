@@ -8,7 +8,39 @@ from dataclasses import dataclass
 import torch
 
 from crosscoder.kernels import true_positions
-from crosscoder.workspace import Workspace
+
+
+class Workspace:
+    """Memory by name. The system hands out new memory page by page, which costs a large part of
+    the time that it takes to fill it.
+
+    A tensor taken twice under one name shares its memory with the first: gradients made in a
+    workspace must be used up before the next step makes its own.
+    """
+
+    def __init__(self) -> None:
+        self._memory: dict[str, torch.Tensor] = {}
+
+    def take(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        like: torch.Tensor,
+        dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
+        """A tensor of arbitrary content, on the device of `like`, of its type unless given."""
+        dtype = dtype or like.dtype
+        size = math.prod(shape)
+        memory = self._memory.get(name)
+        fits = memory is not None and memory.numel() >= size
+        if not fits or memory is None or (memory.dtype, memory.device) != (dtype, like.device):
+            # The old memory goes before the new one is asked for.
+            memory = None
+            self._memory.pop(name, None)
+            memory = torch.empty(size, dtype=dtype, device=like.device)
+            self._memory[name] = memory
+        return memory[:size].view(shape)
+
 
 SAMPLED_TOKENS = 32
 """Tokens from which the pivot of a large batch is estimated."""

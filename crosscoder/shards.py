@@ -10,8 +10,7 @@ import torch
 from safetensors import safe_open
 
 from crosscoder.errors import InputError
-from crosscoder.files import sha256_file
-from crosscoder.integrity import DamagedFileError, VerifiedFiles, set_aside
+from crosscoder.files import DamagedFileError, VerifiedFiles, set_aside, sha256_file
 from crosscoder.manifest import MASK_NAME, MaskRecord, ShardRecord
 from crosscoder.tensor_files import TENSOR_FILE_ERRORS, write_tensors
 

@@ -11,31 +11,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crosscoder.batching import plan_shards
-from crosscoder.corpus import Document, TokenizedDocument
-from crosscoder.corpus_reader import CorpusReader, open_readers
-from crosscoder.document_tokens import DocumentTokens
+from crosscoder.corpus import Document, DocumentTokens, TokenizedDocument
 from crosscoder.errors import InputError
+from crosscoder.files import DamagedFileError
 from crosscoder.harvest import (
     HarvestConfig,
     HarvestInputs,
+    content_tokens,
     harvest_inputs,
+    median_norms,
     no_content,
     read_text,
+    token_mask,
 )
-from crosscoder.integrity import DamagedFileError
-from crosscoder.manifest import TextPlan
-from crosscoder.masking import content_tokens, median_norms, token_mask
-from crosscoder.progress import Progress
-from crosscoder.row_source import draw_held_out
-from crosscoder.shards import Shard, ShardTokens
-from crosscoder.stream_manifest import (
+from crosscoder.manifest import (
     STREAM_NAME,
     StreamManifest,
+    TextPlan,
     read_stream_manifest,
     write_stream_manifest,
 )
-from crosscoder.subject_files import SubjectSpec
+from crosscoder.model_files import SubjectSpec
+from crosscoder.progress import Progress
+from crosscoder.reading import CorpusReader, open_readers, plan_shards
+from crosscoder.shards import Shard, ShardTokens
+from crosscoder.sources import draw_held_out
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ _SAMPLE_SEED = 0
 class ActivationStream:
     """The residual stream of M models at the same tokens, made anew in every pass.
 
-    Reads as `crosscoder.sources.ActivationSource`; `crosscoder.stream_source` trains on it.
+    Reads as `crosscoder.sources.ActivationSource`; `crosscoder.training_sources` trains on it.
     """
 
     def __init__(

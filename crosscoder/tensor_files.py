@@ -1,6 +1,6 @@
 """Safetensors files that appear whole or not at all; sealed ones hold the hash of their content.
 
-Apart from crosscoder/files.py and crosscoder/integrity.py, which do without torch.
+Apart from crosscoder/files.py and crosscoder/files.py, which do without torch.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from crosscoder.files import canonical_json, whole_file, write_failure
-from crosscoder.integrity import SEAL, DamagedFileError
+from crosscoder.files import SEAL, DamagedFileError, canonical_json, whole_file, write_failure
 
 TENSOR_FILE_ERRORS = (OSError, SafetensorError)
 """What reading or writing a safetensors file may raise."""

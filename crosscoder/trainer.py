@@ -1,23 +1,138 @@
-"""One training step after another: the state of a run and how a step changes it."""
+"""One training step after another: optimiser, schedule, and the state of a run."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
+from crosscoder.config import TrainConfig
 from crosscoder.errors import WorkError
-from crosscoder.losses import Losses, LossSettings, crosscoder_loss
+from crosscoder.losses import (
+    Losses,
+    LossSettings,
+    crosscoder_loss,
+    stretch,
+    zero_excluded_gradients,
+)
 from crosscoder.model import Crosscoder
-from crosscoder.optimiser import Adam
-from crosscoder.partitions import zero_excluded_gradients
-from crosscoder.schedule import annealed_k, learning_rate
-from crosscoder.stretching import stretch
-from crosscoder.train_config import TrainConfig
-from crosscoder.workspace import Workspace
+from crosscoder.selection import Workspace
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Adam:
+    """Adam on a module's parameters.
+
+    The fused kernel copies every tensor that is not contiguous, `W_enc` among them, so it is
+    given contiguous views of the same memory.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._parameters = dict(module.named_parameters())
+        self._views = {name: nn.Parameter(_dense(p)) for name, p in self._parameters.items()}
+        self._adam = torch.optim.Adam(list(self._views.values()), fused=True)
+
+    def step(self, learning_rate: float) -> None:
+        """Apply the parameters' gradients and drop them."""
+        for name, parameter in self._parameters.items():
+            gradient = parameter.grad
+            self._views[name].grad = None if gradient is None else _like(gradient, parameter)
+            parameter.grad = None
+        self._adam.param_groups[0]["lr"] = learning_rate
+        self._adam.step()
+        self._adam.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Step counts and moments by name, as stored in a checkpoint; empty before a step."""
+        state: dict[str, torch.Tensor] = {}
+        for name, view in self._views.items():
+            for key, value in self._adam.state.get(view, {}).items():
+                state[f"{name}.{key}"] = value
+        return state
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take over what `state` returned; KeyError where a tensor is missing."""
+        for name, view in self._views.items():
+            entry = {key: state[f"{name}.{key}"].to(view.device) for key in _MOMENTS}
+            entry["step"] = state[f"{name}.step"].to(view.device)
+            self._adam.state[view] = entry
+
+
+def _memory_order(parameter: torch.Tensor) -> list[int]:
+    return sorted(range(parameter.dim()), key=parameter.stride, reverse=True)
+
+
+def _dense(parameter: torch.Tensor) -> torch.Tensor:
+    """A contiguous view of a parameter's memory, axes in the order in which they lie there."""
+    return parameter.detach().permute(_memory_order(parameter))
+
+
+def _like(gradient: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    return gradient.permute(_memory_order(parameter)).contiguous()
+
+
+WEISZFELD_STEPS = 100
+WEISZFELD_TOLERANCE = 1e-5
+
+
+def initial_decoder_bias(
+    z: torch.Tensor, kind: Literal["zero", "mean", "geometric_median"]
+) -> torch.Tensor:
+    """Decoder bias (M, d) from a first batch (B, M, d) of normalised activations."""
+    if kind == "zero":
+        return torch.zeros_like(z[0])
+    if kind == "mean":
+        return z.mean(0)
+    return geometric_median(z)
+
+
+def geometric_median(points: torch.Tensor) -> torch.Tensor:
+    """Point (M, d) with the least sum of distances to points (B, M, d), model by model.
+
+    Weiszfeld's iteration from the mean: at most 100 steps, until no model moves by more than
+    1e-5 of its spread.
+    """
+    x = points.double()
+    median = x.mean(0)
+    spread = (x - median).norm(dim=-1).mean(0)
+    for _ in range(WEISZFELD_STEPS):
+        weight = 1 / (x - median).norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        moved = (weight * x).sum(0) / weight.sum(0)
+        shift = (moved - median).norm(dim=-1)
+        median = moved
+        if bool((shift <= WEISZFELD_TOLERANCE * spread).all()):
+            break
+    return median.to(points.dtype)
+
+
+def learning_rate(
+    step: int, n_steps: int, peak: float, warmup_steps: int, decay_fraction: float
+) -> float:
+    """Linear warm-up to `peak`, then constant, then linear decay over the last fraction.
+
+    The first step of the warm-up has rate peak / warmup_steps; the rate would reach 0 one step
+    after the last.
+    """
+    warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps > 0 else 1.0
+    decay_steps = decay_fraction * n_steps
+    left = min(1.0, (n_steps - step) / decay_steps) if decay_steps > 0 else 1.0
+    return peak * warm * left
+
+
+def annealed_k(step: int, k: int, k_initial: int, annealing_steps: int) -> float:
+    """k falls linearly from `k_initial` to `k` over the first steps.
+
+    `annealing_steps` = 0 means k from the first step on.
+    """
+    if annealing_steps == 0 or step >= annealing_steps:
+        return float(k)
+    return k_initial + (k - k_initial) * step / annealing_steps
+
 
 THETA_DECAY = 0.999
 """Decay of the running threshold of `theta = "ema_min"` (arXiv 2504.02922)."""

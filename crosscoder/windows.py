@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crosscoder.corpus import TokenRole
-from crosscoder.document_tokens import DocumentTokens
+from crosscoder.corpus import DocumentTokens, TokenRole, token_texts
 from crosscoder.evidence_pass import window_start
 from crosscoder.evidence_plan import Candidate
-from crosscoder.token_text import token_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

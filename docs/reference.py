@@ -13,9 +13,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from labeler.api import Study
-from labeler.sections.base import Section, inner_section, own_fields
 from labeler.store.views import VIEWS, View
-from labeler.study import StudyConfig
+from labeler.study.config import Section, inner_section, own_fields
+from labeler.study.study_file import StudyConfig
 
 _STUDY_HEAD = """\
 # study.toml

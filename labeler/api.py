@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING, Literal
 from sqlalchemy import Engine
 
 from crosscoder.progress import Progress, SilentProgress
-from labeler.pipeline import StageReport, run_stage, run_study
 from labeler.stages.base import StageContext
+from labeler.stages.pipeline import StageReport, run_stage, run_study
 from labeler.store.engine import read_session, require_existing
 from labeler.store.migrate import opened
-from labeler.study import StudyFile
+from labeler.study.study_file import StudyFile
 from labeler.taxonomies.versions import tree_of
 from taxonomy.tree import Taxonomy
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labeler.exchange.feature_df import FeatureTableResult
+    from labeler.exchange.folders import ExchangeExport, ExchangeResult
+    from labeler.exchange.labels_round_trip import LabelImportResult
+    from labeler.exchange.latents_import import ImportResult
     from labeler.exchange.records import Format
-    from labeler.exchange.transfer import ExchangeExport, ExchangeResult
-    from labeler.feature_tables import FeatureTableResult
-    from labeler.importing import ImportResult
-    from labeler.label_files import LabelImportResult
-    from labeler.sql import QueryResult
-    from labeler.status import StudyStatus
+    from labeler.stages.status import StudyStatus
+    from labeler.store.query.result import QueryResult
     from labeler.taxonomies.deciding import Decided
-    from labeler.taxonomies.proposing import Proposed
+    from labeler.taxonomies.inducing import Proposed
 
 
 class Study:
@@ -59,7 +59,7 @@ class Study:
 
     def status(self) -> StudyStatus:
         """Stages done, stale or open; coverage; what review is left."""
-        from labeler.status import study_status
+        from labeler.stages.status import study_status
 
         return study_status(self.file)
 
@@ -123,14 +123,14 @@ class Study:
 
     def sql(self, statement: str, max_rows: int = 10_000, timeout: float = 30.0) -> QueryResult:
         """One read-only statement; UsageError for a refused one, WorkError past the deadline."""
-        from labeler.sql import run_query
+        from labeler.store.query.query import run_query
 
         return run_query(self.file.database_url, statement, max_rows=max_rows, timeout=timeout)
 
     def saved_queries(self) -> QueryResult:
         """Names, titles and origins of the saved questions: the study's own and the shipped."""
-        from labeler.sql import QueryResult
-        from labeler.sql.saved import saved_queries
+        from labeler.store.query.result import QueryResult
+        from labeler.store.query.saved_queries import saved_queries
 
         rows = tuple(
             (each.name, each.source, each.title) for each in saved_queries(self.file.query_folder)
@@ -164,7 +164,7 @@ class Study:
 
         UsageError for explanations that all look garbled, unless `as_written`.
         """
-        from labeler.importing import import_latents
+        from labeler.exchange.latents_import import import_latents
 
         with opened(self.file.database_url, create=True) as engine:
             with read_session(engine) as session:
@@ -177,7 +177,7 @@ class Study:
         self, path: str | Path, target: str, reference: str, name: str | None = None
     ) -> FeatureTableResult:
         """Import a published feature_df.csv: its latents with their scaling, all or none."""
-        from labeler.feature_tables import import_feature_table
+        from labeler.exchange.feature_df import import_feature_table
 
         with opened(self.file.database_url, create=True) as engine:
             return import_feature_table(engine, Path(path), target, reference, name)
@@ -191,9 +191,9 @@ class Study:
         config.json too, for diffing-toolkit. UsageError where there is no such crosscoder, and
         where `train` is not done with the present config.
         """
-        from crosscoder.published_export import export_dictionary_learning
-        from labeler.finished_stages import finished
-        from labeler.stages.dictionaries import named_crosscoder, trained_crosscoder
+        from crosscoder.published import export_dictionary_learning
+        from labeler.stages.crosscoders import named_crosscoder, trained_crosscoder
+        from labeler.stages.pipeline import finished
 
         one = named_crosscoder(self.file, crosscoder)
         with self.engine() as engine:
@@ -205,7 +205,7 @@ class Study:
 
         UsageError where the file is there already, unless `overwrite`.
         """
-        from labeler.label_files import export_labels
+        from labeler.exchange.labels_round_trip import export_labels
 
         with self.engine() as engine:
             return export_labels(engine, Path(path), overwrite)
@@ -223,7 +223,7 @@ class Study:
         `creator_id` is the user of Neuronpedia whom the rows belong to; that format needs one.
         UsageError where the folder holds anything, unless `overwrite`.
         """
-        from labeler.exchange.transfer import export_latents
+        from labeler.exchange.folders import export_latents
 
         with self.engine() as engine:
             return export_latents(engine, Path(folder), form, crosscoder, overwrite, creator_id)
@@ -240,7 +240,7 @@ class Study:
 
         UsageError where the study has no such crosscoder, unless `new_crosscoder` makes one.
         """
-        from labeler.exchange.transfer import import_latents
+        from labeler.exchange.folders import import_latents
 
         with opened(self.file.database_url, create=True) as engine:
             return import_latents(engine, Path(folder), form, crosscoder, dry_run, new_crosscoder)
@@ -257,7 +257,7 @@ class Study:
         UsageError for garbled text, and for a file of which nearly every explanation differs,
         unless `all_changed`.
         """
-        from labeler.label_files import import_labels
+        from labeler.exchange.labels_round_trip import import_labels
 
         with self.engine() as engine:
             return import_labels(engine, Path(path), reviewer, dry_run, all_changed)

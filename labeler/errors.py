@@ -1,14 +1,11 @@
-"""The two ways in which a command ends early.
-
-UsageError: the call, the config or a file is wrong (exit status 2); one line names the key and the
-fix. WorkError: the work failed (exit status 1); what was finished is kept. Both are the crosscoder
-package's classes; `taxonomy`, which knows no other package, has an InputError of its own.
-"""
+"""Errors of the user and of the work, and which extra brings a library that is missing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Literal
 
 from crosscoder.errors import InputError as UsageError
 from crosscoder.errors import WorkError
@@ -38,3 +35,55 @@ def doing(words: str) -> Iterator[None]:
     except Exception as error:
         error.add_note(Place(words))
         raise
+
+
+Extra = Literal["models", "postgres", "vllm"]
+
+LIBRARIES: dict[Extra, tuple[str, ...]] = {
+    "models": (
+        "torch", "transformers", "peft", "gguf", "safetensors", "tokenizers", "huggingface_hub",
+    ),
+    "postgres": ("psycopg",),
+}  # fmt: skip
+"""The modules that the code imports; vLLM runs in a process of its own."""
+
+
+def install_command(extra: Extra) -> str:
+    """The command that installs difflens with an extra."""
+    return f'pip install "difflens[{extra}]"'
+
+
+def require_extra(extra: Extra, who: str) -> None:
+    """Raise UsageError where a library of the extra is not installed; nothing is imported.
+
+    `who` is the command, stage or key that needs it.
+    """
+    for library in LIBRARIES[extra]:
+        if find_spec(library) is None:
+            raise UsageError(_words(who, library, extra))
+
+
+@contextmanager
+def naming_extra(who: str) -> Iterator[None]:
+    """Raise a library of an extra that the block does not find as UsageError."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if words := missing_extra(error, who):
+            raise UsageError(words) from error
+        raise
+
+
+def missing_extra(error: BaseException, who: str) -> str | None:
+    """What to install for `who`, where the error is that a library of an extra is missing."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return None
+    library = error.name.partition(".")[0]
+    for extra, libraries in LIBRARIES.items():
+        if library in libraries:
+            return _words(who, library, extra)
+    return None
+
+
+def _words(who: str, library: str, extra: Extra) -> str:
+    return f"{who}: needs {library}, which is not installed; {install_command(extra)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import context
 from alembic.util import CommandError
 
-from labeler.store.migration_guard import guarded_connection
+from labeler.store.migrate import guarded_connection
 from labeler.store.schema import metadata
 
 

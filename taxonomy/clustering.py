@@ -1,19 +1,97 @@
-"""Groups of like explanations: average-linkage agglomerative clustering on cosine distance.
-
-Deterministic, and without a bucket for noise: a text that is like no other is a cluster of its own.
-"""
+"""Groups of like explanations: average linkage on cosine distance, cut at one or two levels."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.cluster.hierarchy import fcluster, linkage
+from sklearn.metrics import silhouette_score
 
 from taxonomy.errors import InputError
-from taxonomy.linkage import average_linkage
 from taxonomy.mapping import Vectors, normalise_rows
+
+ROWS_AT_A_TIME = 512
+"""Rows whose distances are computed in one product."""
+
+
+@dataclass(frozen=True)
+class Dendrogram:
+    """Which groups of distinct vectors merge at which mean cosine distance."""
+
+    merges: Vectors
+    """(d - 1, 4) in SciPy's layout for d distinct vectors, by rising distance; d may be 1."""
+    distinct: npt.NDArray[np.int64]
+    """(n,) distinct vector of each text."""
+
+    @property
+    def heights(self) -> Vectors:
+        """(d - 1,) rising distances at which groups merge."""
+        result: Vectors = self.merges[:, 2]
+        return result
+
+    def cut(self, threshold: float) -> npt.NDArray[np.int64]:
+        """Clusters (n,), numbered by their first text; groups `threshold` or more apart stay so.
+
+        Raises InputError for a threshold outside (0, 2], the range of a cosine distance.
+        """
+        if not 0 < threshold <= 2:
+            raise InputError(
+                f"cluster distance {threshold} is no cosine distance; choose 0 < d <= 2"
+            )
+        if len(self.merges) == 0:
+            return np.zeros(len(self.distinct), dtype=np.int64)
+        below = float(np.nextafter(threshold, 0.0))
+        labels = fcluster(self.merges, below, criterion="distance")
+        return number_by_first(np.asarray(labels, dtype=np.int64)[self.distinct])
+
+
+def average_linkage(vectors: npt.ArrayLike) -> Dendrogram:
+    """The tree of (n, e) vectors, n at least 1, by mean cosine distance between groups.
+
+    Equal vectors are one: they always share a cluster, and a text that occurs often pulls no more
+    than one that occurs once. Memory is two triangles of float64 distances, 16 n^2 / 2 bytes.
+    """
+    rows = normalise_rows(vectors)
+    distinct, inverse = np.unique(rows, axis=0, return_inverse=True)
+    if len(distinct) == 1:
+        merges: Vectors = np.zeros((0, 4))
+    else:
+        merges = linkage(_condensed_distances(distinct), method="average")
+    return Dendrogram(merges, np.asarray(inverse, dtype=np.int64).ravel())
+
+
+def number_by_first(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Renumber clusters (n,) by the position of their first text."""
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    result: npt.NDArray[np.int64] = rank[inverse.ravel()]
+    return result
+
+
+def _condensed_distances(rows: Vectors) -> Vectors:
+    """Cosine distances of unit rows (d, e) as one triangle (d * (d - 1) / 2,), row by row.
+
+    The square of distances never exists: at 10,000 texts it alone would take 800 MB.
+    """
+    n = len(rows)
+    triangle = np.empty(n * (n - 1) // 2)
+    at = 0
+    for first in range(0, n, ROWS_AT_A_TIME):
+        block = rows[first : first + ROWS_AT_A_TIME] @ rows[first:].T
+        np.subtract(1.0, block, out=block)
+        np.clip(block, 0.0, 2.0, out=block)
+        for row, values in enumerate(block):
+            right = values[row + 1 :]
+            triangle[at : at + len(right)] = right
+            at += len(right)
+    return triangle
+
 
 DEFAULT_DISTANCE_THRESHOLD = 0.5
 """Mean cosine distance between two clusters from which they stay apart."""
@@ -170,3 +248,84 @@ def _nearest(closeness: Vectors, excluded: npt.NDArray[np.bool_], n_wanted: int)
     candidates = np.flatnonzero(closeness >= least)
     order = np.argsort(-closeness[candidates], kind="stable")[:n]
     return tuple(int(index) for index in candidates[order])
+
+
+LEAST_LEAVES = 6
+"""Fewer leaves need no level above them."""
+MOST_GROUPS = 10
+"""More groups than this are no overview."""
+
+
+def group_leaves(
+    vectors: npt.ArrayLike, *, most_groups: int = MOST_GROUPS
+) -> npt.NDArray[np.int64] | None:
+    """Group (k,) of each leaf (k, e), or None where a level above the leaves says nothing.
+
+    Of the cuts of the leaves' average-linkage tree into 2 to `most_groups` groups, and at most
+    half as many as leaves, the one with the best mean silhouette (Rousseeuw 1987) is taken.
+    """
+    rows = normalise_rows(vectors)
+    most = min(most_groups, len(rows) // 2)
+    if len(rows) < LEAST_LEAVES or most < 2:
+        return None
+    tree = average_linkage(rows)
+    distances = np.clip(1.0 - rows @ rows.T, 0.0, 2.0)
+    np.fill_diagonal(distances, 0.0)
+    best: tuple[float, npt.NDArray[np.int64]] | None = None
+    for height in dict.fromkeys(float(height) for height in tree.heights):
+        if not 0 < height <= 2:
+            continue
+        labels = tree.cut(height)
+        if not 2 <= labels.max() + 1 <= most:
+            continue
+        quality = float(silhouette_score(distances, labels, metric="precomputed"))
+        if best is None or quality > best[0]:
+            best = (quality, labels)
+    return None if best is None else best[1]
+
+
+_SUBJECT = r"(?:this|the|a)?\s*(?:latent|feature|neuron|unit|direction|it)?\s*"
+_VERB = (
+    r"(?:(?:mainly|mostly|primarily|strongly|consistently|typically|often|always)\s+)?"
+    r"(?:fires?|firing|activates?|activating|responds?|responding|triggers?|detects?|detecting|"
+    r"represents?|representing|captures?|capturing|encodes?|encoding|is active|"
+    r"is activated)\s*"
+    r"(?:(?:mainly|mostly|primarily|strongly|consistently|typically|often|always)\s+)?"
+    r"(?:on|for|to|in|when|whenever|by|at)?\s*"
+)
+_BOILERPLATE = re.compile(rf"^\W*(?>{_SUBJECT}{_VERB})(?=\S)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """Distinct canonical texts, and which of them each given text is."""
+
+    texts: tuple[str, ...]
+    """Distinct, in the order in which they first occur."""
+    of: tuple[int, ...]
+    """Position in `texts` of each given text."""
+
+
+def canonical_text(text: str) -> str:
+    """Strip "This latent fires on" and the like, and settle Unicode, white space and the end.
+
+    The words themselves and their case stay; a text that is nothing but boilerplate stays whole.
+    """
+    settled = " ".join(unicodedata.normalize("NFC", text).split())
+    stripped = _BOILERPLATE.sub("", settled, count=1).strip(" .:;,")
+    return stripped or settled
+
+
+def canonicalise(texts: Sequence[str]) -> Canonical:
+    """Canonical texts that differ in more than case, each once."""
+    places: dict[str, int] = {}
+    distinct: list[str] = []
+    of = []
+    for text in texts:
+        short = canonical_text(text)
+        key = short.casefold()
+        if key not in places:
+            places[key] = len(distinct)
+            distinct.append(short)
+        of.append(places[key])
+    return Canonical(tuple(distinct), tuple(of))

@@ -8,18 +8,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from taxonomy.correction import (
-    CorrectedShare,
-    Estimand,
-    SideAnswers,
-    corrected_ratio,
-    corrected_share,
-    refusal_of,
-)
 from taxonomy.counts import Interval, Side, bounds
 from taxonomy.intervals import ratio_interval
-from taxonomy.judge_errors import JudgeErrors, RoganGladen, alike_p, judge_errors, rogan_gladen
-from taxonomy.significance import ALPHA, adjust_by_level
+from taxonomy.judge_error import (
+    CorrectedShare,
+    Estimand,
+    JudgeErrors,
+    RoganGladen,
+    SideAnswers,
+    alike_p,
+    corrected_ratio,
+    corrected_share,
+    judge_errors,
+    refusal_of,
+    rogan_gladen,
+)
+from taxonomy.settings import ALPHA, adjust_by_level
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from taxonomy.errors import InputError
-from taxonomy.significance import Verdict
+from taxonomy.settings import Verdict
 
 Situation = Literal[
     "counted",

@@ -1,23 +1,23 @@
-"""A taxonomy made from explanations: clustered, named, consolidated, grouped.
-
-The caller brings the vectors, whoever names clusters and whoever says which categories are one.
-What comes out is a proposal: clusters too small to be a category leave their texts out, and the
-categories of the texts are decided by a later pass that knows nothing of the clusters.
-"""
+"""A taxonomy made from explanations: clustered, named, consolidated, grouped."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from taxonomy.canonical import canonicalise
-from taxonomy.clustering import Clustering, clustering_of
-from taxonomy.consolidation import Merging, consolidate
-from taxonomy.levels import MOST_GROUPS, group_leaves
-from taxonomy.linkage import average_linkage
+from taxonomy.cluster_distance import ThresholdSweep, centred, sweep_thresholds
+from taxonomy.clustering import (
+    MOST_GROUPS,
+    Clustering,
+    average_linkage,
+    canonicalise,
+    clustering_of,
+    group_leaves,
+)
+from taxonomy.errors import InputError
 from taxonomy.mapping import Vectors, normalise_rows
 from taxonomy.naming import (
     CategoryName,
@@ -30,7 +30,90 @@ from taxonomy.naming import (
     naming_tasks,
 )
 from taxonomy.settings import ClusterSettings
-from taxonomy.threshold import ThresholdSweep, centred, sweep_thresholds
+
+
+@dataclass(frozen=True)
+class PairTask:
+    """One question: are these two categories the same?"""
+
+    first: CategoryName
+    second: CategoryName
+    first_examples: tuple[str, ...]
+    second_examples: tuple[str, ...]
+    similarity: float
+    """Cosine of what the two are made of."""
+
+
+Merging = Callable[[Sequence[PairTask]], Sequence[bool]]
+"""Answers each task in order: True where the two are one category."""
+
+Pair = tuple[int, int]
+"""Positions of two categories, the lower one first."""
+
+
+def candidate_pairs(
+    vectors: npt.ArrayLike, *, least_similarity: float, most_per_category: int = 5
+) -> dict[Pair, float]:
+    """Pairs of categories (k, e) worth a question, with their cosine.
+
+    A category is paired with its nearest ones, at most `most_per_category`, none of them below
+    `least_similarity`.
+    """
+    rows = normalise_rows(vectors)
+    similarity = rows @ rows.T
+    np.fill_diagonal(similarity, -np.inf)
+    pairs: dict[Pair, float] = {}
+    for number, row in enumerate(similarity):
+        for other in np.argsort(-row, kind="stable")[:most_per_category]:
+            if row[other] >= least_similarity:
+                pair = (min(number, int(other)), max(number, int(other)))
+                pairs[pair] = float(row[other])
+    return pairs
+
+
+def complete_groups(n: int, same: Mapping[Pair, float]) -> list[tuple[int, ...]]:
+    """Groups of n categories by complete linkage over the pairs judged the same.
+
+    The most similar pairs are merged first; groups come in order of their first category.
+    """
+    group_of = list(range(n))
+    groups: dict[int, set[int]] = {number: {number} for number in range(n)}
+    for first, second in sorted(same, key=lambda pair: (-same[pair], pair)):
+        a, b = group_of[first], group_of[second]
+        if a == b or not _all_same(groups[a], groups[b], same):
+            continue
+        groups[a] |= groups.pop(b)
+        for number in groups[a]:
+            group_of[number] = a
+    return sorted(tuple(sorted(group)) for group in groups.values())
+
+
+def consolidate(
+    names: Sequence[CategoryName],
+    examples: Sequence[tuple[str, ...]],
+    vectors: npt.ArrayLike,
+    merging: Merging,
+    *,
+    least_similarity: float,
+) -> list[tuple[int, ...]]:
+    """Groups of categories that are one; most are groups of one."""
+    if len(names) < 2:
+        return [(number,) for number in range(len(names))]
+    candidates = candidate_pairs(vectors, least_similarity=least_similarity)
+    pairs = sorted(candidates, key=lambda pair: (-candidates[pair], pair))
+    tasks = [
+        PairTask(names[a], names[b], examples[a], examples[b], candidates[(a, b)]) for a, b in pairs
+    ]
+    answers = list(merging(tasks)) if tasks else []
+    if len(answers) != len(tasks):
+        raise InputError(f"{len(answers)} answers came back for {len(tasks)} pairs")
+    same = {pair: candidates[pair] for pair, is_same in zip(pairs, answers, strict=True) if is_same}
+    return complete_groups(len(names), same)
+
+
+def _all_same(first: set[int], second: set[int], same: Mapping[Pair, float]) -> bool:
+    return all((min(a, b), max(a, b)) in same for a in first for b in second)
+
 
 SHOWN_EXAMPLES = 5
 """Members shown with a category when it is compared with another."""

@@ -15,7 +15,7 @@ from scipy.stats import t as student_t
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from taxonomy.counts import Interval, Side
-from taxonomy.significance import ALPHA
+from taxonomy.settings import ALPHA
 
 _RATIO_SEARCH_LIMIT = 1e12
 """Ratio beyond which a bound counts as infinite (or its inverse as zero)."""

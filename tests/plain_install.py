@@ -11,7 +11,7 @@ from pathlib import Path
 
 from markdown import ROOT
 
-from labeler.extras import LIBRARIES
+from labeler.errors import LIBRARIES
 
 HIDE = """
 import sys

@@ -26,8 +26,8 @@ from packaging.utils import canonicalize_name
 from requirements import missing
 
 from labeler import __version__
-from labeler.demo.runner import ASSETS
-from labeler.extras import LIBRARIES
+from labeler.cli.demo.runner import ASSETS
+from labeler.errors import LIBRARIES
 
 PACKAGES = ("crosscoder", "taxonomy", "labeler")
 PAPER = ROOT / "examples" / "paper"
@@ -102,7 +102,7 @@ def test_wheel_holds_the_packages_with_their_data_and_nothing_else(wheel: Path) 
     ):
         assert data in inside
     for asset in ASSETS:
-        place = f"labeler/demo/assets/{asset}"
+        place = f"labeler/cli/demo/assets/{asset}"
         assert any(name == place or name.startswith(f"{place}/") for name in inside), asset
 
 

@@ -15,7 +15,7 @@ import pytest
 from markdown import ROOT, Block, blocks, relative_links, table_rows
 
 from labeler.cli.main import run
-from labeler.study import StudyConfig
+from labeler.study.study_file import StudyConfig
 
 README = ROOT / "README.md"
 PAPER = ROOT / "examples" / "paper"

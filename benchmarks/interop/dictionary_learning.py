@@ -26,12 +26,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from crosscoder.model import Crosscoder, CrosscoderConfig
-from crosscoder.normalisation import Normaliser
-from crosscoder.published import load_published
-from crosscoder.published_export import export_dictionary_learning
-from crosscoder.quality import calibrate_theta
-from crosscoder.stretching import in_own_coordinates
+from crosscoder.evaluate import calibrate_theta
+from crosscoder.losses import in_own_coordinates
+from crosscoder.model import Crosscoder, CrosscoderConfig, Normaliser
+from crosscoder.published import export_dictionary_learning, load_published
 
 N_TOKENS, WIDTH, N_LATENTS, K = 2000, 64, 512, 12
 MODELS = ("base", "tuned")

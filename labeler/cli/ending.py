@@ -14,10 +14,9 @@ from pathlib import Path
 
 import typer
 
-from labeler.cli.streams import discard_stdout
-from labeler.errors import USAGE_ERRORS, Place, WorkError
-from labeler.extras import missing_extra
-from labeler.secrets import Secrets, masked
+from labeler.cli.options import discard_stdout
+from labeler.errors import USAGE_ERRORS, Place, WorkError, missing_extra
+from labeler.store.secrets import Secrets, masked
 from labeler.text import one_line, visible
 
 EXIT_WORK_FAILED = 1
@@ -63,7 +62,7 @@ def _judged(error: BaseException, arguments: list[str]) -> tuple[int, str]:
     if isinstance(error, OSError) and error.strerror:
         discard_stdout_if_full(error)
         return EXIT_WORK_FAILED, _system_words(error)
-    from labeler.store.failures import unforeseen_failure
+    from labeler.store.engine import unforeseen_failure
 
     foreseen = unforeseen_failure(error) if isinstance(error, Exception) else None
     return EXIT_WORK_FAILED, foreseen or _unforeseen_words(error, arguments)

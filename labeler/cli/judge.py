@@ -12,8 +12,8 @@ from labeler.cli.options import StudyPath
 from labeler.cli.signals import Interrupted
 
 if TYPE_CHECKING:
-    from labeler.judge.serve import ServerPlan
-    from labeler.study import StudyFile
+    from labeler.judge.vllm import ServerPlan
+    from labeler.study.study_file import StudyFile
 
 
 def register(app: typer.Typer) -> None:
@@ -31,8 +31,8 @@ def serve(
     ] = None,
 ) -> None:
     """Start vLLM with the study's judge, print its URL when it is healthy, stop it on Ctrl-C."""
-    from labeler.judge.serve import find_entry_point, plan_server, require_servable
-    from labeler.study import StudyFile
+    from labeler.judge.vllm import find_entry_point, plan_server, require_servable
+    from labeler.study.study_file import StudyFile
 
     file = StudyFile.read(study)
     section = file.config.judge
@@ -48,7 +48,7 @@ def serve(
 
 def _serve(plan: ServerPlan, log: Path, file: StudyFile) -> None:
     from labeler.errors import WorkError
-    from labeler.judge.serve import died, running_server
+    from labeler.judge.vllm import died, running_server
 
     typer.echo(f"judge: starting with {plan.entry_point.words}, log in {log}", err=True)
     try:
@@ -80,7 +80,7 @@ def check(
         return
     from labeler.errors import UsageError
     from labeler.judge.check import check_judge
-    from labeler.study import StudyFile
+    from labeler.study.study_file import StudyFile
 
     section = StudyFile.read(study).config.judge
     if section.kind != "openai":
@@ -94,9 +94,9 @@ def check(
 
 def _check_puzzles(study: Path) -> None:
     from labeler.judge.factory import study_embedder, study_judge
+    from labeler.labeling.puzzles import check_puzzles
     from labeler.progress import progress_for
-    from labeler.puzzles.check import check_puzzles
-    from labeler.study import StudyFile
+    from labeler.study.study_file import StudyFile
 
     file = StudyFile.read(study)
     judge = study_judge(file, study_embedder(file))

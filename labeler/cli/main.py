@@ -1,7 +1,4 @@
-"""Entry point of `difflens`: runs one call and turns whatever ends it into a line and a status.
-
-It imports next to nothing, so that a signal is handled before the libraries are loaded.
-"""
+"""The command line: the application with all its commands, and how a call ends."""
 
 from __future__ import annotations
 
@@ -9,8 +6,17 @@ import os
 import sys
 import warnings
 
+import typer
+
+from labeler import __version__
+from labeler.cli import analysis, database, judge, review, stages, taxonomy
+from labeler.cli import database as machine
+from labeler.cli import label as labeling
+from labeler.cli import latents as crosscoders
+from labeler.cli import latents as labels
+from labeler.cli import stages as demo
+from labeler.cli.options import prepare_streams
 from labeler.cli.signals import EndSignals
-from labeler.cli.streams import prepare_streams
 
 EXIT_INTERRUPTED = 130
 """What the command library makes of Ctrl-C itself."""
@@ -23,8 +29,6 @@ def run(arguments: list[str], signals: EndSignals | None = None) -> int:
     """
     signals = signals or EndSignals()
     try:
-        from labeler.cli.app import build_app
-
         result = build_app()(args=arguments or ["--help"], standalone_mode=False)
         sys.stdout.flush()
     except BaseException as error:
@@ -51,7 +55,7 @@ def quiet_libraries() -> None:
 
 
 def _mask_stderr(arguments: list[str]) -> None:
-    from labeler.secrets import MaskedStream, Secrets
+    from labeler.store.secrets import MaskedStream, Secrets
 
     sys.stderr = MaskedStream(sys.stderr, Secrets.of_call(arguments, os.environ))
 
@@ -70,3 +74,45 @@ def main() -> None:
         status = _interrupted(signals)
         signals.settle(status)
     sys.exit(status)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"difflens {__version__}")
+        raise typer.Exit()
+
+
+def build_app() -> typer.Typer:
+    """Assemble the commands."""
+    app = typer.Typer(
+        name="difflens",
+        help="What did the fine-tune change, concept by concept, and how sure are we?",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    @app.callback()
+    def difflens(
+        version: bool = typer.Option(
+            False, "--version", callback=_show_version, is_eager=True, help="Print the version."
+        ),
+    ) -> None:
+        """What did the fine-tune change, concept by concept, and how sure are we?"""
+
+    rooms = (
+        demo,
+        stages,
+        crosscoders,
+        analysis,
+        labeling,
+        labels,
+        judge,
+        review,
+        database,
+        machine,
+        taxonomy,
+    )
+    for room in rooms:
+        room.register(app)
+    return app

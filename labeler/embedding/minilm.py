@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from crosscoder.fingerprints import folder_sha256
 from crosscoder.model_checks import check_size, check_small_files, check_weights
+from crosscoder.model_files import folder_sha256
 from crosscoder.pretrained import load_pretrained
 from labeler.embedding.base import Vectors, encodable, normalised
 from labeler.errors import UsageError

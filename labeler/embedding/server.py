@@ -16,9 +16,16 @@ from tenacity import (
 from crosscoder.limits import MAX_VECTORS_BYTES, parse_json
 from labeler.embedding.base import Vectors, encodable, normalised
 from labeler.errors import UsageError, WorkError
-from labeler.judge.keys import read_key, without_key
-from labeler.judge.lines import BlockingLine, Endpoint, Line, LineError, tls_for
-from labeler.judge.server_errors import is_worth_retrying, retry_after_s, server_error
+from labeler.http.connections import (
+    BlockingLine,
+    Endpoint,
+    Line,
+    LineError,
+    read_key,
+    tls_for,
+    without_key,
+)
+from labeler.http.errors import is_worth_retrying, retry_after_s, server_error
 
 BATCH = 64
 """Texts in one request."""

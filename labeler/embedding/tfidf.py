@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from crosscoder.files import sha256_text
-from labeler.embedding.base import Vectors, encodable, normalised
+from labeler.embedding.base import Embedder, Vectors, encodable, normalised
 from labeler.errors import UsageError
 
 DIMENSIONS = 256
@@ -52,3 +52,13 @@ class TfidfEmbedder:
         matrix = self._features.transform([encodable(text) for text in texts] or [""])
         dense = matrix.toarray() if self._svd is None else self._svd.transform(matrix)
         return normalised(np.asarray(dense, dtype=np.float64))[: len(texts)]
+
+
+def fitted_to(embedder: Embedder, texts: Sequence[str]) -> Embedder:
+    """The embedder for clustering `texts`; the judge goes on with the one it has."""
+    if embedder.name != "tfidf":
+        return embedder
+    try:
+        return TfidfEmbedder(texts)
+    except UsageError:
+        return embedder

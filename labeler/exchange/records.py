@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from crosscoder import limits
 from labeler.errors import UsageError
-from labeler.scoring_examples import Method
-from labeler.scoring_math import ExampleAnswer
-from labeler.store.latent_records import LARGEST_INDEX
+from labeler.labeling.score_examples import Method
+from labeler.labeling.score_statistics import ExampleAnswer
+from labeler.store.latents import LARGEST_INDEX
 from labeler.text import clip
 
 Format = Literal["neuronpedia", "delphi", "saedashboard"]

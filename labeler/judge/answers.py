@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from labeler.judge.base import JudgeRequest
-from labeler.judge.reading import AnswerError, json_objects, split_thinking
+from labeler.judge.parsing import AnswerError, json_objects, split_thinking
 
 MAX_EXPLANATION, MAX_QUOTE = 300, 200
 """Most characters that the schema allows: a small model that repeats itself ends there, and what

@@ -10,9 +10,9 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from labeler.judge.base import AskedAsWanted, Judge, JudgeIdentity, JudgeReply, JudgeRequest
-from labeler.judge.requests import prompt_file
+from labeler.judge.prompts import prompt_file
 from labeler.store.engine import read_session, write_session
-from labeler.store.judging_records import (
+from labeler.store.judging import (
     CallRow,
     add_judge_parameters,
     find_ended_calls,

@@ -11,22 +11,29 @@ from typing import TypeVar
 from crosscoder.errors import InputError
 from crosscoder.limits import parse_json
 from labeler.errors import UsageError, WorkError
-from labeler.judge.answers import explain_schema
-from labeler.judge.base import ChatMessage, JudgeRequest
-from labeler.judge.completions import read_completion, read_message, shape_problem
-from labeler.judge.keys import read_key, without_key
-from labeler.judge.lines import Endpoint, HttpAnswer, Line, LineError, tls_for
-from labeler.judge.openai import CHAT_PATH, endpoints_of, forced_by, request_body
-from labeler.judge.parameters import Negotiation, Parameters, speaks_of_schema
-from labeler.judge.reading import unfenced, whole_object
-from labeler.judge.server_errors import (
+from labeler.http.connections import (
+    Endpoint,
+    HttpAnswer,
+    Line,
+    LineError,
+    read_key,
+    tls_for,
+    without_key,
+)
+from labeler.http.errors import (
     ServerError,
     duration_words,
     retry_after_s,
     server_error,
     server_words,
 )
-from labeler.sections.judging import JudgeSection
+from labeler.judge.answers import explain_schema
+from labeler.judge.base import ChatMessage, JudgeRequest
+from labeler.judge.completions import read_completion, read_message, shape_problem
+from labeler.judge.openai import CHAT_PATH, endpoints_of, forced_by, request_body
+from labeler.judge.parameters import Negotiation, Parameters, speaks_of_schema
+from labeler.judge.parsing import unfenced, whole_object
+from labeler.study.judge_config import JudgeSection
 from labeler.text import one_line
 
 QUESTION = (

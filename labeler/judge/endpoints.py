@@ -1,4 +1,4 @@
-"""Which server gets the next request: several share the work, a dead one is drained."""
+"""Connections to a judge's servers: which gets the next request, its key, how long to wait."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from labeler.judge.lines import Endpoint, Line, tls_for
-from labeler.judge.waits import AskedWait
+from labeler.http.connections import Endpoint, Line, tls_for
+from labeler.judge.retry import AskedWait
 
 Sleep = Callable[[float], Awaitable[None]]
 Clock = Callable[[], float]

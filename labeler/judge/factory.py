@@ -8,10 +8,9 @@ from labeler.embedding.base import Embedder
 from labeler.embedding.factory import check_embedding, make_embedder
 from labeler.errors import UsageError
 from labeler.judge.base import Judge
-from labeler.judge.spending import MeteredJudge, Prices, Spending
-from labeler.sections.judging import JudgeSection
-from labeler.study import StudyFile
-from labeler.study_taxonomy import study_taxonomy
+from labeler.judge.budget import MeteredJudge, Prices, Spending
+from labeler.study.judge_config import JudgeSection
+from labeler.study.study_file import StudyFile, study_taxonomy
 
 
 def make_judge(
@@ -87,7 +86,7 @@ def _judge_of(section: JudgeSection, embedder: Embedder | None, folder: Path | N
         return _scripted(section, folder)
     if embedder is None:
         raise UsageError("judge.kind: evidence needs the vectors of [embedding]")
-    from labeler.judge.evidence import EvidenceJudge
+    from labeler.judge.embedding_judge import EvidenceJudge
 
     return EvidenceJudge(embedder)
 

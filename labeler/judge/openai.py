@@ -10,6 +10,15 @@ from typing import Any
 
 from crosscoder.errors import InputError
 from labeler.errors import UsageError, WorkError
+from labeler.http.connections import Endpoint, HttpAnswer, Line, LineError, read_key, without_key
+from labeler.http.errors import (
+    ServerError,
+    UnknownRefusals,
+    duration_words,
+    is_worth_retrying,
+    retry_after_s,
+    server_error,
+)
 from labeler.judge.base import (
     ChatMessage,
     JudgeIdentity,
@@ -20,20 +29,10 @@ from labeler.judge.base import (
 )
 from labeler.judge.completions import read_completion
 from labeler.judge.endpoints import Clock, Endpoints, Sleep
-from labeler.judge.keys import read_key, without_key
-from labeler.judge.lines import Endpoint, HttpAnswer, Line, LineError
 from labeler.judge.parameters import Forced, Negotiation, Parameters, speaks_of_schema
-from labeler.judge.reading import Marker
-from labeler.judge.retrying import Again, Ended, again, retry_policy
-from labeler.judge.server_errors import (
-    ServerError,
-    UnknownRefusals,
-    duration_words,
-    is_worth_retrying,
-    retry_after_s,
-    server_error,
-)
-from labeler.sections.judging import JudgeSection
+from labeler.judge.parsing import Marker
+from labeler.judge.retry import Again, Ended, again, retry_policy
+from labeler.study.judge_config import JudgeSection
 from labeler.text import one_line
 
 CHAT_PATH = "/chat/completions"

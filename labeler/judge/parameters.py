@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from labeler.judge.lines import Endpoint
-from labeler.judge.server_errors import ServerError
+from labeler.http.connections import Endpoint
+from labeler.http.errors import ServerError
 
 MaxTokensKey = Literal["max_tokens", "max_completion_tokens"]
 OTHER_KEY: dict[MaxTokensKey, MaxTokensKey] = {

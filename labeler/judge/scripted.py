@@ -13,14 +13,8 @@ from crosscoder.files import sha256_text
 from crosscoder.limits import lines_of, read_text
 from labeler.errors import UsageError
 from labeler.judge.answers import parse_answer
-from labeler.judge.base import (
-    JudgeIdentity,
-    JudgeReply,
-    JudgeRequest,
-    OnAttempt,
-    ignore_attempt,
-)
-from labeler.judge.reading import AnswerError
+from labeler.judge.base import JudgeIdentity, JudgeReply, JudgeRequest, OnAttempt, ignore_attempt
+from labeler.judge.parsing import AnswerError
 
 Script = Callable[[JudgeRequest], str | dict[str, Any] | JudgeReply]
 """Gives the answer to a request: its text, its JSON, or a whole reply."""

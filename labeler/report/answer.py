@@ -8,7 +8,7 @@ from labeler.report.model import ChangeTable
 from labeler.report.rows import CategoryRow
 from labeler.store.outcomes import BY_NAME, OF_ONE_REQUEST
 from labeler.text import interval_text, listed, one_line, plural, probability_text
-from taxonomy.significance import ALPHA
+from taxonomy.settings import ALPHA
 
 _MOST_NAMED = 5
 

@@ -12,16 +12,8 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from crosscoder.files import write_text
-from labeler.agreement_records import read_agreement
-from labeler.report.checks_stored import (
-    CheckRows,
-    ReportKey,
-    check_rows,
-    checks_of,
-    write_checks,
-)
+from labeler.labeling.agreement import read_agreement
 from labeler.report.comparisons import ComparisonFacts, facts_of
-from labeler.report.further_files import agreement_files, further_files
 from labeler.report.latents import read_latents, read_set
 from labeler.report.model import ChangeTable, ReportData
 from labeler.report.provenance import (
@@ -35,14 +27,29 @@ from labeler.report.provenance import (
 from labeler.report.robustness import RobustnessInput, check_robustness
 from labeler.report.rows import Direction
 from labeler.report.statistics import compute_rows, read_places, write_rows
-from labeler.report.stored import change_table
-from labeler.report.tables import SCHEMA, schema_text, to_csv, to_json, to_markdown
+from labeler.report.stored import (
+    CheckRows,
+    ReportKey,
+    change_table,
+    check_rows,
+    checks_of,
+    write_checks,
+)
+from labeler.report.tables import (
+    SCHEMA,
+    agreement_files,
+    further_files,
+    schema_text,
+    to_csv,
+    to_json,
+    to_markdown,
+)
+from labeler.store.comparisons import NamedComparison, study_comparisons
 from labeler.store.engine import READ_ONLY_OPTION, write_session
 from labeler.store.schema import utc_now
-from labeler.store.study_comparisons import NamedComparison, study_comparisons
-from labeler.study import StudyConfig
+from labeler.study.study_file import StudyConfig
 from labeler.text import one_line
-from taxonomy.significance import ALPHA
+from taxonomy.settings import ALPHA
 
 if TYPE_CHECKING:
     from labeler.report.compare import SideBySide

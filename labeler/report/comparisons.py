@@ -1,17 +1,20 @@
-"""Comparisons with what is in force for them."""
+"""Comparisons with what is active for them, and the latent sets that they compare."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from crosscoder.settings import SideName
+from crosscoder.config import SideName
 from labeler.errors import UsageError
-from labeler.store.latent_records import current_setting
+from labeler.store.comparisons import NamedComparison, StudyComparisons, study_comparisons
+from labeler.store.latents import current_setting
 from labeler.store.schema import Comparison, LatentSet, TaxonomyVersion
-from labeler.store.study_comparisons import NamedComparison, StudyComparisons, study_comparisons
 
 
 @dataclass(frozen=True)
@@ -58,3 +61,39 @@ def _facts(session: Session, comparison: Comparison) -> ComparisonFacts:
         session.get_one(TaxonomyVersion, setting.taxonomy_version_id),
         setting.judge_id,
     )
+
+
+@dataclass(frozen=True)
+class ScalingCloud:
+    """Latent scaling of every latent of a crosscoder for one ordered pair of models."""
+
+    delta_norm: NDArray[np.float64]
+    """(n,) 1 = only the target model; NaN = undefined."""
+    nu_error: NDArray[np.float64]
+    """(n,)"""
+    nu_reconstruction: NDArray[np.float64]
+    """(n,)"""
+    chosen: NDArray[np.bool_]
+    """(n,) latents of the set."""
+
+
+@dataclass(frozen=True)
+class LatentSetView:
+    """One side of a comparison: which latents, and why these."""
+
+    side: SideName
+    name: str
+    label: str
+    """Name of the side in the report."""
+    rule: str
+    rule_params: dict[str, Any]
+    message: str | None
+    target_model: str | None
+    against_model: str | None
+    size: int
+    cloud: ScalingCloud | None = None
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the latents came from a file."""
+        return self.rule == "imported"

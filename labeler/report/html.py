@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -10,19 +12,25 @@ from typing import TYPE_CHECKING
 
 from labeler.report.answer import Conclusion, answer_of, computed_sentence
 from labeler.report.checks import check_sentences
-from labeler.report.compare_terminal import summary
-from labeler.report.figures import Layout, forest_plot
-from labeler.report.grouping import Section, sections_of
-from labeler.report.highlight import largest_activation, runs_of
-from labeler.report.isolation_figures import delta_norm_histogram, nu_scatter
-from labeler.report.latent_sets import LatentSetView
-from labeler.report.model import ReportData
+from labeler.report.compare import summary
+from labeler.report.comparisons import LatentSetView
+from labeler.report.figures import Layout, delta_norm_histogram, forest_plot, nu_scatter
+from labeler.report.model import ChangeTable, EvidenceView, LatentView, ReportData
 from labeler.report.svg import inline_svg
 from labeler.report.sweep_figure import chosen_panels, sweep_plot
-from labeler.templates import page_environment
+from labeler.store.outcomes import OUTCOMES
 from labeler.text import (
+    MAX_TOKEN_CHARACTERS,
+    clip,
+    interval_text,
     listed,
+    number_text,
     one_line,
+    percent_text,
+    plural,
+    probability_text,
+    share_text,
+    visible,
 )
 
 if TYPE_CHECKING:
@@ -30,7 +38,173 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from labeler.report.compare import SideBySide
-    from labeler.store.study_comparisons import StudyComparisons
+    from labeler.store.comparisons import StudyComparisons
+
+
+@dataclass(frozen=True)
+class LatentGroup:
+    """The latents of one category, or of one outcome without category."""
+
+    key: str
+    title: str
+    note: str
+    target: tuple[LatentView, ...]
+    reference: tuple[LatentView, ...]
+
+    @property
+    def size(self) -> int:
+        """Latents of both sides."""
+        return len(self.target) + len(self.reference)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A group of categories with those of its categories that have latents."""
+
+    key: str
+    title: str
+    groups: tuple[LatentGroup, ...]
+
+
+def sections_of(table: ChangeTable, latents: Sequence[LatentView]) -> tuple[Section, ...]:
+    """Latents under their primary category in the table's order, then those without one."""
+    members: dict[str, list[LatentView]] = defaultdict(list)
+    for latent in latents:
+        members[latent.category or ""].append(latent)
+    left: dict[str, list[LatentView]] = defaultdict(list)
+    for latent in members[""]:
+        left[latent.outcome].append(latent)
+    found = []
+    for parent in (row for row in table.rows if row.parent is None):
+        inside = [row for row in table.rows if parent.category in (row.category, row.parent)]
+        groups = tuple(
+            _group(row.category, row.name, "", members[row.category])
+            for row in inside
+            if members[row.category]
+        )
+        if groups:
+            found.append(Section(parent.category, parent.name, groups))
+    without = tuple(
+        _group(outcome.name, outcome.title, outcome.note, left[outcome.name])
+        for outcome in OUTCOMES
+        if left[outcome.name]
+    )
+    return (*found, Section("no-category", "Without a category", without)) if without else (*found,)
+
+
+def _group(key: str, title: str, note: str, latents: Sequence[LatentView]) -> LatentGroup:
+    return LatentGroup(
+        key=key,
+        title=title,
+        note=note,
+        target=tuple(latent for latent in latents if latent.side == "target"),
+        reference=tuple(latent for latent in latents if latent.side == "reference"),
+    )
+
+
+SPOKEN_ROLES = frozenset({"system", "user", "assistant"})
+"""Roles that are named where they begin; plain text has no speaker."""
+DIM_ROLES = frozenset({"template", "bos"})
+"""Tokens of the chat template: nobody wrote them, and no latent is measured on them."""
+THRESHOLD = 5e-5
+"""Activations under this are shown as plain text."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A stretch of text that is shown alike."""
+
+    lines: tuple[str, ...]
+    """The text, split at its line breaks."""
+    activation: float
+    """0 where the latent does not fire."""
+    opacity: float
+    """0 to 1; 0 where the latent does not fire."""
+    is_dim: bool
+    speaker: str | None = None
+    """The role that begins here, where one does."""
+
+
+def opacity(activation: float, largest: float) -> float:
+    """Strength of the highlight, 0.05 + 0.95 * log10(1 + 9 * activation / largest), at most 1."""
+    if activation <= THRESHOLD or largest <= 0:
+        return 0.0
+    return 0.05 + 0.95 * math.log10(1 + 9 * min(activation / largest, 1.0))
+
+
+def runs_of(window: EvidenceView, largest: float) -> tuple[Run, ...]:
+    """The window as runs; `largest` is the activation shown at full strength."""
+    runs: list[Run] = []
+    text = ""
+    dim, speaker, previous = False, None, None
+    for token, role, activation in _clean(window):
+        begins = role != previous and role in SPOKEN_ROLES
+        previous = role if role in SPOKEN_ROLES else previous
+        strength = opacity(activation, largest)
+        is_dim = role in DIM_ROLES
+        if text and (begins or strength > 0 or is_dim != dim):
+            runs.append(_plain(text, dim, speaker))
+            text, speaker = "", None
+        if begins:
+            speaker = role
+        if strength > 0:
+            runs.append(Run(tuple(token.split("\n")), activation, strength, is_dim, speaker))
+            speaker = None
+        else:
+            text, dim = text + token, is_dim
+    if text:
+        runs.append(_plain(text, dim, speaker))
+    return tuple(runs)
+
+
+def _plain(text: str, dim: bool, speaker: str | None) -> Run:
+    return Run(tuple(text.split("\n")), 0.0, 0.0, dim, speaker)
+
+
+def _clean(window: EvidenceView) -> Iterator[tuple[str, str, float]]:
+    for token, role, activation in zip(
+        window.tokens, window.roles, window.activations, strict=True
+    ):
+        yield clip(visible(token), MAX_TOKEN_CHARACTERS), role, activation
+
+
+def largest_activation(windows: Sequence[EvidenceView]) -> float:
+    """The strongest activation of a latent's windows; 0 without any."""
+    return max((value for window in windows for value in window.activations), default=0.0)
+
+
+def page_environment(package: str) -> Environment:
+    """The environment of a package's folder `templates`, with what prints numbers and texts.
+
+    An unknown name is an error.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(package),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+        auto_reload=False,
+    )
+    environment.filters.update(
+        one_line=one_line,
+        clip=clip,
+        number=number_text,
+        percent=percent_text,
+        probability=probability_text,
+        share=share_text,
+    )
+    environment.globals.update(plural=plural, interval=interval_text)
+    return environment
+
+
+def _shown(value: object) -> object:
+    """Every plain text that a template prints, before it is escaped."""
+    return visible(value) if type(value) is str else value
+
 
 PACKAGE = "labeler.report"
 CONTENT_SECURITY_POLICY = (

@@ -10,9 +10,8 @@ import numpy as np
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, aliased
 
-from crosscoder.settings import SIDES, SideName
-from labeler.report.comparisons import ComparisonFacts
-from labeler.report.latent_sets import LatentSetView, ScalingCloud
+from crosscoder.config import SIDES, SideName
+from labeler.report.comparisons import ComparisonFacts, LatentSetView, ScalingCloud
 from labeler.report.model import EvidenceView, LatentView, Measure
 from labeler.report.stored import side_label
 from labeler.store.schema import (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
-from crosscoder.settings import SIDES, SideName
+from crosscoder.config import SIDES, SideName
 from labeler.report.comparisons import ComparisonFacts
 from labeler.store.outcomes import EFFECTIVE_OUTCOMES, LABELLED
 from labeler.store.schema import (

@@ -6,17 +6,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from crosscoder.settings import SideName
-from labeler.report.latent_sets import LatentSetView
+from crosscoder.config import SideName
+from labeler.report.comparisons import LatentSetView
 from labeler.report.rows import CategoryRow, Coverage, PlantedCheck
+from labeler.store.null_runs import NullRun
 
 if TYPE_CHECKING:
-    from labeler.agreement_records import AgreementRow
-    from labeler.report.agreement import JudgeVersusHuman
-    from labeler.report.beside import Beside
-    from labeler.report.checks import Checks
-    from labeler.report.sensitivity import CategorySensitivity
-    from labeler.report.sweeping import Sweep
+    from labeler.labeling.agreement import AgreementRow
+    from labeler.report.checks import CategorySensitivity, Checks
+    from labeler.report.robustness import Sweep
+    from labeler.report.rows import JudgeVersusHuman
     from taxonomy.corrected_change import Correction
 
 
@@ -207,3 +206,42 @@ class ReportData:
     agreement: tuple[AgreementRow, ...] = ()
     """Of the judges with each other, and of each with itself."""
     revision: LabelRevision | None = None
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """How well explanations of one side predict text they never saw, own against shuffled.
+
+    Means over latents of the balanced accuracy, in [0, 1]; the interval is that of the difference.
+    """
+
+    side: str
+    """target, reference, or both."""
+    method: str
+    """detection or fuzzing."""
+    n_latents: int
+    own: float | None
+    shuffled: float | None
+    difference: float | None
+    difference_low: float | None
+    difference_high: float | None
+    n_asked: int
+    n_parsed: int
+
+
+@dataclass(frozen=True)
+class ControlRate:
+    """How often latents that are not specific get a category: its base rate."""
+
+    category: str
+    count: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Everything that stands beside one comparison's result; empty where nothing was stored."""
+
+    null_runs: tuple[NullRun, ...] = ()
+    scores: tuple[ScoreRow, ...] = ()
+    controls: tuple[ControlRate, ...] = ()

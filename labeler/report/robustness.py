@@ -2,27 +2,217 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from labeler.report.agreement import read_agreement
-from labeler.report.comparisons import ComparisonFacts
-from labeler.report.latent_sets import LatentSetView
-from labeler.report.members import read_members
-from labeler.report.model import Robustness
-from labeler.report.read_beside import read_beside
-from labeler.report.reviewed import read_judged
-from labeler.report.rows import CategoryRow
-from labeler.report.sensitivity import sensitivity_of
-from labeler.report.statistics import CategoryPlace
-from labeler.report.sweeping import sweep_members
-from labeler.report.variants import compute_variants
+from crosscoder.config import SIDES, SideName
+from labeler.report.checks import sensitivity_of
+from labeler.report.comparisons import ComparisonFacts, LatentSetView
+from labeler.report.judge_scores import read_control_rates, read_scores
+from labeler.report.members import Member, Members, read_members
+from labeler.report.model import Beside, Robustness
+from labeler.report.rows import CategoryRow, read_agreement
+from labeler.report.statistics import CategoryPlace, compute_variants
+from labeler.store.null_runs import read_null_runs
+from labeler.store.outcomes import LABELLED
+from labeler.store.view_definitions.base import DECISION, MEMBER, STANDING, VERDICT, with_tables
+from taxonomy.settings import ALPHA
 
 if TYPE_CHECKING:
     from taxonomy.change import ExactTest
+    from taxonomy.corrected_change import CountedLabel, JudgedLatent
+    from taxonomy.threshold_sweep import SweptCategory
+
+
+def read_beside(session: Session, facts: ComparisonFacts, denominator: str, test: str) -> Beside:
+    """What was stored for a comparison; empty parts where nothing was."""
+    return Beside(
+        null_runs=read_null_runs(session, facts.comparison, denominator, test),
+        scores=read_scores(session, facts.comparison, facts.judge_id),
+        controls=read_control_rates(session, facts.comparison.name),
+    )
+
+
+NU_ERROR_MAX = 0.2
+NU_RECONSTRUCTION_MAX = 0.5
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The swept categories, or why there is nothing to sweep."""
+
+    swept: str
+    """What the threshold is a threshold of; empty where nothing was swept."""
+    categories: tuple[SweptCategory, ...] = ()
+    refusal: str | None = None
+    n_left_out: int = 0
+    """Latents of the denominator whose specificity is undefined."""
+
+
+def sweep_members(
+    members: Members,
+    sets: tuple[LatentSetView, LatentSetView],
+    places: Sequence[CategoryPlace],
+    denominator: str,
+    alpha: float = ALPHA,
+) -> Sweep:
+    """Sweep from a tenth of the labelled latents to all of them, the most specific first.
+
+    Labels exist only for isolated latents, so that a threshold can get stricter, never looser.
+    """
+    from taxonomy.threshold_sweep import SweptLatent, sweep_changes, sweep_thresholds
+
+    rules = {latents.rule for latents in sets}
+    if rules == {"imported"}:
+        return Sweep("", refusal="the latents were imported: how specific they are is not known")
+    if len(rules) > 1:
+        return Sweep("", refusal="the two sides were isolated by different rules")
+    kept: list[list[SweptLatent]] = []
+    left_out = 0
+    for latents, side in zip(sets, (members.target, members.reference), strict=True):
+        counted = [member for member in side if member.is_in(denominator)]
+        values = [(member, _strictness(member, latents)) for member in counted]
+        kept.append(
+            [
+                SweptLatent(value, member.counted_for("primary"))
+                for member, value in values
+                if value is not None
+            ]
+        )
+        left_out += sum(value is None for _, value in values)
+    if not kept[0] or not kept[1]:
+        return Sweep("", refusal="a side has no labelled latent whose specificity is known")
+    seen = frozenset().union(*(latent.categories for side in kept for latent in side))
+    chosen = [place.category for place in places if place.category in seen]
+    thresholds = sweep_thresholds(kept[0], kept[1])
+    return Sweep(
+        swept=_MEANINGS[rules.pop()],
+        categories=sweep_changes(chosen, kept[0], kept[1], thresholds, alpha),
+        n_left_out=left_out,
+    )
+
+
+_MEANINGS = {
+    "ranked": "rank within the side",
+    "strict": "factor on both thresholds",
+    "significant": "factor on both thresholds",
+}
+
+
+def _strictness(member: Member, latents: LatentSetView) -> float | None:
+    """The loosest threshold the latent still passes; None where that is undefined."""
+    own = member.specificity
+    if latents.rule == "ranked":
+        return None if own.rank is None else float(own.rank)
+    upper = latents.rule == "significant"
+    error = own.nu_error_high if upper else own.nu_error
+    reconstruction = own.nu_reconstruction_high if upper else own.nu_reconstruction
+    if error is None or reconstruction is None:
+        return None
+    limits = latents.rule_params
+    return max(
+        error / float(limits.get("nu_error_max", NU_ERROR_MAX)),
+        reconstruction / float(limits.get("nu_reconstruction_max", NU_RECONSTRUCTION_MAX)),
+    )
+
+
+_JUDGED = text(
+    with_tables(MEMBER, VERDICT)
+    + """
+SELECT m.side, m.latent_id, v.outcome, k.slug AS category
+FROM member AS m
+JOIN verdict AS v
+  ON v.latent_id = m.latent_id AND v.taxonomy_version_id = :version AND v.judge_id = :judge
+LEFT JOIN judge_label_category AS jc ON jc.judge_label_id = v.id AND jc.rank = 1
+LEFT JOIN category AS k ON k.id = jc.category_id
+WHERE m.comparison_id = :comparison
+ORDER BY m.side, m.latent_id
+"""
+)
+_DECIDED = text(
+    with_tables(MEMBER, STANDING, DECISION)
+    + """
+SELECT m.side, m.latent_id, d.outcome, k.slug AS category
+FROM member AS m
+JOIN decision AS d ON d.latent_id = m.latent_id AND d.taxonomy_version_id = :version
+LEFT JOIN review_event_category AS rc ON rc.review_event_id = d.id AND rc.rank = 1
+LEFT JOIN category AS k ON k.id = rc.category_id
+WHERE m.comparison_id = :comparison
+"""
+)
+_AUDITED = text(
+    with_tables(MEMBER, STANDING)
+    + """
+SELECT m.side, m.latent_id, s.outcome, k.slug AS category, e.inclusion_prob
+FROM member AS m
+JOIN standing AS s ON s.latent_id = m.latent_id AND s.taxonomy_version_id = :version
+JOIN review_event AS e ON e.id = s.id
+LEFT JOIN review_event_category AS rc ON rc.review_event_id = s.id AND rc.rank = 1
+LEFT JOIN category AS k ON k.id = rc.category_id
+WHERE m.comparison_id = :comparison AND e.was_blind AND e.selection = 'random'
+ORDER BY s.id
+"""
+)
+
+
+@dataclass(frozen=True)
+class JudgedSides:
+    """The latents with a label of the judge in force, side by side."""
+
+    target: tuple[JudgedLatent, ...]
+    reference: tuple[JudgedLatent, ...]
+
+
+def read_judged(
+    session: Session, facts: ComparisonFacts, places: Sequence[CategoryPlace], denominator: str
+) -> JudgedSides:
+    """Judge and reviewers on every latent that the judge has labelled; primary categories."""
+    from taxonomy.corrected_change import JudgedLatent
+
+    values = {
+        "comparison": facts.comparison.id,
+        "version": facts.version.id,
+        "judge": facts.judge_id,
+    }
+    parents = {place.category: place.parent for place in places}
+    decided = {_key(row): row for row in session.execute(_DECIDED, values)}
+    audited = {_key(row): row for row in session.execute(_AUDITED, values)}
+    sides: dict[str, list[JudgedLatent]] = defaultdict(list)
+    for row in session.execute(_JUDGED, values):
+        audit, decision = audited.get(_key(row)), decided.get(_key(row))
+        human = audit if audit is not None else decision
+        sides[row.side].append(
+            JudgedLatent(
+                judge=_answer(row, parents, denominator),
+                human=None if human is None else _answer(human, parents, denominator),
+                is_audited=audit is not None,
+                inclusion_prob=None if audit is None else audit.inclusion_prob,
+            )
+        )
+    target, reference = (tuple(sides[side]) for side in SIDES)
+    return JudgedSides(target, reference)
+
+
+def _key(row: Any) -> tuple[SideName, int]:
+    return row.side, row.latent_id
+
+
+def _answer(row: Any, parents: dict[str, str | None], denominator: str) -> CountedLabel:
+    from taxonomy.corrected_change import CountedLabel
+
+    own = {row.category} if row.outcome == "assigned" and row.category else set()
+    above = {parents.get(category) for category in own} - {None}
+    counts = {
+        "labelled": row.outcome in LABELLED,
+        "assigned": row.outcome == "assigned",
+        "isolated": True,
+    }[denominator]
+    return CountedLabel(frozenset(str(category) for category in own | above), counts)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from labeler.text import one_line
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from taxonomy.sweep import SweepPoint, SweptCategory
+    from taxonomy.threshold_sweep import SweepPoint, SweptCategory
+
 
 MOST_PANELS = 12
 _EDGE = math.log(16.0)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from labeler.study import StudyFile
+    from labeler.study.study_file import StudyFile
 
 WIDE = 118
 """Columns from which every value is shown."""
@@ -33,8 +33,8 @@ def print_change_tables(study: StudyFile, stream: TextIO | None = None) -> None:
     """
     from labeler.report.build import PAGE
     from labeler.report.stored import read_stored_tables
+    from labeler.store.comparisons import study_comparisons
     from labeler.store.engine import open_engine, read_session
-    from labeler.store.study_comparisons import study_comparisons
 
     engine = open_engine(study.database_url)
     try:

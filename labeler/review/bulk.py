@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError, WorkError
 from labeler.review.filters import Filters
-from labeler.review.places import Place, Setting
+from labeler.review.navigation import Place, Setting
 from labeler.review.queue import matching
 from labeler.review.table import QueueTable
 from labeler.store.helpers import chunks

@@ -11,14 +11,14 @@ from typing import Any
 from sqlalchemy import Select, bindparam, select
 from sqlalchemy.orm import Session, aliased
 
-from labeler.history import HistoryEntry, latent_history
-from labeler.report.highlight import largest_activation
+from labeler.report.html import largest_activation
 from labeler.report.latents import evidence_view
 from labeler.report.model import EvidenceView, Measure
-from labeler.review.places import Place, Setting
+from labeler.review.navigation import Place, Setting
 from labeler.review.table import QueueTable
 from labeler.store.effective_rule import standing_events
-from labeler.store.evidence_records import evidence_of
+from labeler.store.evidence import evidence_of
+from labeler.store.history import HistoryEntry, latent_history
 from labeler.store.outcomes import ANSWERS
 from labeler.store.schema import (
     Category,

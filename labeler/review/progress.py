@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from labeler.review.pairs import NOBODY, Counts
-from labeler.review.places import Setting
-from labeler.review.table import QueueTable
+from labeler.review.navigation import Setting
+from labeler.review.table import NOBODY, Counts, QueueTable
 from labeler.store.view_definitions.base import ADJUDICATED
 
 LONGEST_LOOK_MS = 300_000

@@ -9,7 +9,7 @@ import numpy as np
 
 from labeler.errors import UsageError
 from labeler.review.filters import CHOICES, Filters
-from labeler.review.places import Place
+from labeler.review.navigation import Place
 from labeler.review.table import Mask, QueueTable, Rows
 from labeler.store.outcomes import BY_NAME, WITHOUT_CATEGORY
 

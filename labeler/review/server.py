@@ -1,13 +1,32 @@
-"""Starts the review server of a study: who may reach it, and under which name."""
+"""The review server of a study: its routes behind the guard, who may reach it and where."""
 
 from __future__ import annotations
 
 import getpass
+import secrets
 import socket
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sqlalchemy import Engine
+from sqlalchemy.engine import URL
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
 from labeler.errors import UsageError, WorkError
+from labeler.review.access import Access, Guard, HostRule
+from labeler.review.context import Handler, Room, build_environment, endpoint, read_static
+from labeler.review.queue_index import Board
+from labeler.review.routes import latent, numbers, queue, sql
+from labeler.review.routes.auth import Entrance
+from labeler.review.turns import RUNNING, Questions
+from labeler.store.comparisons import NamedComparison
+from labeler.store.database_url import shown_url
+from labeler.store.query.saved_queries import SavedQuery, saved_queries
+from labeler.study.config import ReportSection
 
 LARGEST_TOKEN_FILE = 4_096
 WAITING_AT_START = 128
@@ -36,10 +55,9 @@ def serve(study_path: Path, options: ServerOptions) -> None:
     import typer
 
     from labeler.api import Study
-    from labeler.review.app import build_app, build_room
-    from labeler.review.identity import checked_name
+    from labeler.review.access import checked_name
     from labeler.review.serving import default_workers, serve_room
-    from labeler.sql.saved import saved_queries
+    from labeler.store.query.saved_queries import saved_queries
 
     token = read_token(options)
     require_token(options.host, token)
@@ -69,7 +87,7 @@ def serve(study_path: Path, options: ServerOptions) -> None:
 
 def read_token(options: ServerOptions) -> str | None:
     """The token from its option or file; UsageError for both at once or a file without one."""
-    from labeler.review.identity import SHORTEST_TOKEN
+    from labeler.review.access import SHORTEST_TOKEN
 
     if options.token_file is None:
         return options.token
@@ -96,7 +114,7 @@ def read_token(options: ServerOptions) -> str | None:
 
 def require_token(host: str, token: str | None) -> None:
     """UsageError where others could reach the server without a token."""
-    from labeler.review.security import LOOPBACK
+    from labeler.review.access import LOOPBACK
 
     if token is None and host not in LOOPBACK:
         raise UsageError(f"--host {host}: others can reach it, so it needs --token or --token-file")
@@ -122,3 +140,81 @@ def listening(host: str, port: int) -> socket.socket:
             f"review: cannot listen on {host}:{port}: {error.strerror}; another --port may be free"
         ) from None
     return listener
+
+
+PAGES: tuple[tuple[str, str, Handler], ...] = (
+    ("GET", "/queue", queue.show_queue),
+    ("GET", "/start", queue.start),
+    ("GET", "/find", queue.go_to_latent),
+    ("POST", "/bulk", queue.preview_bulk),
+    ("POST", "/bulk/apply", queue.do_bulk),
+    ("GET", "/latents/{latent_id}", latent.show_latent),
+    ("POST", "/latents/{latent_id}", latent.decide_latent),
+    ("POST", "/undo", latent.undo_decision),
+    ("GET", "/categories", numbers.show_categories),
+    ("GET", "/taxonomy", numbers.show_taxonomy),
+    ("GET", "/progress", numbers.show_progress),
+    ("GET", "/audit", numbers.show_audit),
+    ("POST", "/audit", numbers.make_draw),
+    ("GET", "/sql", sql.show_sql),
+    ("POST", "/sql", sql.run_sql),
+)
+
+
+def build_room(
+    engine: Engine,
+    database_url: str | URL,
+    *,
+    study: str,
+    title: str = "",
+    reviewer: str | None = None,
+    token: str | None = None,
+    queries: Iterable[SavedQuery] | None = None,
+    report: ReportSection | None = None,
+    comparisons: Sequence[NamedComparison] | None = None,
+    workers: int = 1,
+) -> Room:
+    """The state of one of `workers` processes of a server; UsageError for a token too short.
+
+    The category table is counted as `report` says; `comparisons` are those of study.toml, None =
+    every one of the database; `queries` are the SQL page's, None = those shipped.
+    """
+    return Room(
+        study=study,
+        title=title or study,
+        engine=engine,
+        board=Board(engine, comparisons),
+        questions=Questions(database_url, max(1, RUNNING // workers)),
+        access=Access.build(
+            token, reviewer, secrets.token_bytes(32), _identity(database_url, study)
+        ),
+        saved={query.name: query for query in queries or saved_queries()},
+        static=read_static(),
+        report=report or ReportSection(),
+        environment=build_environment(),
+    )
+
+
+def _identity(database_url: str | URL, study: str) -> str:
+    """What tells one study from every other: its database and its name."""
+    return f"{study}\n{shown_url(database_url)}"
+
+
+def build_app(room: Room, host: str = "127.0.0.1", extra_hosts: Iterable[str] = ()) -> Guard:
+    """The application, answering to the names of `host` only."""
+    entrance = Entrance(room)
+    routes = [
+        Route(path, endpoint(room, handler), methods=[method]) for method, path, handler in PAGES
+    ]
+    routes += [
+        Route("/", _home, methods=["GET"]),
+        Route("/sign-in", entrance.show, methods=["GET"]),
+        Route("/sign-in", entrance.sign_in, methods=["POST"]),
+        Route("/sign-out", entrance.sign_out, methods=["POST"]),
+        Route("/static/{name}", entrance.static, methods=["GET"]),
+    ]
+    return Guard(Starlette(routes=routes), HostRule.of(host, extra_hosts))
+
+
+async def _home(request: Request) -> Response:
+    return RedirectResponse("/queue", 303)

@@ -32,8 +32,8 @@ from labeler.review.connections import (
     most_connections,
     watch,
 )
+from labeler.review.context import Room
 from labeler.review.progress import read_progress
-from labeler.review.room import Room
 from labeler.store.engine import read_session
 
 MOST_WORKERS = 4

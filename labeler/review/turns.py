@@ -1,8 +1,4 @@
-"""Work that only so many threads do at once: a few more wait for their turn, the rest are told.
-
-The server answers from a limited number of threads. Work that may wait for something outside, a
-long question or another program's write, must never hold all of them.
-"""
+"""Work that only so many threads do at once, and the SQL page's questions in turn."""
 
 from __future__ import annotations
 
@@ -11,7 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import BoundedSemaphore, Event, Lock
 
+from sqlalchemy.engine import URL
+
 from labeler.errors import WorkError
+from labeler.store.query.query import run_limited
+from labeler.store.query.result import Limits, QueryResult
 
 _LOOK_S = 0.1
 
@@ -69,3 +69,50 @@ class Turns:
         finally:
             with self._lock:
                 self._admitted -= 1
+
+
+RUNNING = 2
+WAITING = 4
+LONGEST_WAIT_S = 15.0
+NICE = 10
+"""Questions step back behind the pages, which share the machine with them."""
+
+
+class BusyError(WorkError):
+    """Too many questions at once: this one was not asked."""
+
+
+class Questions:
+    """Asks a database, a bounded number of times at once."""
+
+    def __init__(
+        self, database_url: str | URL, running: int = RUNNING, waiting: int = WAITING
+    ) -> None:
+        self.database_url = database_url
+        self._turns = Turns(running, waiting, LONGEST_WAIT_S)
+
+    @contextmanager
+    def turn(self, is_gone: Callable[[], bool]) -> Iterator[Callable[..., QueryResult]]:
+        """What asks one statement under limits, once it is this caller's turn.
+
+        BusyError where the turn does not come; another WorkError where the caller's reader has
+        gone, or the server ends.
+        """
+
+        def ask(statement: str, limits: Limits) -> QueryResult:
+            return run_limited(
+                self.database_url, statement, limits, lambda: self._turns.is_closed() or is_gone()
+            )
+
+        try:
+            with self._turns.turn(is_gone):
+                yield ask
+        except NoTurnError as error:
+            raise BusyError(
+                f"sql: the server is busy with other questions ({error});"
+                " nothing was run, ask again in a few seconds"
+            ) from None
+
+    def close(self) -> None:
+        """End what runs and what waits."""
+        self._turns.close()

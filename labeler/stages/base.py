@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from sqlalchemy import Engine
 
-from crosscoder.integrity import VerifiedFiles
+from crosscoder.files import VerifiedFiles
 from crosscoder.progress import Progress
 from labeler.errors import UsageError
-from labeler.judge.spending import Spending
-from labeler.study import StudyFile
+from labeler.judge.budget import Spending
+from labeler.study.study_file import StudyFile
 
 STAGE_NAMES = ("harvest", "train", "isolate", "collect", "label", "categorize", "report")
 """In the order in which data flows."""

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError, WorkError
 from labeler.judge.factory import study_embedder, study_judge
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.stages.isolate import comparisons
-from labeler.stages.judging import NO_MATTER_TO_ANSWERS, ended_words, judging_inputs
+from labeler.stages.judges import NO_MATTER_TO_ANSWERS, ended_words, judging_inputs
+from labeler.store.comparisons import study_comparisons
 from labeler.store.engine import read_session, write_session
-from labeler.store.schema import Comparison, Run
+from labeler.store.latents import current_setting
+from labeler.store.schema import Comparison, EffectiveLabel, Run
+from labeler.store.schema import Judge as JudgeRow
 from labeler.taxonomies.versions import study_version, taxonomy_input
 
 if TYPE_CHECKING:
-    from labeler.categorizing import CategorizeSummary
     from labeler.embedding.base import Embedder
     from labeler.judge.base import Judge
-    from labeler.sections.judging import JudgeSection
+    from labeler.labeling.categorize import CategorizeSummary
+    from labeler.study.judge_config import JudgeSection
     from labeler.taxonomies.inducing import Mode
 
 
@@ -110,8 +114,8 @@ class _Work:
 
     def compared(self) -> list[str]:
         """Let the judges of `[[judges]]` label too, and say how all of them agree."""
-        from labeler.agreement_records import read_agreement
         from labeler.judge.factory import make_judge
+        from labeler.labeling.agreement import read_agreement
 
         for section in self._study.config.judges:
             self._categorized(make_judge(section, self._embedder, self._study.folder), section)
@@ -130,7 +134,7 @@ class _Work:
     def _categorized(
         self, judge: Judge, section: JudgeSection, in_force: bool = False
     ) -> CategorizeSummary:
-        from labeler.categorizing import CategorizeConfig, categorize
+        from labeler.labeling.categorize import CategorizeConfig, categorize
 
         with write_session(self._context.engine) as session:
             version = study_version(session, self._study)
@@ -165,7 +169,7 @@ class _Work:
 
     def _accepted(self, mode: Mode) -> list[str]:
         from labeler.taxonomies.deciding import accept_proposal
-        from labeler.taxonomies.proposing import draft_of
+        from labeler.taxonomies.inducing import draft_of
 
         draft = draft_of(
             self._context.engine, self._study, self._judge, self._embedder, self._run_id, mode
@@ -178,7 +182,7 @@ class _Work:
         return [f"{draft.n_categories} categories made and accepted unread: {done.version}"]
 
     def _proposed(self, mode: Mode) -> str:
-        from labeler.taxonomies.proposing import PROPOSAL_NAME, draft_of, write_draft
+        from labeler.taxonomies.inducing import PROPOSAL_NAME, draft_of, write_draft
 
         path = self._study.folder / PROPOSAL_NAME
         if path.exists():
@@ -196,7 +200,6 @@ def _wanted(context: StageContext) -> tuple[list[int], list[str]]:
         with read_session(context.engine) as session:
             query = select(Comparison.id).where(Comparison.name.in_(names))
             return list(session.execute(query).scalars()), []
-    from labeler.imported_latents import comparisons_to_judge
 
     with read_session(context.engine) as session:
         found = comparisons_to_judge(session)
@@ -225,3 +228,45 @@ def _words(summary: CategorizeSummary) -> str:
 
 
 STAGE: Stage = CategorizeStage()
+
+
+@dataclass(frozen=True)
+class ToJudge:
+    """A comparison that a judge is to categorise; `words` say what that takes out of force."""
+
+    id: int
+    name: str
+    words: str
+
+
+def comparisons_to_judge(session: Session) -> list[ToJudge] | None:
+    """Imported comparisons with a latent that nobody labelled, or that a judge categorised before.
+
+    One whose imported labels are complete is left as it is. None where there is no comparison.
+    """
+    rows = study_comparisons(session, ()).present
+    if not rows:
+        return None
+    found = []
+    for row in rows:
+        setting = current_setting(session, row.id)
+        kind = "" if setting is None else session.get_one(JudgeRow, setting.judge_id).endpoint_kind
+        if kind == "import" and not _count(session, row.id, "unlabelled"):
+            continue
+        n_imported = _count(session, row.id, "assigned") + _count(session, row.id, "none")
+        words = ""
+        if kind == "import" and n_imported:
+            words = (
+                f"{n_imported} imported labels are not in force any more, v_judge_label keeps them"
+            )
+        found.append(ToJudge(row.id, row.name, words))
+    return found
+
+
+def _count(session: Session, comparison_id: int, outcome: str) -> int:
+    query = select(func.count()).where(
+        EffectiveLabel.comparison_id == comparison_id,
+        EffectiveLabel.outcome == outcome,
+        EffectiveLabel.review_event_id.is_(None),
+    )
+    return int(session.execute(query).scalar_one())

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from labeler.controls import ensure_controls
 from labeler.stages.base import Stage, StageContext, StageOutcome
-from labeler.stages.dictionaries import (
+from labeler.stages.crosscoders import (
     StudyCrosscoder,
     crosscoder_row,
     study_crosscoders,
@@ -20,8 +19,9 @@ from labeler.stages.dictionaries import (
 from labeler.stages.harvest import subject_specs
 from labeler.stages.isolate import comparisons
 from labeler.stages.train import opened_store
+from labeler.store.controls import ensure_controls
 from labeler.store.engine import write_session
-from labeler.store.evidence_records import EvidenceRow, add_evidence, latents_with_evidence
+from labeler.store.evidence import EvidenceRow, add_evidence, latents_with_evidence
 from labeler.store.schema import Comparison, Latent, LatentSet, LatentSetMember
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ def _parts(session: Session, context: StageContext, run_id: int) -> list[_Part]:
 
 def _collected(context: StageContext, run_id: int, part: _Part) -> int:
     """Write the evidence of one crosscoder's latents; returns the number of windows."""
+    from crosscoder.config import EvidenceSettings
     from crosscoder.evidence import EvidenceConfig, gather
-    from crosscoder.settings import EvidenceSettings
 
     if not part.wanted:
         return 0
@@ -187,7 +187,7 @@ def _members(session: Session, set_id: int) -> tuple[int, ...]:
 
 def _twins(crosscoder: CrosscoderModule, pairs: list[tuple[_Side, _Side]]) -> dict[int, int]:
     """The twin of every latent of a set; a latent of several keeps that of the first."""
-    from crosscoder.twins import nearest_twins
+    from crosscoder.evidence_plan import nearest_twins
 
     twins: dict[int, int] = {}
     for target, reference in pairs:
@@ -222,7 +222,7 @@ def comparison_latents(session: Session, context: StageContext) -> list[Latent]:
 
 
 def _tokenizer(context: StageContext) -> PreTrainedTokenizerBase:
-    from crosscoder.subjects import inspect_subject, template_subject
+    from crosscoder.models import inspect_subject, template_subject
 
     section = context.study.config.harvest
     template_model = section.template_model if section else None

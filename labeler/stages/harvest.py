@@ -7,17 +7,15 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosscoder.fingerprints import FileHashes, fingerprint, parts
-from crosscoder.subject_files import SubjectSpec, pinned
-from labeler.cache import subject_cache
-from labeler.corpus_text import text_lines
+from crosscoder.model_files import FileHashes, SubjectSpec, fingerprint, parts, pinned
 from labeler.errors import UsageError
-from labeler.sections.subjects import CorpusSection, HarvestSection, ModelSection
 from labeler.stages.base import Stage, StageContext, StageOutcome, required
+from labeler.stages.corpus_text import text_lines
 from labeler.store.engine import read_session, write_session
-from labeler.store.latent_records import get_or_create_corpus, get_or_create_subject_model
+from labeler.store.latents import get_or_create_corpus, get_or_create_subject_model
 from labeler.store.runs import first_run_day
-from labeler.study import StudyFile
+from labeler.study.config import CorpusSection, HarvestSection, ModelSection
+from labeler.study.study_file import StudyFile, subject_cache
 
 if TYPE_CHECKING:
     from crosscoder.corpus import Document
@@ -149,8 +147,8 @@ def undecided(section: HarvestSection) -> set[str]:
 
 def harvest_config(study: StudyFile) -> HarvestConfig:
     """`[harvest]` and `[corpus]` as the crosscoder package takes them."""
+    from crosscoder.config import HarvestSettings, TextSettings
     from crosscoder.harvest import HarvestConfig
-    from crosscoder.settings import HarvestSettings, TextSettings
 
     settings = harvest_section(study).model_dump(include=set(HarvestSettings.model_fields))
     text = corpus_section(study).model_dump(include=set(TextSettings.model_fields))

@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from crosscoder.settings import SIDES
-from labeler.sections.crosscoders import pair_of
-from labeler.sections.dictionary import ComparisonSection
+from crosscoder.config import SIDES
 from labeler.stages.base import Stage, StageContext, StageOutcome, required
-from labeler.stages.dictionaries import (
+from labeler.stages.crosscoders import (
     StudyCrosscoder,
     crosscoder_row,
     side_crosscoder,
@@ -23,13 +21,10 @@ from labeler.stages.dictionaries import (
 )
 from labeler.stages.train import opened_store
 from labeler.store.engine import write_session
-from labeler.store.latent_records import (
-    add_latents,
-    add_scaling,
-    create_latent_set,
-    ensure_comparison,
-)
+from labeler.store.latents import add_latents, add_scaling, create_latent_set, ensure_comparison
 from labeler.store.schema import CrosscoderModel, LatentSet, SubjectModel
+from labeler.study.config import ComparisonSection
+from labeler.study.crosscoders import pair_of
 
 if TYPE_CHECKING:
     from crosscoder.isolation import IsolationRule, LatentSelection
@@ -81,9 +76,8 @@ def _scaled(context: StageContext, one: StudyCrosscoder) -> LatentScaling:
 
     A file that is not what was written is named and computed again.
     """
-    from crosscoder.integrity import DamagedFileError
-    from crosscoder.scaling import latent_scaling
-    from crosscoder.scaling_file import load_scaling, save_scaling
+    from crosscoder.files import DamagedFileError
+    from crosscoder.scaling import latent_scaling, load_scaling, save_scaling
 
     path = one.folder(context, "isolate") / SCALING_NAME
     if path.is_file():
@@ -215,8 +209,8 @@ def _store_comparison(
 
 def isolation_rule(context: StageContext) -> IsolationRule:
     """The rule of `[isolate]`."""
+    from crosscoder.config import IsolationSettings
     from crosscoder.isolation import IsolationRule
-    from crosscoder.settings import IsolationSettings
 
     section = context.study.config.isolate
     chosen = section.model_dump(include=set(IsolationSettings.model_fields))

@@ -7,10 +7,11 @@ from typing import Any
 from labeler.errors import WorkError
 from labeler.judge.factory import judges_embedder, study_judge
 from labeler.stages.base import UNANSWERED, Stage, StageContext, StageOutcome
-from labeler.stages.judging import ended_words, judging_inputs
-from labeler.stages.scores import (
+from labeler.stages.judges import (
     compared,
+    ended_words,
     further_inputs,
+    judging_inputs,
     label_with_further_judges,
     labelled_latents,
     score_with,
@@ -33,7 +34,7 @@ class LabelStage:
 
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
         """Ask for what was never answered."""
-        from labeler.labeling import label_latents
+        from labeler.labeling.explain import label_latents
 
         embedder = judges_embedder(context.study)
         judge = study_judge(context.study, embedder, context.spending)

@@ -10,7 +10,7 @@ from datetime import timedelta
 from sqlalchemy import delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
-from crosscoder.settings import SIDES
+from crosscoder.config import SIDES
 from labeler.store.effective_rule import CategoryChoice, Choice, Setting, choose
 from labeler.store.helpers import chunks
 from labeler.store.schema import (

@@ -10,13 +10,7 @@ from sqlalchemy.orm import Session
 
 from labeler.store.effective_rule import Setting, choose
 from labeler.store.helpers import chunks
-from labeler.store.schema import (
-    Category,
-    Comparison,
-    ComparisonSetting,
-    Judge,
-    LatentSetMember,
-)
+from labeler.store.schema import Category, Comparison, ComparisonSetting, Judge, LatentSetMember
 from labeler.store.taxonomy_moves import members_of
 
 

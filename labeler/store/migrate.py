@@ -1,4 +1,4 @@
-"""Upgrade, downgrade and check a database."""
+"""Upgrade, downgrade and check a database, in one transaction with views and triggers."""
 
 from __future__ import annotations
 
@@ -11,20 +11,72 @@ from pathlib import Path
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import CheckConstraint, Connection, Engine, inspect, text
+from sqlalchemy import CheckConstraint, Connection, Engine, event, inspect, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 
-from labeler.database_url import shown_url, sqlite_file, url_in_a_command
 from labeler.errors import UsageError, WorkError, doing
-from labeler.store.engine import READ_ONLY_OPTION, open_engine, require_existing
-from labeler.store.failures import database_failure, is_damage
-from labeler.store.migration_scripts import alembic_config, head_revision, is_known
+from labeler.store.database_url import shown_url, sqlite_file, url_in_a_command
+from labeler.store.engine import (
+    READ_ONLY_OPTION,
+    database_failure,
+    is_damage,
+    open_engine,
+    require_existing,
+)
 from labeler.store.schema import metadata
-from labeler.store.triggers import trigger_names
-from labeler.store.views import VIEWS, definitions_sha256, installed_definitions_sha256
+from labeler.store.triggers import create_triggers, drop_triggers, trigger_names
+from labeler.store.views import (
+    VIEWS,
+    create_views,
+    definitions_sha256,
+    drop_views,
+    installed_definitions_sha256,
+    restore_foreign_views,
+)
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def scripts_folder() -> Path:
+    """The folder of env.py and versions/; WorkError when the installation lacks it."""
+    for folder in (_PACKAGE / "migrations", _PACKAGE.parent / "migrations"):
+        if (folder / "env.py").is_file():
+            return folder
+    raise WorkError("the installation lacks its migrations; install difflens again")
+
+
+def alembic_config(url: str | URL | None = None) -> Config:
+    """Alembic's config, built here so that no alembic.ini is needed."""
+    config = Config()
+    config.set_main_option("script_location", str(scripts_folder()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    if url is not None:
+        config.attributes["url"] = url
+    return config
+
+
+def scripts() -> ScriptDirectory:
+    """The migrations."""
+    return ScriptDirectory.from_config(alembic_config())
+
+
+def head_revision() -> str:
+    """The newest revision this version of difflens knows."""
+    head = scripts().get_current_head()
+    if head is None:
+        raise WorkError("the installation has no migrations; install difflens again")
+    return head
+
+
+def is_known(revision: str) -> bool:
+    """Whether this version of difflens has that revision."""
+    return any(script.revision == revision for script in scripts().walk_revisions())
+
 
 UNRELEASED = frozenset(f"{number:04d}" for number in range(1, 10))
 """Revisions of databases made before 0.1.0; no migration leads on from them."""
@@ -284,3 +336,47 @@ def opened(database_url: URL, create: bool = False) -> Iterator[Engine]:
         raise WorkError(f"{shown}: {failure}; what was committed is kept") from error
     finally:
         engine.dispose()
+
+
+_ADVISORY_LOCK = 7_345_201_906
+
+
+@contextmanager
+def guarded_connection(url: str | URL) -> Iterator[Connection]:
+    """A connection for migrations; everything is committed at the end or rolled back."""
+    engine = open_engine(url, create=True)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _foreign_keys_off)
+    try:
+        with engine.connect() as connection, connection.begin():
+            if connection.dialect.name == "postgresql":
+                connection.execute(
+                    text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK}
+                )
+            drop_triggers(connection)
+            foreign_views = drop_views(connection)
+            yield connection
+            if _revision(connection) == head_revision():
+                create_triggers(connection)
+                create_views(connection)
+                restore_foreign_views(connection, foreign_views)
+            _check_foreign_keys(connection)
+    finally:
+        engine.dispose()
+
+
+def _foreign_keys_off(connection: object, _record: object) -> None:
+    connection.execute("PRAGMA foreign_keys = OFF")  # type: ignore[attr-defined]
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _check_foreign_keys(connection: Connection) -> None:
+    if connection.dialect.name != "sqlite":
+        return
+    broken = connection.execute(text("PRAGMA foreign_key_check")).all()
+    if broken:
+        tables = ", ".join(sorted({row[0] for row in broken}))
+        raise WorkError(f"migration: {len(broken)} rows lost their parent in {tables}; undone")

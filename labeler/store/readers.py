@@ -8,10 +8,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from labeler.database_url import parse_url, shown_url
 from labeler.errors import UsageError
-from labeler.store.engine import open_engine
-from labeler.store.failures import database_failure
+from labeler.store.database_url import parse_url, shown_url
+from labeler.store.engine import database_failure, open_engine
 
 INSUFFICIENT_PRIVILEGE = "42501"
 """PostgreSQL's code."""

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from crosscoder.files import json_sha256
 from labeler import __version__
-from labeler.secrets import masked_values
 from labeler.store.schema import Run, utc_now
+from labeler.store.secrets import masked_values
 from labeler.store.work_items import runs_at_work
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from labeler.store.tables.audit import AuditDraw, AuditMember
 from labeler.store.tables.base import NAMING_CONVENTION, Base, FreeText, OneOf, UtcDateTime, utc_now
 from labeler.store.tables.judging import (
+    ControlLatent,
     Explanation,
     ExplanationScore,
     Judge,
@@ -12,7 +12,10 @@ from labeler.store.tables.judging import (
     JudgeLabel,
     JudgeLabelCategory,
     JudgeParameters,
+    LabelSample,
     Prompt,
+    ScoreCall,
+    ShuffledExplanation,
     WorkItem,
 )
 from labeler.store.tables.latents import (
@@ -27,22 +30,23 @@ from labeler.store.tables.latents import (
     LatentSet,
     LatentSetMember,
 )
-from labeler.store.tables.nulls import NullResult, NullResultChange
 from labeler.store.tables.review import (
+    AuditDraw,
+    AuditMember,
     CategoryChangeStatistic,
     EffectiveLabel,
     EffectiveLabelCategory,
     ReviewEvent,
     ReviewEventCategory,
 )
-from labeler.store.tables.robustness import CategoryCorrection, CategorySweep, JudgeCorrection
-from labeler.store.tables.runs import Corpus, Run, SubjectModel
-from labeler.store.tables.scores import (
-    ControlLatent,
-    LabelSample,
-    ScoreCall,
-    ShuffledExplanation,
+from labeler.store.tables.robustness import (
+    CategoryCorrection,
+    CategorySweep,
+    JudgeCorrection,
+    NullResult,
+    NullResultChange,
 )
+from labeler.store.tables.runs import Corpus, Run, SubjectModel
 from labeler.store.tables.taxonomy import Category, CategoryMapping, TaxonomyVersion
 
 metadata = Base.metadata

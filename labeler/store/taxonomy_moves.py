@@ -8,14 +8,9 @@ from typing import TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from labeler.store.category_mappings import Carrying, carrying, map_same_categories
 from labeler.store.effective_rule import standing_events
 from labeler.store.helpers import chunks
-from labeler.store.latent_records import (
-    current_setting,
-    ensure_comparison_setting,
-    freeze_version,
-)
+from labeler.store.latents import current_setting, ensure_comparison_setting, freeze_version
 from labeler.store.outcomes import ANSWERS
 from labeler.store.schema import (
     Comparison,
@@ -27,7 +22,7 @@ from labeler.store.schema import (
     ReviewEventCategory,
     TaxonomyVersion,
 )
-from labeler.store.taxonomies import ADDED_NOTE
+from labeler.store.taxonomies import ADDED_NOTE, Carrying, carrying, map_same_categories
 
 Row = TypeVar("Row")
 _NEW_IN_A_COPY = frozenset(

@@ -12,14 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, inspect, text
 
 from labeler.store.triggers import definitions
-from labeler.store.view_definitions import (
-    agreement,
-    change,
-    labels,
-    review,
-    robustness,
-    scores,
-)
+from labeler.store.view_definitions import agreement, change, labels, review, robustness, scores
 from labeler.store.view_definitions.base import View
 
 VIEWS: tuple[View, ...] = (

@@ -1,8 +1,8 @@
-"""What a person decides: a proposal is accepted, categories are renamed, merged, split."""
+"""What a person decides: a proposal accepted, categories renamed, merged, split, restored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,32 +11,36 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session, aliased
 
 from labeler.errors import UsageError
-from labeler.store.category_mappings import record_mappings
 from labeler.store.engine import write_session
-from labeler.store.latent_records import current_setting
+from labeler.store.latents import current_setting
 from labeler.store.outcomes import ANSWERS
-from labeler.store.renamed import missing_category_hint
 from labeler.store.runs import begin_run, finish_run
 from labeler.store.schema import (
     Category,
     CategoryMapping,
     Comparison,
     EffectiveLabel,
+    ReviewEvent,
     TaxonomyVersion,
 )
 from labeler.store.taxonomies import (
     ACCEPTED_NOTE,
     INDUCED_NOTE,
     ensure_taxonomy_version,
+    line_between,
     load_version,
+    missing_category_hint,
+    record_mappings,
+    renames_since,
+    same_slugs,
 )
-from labeler.store.taxonomy_moves import move_comparison
-from labeler.study import StudyFile
-from labeler.study_taxonomy import load_proposal
+from labeler.store.taxonomy_moves import carry_back, members_of, move_comparison
+from labeler.study.study_file import StudyFile, load_proposal
+from labeler.taxonomies.showing import named_version
 from labeler.taxonomies.versions import UNREAD, study_version
 from labeler.text import plural
 from taxonomy import edits
-from taxonomy.edits import CategoryChange, Edit
+from taxonomy.edits import CategoryChange, Edit, changes_between
 from taxonomy.errors import InputError
 from taxonomy.proposal import Proposal
 from taxonomy.tree import Taxonomy, next_version
@@ -326,3 +330,67 @@ def _became(change: CategoryChange) -> str:
     if change.kind == "moved":
         return words["moved"]
     return f"{words[change.kind]} {', '.join(change.to)}"
+
+
+def restore(engine: Engine, study: StudyFile, name: str) -> Decided:
+    """Put the categories of an earlier version in force again, as a new version.
+
+    Labels and decisions of the earlier version come back where nobody decided on the latent since;
+    later decisions are carried by equal slug. UsageError for a version that the one in force does
+    not follow.
+    """
+    with write_session(engine) as session:
+        now = required_version(session, study)
+        earlier = named_version(session, now, name, "restore")
+        line = line_between(session, earlier.id, now.id)
+        title = f"{earlier.name} {earlier.version}"
+        if line is None:
+            raise UsageError(
+                f"taxonomy restore: {now.name} {now.version}, which is in force, does not follow"
+                f" {title}; `difflens taxonomy show --versions` lists what follows what"
+            )
+        tree, old = load_version(session, now.id), load_version(session, earlier.id)
+        if content_of(tree) == content_of(old):
+            return Decided(False, f"{now.name} {now.version}")
+        new = old.model_copy(update={"version": next_version(tree.version)})
+        since = [version.id for version in line[1:]]
+
+        def bring_back(version: TaxonomyVersion, comparison_id: int) -> None:
+            latents = members_of(session, comparison_id)
+            decided = _decided_since(session, since)
+            carry_back(
+                session,
+                earlier.id,
+                version.id,
+                same_slugs(session, earlier.id, version.id),
+                latents,
+                [latent for latent in latents if latent not in decided],
+            )
+
+        edit = _edit(tree, new, renames_since(session, now.id).get(earlier.sha256, {}))
+        note = f"{ACCEPTED_NOTE}restore {earlier.version}"
+        return apply_edit(session, now, edit, note, {"restore": title}, bring_back)
+
+
+def _edit(now: Taxonomy, new: Taxonomy, renamed: Mapping[str, str]) -> Edit:
+    """What becomes of the present categories: renamed ones get their name back.
+
+    What the earlier version lacks otherwise is dropped. `renamed`: earlier slug -> present slug.
+    """
+    earlier = {present: old for old, present in renamed.items() if old in new}
+    gone = [
+        CategoryChange("renamed", slug, (earlier[slug],))
+        if slug in earlier
+        else CategoryChange("dropped", slug)
+        for slug in now.slugs
+        if slug not in new
+    ]
+    return Edit(new, changes_between(now, new, gone))
+
+
+def _decided_since(session: Session, version_ids: list[int]) -> set[int]:
+    """Latents on which somebody decided under one of these versions."""
+    query = select(ReviewEvent.latent_id).where(
+        ReviewEvent.taxonomy_version_id.in_(version_ids), ReviewEvent.carried_from_id.is_(None)
+    )
+    return set(session.execute(query).scalars())

@@ -12,8 +12,8 @@ from sqlalchemy import Engine
 from labeler.errors import WorkError
 from labeler.judge.base import Judge, JudgeReply, JudgeRequest
 from labeler.judge.calls import CallStore, StoredCall
-from labeler.judge.taxonomy_requests import merge_request, name_request
-from taxonomy.consolidation import PairTask
+from labeler.judge.prompts import merge_request, name_request
+from taxonomy.induction import PairTask
 from taxonomy.naming import CategoryName, NamingTask
 
 TERMS_IN_A_NAME = 3

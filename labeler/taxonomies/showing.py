@@ -10,18 +10,11 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
-from labeler.sql import QueryResult
-from labeler.store.category_mappings import line_between
 from labeler.store.latent_counts import latents_under
-from labeler.store.schema import (
-    Category,
-    CategoryMapping,
-    EffectiveLabelCategory,
-    TaxonomyVersion,
-)
-from labeler.store.taxonomies import load_version, versions
-from labeler.study import StudyFile
-from labeler.study_taxonomy import load_proposal
+from labeler.store.query.result import QueryResult
+from labeler.store.schema import Category, CategoryMapping, EffectiveLabelCategory, TaxonomyVersion
+from labeler.store.taxonomies import line_between, load_version, versions
+from labeler.study.study_file import StudyFile, load_proposal
 from labeler.taxonomies.versions import stored_version, tree_of
 from taxonomy.edits import CategoryChange, Edit, changes_between, followed_by, reworded
 from taxonomy.proposal import Proposal, follow, proposal_text, taxonomy_text

@@ -9,21 +9,19 @@ from typing import Literal
 
 from sqlalchemy import Engine
 
-from labeler.database_url import sqlite_file
 from labeler.errors import UsageError
 from labeler.judge.factory import require_embedding, study_embedder, study_judge
-from labeler.sql import QueryResult
+from labeler.store.comparisons import study_comparisons
+from labeler.store.database_url import sqlite_file
 from labeler.store.engine import read_session, require_existing, write_session
 from labeler.store.migrate import opened
+from labeler.store.query.result import QueryResult
 from labeler.store.runs import begin_run, finish_run
-from labeler.store.study_comparisons import study_comparisons
-from labeler.study import StudyFile
-from labeler.study_taxonomy import study_taxonomy
-from labeler.taxonomies import deciding, restoring
+from labeler.study.study_file import StudyFile, study_taxonomy
+from labeler.taxonomies import deciding
+from labeler.taxonomies import deciding as restoring
 from labeler.taxonomies.deciding import Decided
-from labeler.taxonomies.inducing import Mode
-from labeler.taxonomies.proposing import Proposed, draft_of, write_draft
-from labeler.taxonomies.rerunning import StabilityPlan, comparison_stability
+from labeler.taxonomies.inducing import Mode, Proposed, draft_of, write_draft
 from labeler.taxonomies.showing import (
     diff_rows,
     taxonomy_rows,
@@ -31,6 +29,7 @@ from labeler.taxonomies.showing import (
     version_rows,
     version_tree,
 )
+from labeler.taxonomies.stability import StabilityPlan, comparison_stability
 from labeler.taxonomies.versions import tree_of
 from taxonomy.stability import CategoryStability
 from taxonomy.tree import Taxonomy

@@ -12,8 +12,7 @@ from labeler.store.taxonomies import (
     newest_in_line,
     newest_induced,
 )
-from labeler.study import StudyFile
-from labeler.study_taxonomy import study_taxonomy
+from labeler.study.study_file import StudyFile, study_taxonomy
 from taxonomy.tree import Taxonomy
 
 UNREAD = " (nobody read it)"

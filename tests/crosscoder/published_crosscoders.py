@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from crosscoder.model import Crosscoder, CrosscoderConfig
-from crosscoder.normalisation import Normaliser
+from crosscoder.model import Crosscoder, CrosscoderConfig, Normaliser
 
 N_LATENTS, WIDTH, NAMES = 12, 5, ("base", "chat")
 

@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from crosscoder import limits
 from crosscoder.errors import InputError
-from crosscoder.fingerprints import FileHashes, fingerprint
-from crosscoder.residual import ResidualReader, pad
-from crosscoder.subjects import SubjectSpec, inspect_subject, load_subject
+from crosscoder.model_files import FileHashes, fingerprint
+from crosscoder.models import SubjectSpec, inspect_subject, load_subject
+from crosscoder.reading import ResidualReader, pad
 
 WEIGHTS = "adapter_model.safetensors"
 

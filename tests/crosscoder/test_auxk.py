@@ -6,9 +6,9 @@ import pytest
 import torch
 from crosscoders import small_config
 
+from crosscoder.config import TrainConfig
 from crosscoder.losses import LossSettings, crosscoder_loss
 from crosscoder.model import Crosscoder
-from crosscoder.train_config import TrainConfig
 from crosscoder.trainer import StepMetrics, Trainer
 
 N_DIRECTIONS, D_MODEL, N_ALIVE = 24, 32, 6

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crosscoder import shard_writer
-from crosscoder.batching import BATCH_COST, plan_batches
+from crosscoder import harvest as shard_writer
 from crosscoder.errors import WorkError
+from crosscoder.harvest import ShardWriter
 from crosscoder.manifest import HarvestManifest, HarvestSource, read_manifest
-from crosscoder.shard_writer import ShardWriter
+from crosscoder.reading import BATCH_COST, plan_batches
 from crosscoder.shards import ShardTokens
 
 

@@ -10,10 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from crosscoder.checkpoints import load_crosscoder, read_crosscoder_file, save_crosscoder
 from crosscoder.errors import InputError
-from crosscoder.files import sha256_file
-from crosscoder.integrity import write_sealed_json
-from crosscoder.model import Crosscoder
-from crosscoder.normalisation import Normaliser
+from crosscoder.files import sha256_file, write_sealed_json
+from crosscoder.model import Crosscoder, Normaliser
 
 
 def make_crosscoder() -> Crosscoder:

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from tiny_models import CHAT_TEMPLATE, chat, tiny_tokenizer, write_jsonl
 from transformers import PreTrainedTokenizerFast
 
-from crosscoder.corpus import Document, Message, TokenRole, corpus_sha256, read_corpus
+from crosscoder.corpus import Document, Message, TokenRole, corpus_sha256, read_corpus, token_texts
 from crosscoder.errors import InputError
-from crosscoder.token_text import token_texts
 from crosscoder.tokens import tokenize_corpus
 
 TOKENIZER = tiny_tokenizer()

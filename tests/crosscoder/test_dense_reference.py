@@ -8,8 +8,8 @@ import pytest
 import torch
 from crosscoders import random_batch, random_crosscoder
 
-from crosscoder import dead_codes
-from crosscoder.dead_codes import DeadBlock, DeadPairs
+from crosscoder import batch_topk as dead_codes
+from crosscoder.batch_topk import DeadBlock, DeadPairs
 from crosscoder.losses import Losses, LossSettings, crosscoder_loss
 from crosscoder.model import Crosscoder
 

@@ -19,8 +19,8 @@ from evidence_data import (
 )
 
 from crosscoder.activations import ActivationStore, write_store
-from crosscoder.encoding import restrict
 from crosscoder.errors import InputError
+from crosscoder.evaluate import restrict
 from crosscoder.evidence import Evidence, EvidenceConfig, collect_evidence
 from crosscoder.model import Crosscoder
 

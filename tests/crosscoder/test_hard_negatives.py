@@ -19,12 +19,11 @@ from evidence_data import (
 )
 
 from crosscoder.activations import ActivationStore, write_store
-from crosscoder.document_tokens import DocumentTokens
+from crosscoder.corpus import DocumentTokens
 from crosscoder.errors import InputError
 from crosscoder.evidence import EvidenceConfig, collect_evidence, gather
+from crosscoder.evidence_plan import FiringTokens, nearest_twins, similar_documents
 from crosscoder.model import Crosscoder
-from crosscoder.similar_text import FiringTokens, similar_documents
-from crosscoder.twins import nearest_twins
 
 
 @pytest.fixture(scope="module")

@@ -16,18 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import save_tiny_model, tiny_llama
 
-from crosscoder import corpus_reader, shard_writer
 from crosscoder import harvest as harvest_module
+from crosscoder import harvest as shard_writer
+from crosscoder import reading as corpus_reader
 from crosscoder.activations import ActivationStore
-from crosscoder.batching import plan_batches, plan_shards
 from crosscoder.corpus import Document, Message, TokenizedDocument, TokenRole
 from crosscoder.errors import InputError, WorkError
-from crosscoder.harvest import HarvestConfig, harvest
+from crosscoder.harvest import HarvestConfig, content_tokens, harvest, median_norms, token_mask
 from crosscoder.manifest import MANIFEST_NAME, ShardRecord, write_manifest
-from crosscoder.masking import content_tokens, median_norms, token_mask
-from crosscoder.residual import ResidualReader, decoder_blocks, pad
+from crosscoder.models import SubjectSpec, load_subject
+from crosscoder.reading import ResidualReader, decoder_blocks, pad, plan_batches, plan_shards
 from crosscoder.shards import ShardTokens, write_shard
-from crosscoder.subjects import SubjectSpec, load_subject
 
 LAYER = 1
 CONFIG = HarvestConfig(

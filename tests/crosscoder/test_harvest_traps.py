@@ -20,11 +20,10 @@ from crosscoder.errors import InputError
 from crosscoder.evidence import EvidenceConfig, collect_evidence
 from crosscoder.harvest import HarvestConfig, harvest
 from crosscoder.isolation import IsolationRule, select_latents
-from crosscoder.model import Crosscoder
-from crosscoder.normalisation import Normaliser
+from crosscoder.model import Crosscoder, Normaliser
+from crosscoder.model_files import SubjectSpec
 from crosscoder.scaling import delta_norm, latent_scaling
-from crosscoder.store_source import StoreSource
-from crosscoder.subject_files import SubjectSpec
+from crosscoder.training_sources import StoreSource
 
 
 @pytest.fixture

@@ -13,9 +13,8 @@ from foreign_models import copy_of, in_hub_cache, use_hub_cache, with_json
 from tiny_models import save_tiny_adapter
 
 from crosscoder.errors import InputError
-from crosscoder.fingerprints import FileHashes, fingerprint, parts
-from crosscoder.subject_files import pinned
-from crosscoder.subjects import SubjectSpec, inspect_subject, load_subject
+from crosscoder.model_files import FileHashes, fingerprint, parts, pinned
+from crosscoder.models import SubjectSpec, inspect_subject, load_subject
 
 FIRST, SECOND = "a" * 40, "b" * 40
 

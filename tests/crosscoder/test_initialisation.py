@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from crosscoders import random_batch
 
-from crosscoder.initialisation import geometric_median, initial_decoder_bias
+from crosscoder.trainer import geometric_median, initial_decoder_bias
 
 
 def test_geometric_median_is_not_moved_by_outliers_of_one_model() -> None:

@@ -10,27 +10,30 @@ import pytest
 import torch
 from crosscoders import StopAfter, random_batch, random_crosscoder, small_config
 
-from crosscoder import integrity
+from crosscoder import files as integrity
 from crosscoder.activations import ActivationStore, write_store
 from crosscoder.checkpoints import load_crosscoder, save_crosscoder
+from crosscoder.config import TrainConfig
 from crosscoder.errors import InputError
-from crosscoder.files import sha256_file
-from crosscoder.fingerprints import FileHashes
-from crosscoder.integrity import (
+from crosscoder.files import (
     DamagedFileError,
     VerifiedFiles,
     read_json_object,
+    sha256_file,
     unsealed,
     write_sealed_json,
 )
-from crosscoder.manifest import HarvestSource, SubjectRecord
-from crosscoder.resume import TrainingCheckpoints
-from crosscoder.scaling import latent_scaling
-from crosscoder.scaling_file import load_scaling, save_scaling
-from crosscoder.stream_manifest import StreamManifest, read_stream_manifest, write_stream_manifest
+from crosscoder.manifest import (
+    HarvestSource,
+    StreamManifest,
+    SubjectRecord,
+    read_stream_manifest,
+    write_stream_manifest,
+)
+from crosscoder.model_files import FileHashes
+from crosscoder.scaling import latent_scaling, load_scaling, save_scaling
 from crosscoder.tensor_files import read_sealed_tensors, write_sealed_tensors
-from crosscoder.train_config import TrainConfig
-from crosscoder.training import train
+from crosscoder.train import TrainingCheckpoints, train
 
 PLACES = (0.1, 0.5, 0.75, 0.99)
 NAMES = ("base", "tuned")

@@ -18,7 +18,7 @@ from transformers import LlamaForCausalLM
 from crosscoder import limits
 from crosscoder.errors import InputError
 from crosscoder.model_checks import check_config
-from crosscoder.subjects import SubjectSpec, inspect_subject, load_subject
+from crosscoder.models import SubjectSpec, inspect_subject, load_subject
 
 Damage = Callable[[Path], object]
 

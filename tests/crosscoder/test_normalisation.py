@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosscoder.errors import InputError
-from crosscoder.normalisation import Normaliser, fit_normaliser
+from crosscoder.model import Normaliser, fit_normaliser
 
 
 def raw_tokens() -> torch.Tensor:

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from crosscoder.checkpoints import load_crosscoder
+from crosscoder.config import TrainConfig
 from crosscoder.errors import InputError
+from crosscoder.losses import dedicated_latents
 from crosscoder.model import Crosscoder
-from crosscoder.partitions import dedicated_latents
 from crosscoder.scaling import latent_scaling
-from crosscoder.train_config import TrainConfig
-from crosscoder.training import train
+from crosscoder.train import train
 
 
 @pytest.fixture(scope="module")

@@ -25,12 +25,12 @@ from planted_trial import (
 )
 
 from crosscoder.checkpoints import load_crosscoder
+from crosscoder.config import TrainConfig
 from crosscoder.isolation import IsolationRule, select_latents
+from crosscoder.memory_store import noisy_copy_store
 from crosscoder.model import CrosscoderConfig
-from crosscoder.nulls import noisy_copy_store
 from crosscoder.scaling import latent_scaling
-from crosscoder.train_config import TrainConfig
-from crosscoder.training import train
+from crosscoder.train import train
 
 SMALL = PlantedConfig(
     d_model=32,

@@ -16,8 +16,8 @@ from foreign_models import Payload, copy_of, with_code, with_json
 from tiny_models import chat, write_jsonl
 
 from crosscoder.errors import InputError, WorkError
+from crosscoder.models import SubjectSpec, inspect_subject, load_subject
 from crosscoder.pretrained import reading
-from crosscoder.subjects import SubjectSpec, inspect_subject, load_subject
 from labeler.embedding.minilm import MiniLmEmbedder
 from labeler.errors import UsageError
 

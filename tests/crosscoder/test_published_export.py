@@ -13,10 +13,9 @@ from published_crosscoders import N_LATENTS, NAMES, WIDTH, draw, forward, own_cr
 from safetensors.torch import load_file
 
 from crosscoder.errors import InputError
+from crosscoder.losses import in_own_coordinates
 from crosscoder.model import Crosscoder
-from crosscoder.published import load_published
-from crosscoder.published_export import export_dictionary_learning
-from crosscoder.stretching import in_own_coordinates
+from crosscoder.published import export_dictionary_learning, load_published
 
 
 def difference_weighted(normalisation: Any, weight: float) -> Crosscoder:

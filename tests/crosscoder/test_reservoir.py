@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crosscoder.reservoir import Entries, Reservoir, WindowActivations, hashed_priority
+from crosscoder.evidence_pass import Entries, Reservoir, WindowActivations, hashed_priority
 
 OFFERS = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 30), st.sampled_from([0.5, 1.0, 1.5, 2.0])),

@@ -13,9 +13,9 @@ from safetensors import safe_open
 from scipy import stats
 
 from crosscoder.activations import ActivationStore, write_store
+from crosscoder.batch_topk import SparseCodes
 from crosscoder.errors import InputError
 from crosscoder.isolation import IsolationRule, select_latents
-from crosscoder.jackknife import jackknife_ratio
 from crosscoder.model import Crosscoder, CrosscoderConfig
 from crosscoder.scaling import (
     LatentScaling,
@@ -24,10 +24,10 @@ from crosscoder.scaling import (
     delta_norm,
     finish_scaling,
     latent_scaling,
+    load_scaling,
+    save_scaling,
 )
-from crosscoder.scaling_file import load_scaling, save_scaling
-from crosscoder.scaling_sums import ScalingSums, document_blocks
-from crosscoder.sparse import SparseCodes
+from crosscoder.scaling_sums import ScalingSums, document_blocks, jackknife_ratio
 
 NAMES = ("pt", "it", "simpo")
 DEAD = 5

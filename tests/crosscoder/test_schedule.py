@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from crosscoder.schedule import annealed_k, learning_rate
+from crosscoder.trainer import annealed_k, learning_rate
 
 
 def test_rate_warms_up_stays_and_decays_to_nothing() -> None:

@@ -13,11 +13,10 @@ from crosscoder.activations import ActivationStore
 from crosscoder.corpus import Document
 from crosscoder.errors import InputError
 from crosscoder.harvest import HarvestConfig, harvest
-from crosscoder.slot_plan import Put, slot_plan
+from crosscoder.model_files import SubjectSpec
+from crosscoder.shuffle import Put, slot_plan
 from crosscoder.stream import ActivationStream, open_stream, sample_documents
-from crosscoder.stream_batches import StreamBatches
-from crosscoder.stream_source import StreamSource
-from crosscoder.subject_files import SubjectSpec
+from crosscoder.training_sources import StreamBatches, StreamSource
 
 CONFIG = HarvestConfig(
     layer=1, batch_tokens=64, shard_tokens=60, max_length=50, skip_first=2, device="cpu"
@@ -163,7 +162,7 @@ def test_the_sample_is_looked_at_once(
     specs: list[SubjectSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = open_stream(specs, DOCUMENTS, CONFIG, tmp_path)
-    monkeypatch.setattr("crosscoder.corpus_reader.load_subject", None)
+    monkeypatch.setattr("crosscoder.reading.load_subject", None)
     assert open_stream(specs, DOCUMENTS, CONFIG, tmp_path).manifest == first.manifest
     with pytest.raises(InputError, match="a stream of other models, text or settings"):
         open_stream(specs, DOCUMENTS[:-1], CONFIG, tmp_path)

@@ -7,9 +7,9 @@ import torch
 from crosscoders import planted_store, random_batch, random_crosscoder, small_config
 
 from crosscoder.checkpoints import load_crosscoder
-from crosscoder.stretching import in_own_coordinates, stretch
-from crosscoder.train_config import TrainConfig
-from crosscoder.training import train
+from crosscoder.config import TrainConfig
+from crosscoder.losses import in_own_coordinates, stretch
+from crosscoder.train import train
 
 
 def test_weight_one_is_the_plain_loss_and_the_same_crosscoder() -> None:

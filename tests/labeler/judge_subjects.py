@@ -5,12 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from labeler.judge.base import (
-    CategoryOption,
-    EvidenceWindow,
-    LatentFacts,
-    LatentSubject,
-)
+from labeler.judge.base import CategoryOption, EvidenceWindow, LatentFacts, LatentSubject
 
 _MARKED = re.compile(r"<<(.*?)>>", re.DOTALL)
 _TOKEN = re.compile(r"\s*[^\W_]+|\s*[^\w\s]|\s*_|\s+")

@@ -10,8 +10,8 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from labeler.store.engine import write_session
-from labeler.store.evidence_records import EvidenceRow, add_evidence
-from labeler.store.judging_records import (
+from labeler.store.evidence import EvidenceRow, add_evidence
+from labeler.store.judging import (
     ExplanationRow,
     LabelCategory,
     LabelRow,
@@ -19,7 +19,7 @@ from labeler.store.judging_records import (
     add_judge_labels,
     get_or_create_judge,
 )
-from labeler.store.latent_records import (
+from labeler.store.latents import (
     add_latents,
     add_scaling,
     create_latent_set,

@@ -9,14 +9,14 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from labeler.store.judging_records import (
+from labeler.store.judging import (
     LabelCategory,
     LabelRow,
     add_explanation,
     add_judge_label,
     get_or_create_judge,
 )
-from labeler.store.latent_records import (
+from labeler.store.latents import (
     add_latents,
     create_latent_set,
     ensure_comparison,

@@ -17,13 +17,14 @@ from published_table import COUNTS, PUBLISHED, TECHNICAL, TOTALS
 from reference import PAGES, study_page
 from sqlalchemy import Engine, inspect
 
-from labeler.importing import import_latents
+from labeler.exchange.latents_import import import_latents
 from labeler.report.build import ReportOptions, build_report
-from labeler.sql import format_result, run_query
 from labeler.store.engine import write_session
+from labeler.store.query.formatting import format_result
+from labeler.store.query.query import run_query
 from labeler.store.runs import begin_run
 from labeler.store.views import VIEWS
-from labeler.study import StudyConfig
+from labeler.study.study_file import StudyConfig
 from taxonomy.tree import seed_taxonomy
 
 DOCS = ROOT / "docs"

@@ -18,9 +18,8 @@ from seeding import Seed, assert_table_equals_view, rows, seed
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from labeler.categorizing import categorize
 from labeler.cli.main import run
-from labeler.embedding import TfidfEmbedder
+from labeler.embedding.tfidf import TfidfEmbedder
 from labeler.judge.base import (
     EvidenceWindow,
     JudgeIdentity,
@@ -29,19 +28,16 @@ from labeler.judge.base import (
     LatentSubject,
     ShownExample,
 )
-from labeler.judge.evidence import EvidenceJudge
-from labeler.judge.requests import (
-    categorize_request,
-    detect_request,
-    explain_request,
-    fuzz_request,
-)
+from labeler.judge.embedding_judge import EvidenceJudge
+from labeler.judge.prompts import categorize_request, detect_request, explain_request, fuzz_request
 from labeler.judge.scripted import ScriptedJudge
-from labeler.labeling import label_latents
+from labeler.labeling.categorize import categorize
+from labeler.labeling.explain import label_latents
 from labeler.report.build import ReportOptions, build_report
-from labeler.sql import for_terminal, format_result, run_query
 from labeler.store.engine import open_engine, read_session, write_session
-from labeler.store.evidence_records import EvidenceRow, add_evidence
+from labeler.store.evidence import EvidenceRow, add_evidence
+from labeler.store.query.formatting import for_terminal, format_result
+from labeler.store.query.query import run_query
 from labeler.store.schema import Evidence, Explanation, JudgeCall
 from labeler.text import one_line
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from taxonomy.consolidation import PairTask
+from taxonomy.induction import PairTask
 from taxonomy.naming import CategoryName, NamingTask
 
 TOPICS = {

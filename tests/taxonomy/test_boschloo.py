@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import boschloo_exact
 
-from taxonomy.boschloo import boschloo_p
-from taxonomy.exact import fisher_p
+from taxonomy.exact_tests import boschloo_p, fisher_p
 from taxonomy.intervals import Side
 
 totals = st.integers(1, 25)

@@ -3,21 +3,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from taxonomy.calibration import (
-    LEAST_THRESHOLD,
-    calibrate_none_threshold,
-    leave_one_out_scores,
-    threshold_from_labelled,
-)
 from taxonomy.errors import InputError
 from taxonomy.mapping import (
     DEFAULT_NONE_THRESHOLD,
+    LEAST_THRESHOLD,
     CategoryIndex,
     LeafVectors,
     build_index,
+    calibrate_none_threshold,
+    leave_one_out_scores,
     normalise_rows,
     raw_similarities,
     standardise,
+    threshold_from_labelled,
 )
 
 N_LEAVES, WIDTH = 20, 48

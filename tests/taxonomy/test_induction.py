@@ -8,12 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from induction_doubles import TOPICS, embed, explanations, name_by_topic, never_merge
 
-from taxonomy.canonical import canonical_text, canonicalise
-from taxonomy.clustering import clustering_of
-from taxonomy.consolidation import PairTask, candidate_pairs, complete_groups, consolidate
+from taxonomy.clustering import canonical_text, canonicalise, clustering_of, group_leaves
 from taxonomy.errors import InputError
-from taxonomy.induction import InductionConfig, induce
-from taxonomy.levels import group_leaves
+from taxonomy.induction import (
+    InductionConfig,
+    PairTask,
+    candidate_pairs,
+    complete_groups,
+    consolidate,
+    induce,
+)
 from taxonomy.naming import (
     CategoryName,
     NamingPlan,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
-from taxonomy.significance import adjust_by_level, verdict_of
+from taxonomy.settings import adjust_by_level, verdict_of
 
 tested = st.tuples(st.sampled_from([1, 2]), st.one_of(st.none(), st.floats(0, 1)))
 

@@ -6,13 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from taxonomy.errors import InputError
-from taxonomy.tree import (
-    Category,
-    Taxonomy,
-    next_version,
-    parse_taxonomy,
-    seed_taxonomy,
-)
+from taxonomy.tree import Category, Taxonomy, next_version, parse_taxonomy, seed_taxonomy
 
 REPORTED_LEAVES = {
     "safety",

@@ -3,17 +3,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from taxonomy.change import CategoryCounts, change_statistics
-from taxonomy.errors import InputError
-from taxonomy.intervals import ratio_interval
-from taxonomy.significance import ALPHA
-from taxonomy.weighted import (
+from taxonomy.change import (
+    CategoryCounts,
     WeightedLatents,
+    change_statistics,
     effective_side,
     kish_number,
     weighted_change_statistics,
     widened_alpha,
 )
+from taxonomy.errors import InputError
+from taxonomy.intervals import ratio_interval
+from taxonomy.settings import ALPHA
 
 
 def counts_of(a: int, n: int, b: int, m: int) -> list[CategoryCounts]:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from labeler.errors import UsageError
+from labeler.review.context import Asked, NotFoundError, Page, redirect
 from labeler.review.deciding import (
     REASONS,
     Submission,
@@ -16,13 +17,12 @@ from labeler.review.deciding import (
     read_submission,
     undo,
     undoable,
+    whole_number,
 )
 from labeler.review.filters import Filters
-from labeler.review.forms import whole_number
 from labeler.review.latents import latent_page, voice_of
-from labeler.review.places import Place
+from labeler.review.navigation import Place
 from labeler.review.queue import surroundings
-from labeler.review.room import Asked, NotFoundError, Page, redirect
 from labeler.review.routes.queue import names_of
 from labeler.review.table import QueueTable
 from labeler.store.engine import WriteLockedError

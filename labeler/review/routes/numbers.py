@@ -5,12 +5,12 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from labeler.errors import UsageError
-from labeler.review.change import change_rows, reviewed_rows
+from labeler.review.context import Asked, Page, redirect
 from labeler.review.progress import read_progress
-from labeler.review.room import Asked, Page, redirect
+from labeler.review.queue_index import change_rows, reviewed_rows
 from labeler.review.routes.queue import names_of
 from labeler.review.table import QueueTable
-from labeler.store.audit import draw_audit, draws_in_force
+from labeler.store.reviews import draw_audit, draws_in_force
 
 DEFAULT_DRAW = 60
 """Latents a side from which on the corrected estimates are steadier than the plain ones."""

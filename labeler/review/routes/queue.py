@@ -18,14 +18,13 @@ from labeler.review.bulk import (
     plan_bulk,
     read_action,
 )
-from labeler.review.deciding import undoable
+from labeler.review.context import Asked, Page, redirect
+from labeler.review.deciding import undoable, whole_number
 from labeler.review.filters import ORDERS
-from labeler.review.forms import whole_number
 from labeler.review.queue import matching, queue_page
-from labeler.review.room import Asked, Page, redirect
 from labeler.review.table import Leaf
 from labeler.store.engine import read_session
-from labeler.store.latent_names import find_latent
+from labeler.store.latents import find_latent
 from labeler.store.outcomes import BY_NAME, WITHOUT_CATEGORY
 
 SHOWN_LATENTS = 500

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from starlette.responses import Response
 
 from labeler.errors import UsageError, WorkError
-from labeler.review.questions import NICE, BusyError
-from labeler.review.room import NO_HEADERS, Asked, Page
-from labeler.sql import QueryResult, format_result
-from labeler.sql.result import Limits
+from labeler.review.context import NO_HEADERS, Asked, Page
+from labeler.review.turns import NICE, BusyError
+from labeler.store.query.formatting import format_result
+from labeler.store.query.result import Limits, QueryResult
 
 TIMEOUT_S = 10.0
 SHOWN = Limits(1_000, TIMEOUT_S, max_bytes=2_000_000, is_shown=True, nice=NICE)

@@ -188,3 +188,76 @@ class JudgeLabelCategory(Base):
     """Words of the evidence or the explanation; what the judge invented stays in its call."""
     quote_found: Mapped[bool | None]
     """False where the judge quoted words that are in neither; NULL where it quoted none."""
+
+
+class ScoreCall(Base):
+    """A call whose answer a score was counted from."""
+
+    __tablename__ = "score_call"
+    __table_args__ = (Index(None, "judge_call_id"),)
+
+    explanation_score_id: Mapped[int] = mapped_column(
+        ForeignKey("explanation_score.id"), primary_key=True
+    )
+    judge_call_id: Mapped[int] = mapped_column(ForeignKey("judge_call.id"), primary_key=True)
+
+
+class ShuffledExplanation(Base):
+    """Where the text of a control explanation came from: another latent's explanation."""
+
+    __tablename__ = "shuffled_explanation"
+    __table_args__ = (Index(None, "source_explanation_id"),)
+
+    explanation_id: Mapped[int] = mapped_column(ForeignKey("explanation.id"), primary_key=True)
+    source_explanation_id: Mapped[int] = mapped_column(ForeignKey("explanation.id"))
+
+
+class ControlLatent(Base):
+    """A latent that is specific to no side, as dense as the specific one it is matched with.
+
+    The rows of the newest run of a comparison are in force.
+    """
+
+    __tablename__ = "control_latent"
+    __table_args__ = (
+        UniqueConstraint("comparison_id", "run_id", "latent_id"),
+        Index(None, "latent_id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"))
+    latent_id: Mapped[int] = mapped_column(ForeignKey("latent.id"))
+    matched_latent_id: Mapped[int] = mapped_column(ForeignKey("latent.id"))
+
+
+class LabelSample(Base):
+    """A further answer of a judge to the same categorisation: it measures agreement, no more."""
+
+    __tablename__ = "label_sample"
+    __table_args__ = (
+        UniqueConstraint(
+            "latent_id",
+            "judge_id",
+            "taxonomy_version_id",
+            "explanation_id",
+            "sample",
+            "judge_call_id",
+            name="uq_label_sample_answer",
+        ),
+        Index(None, "latent_id", "taxonomy_version_id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
+    latent_id: Mapped[int] = mapped_column(ForeignKey("latent.id"))
+    judge_id: Mapped[int] = mapped_column(ForeignKey("judge.id"))
+    taxonomy_version_id: Mapped[int] = mapped_column(ForeignKey("taxonomy_version.id"))
+    explanation_id: Mapped[int] = mapped_column(ForeignKey("explanation.id"))
+    judge_call_id: Mapped[int] = mapped_column(ForeignKey("judge_call.id"))
+    sample: Mapped[int]
+    """From 1; the answer 0 is the judge label itself."""
+    outcome: Mapped[str] = mapped_column(OneOf(LABEL_OUTCOMES))
+    category_id: Mapped[int | None] = mapped_column(ForeignKey("category.id"))
+    """Primary category, where the outcome is assigned."""
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)

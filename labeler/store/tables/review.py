@@ -14,7 +14,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from crosscoder.settings import SIDES
+from crosscoder.config import SIDES
 from labeler.store.outcomes import EFFECTIVE_OUTCOMES
 from labeler.store.tables.base import Base, FreeText, OneOf, UtcDateTime, new_act, utc_now
 
@@ -197,3 +197,34 @@ class CategoryChangeStatistic(Base):
     detectable_fall: Mapped[float | None]
     is_main: Mapped[bool]
     """The way of counting that the report leads with."""
+
+
+class AuditDraw(Base):
+    """A simple random sample, without replacement, of one side; the newest one is in force."""
+
+    __tablename__ = "audit_draw"
+    __table_args__ = (
+        CheckConstraint("n_drawn >= 1 AND n_drawn <= n_population", name="drawn_of_population"),
+        Index(None, "comparison_id", "side"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"))
+    side: Mapped[str] = mapped_column(OneOf(SIDES))
+    seed: Mapped[int]
+    n_drawn: Mapped[int]
+    n_population: Mapped[int]
+    """Latents of the side at that moment: the inclusion probability is n_drawn / n_population."""
+    drawn_by: Mapped[str] = mapped_column(String(200))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class AuditMember(Base):
+    """A latent of a draw; `position` is its place in the random order."""
+
+    __tablename__ = "audit_member"
+    __table_args__ = (UniqueConstraint("audit_draw_id", "position"), Index(None, "latent_id"))
+
+    audit_draw_id: Mapped[int] = mapped_column(ForeignKey("audit_draw.id"), primary_key=True)
+    latent_id: Mapped[int] = mapped_column(ForeignKey("latent.id"), primary_key=True)
+    position: Mapped[int]

@@ -1,7 +1,7 @@
 """The view of how far judges agree with each other, and each judge with itself.
 
 Krippendorff's alpha for nominal data (K. Krippendorff, Computing Krippendorff's Alpha-Reliability,
-2011), as `labeler.agreement` computes it, which adds the interval.
+2011), as `labeler.labeling.agreement` computes it, which adds the interval.
 """
 
 from __future__ import annotations

@@ -11,14 +11,15 @@ from judge_subjects import OPTIONS, refusals, subject, window
 
 from labeler.judge.answers import AnswerError, check_answer, is_refusal, parse_answer
 from labeler.judge.base import EvidenceWindow, JudgeReply, JudgeRequest, ShownExample
-from labeler.judge.requests import (
+from labeler.judge.prompts import (
     categorize_request,
     detect_request,
     explain_request,
     fuzz_request,
+    merge_request,
+    name_request,
 )
-from labeler.judge.taxonomy_requests import merge_request, name_request
-from taxonomy.consolidation import PairTask
+from taxonomy.induction import PairTask
 from taxonomy.naming import CategoryName, NamingTask
 
 EXPLAIN = explain_request(subject(refusals()))

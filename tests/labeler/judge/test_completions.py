@@ -11,7 +11,7 @@ from judge_subjects import OPTIONS, refusals, subject
 
 from labeler.judge.base import JudgeReply, JudgeRequest
 from labeler.judge.completions import read_completion
-from labeler.judge.requests import categorize_request, explain_request
+from labeler.judge.prompts import categorize_request, explain_request
 
 EXPLAIN = explain_request(subject(refusals()))
 CATEGORIZE = categorize_request(subject(refusals()), "replies that decline", OPTIONS)

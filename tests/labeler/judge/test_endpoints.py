@@ -12,12 +12,12 @@ from judge_subjects import refusals, subject
 from stub_server import Step, StubServer, serving
 
 from labeler.errors import UsageError, WorkError
+from labeler.http.connections import Endpoint
 from labeler.judge.base import JudgeReply
 from labeler.judge.endpoints import Endpoints
-from labeler.judge.lines import Endpoint
 from labeler.judge.openai import OpenAiJudge, endpoints_of
-from labeler.judge.requests import explain_request
-from labeler.sections.judging import JudgeSection
+from labeler.judge.prompts import explain_request
+from labeler.study.judge_config import JudgeSection
 
 ANSWER = {"explanation": "apologies", "interpretable": True, "confidence": 0.8}
 GOOD = Step(json.dumps(ANSWER))

@@ -17,8 +17,8 @@ from labeler.judge.base import (
 )
 from labeler.judge.factory import make_judge
 from labeler.judge.openai import OpenAiJudge
-from labeler.judge.requests import categorize_request, explain_request
-from labeler.sections.judging import JudgeSection
+from labeler.judge.prompts import categorize_request, explain_request
+from labeler.study.judge_config import JudgeSection
 
 EXPLAINED = {"explanation": "apologies", "interpretable": True, "confidence": 0.8}
 GOOD = Step(json.dumps(EXPLAINED))

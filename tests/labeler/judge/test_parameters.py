@@ -13,11 +13,11 @@ from judge_subjects import refusals, subject
 from stub_server import Answerer, Received, Step, StubServer
 
 from labeler.errors import WorkError
+from labeler.http.errors import UNKNOWN_IN_A_ROW
 from labeler.judge.base import ChatMessage, JudgeReply, JudgeRequest
 from labeler.judge.openai import CONTROL_QUESTION, OpenAiJudge
-from labeler.judge.requests import explain_request
-from labeler.judge.server_errors import UNKNOWN_IN_A_ROW
-from labeler.sections.judging import JudgeSection
+from labeler.judge.prompts import explain_request
+from labeler.study.judge_config import JudgeSection
 
 EXPLAIN = explain_request(subject(refusals()))
 GOOD = Step(json.dumps({"explanation": "apologies", "interpretable": True, "confidence": 0.8}))

@@ -16,14 +16,14 @@ from labeler.judge.base import (
     LatentSubject,
     ShownExample,
 )
-from labeler.judge.rendering import escaped, frame, render_evidence, render_facts
-from labeler.judge.requests import (
+from labeler.judge.prompts import (
     categorize_request,
     detect_request,
     explain_request,
     fuzz_request,
     prompt_file,
 )
+from labeler.judge.rendering import escaped, frame, render_evidence, render_facts
 
 GOLDEN = Path(__file__).parent / "golden"
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=()), max_size=60)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from judge_subjects import OPTIONS, refusals, subject
 
-from labeler.embedding import TfidfEmbedder
+from labeler.embedding.tfidf import TfidfEmbedder
 from labeler.errors import UsageError
 from labeler.judge.base import JudgeReply
 from labeler.judge.factory import make_judge
-from labeler.judge.requests import categorize_request, explain_request
-from labeler.sections.judging import JudgeSection
+from labeler.judge.prompts import categorize_request, explain_request
+from labeler.study.judge_config import JudgeSection
 
 EXPLAINED = {"explanation": "x", "interpretable": True, "confidence": 0.5}
 NONE = {"outcome": "none", "categories": []}

@@ -15,8 +15,8 @@ import pytest
 
 from labeler.cli.main import run
 from labeler.errors import UsageError
-from labeler.judge.serve import find_entry_point, is_healthy, plan_server
-from labeler.sections.judging import JudgeSection
+from labeler.judge.vllm import find_entry_point, is_healthy, plan_server
+from labeler.study.judge_config import JudgeSection
 
 ROOT = Path(__file__).parents[3]
 START = """
@@ -191,7 +191,7 @@ def test_without_vllm_the_way_to_install_it_is_named(tmp_path: Path) -> None:
 
 def test_each_place_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("labeler.judge.serve._package_of", lambda _: None)
+    monkeypatch.setattr("labeler.judge.vllm._package_of", lambda _: None)
     with pytest.raises(UsageError) as caught:
         find_entry_point(None, [tmp_path, Path()])
     assert str(caught.value).count(".venv-vllm/bin/python") == 1

@@ -18,11 +18,11 @@ import pytest
 from requirements import missing
 from tiny_study import TinyStudy, write_study
 
-from labeler.cache import CACHE_VARIABLE
+from labeler.cli.demo.fetch import SMOLLM2, fetch
 from labeler.cli.main import run
-from labeler.demo.fetch import SMOLLM2, fetch
 from labeler.errors import WorkError
-from labeler.judge.serve import is_healthy
+from labeler.judge.vllm import is_healthy
+from labeler.study.study_file import CACHE_VARIABLE
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).parents[3]

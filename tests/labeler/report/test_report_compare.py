@@ -13,8 +13,13 @@ from sqlalchemy import Engine, update
 
 from labeler.errors import UsageError
 from labeler.report.build import ReportOptions, build_report
-from labeler.report.compare import SideBySide, read_reported, side_by_side
-from labeler.report.compare_terminal import print_side_by_side, summary
+from labeler.report.compare import (
+    SideBySide,
+    print_side_by_side,
+    read_reported,
+    side_by_side,
+    summary,
+)
 from labeler.report.terminal import make_console
 from labeler.store.engine import open_engine, write_session
 from labeler.store.schema import Crosscoder

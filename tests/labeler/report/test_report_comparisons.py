@@ -15,12 +15,12 @@ from labeler.errors import UsageError
 from labeler.report.build import ReportFiles, ReportOptions, build_report
 from labeler.report.comparisons import read_comparisons
 from labeler.report.provenance import read_embedder, read_runs
-from labeler.review.app import build_room
-from labeler.status import study_status
+from labeler.review.server import build_room
+from labeler.stages.status import study_status
 from labeler.store.engine import read_session, write_session
-from labeler.store.null_results import NullRun, add_null_run, read_null_runs
+from labeler.store.null_runs import NullRun, add_null_run, read_null_runs
 from labeler.store.schema import Comparison, NullResult
-from labeler.study import StudyFile
+from labeler.study.study_file import StudyFile
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from labeler.report.figures import Layout, forest_plot
-from labeler.report.isolation_figures import MOST_POINTS, delta_norm_histogram, nu_scatter
-from labeler.report.latent_sets import LatentSetView, ScalingCloud
+from labeler.report.comparisons import LatentSetView, ScalingCloud
+from labeler.report.figures import (
+    MOST_POINTS,
+    Layout,
+    delta_norm_histogram,
+    forest_plot,
+    nu_scatter,
+)
 from labeler.report.rows import CategoryRow
 from labeler.report.svg import DOWN, INK, NEUTRAL, UP, inline_svg
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labeler.report.highlight import largest_activation, opacity, runs_of
+from labeler.report.html import largest_activation, opacity, runs_of
 from labeler.report.model import EvidenceView
 from labeler.text import visible
 

@@ -15,9 +15,14 @@ from sqlalchemy.orm import Session
 from labeler.report.build import ReportFiles, ReportOptions, build_report
 from labeler.report.comparisons import read_comparisons
 from labeler.report.members import read_members
-from labeler.report.statistics import read_counts, read_places
+from labeler.report.statistics import (
+    DENOMINATORS,
+    compute_variants,
+    count_latents,
+    read_counts,
+    read_places,
+)
 from labeler.report.tables import COLUMNS
-from labeler.report.variants import DENOMINATORS, compute_variants, count_latents
 from labeler.store.engine import write_session
 from labeler.store.schema import CategoryChangeStatistic, CategorySweep, Latent
 

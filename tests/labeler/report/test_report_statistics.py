@@ -13,7 +13,7 @@ from labeler.report.model import ChangeTable
 from labeler.report.rows import CategoryRow
 from labeler.report.stored import read_stored_tables
 from labeler.store.engine import read_session, write_session
-from labeler.store.judging_records import LabelRow, add_judge_label
+from labeler.store.judging import LabelRow, add_judge_label
 from labeler.store.schema import CategoryChangeStatistic, EffectiveLabel, JudgeLabel
 
 PUBLISHED = {

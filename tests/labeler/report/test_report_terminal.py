@@ -12,7 +12,7 @@ from labeler.report.model import ChangeTable
 from labeler.report.rows import PlantedCheck
 from labeler.report.tables import to_markdown
 from labeler.report.terminal import make_console, print_change_tables, print_tables
-from labeler.study import StudyFile
+from labeler.study.study_file import StudyFile
 
 
 def printed(table: ChangeTable, width: int | None = None) -> str:

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from markdown import ROOT
 from review_studies import Study
 
-from labeler.review.app import build_app
-from labeler.review.server import listening
+from labeler.review.server import build_app, listening
 from labeler.review.serving import ReviewServer
 
 SCREENSHOTS = ROOT / "build" / "screenshots"

@@ -12,8 +12,8 @@ from seeding import Seed, label, seed
 from sqlalchemy import Engine, make_url
 from starlette.testclient import TestClient
 
-from labeler.review.app import build_app, build_room
-from labeler.review.room import Room
+from labeler.review.context import Room
+from labeler.review.server import build_app, build_room
 from labeler.store.engine import open_engine, write_session
 
 ADDRESS = "http://127.0.0.1:8400"

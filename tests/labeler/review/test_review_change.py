@@ -13,13 +13,12 @@ from sqlalchemy import Engine
 from statsmodels.stats.multitest import multipletests
 
 from labeler.report.statistics import compute_rows, read_places
-from labeler.review.board import Board
-from labeler.review.change import change_rows
-from labeler.review.places import Place, Setting
+from labeler.review.navigation import Place, Setting
+from labeler.review.queue_index import Board, change_rows
 from labeler.review.table import Leaf, QueueTable
-from labeler.sections.counting import Denominator, ReportSection
 from labeler.store.engine import read_session
-from taxonomy.significance import ALPHA, ExactTest
+from labeler.study.config import Denominator, ReportSection
+from taxonomy.settings import ALPHA, ExactTest
 
 TESTS = get_args(ExactTest)
 LEAVES = (Leaf("group", "Group", None), Leaf("a", "A", "group"), Leaf("alone", "Alone", None))

@@ -7,8 +7,8 @@ from review_studies import Study, form
 from seeding import assert_table_equals_view, decide, rows
 from starlette.testclient import TestClient
 
-from labeler.store.audit import draw_audit
 from labeler.store.engine import read_session, write_session
+from labeler.store.reviews import draw_audit
 from labeler.store.schema import utc_now
 
 EVENTS = (

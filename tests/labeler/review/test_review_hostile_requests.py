@@ -12,9 +12,9 @@ from review_studies import ADDRESS, SAME_ORIGIN, Study, form
 from seeding import rows
 from starlette.testclient import TestClient
 
-from labeler.review.app import build_app
-from labeler.review.forms import LARGEST_NUMBER, whole_number
-from labeler.review.security import LARGEST_BODY
+from labeler.review.access import LARGEST_BODY
+from labeler.review.deciding import LARGEST_NUMBER, whole_number
+from labeler.review.server import build_app
 from labeler.store.engine import read_session
 
 VALUES = [

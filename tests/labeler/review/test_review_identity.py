@@ -11,14 +11,15 @@ from review_studies import ADDRESS, SAME_ORIGIN, Study, copy_study, form
 from seeding import rows
 from starlette.testclient import TestClient
 
-from labeler.review.app import build_app
-from labeler.review.guesses import (
+from labeler.review.access import (
+    COOKIE_SECONDS,
     MOST_BY_ADDRESS,
     MOST_IN_TOTAL,
     SECONDS_BY_ADDRESS,
+    Access,
     Guesses,
 )
-from labeler.review.identity import COOKIE_SECONDS, Access
+from labeler.review.server import build_app
 from labeler.store.engine import read_session
 
 TOKEN = "a-token-of-some-length"

@@ -16,10 +16,10 @@ import hostile_sql
 import httpx
 import pytest
 from browser import serving
+from processes import children, is_running
 from review_studies import Study, form
 from served import Served, answers_within, reviewing
 from sqlalchemy import text
-from test_sql_process import children, is_running
 
 from crosscoder.limits import MAX_CONNECTIONS
 from labeler.review import connections

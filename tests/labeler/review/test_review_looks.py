@@ -14,8 +14,8 @@ from review_studies import Study, make_study
 from seeding import SMALL, decide
 from sqlalchemy import Engine
 
-from labeler.store.audit import draw_audit
 from labeler.store.engine import write_session
+from labeler.store.reviews import draw_audit
 
 pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]

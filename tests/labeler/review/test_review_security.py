@@ -11,10 +11,8 @@ from seeding import rows
 from starlette.testclient import TestClient
 
 from labeler.errors import UsageError
-from labeler.review.app import build_app
-from labeler.review.identity import Access, checked_name
-from labeler.review.security import LARGEST_BODY, POLICY, HostRule, host_name
-from labeler.review.server import ServerOptions, read_token, require_token
+from labeler.review.access import LARGEST_BODY, POLICY, Access, HostRule, checked_name, host_name
+from labeler.review.server import ServerOptions, build_app, read_token, require_token
 from labeler.store.engine import read_session
 
 TOKEN = "a-token-of-some-length"

@@ -5,8 +5,8 @@ from seeding import rows, seed
 from sqlalchemy import Engine
 
 from labeler.errors import UsageError
-from labeler.store.audit import audit_places, draw_audit, draws_in_force
 from labeler.store.engine import write_session
+from labeler.store.reviews import audit_places, draw_audit, draws_in_force
 
 MEMBERS = "SELECT latent_id FROM audit_member WHERE audit_draw_id = {} ORDER BY position"
 

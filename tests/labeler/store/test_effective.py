@@ -14,12 +14,8 @@ from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
 from labeler.store.engine import open_engine, read_session, write_session
-from labeler.store.judging_records import LabelRow, add_judge_label
-from labeler.store.latent_records import (
-    create_latent_set,
-    ensure_comparison,
-    ensure_comparison_setting,
-)
+from labeler.store.judging import LabelRow, add_judge_label
+from labeler.store.latents import create_latent_set, ensure_comparison, ensure_comparison_setting
 from labeler.store.outcomes import EFFECTIVE_OUTCOMES, FAILED
 from labeler.store.schema import Comparison, utc_now
 from labeler.store.taxonomies import ensure_taxonomy_version

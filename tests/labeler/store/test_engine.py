@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sqlalchemy import JSON, literal, select, text
 from sqlalchemy.exc import OperationalError
 
-from labeler.database_url import parse_url, sqlite_file
 from labeler.errors import UsageError
+from labeler.store.database_url import parse_url, sqlite_file
 from labeler.store.engine import open_engine, read_session, write_session
 
 

@@ -18,10 +18,10 @@ from sqlalchemy.engine import URL
 
 from labeler.cli.main import run
 from labeler.errors import WorkError
-from labeler.pipeline import opened
+from labeler.stages.pipeline import opened
 from labeler.store import engine, migrate
 from labeler.store.engine import open_engine
-from labeler.study import StudyFile
+from labeler.study.study_file import StudyFile
 
 ROOT = Path(__file__).parents[3]
 Capture = pytest.CaptureFixture[str]

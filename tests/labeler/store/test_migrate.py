@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 from labeler.errors import UsageError
 from labeler.store import migrate
 from labeler.store.engine import open_engine
-from labeler.store.migration_scripts import head_revision, scripts
+from labeler.store.migrate import head_revision, scripts
 from labeler.store.views import VIEWS
 
 
@@ -147,7 +147,7 @@ def test_upgrade_restores_views_of_another_version(database_url: str) -> None:
 
 
 def test_a_password_is_never_shown() -> None:
-    from labeler.database_url import shown_url
+    from labeler.store.database_url import shown_url
 
     assert shown_url("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
 

@@ -11,7 +11,8 @@ from sqlalchemy import inspect, text
 from sqlalchemy.exc import DatabaseError
 
 from labeler.errors import WorkError
-from labeler.store import migrate, migration_scripts
+from labeler.store import migrate
+from labeler.store import migrate as migration_scripts
 from labeler.store.engine import open_engine, read_session, write_session
 
 REBUILD_PARENT = """

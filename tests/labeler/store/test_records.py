@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from labeler.errors import UsageError
 from labeler.store.engine import write_session
-from labeler.store.judging_records import (
+from labeler.store.judging import (
     CallRow,
     LabelRow,
     add_judge_label,
@@ -16,12 +16,13 @@ from labeler.store.judging_records import (
     get_or_create_judge,
     record_call,
 )
-from labeler.store.latent_names import find_latent, latent_title
-from labeler.store.latent_records import (
+from labeler.store.latents import (
     add_latents,
     add_scaling,
+    find_latent,
     get_or_create_crosscoder,
     get_or_create_subject_model,
+    latent_title,
 )
 from labeler.store.runs import begin_run, finish_run, latest_done_run
 from labeler.store.schema import Run

@@ -6,15 +6,10 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
-from labeler.store.audit import draw_audit
 from labeler.store.engine import write_session
-from labeler.store.evidence_records import EvidenceRow, add_evidence
-from labeler.store.judging_records import (
-    CallRow,
-    add_explanation_score,
-    get_or_create_prompt,
-    record_call,
-)
+from labeler.store.evidence import EvidenceRow, add_evidence
+from labeler.store.judging import CallRow, add_explanation_score, get_or_create_prompt, record_call
+from labeler.store.reviews import draw_audit
 from labeler.store.runs import finish_run
 from labeler.store.schema import (
     ControlLatent,

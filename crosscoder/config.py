@@ -1,0 +1,261 @@
+"""How a crosscoder is trained: every choice by name."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from crosscoder.errors import InputError
+
+Device = Literal["auto", "cpu", "cuda"]
+ReconstructionLoss = Literal["squared", "unsquared"]
+Precision = Literal["float32", "bfloat16"]
+StoredType = Literal["float32", "bfloat16", "float16"]
+"""Type of weights while a model reads, and of stored activations."""
+RuleKind = Literal["strict", "significant", "ranked"]
+Overlap = Literal["exclude", "keep"]
+SideName = Literal["target", "reference"]
+SIDES: tuple[SideName, SideName] = ("target", "reference")
+"""The two sides of a comparison."""
+
+DictionarySize = Annotated[int, Field(ge=2)]
+ActiveLatents = Annotated[int, Field(ge=1)]
+
+MIN_BLOCKS = 8
+"""Blocks that a jackknife needs, and in which a latent must be active for its nu to be defined."""
+
+
+class Settings(BaseModel):
+    """Named settings: immutable, unknown names and infinite numbers are refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class TextSettings(Settings):
+    """How the text is read."""
+
+    max_length: int = Field(512, ge=8)
+    """Tokens after which a document is cut."""
+    date: dt.date | None = None
+    """Day that the clock of a chat template shows (`"2025-01-31"`); where it is missing, the day of
+    the study's first run, in UTC."""
+    max_lost: float = Field(0.05, ge=0, le=1)
+    """Largest share, for each role, of the messages' characters (white space aside) that may be
+    missing in what the chat template renders; `harvest` refuses to go on above it. Documents that
+    the template refuses count as missing, and are left out below it."""
+
+
+class SplitSettings(Settings):
+    """Which documents training does not see."""
+
+    held_out: float = Field(0.1, gt=0, lt=0.9)
+    """Share of documents kept from training, for theta and reconstruction quality."""
+
+
+class HarvestSettings(Settings):
+    """Which activations are kept."""
+
+    layer: int = Field(ge=0)
+    """Decoder block, counted from 0, whose output (residual stream) is read."""
+    batch_tokens: int = Field(2048, ge=1)
+    """Padded tokens in one forward pass; a longer document is a pass of its own."""
+    shard_tokens: int = Field(16384, ge=1)
+    """Tokens after which a shard file is closed at the end of a document."""
+    storage_dtype: StoredType = "float32"
+    """Type of the stored activations."""
+    skip_first: int = Field(4, ge=0)
+    """Content tokens masked at the start of a document (their norms are outliers)."""
+    max_norm_ratio: float = Field(4.0, gt=1)
+    """A token whose norm exceeds this multiple of the model's median norm is masked."""
+    template_model: str | None = None
+    """Model whose chat template is used where the models' templates differ."""
+
+
+class DictionarySettings(Settings):
+    """How large a dictionary is, and how much of it is active."""
+
+    n_latents: DictionarySize = 4096
+    """Dictionary size F."""
+    k: ActiveLatents = 32
+    """Average number of active latents per token that training and theta aim at."""
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> DictionarySettings:
+        check_k(self.k, self.n_latents)
+        return self
+
+
+class TrainSettings(Settings):
+    """The optimiser, the objective and the schedule."""
+
+    epochs: float = Field(8.0, gt=0)
+    """Passes over the training tokens; an incomplete batch at the end of a pass is left out."""
+    batch_size: int = Field(2048, ge=2)
+    """Unmasked tokens per step; all training tokens where there are fewer."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Peak learning rate of Adam (betas 0.9 and 0.999)."""
+    warmup_steps: int = Field(20, ge=0)
+    """Steps of linear warm-up."""
+    decay_fraction: float = Field(0.3, ge=0, le=1)
+    """Share of the last steps over which the rate falls linearly to zero."""
+    difference_weight: float = Field(1.0, gt=0)
+    """Weight of what differs between the models, in the loss and in the selection, for close
+    fine-tunes; 1 is the plain loss."""
+    dedicated_share: float = Field(0.0, ge=0, lt=1)
+    """Share of the latents that each model has to itself; not with `difference_weight`."""
+    aux_coefficient: float = Field(1 / 32, ge=0)
+    """Weight of the AuxK loss on dead latents."""
+    wake_silent: bool = True
+    """Raise the biases of dead latents that no token activates, which AuxK cannot reach."""
+    dead_after_tokens: int | None = Field(None, ge=1)
+    """Tokens without firing after which a latent is dead; the smaller of 10 M and an epoch."""
+    max_dead_share: float = Field(0.9, gt=0, le=1)
+    """Share of dead latents above which the run stops: the dictionary has collapsed."""
+    checkpoint_every: int = Field(50, ge=1)
+    """Steps between resumable checkpoints."""
+    device: Device = "auto"
+    """Where the steps are taken; `auto` is the GPU where there is one."""
+    precision: Precision = "float32"
+    """Of the two factors of the encoder product; all else is float32."""
+
+    @model_validator(mode="after")
+    def _dedicated_latents_are_not_stretched(self) -> TrainSettings:
+        if self.dedicated_share > 0 and self.difference_weight != 1:
+            raise ValueError(
+                "dedicated_share: its latents have one model alone, difference_weight mixes the "
+                "models; leave one of them out"
+            )
+        return self
+
+
+class ScalingSettings(Settings):
+    """How the intervals of latent scaling are found."""
+
+    n_blocks: int = Field(20, ge=MIN_BLOCKS)
+    """Blocks of whole documents of the jackknife."""
+
+
+class IsolationSettings(Settings):
+    """When a latent counts as specific to one model."""
+
+    nu_error_max: float = Field(0.2, gt=0)
+    """Threshold on nu_error (arXiv 2504.02922)."""
+    nu_reconstruction_max: float = Field(0.5, gt=0)
+    """Threshold on nu_reconstruction (arXiv 2504.02922)."""
+    min_documents: int = Field(8, ge=1)
+    """Documents in which a latent must be active."""
+    min_delta_norm: float = Field(0.6, ge=0, lt=1)
+    """`strict`, `significant`: least delta_norm of a candidate, the published end of "shared"."""
+    top: int = Field(40, ge=1)
+    """`ranked`: latents per side."""
+    max_density: float = Field(0.2, gt=0, le=1)
+    """`ranked`: share of tokens above which a latent is too dense to be a concept."""
+
+
+class EvidenceSettings(Settings):
+    """How much evidence is collected for each latent."""
+
+    top: int = Field(12, ge=2)
+    """Strongest documents per latent."""
+    quantile: int = Field(8, ge=0)
+    """Documents drawn over the lower quantiles of activation."""
+    negative: int = Field(8, ge=0)
+    """Documents in which the latent does not fire."""
+    similar: int = Field(0, ge=0)
+    """Of the negatives, those that use the very words on which the latent fires most."""
+    other_model: int = Field(4, ge=0)
+    """Documents in which the twin, the nearest latent of the other side, fires and it does not."""
+    window: int = Field(32, ge=4)
+    """Tokens in a window of evidence; a shorter document is shown whole."""
+
+    @model_validator(mode="after")
+    def _similar_are_negatives(self) -> EvidenceSettings:
+        if self.similar > self.negative:
+            raise ValueError(f"similar: {self.similar} of {self.negative} negatives; lower it")
+        return self
+
+
+def check_k(k: int, n_latents: int) -> None:
+    """ValueError where more latents are to be active than there are."""
+    if k > n_latents:
+        raise ValueError(f"k: {k} exceeds n_latents = {n_latents}; lower k")
+
+
+def check_dedicated_share(share: float, n_models: int) -> None:
+    """InputError where dedicated latents leave nothing to all models together."""
+    if n_models * share >= 1:
+        raise InputError(
+            f"train.dedicated_share: {share:g} for each of {n_models} models leaves no latent to "
+            "all of them; lower it"
+        )
+
+
+class TrainConfig(TrainSettings, SplitSettings):
+    """How a crosscoder is trained; `held_out` counts where the store is not split already."""
+
+    seed: int = 0
+    """Seed of the weights, of the order of the data, and of the split where the store has none."""
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    """The gradient of all weights together is scaled down to this L2 norm."""
+    reconstruction: ReconstructionLoss = "squared"
+    """`squared` or `unsquared`, see `LossSettings`; coefficients are not portable across them."""
+    l1_coefficient: float = Field(1.0, ge=0)
+    """Weight of the sum-of-norms penalty (`l1`)."""
+    k_initial: int | None = Field(None, ge=1)
+    """k of the first step, where `k_annealing_steps` > 0."""
+    k_annealing_steps: int = Field(0, ge=0)
+    """Steps over which k falls from `k_initial`; 0 trains with the target k throughout."""
+    b_dec_init: Literal["zero", "mean", "geometric_median"] = "mean"
+    """Decoder bias at the start: of the first batch, per model."""
+    theta: Literal["calibrated", "ema_min"] = "calibrated"
+    """`calibrated`: mean L0 over held-out tokens equals k. `ema_min`: running mean of the
+    smallest selected v of each batch, as published; its L0 drifts above k."""
+    theta_start_step: int = Field(1000, ge=0)
+    """Step from which `ema_min` follows the batches."""
+
+    @model_validator(mode="after")
+    def _annealing_has_a_start(self) -> TrainConfig:
+        if self.k_annealing_steps > 0 and self.k_initial is None:
+            raise ValueError("k_initial: missing; k_annealing_steps needs the k of the first step")
+        return self
+
+    @classmethod
+    def minder2025(cls, **changes: Any) -> TrainConfig:
+        """The optimiser of arXiv 2504.02922, to go with `CrosscoderConfig(normalisation="none")`.
+
+        Published: unsquared loss, Adam 1e-4, 1000 steps of warm-up and no decay, clipping at 1,
+        AuxK 1/32 after 10 M tokens, geometric median, running threshold, k = 100 fixed.
+        """
+        published: dict[str, Any] = {
+            "learning_rate": 1e-4,
+            "warmup_steps": 1000,
+            "decay_fraction": 0.0,
+            "reconstruction": "unsquared",
+            "aux_coefficient": 1 / 32,
+            "wake_silent": False,
+            "dead_after_tokens": 10_000_000,
+            "b_dec_init": "geometric_median",
+            "theta": "ema_min",
+        }
+        return cls(**{**published, **changes})
+
+
+EvidenceKind = Literal["top", "quantile", "negative", "other_model"]
+
+
+class EvidenceConfig(EvidenceSettings):
+    """How much evidence is collected for each latent, and how it is drawn."""
+
+    strata: int = Field(default=4, ge=1)
+    """Equal parts into which the documents below the strongest are ranked."""
+    seed: int = 0
+    """Seed of the random draws."""
+
+
+def with_spare(wanted: int) -> int:
+    """Candidates for that many windows, so that repeated texts can be passed over."""
+    return 2 * wanted + 4 if wanted else 0

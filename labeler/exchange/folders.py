@@ -1,0 +1,380 @@
+"""Latents between the database and a folder in another tool's format."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+
+from sqlalchemy import Engine, select, text
+from sqlalchemy.orm import Session
+
+from labeler.errors import UsageError
+from labeler.exchange.delphi import read_delphi, write_delphi
+from labeler.exchange.neuronpedia import (
+    HUMAN,
+    NeuronpediaSource,
+    read_neuronpedia,
+    write_neuronpedia,
+)
+from labeler.exchange.records import ExchangeExplanation, ExchangeLatent, ExchangeWindow, Format
+from labeler.exchange.saedashboard import read_saedashboard, write_saedashboard
+from labeler.exchange.scores import RedrawnScores, add_imported_score, redraw_scores
+from labeler.store.engine import read_session, write_session
+from labeler.store.evidence import EvidenceRow, add_evidence, evidence_of
+from labeler.store.judging import add_explanation, get_or_create_judge, newest_explanations
+from labeler.store.latents import add_latents, get_or_create_crosscoder
+from labeler.store.runs import begin_run, finish_run
+from labeler.store.schema import Crosscoder, Evidence, Explanation, Judge, Latent
+from labeler.store.tables.base import storable
+
+FIRING_KINDS = ("top", "quantile")
+ROLE = "plain"
+
+
+@dataclass(frozen=True)
+class ExchangeResult:
+    """What an import did, or with `dry_run` would have done."""
+
+    n_latents: int
+    n_explanations: int
+    """New ones."""
+    n_windows: int
+    """New ones, of latents that had no evidence."""
+    dry_run: bool
+    n_scores: int = 0
+    """New ones, undefined ones included."""
+
+    @property
+    def summary(self) -> str:
+        """The result in words."""
+        verb = "would write" if self.dry_run else "wrote"
+        scores = f", {self.n_scores} scores" if self.n_scores else ""
+        return (
+            f"{self.n_latents} latents: {verb} {self.n_explanations} explanations{scores} and "
+            f"{self.n_windows} windows of evidence"
+        )
+
+
+@dataclass(frozen=True)
+class ExchangeExport:
+    """What an export wrote."""
+
+    n_latents: int
+    n_scores: int = 0
+    n_scores_left_out: int = 0
+    """Scores whose examples could not be drawn again as they were asked."""
+
+    @property
+    def left_out(self) -> str | None:
+        """What is not in the folder, in words; None where nothing is missing."""
+        if not self.n_scores_left_out:
+            return None
+        return (
+            f"{self.n_scores} scores written, {self.n_scores_left_out} left out: their examples "
+            "are not exactly those that were asked about (imported scores have none; evidence, "
+            "seed or prompt may have changed since)"
+        )
+
+
+def export_latents(
+    engine: Engine,
+    folder: Path,
+    form: Format,
+    crosscoder: str | None = None,
+    overwrite: bool = False,
+    creator_id: str | None = None,
+) -> ExchangeExport:
+    """Write the latents of one crosscoder that are labelled, or explained by an import; delphi's
+    format takes scores too. Neuronpedia's rows belong to its user `creator_id`, which it needs.
+
+    UsageError where `creator_id` is missing or goes with another format; where `crosscoder` is
+    missing and there are several, is not in the database, or has no such latent; and where the
+    folder holds anything, unless `overwrite`.
+    """
+    _check_creator(form, creator_id)
+    if not overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(
+            f"{folder}: is there already; choose another folder, or overwrite it by --force"
+        )
+    with read_session(engine) as session:
+        row = _crosscoder(session, crosscoder)
+        found = _latents(session, row)
+        if not found:
+            raise UsageError(
+                f"crosscoder {row.name}: no latent of it is labelled, or explained by an import; "
+                "nothing was written"
+            )
+        redrawn = _scores(session, found) if form == "delphi" else RedrawnScores()
+        source = _neuronpedia_source(row, creator_id or "")
+    latents = [
+        replace(latent, scores=redrawn.by_latent.get(latent_id, ()))
+        for latent_id, latent in found.items()
+    ]
+    n_scores = sum(len(latent.scores) for latent in latents)
+    return ExchangeExport(
+        _write_folder(folder, form, latents, source), n_scores, redrawn.n_left_out
+    )
+
+
+def _check_creator(form: Format, creator_id: str | None) -> None:
+    if form == "neuronpedia" and not (creator_id or "").strip():
+        raise UsageError(
+            "--creator-id: missing; every table of Neuronpedia names the user that its rows belong "
+            "to: give the id of a user of the instance that is to import them"
+        )
+    if form != "neuronpedia" and creator_id is not None:
+        raise UsageError(
+            f"--creator-id: goes with --format neuronpedia, {form} has no place for it"
+        )
+
+
+def _neuronpedia_source(row: Crosscoder, creator_id: str) -> NeuronpediaSource:
+    """Facts of a crosscoder that Neuronpedia has columns for; imported ones have hardly any."""
+    config = row.config or {}
+    return NeuronpediaSource(
+        creator_id=creator_id,
+        name=row.name,
+        models=tuple(config.get("model_names") or ()),
+        layer=config.get("layer") or 0,
+        d_model=config.get("d_model"),
+    )
+
+
+def _write_folder(
+    folder: Path, form: Format, latents: list[ExchangeLatent], source: NeuronpediaSource
+) -> int:
+    try:
+        if form == "neuronpedia":
+            return write_neuronpedia(folder, latents, source)
+        if form == "delphi":
+            return write_delphi(folder, latents, source.name)
+        return write_saedashboard(folder, latents, "difflens", source.name)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"{folder}: cannot be written: {error.strerror}; name a folder") from None
+
+
+def import_latents(
+    engine: Engine,
+    folder: Path,
+    form: Format,
+    crosscoder: str,
+    dry_run: bool = False,
+    new_crosscoder: bool = False,
+) -> ExchangeResult:
+    """Read a folder and add what is new: all of it, or on any mistake nothing.
+
+    Explanations come under judges of the kind `import`, which are in force nowhere, and scores with
+    them; evidence comes to latents that have none. A crosscoder with weights must have the latents.
+    UsageError for a name that is not in the study, unless `new_crosscoder` makes one without
+    weights.
+    """
+    read = {"neuronpedia": read_neuronpedia, "delphi": read_delphi}.get(form, read_saedashboard)
+    latents = read(folder)
+    with write_session(engine, dry_run=dry_run) as session:
+        if not new_crosscoder:
+            _require_crosscoder(session, crosscoder)
+        return _write(session, folder, form, crosscoder, latents, dry_run)
+
+
+_LABELLED = text(
+    "SELECT DISTINCT v.latent_id, v.explanation, v.source, coalesce(v.reviewer, v.judge) AS who"
+    " FROM v_effective_label AS v WHERE v.crosscoder = :crosscoder"
+)
+_IMPORTED = (
+    select(Explanation.latent_id, Explanation.text, Judge.model.label("who"))
+    .join(Judge, Judge.id == Explanation.judge_id)
+    .join(Latent, Latent.id == Explanation.latent_id)
+    .where(Judge.endpoint_kind == "import")
+    .order_by(Explanation.id)
+)
+
+
+def _crosscoder(session: Session, name: str | None) -> Crosscoder:
+    rows = list(session.execute(select(Crosscoder).order_by(Crosscoder.id)).scalars())
+    names = [row.name for row in rows]
+    if name is None and len(rows) != 1:
+        raise UsageError(f"--crosscoder: name one of {', '.join(names) or '(there is none)'}")
+    found = [row for row in rows if name in (None, row.name)]
+    if not found:
+        raise UsageError(f"--crosscoder: {name!r} is not one of {', '.join(names)}")
+    return found[0]
+
+
+def _require_crosscoder(session: Session, name: str) -> None:
+    names = list(session.execute(select(Crosscoder.name).order_by(Crosscoder.id)).scalars())
+    if name in names:
+        return
+    near = get_close_matches(name, names, n=1)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    raise UsageError(
+        f"--crosscoder: {name!r} is not one of {', '.join(names) or '(there is none)'}; "
+        f"{guess}--new-crosscoder makes one of that name, without weights"
+    )
+
+
+def _latents(session: Session, crosscoder: Crosscoder) -> dict[int, ExchangeLatent]:
+    """Latents by their ids, in the order of their numbers: those with a label in force and those
+    that another tool explained; of a crosscoder without weights, which holds imports alone, all.
+    """
+    said = _explanations_in_force(session, crosscoder)
+    for latent_id, explanations in _imported_explanations(session, crosscoder).items():
+        said.setdefault(latent_id, explanations)
+    ids = set(said)
+    if crosscoder.sha256 is None:
+        of_it = select(Latent.id).where(Latent.crosscoder_id == crosscoder.id)
+        ids |= set(session.execute(of_it).scalars())
+    latents = [session.get_one(Latent, latent_id) for latent_id in ids]
+    return {
+        latent.id: ExchangeLatent(
+            latent.latent_index,
+            tuple(said.get(latent.id, ())),
+            tuple(_window(row) for row in evidence_of(session, latent.id)
+                  if row.kind in FIRING_KINDS),
+            latent.density,
+            latent.max_activation,
+        )
+        for latent in sorted(latents, key=lambda latent: latent.latent_index)
+    }  # fmt: skip
+
+
+def _explanations_in_force(
+    session: Session, crosscoder: Crosscoder
+) -> dict[int, list[ExchangeExplanation]]:
+    """Explanations of labelled latents; an empty list where the label came without one."""
+    said: dict[int, list[ExchangeExplanation]] = defaultdict(list)
+    for row in session.execute(_LABELLED, {"crosscoder": crosscoder.name}):
+        known = said[row.latent_id]
+        if row.explanation:
+            author = HUMAN if row.source == "human" else row.who or "difflens"
+            explanation = ExchangeExplanation(row.explanation, author)
+            if explanation not in known:
+                known.append(explanation)
+    return said
+
+
+def _imported_explanations(
+    session: Session, crosscoder: Crosscoder
+) -> dict[int, list[ExchangeExplanation]]:
+    """The newest explanation of each author that other tools brought."""
+    newest: dict[int, dict[str, str]] = defaultdict(dict)
+    for row in session.execute(_IMPORTED.where(Latent.crosscoder_id == crosscoder.id)):
+        newest[row.latent_id][row.who] = row.text
+    return {
+        latent_id: [ExchangeExplanation(words, who) for who, words in texts.items()]
+        for latent_id, texts in newest.items()
+    }
+
+
+def _scores(session: Session, latents: Mapping[int, ExchangeLatent]) -> RedrawnScores:
+    """Scores of the explanations that are written."""
+    texts = {
+        latent_id: latent.explanations[0].text
+        for latent_id, latent in latents.items()
+        if latent.explanations
+    }
+    return redraw_scores(session, texts)
+
+
+def _window(row: Evidence) -> ExchangeWindow:
+    return ExchangeWindow(tuple(row.tokens), tuple(row.activations), row.quantile)
+
+
+def _write(
+    session: Session,
+    folder: Path,
+    form: Format,
+    name: str,
+    latents: Sequence[ExchangeLatent],
+    dry_run: bool,
+) -> ExchangeResult:
+    run_id = begin_run(session, "import", {"folder": folder.name, "format": form})
+    crosscoder = get_or_create_crosscoder(session, name)
+    known = {
+        row.latent_index: row.id
+        for row in session.execute(
+            select(Latent).where(Latent.crosscoder_id == crosscoder.id)
+        ).scalars()
+    }
+    missing = [latent.index for latent in latents if latent.index not in known]
+    if crosscoder.sha256 is not None and missing:
+        raise UsageError(f"{folder}: crosscoder {name} has no latent {missing[0]}")
+    known |= add_latents(
+        session,
+        crosscoder.id,
+        [
+            {
+                "latent_index": latent.index,
+                "density": latent.density,
+                "max_activation": latent.max_activation,
+            }
+            for latent in latents
+            if latent.index not in known
+        ],
+    )
+    n_explanations = n_scores = n_windows = 0
+    for latent in latents:
+        latent_id = known[latent.index]
+        written = [_explain(session, run_id, form, latent_id, said) for said in latent.explanations]
+        n_explanations += sum(each.is_new for each in written)
+        for score in latent.scores:
+            n_scores += add_imported_score(session, run_id, written[0].row, score)
+        n_windows += _add_windows(session, run_id, form, latent_id, latent.windows)
+    finish_run(session, run_id)
+    return ExchangeResult(len(latents), n_explanations, n_windows, dry_run, n_scores)
+
+
+@dataclass(frozen=True)
+class _Said:
+    """An explanation in the database."""
+
+    row: Explanation
+    is_new: bool
+
+
+def _explain(
+    session: Session, run_id: int, form: Format, latent_id: int, said: ExchangeExplanation
+) -> _Said:
+    """Write an explanation unless it is the newest of its author already."""
+    judge = get_or_create_judge(
+        session, f"{form}: {said.author}"[:200], said.author[:300], "import"
+    )
+    newest = newest_explanations(session, [latent_id], judge.id).get(latent_id)
+    if newest is not None and newest.text == storable(said.text):
+        return _Said(newest, is_new=False)
+    return _Said(add_explanation(session, run_id, latent_id, judge.id, said.text), is_new=True)
+
+
+def _add_windows(
+    session: Session, run_id: int, form: Format, latent_id: int, windows: Sequence[ExchangeWindow]
+) -> int:
+    """Write the windows of a latent that has no evidence, each text once."""
+    if evidence_of(session, latent_id):
+        return 0
+    rows: dict[str, EvidenceRow] = {}
+    for window in windows:
+        document = f"{form}-{_hash(window)}"
+        rows.setdefault(
+            document,
+            EvidenceRow(
+                latent_id=latent_id,
+                kind="top" if window.quantile is None else "quantile",
+                split="explain" if len(rows) % 2 == 0 else "score",
+                document_id=document,
+                start=0,
+                tokens=window.tokens,
+                token_ids=[-1] * len(window.tokens),
+                roles=[ROLE] * len(window.tokens),
+                activations=window.values,
+                quantile=window.quantile,
+            ),
+        )
+    return add_evidence(session, run_id, rows.values())
+
+
+def _hash(window: ExchangeWindow) -> str:
+    content = "\0".join(window.tokens).encode("utf-8", "backslashreplace")
+    return hashlib.sha256(content).hexdigest()[:32]

@@ -1,0 +1,292 @@
+"""The embedded judge: no language model, only statistics of the evidence and an embedding."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labeler.embedding.base import Embedder
+from labeler.judge.base import (
+    EvidenceWindow,
+    JudgeIdentity,
+    JudgeReply,
+    JudgeRequest,
+    LatentSubject,
+    OnAttempt,
+    ignore_attempt,
+)
+from labeler.judge.evidence_statistics import (
+    LANGUAGE_NAMES,
+    EvidenceStatistics,
+    LanguageIdentifier,
+    Snippet,
+    snippet,
+    summarise,
+)
+from labeler.judge.nearest_category import CategoryFinder
+from labeler.judge.rendering import content_text
+from taxonomy.clustering import canonical_text
+
+
+def alike(explanation: str, texts: Sequence[str], embedder: Embedder) -> list[bool]:
+    """Whether each text belongs to the group that is nearer to the explanation.
+
+    The cosine similarities of the texts asked about are split in two where the variance between
+    the groups is largest (Otsu 1979). How many texts are right is not known to the split; it
+    always finds some, save where all similarities are equal: then no text is called alike.
+    """
+    if not texts:
+        return []
+    vectors = embedder.embed([explanation, *texts])
+    similarities = np.asarray(vectors[1:] @ vectors[0], dtype=np.float64)
+    return [bool(value) for value in similarities > split_point(similarities)]
+
+
+def split_point(values: NDArray[np.float64]) -> float:
+    """The value above which the upper group of Otsu's split begins; the largest where all agree."""
+    ordered = np.sort(values)
+    sizes = np.arange(1, len(ordered))
+    lower = np.cumsum(ordered)[:-1] / sizes
+    upper = (ordered.sum() - np.cumsum(ordered)[:-1]) / (len(ordered) - sizes)
+    between = sizes * (len(ordered) - sizes) * (upper - lower) ** 2
+    # Neighbours that are equal up to rounding belong together.
+    distinct = np.diff(ordered) > 1e-9
+    if not distinct.any():
+        return float(ordered[-1])
+    return float(ordered[int(np.argmax(np.where(distinct, between, -1.0)))])
+
+
+SHOWN_WORDS = 5
+SHOWN_SHARE = 0.04
+"""Words below this share of activation are left out, except the first."""
+SNIPPET_CHARACTERS = 120
+SHORT_FORM_CHARACTERS = 80
+_ROLE_WORDS = {"assistant": "assistant turns", "user": "user turns", "plain": "plain text"}
+
+
+def explanation_of(statistics: EvidenceStatistics, example: str | None) -> str:
+    """One sentence: words, roles, languages, place in the turn, concentration, an example."""
+    parts = [
+        f"Fires on {_words(statistics)} in {_roles(statistics)}",
+        _languages(statistics),
+        _place(statistics),
+        _concentration(statistics),
+        f'texts such as "{_shortened(example)}"' if example else "",
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def short_form(explanation: str) -> str:
+    """The first statement of an explanation, short enough for a name."""
+    one_line = " ".join(explanation.split())
+    first = one_line.split(";")[0].split(". ")[0].rstrip(".")
+    first = first.removeprefix("Fires on ").strip()
+    if len(first) <= SHORT_FORM_CHARACTERS:
+        return first
+    return first[: SHORT_FORM_CHARACTERS - 1].rsplit(" ", 1)[0] + "\u2026"
+
+
+def _words(statistics: EvidenceStatistics) -> str:
+    top = statistics.words[:SHOWN_WORDS]
+    shown = [item.word for item in top if item.share >= SHOWN_SHARE] or [
+        item.word for item in top[:1]
+    ]
+    return ", ".join(f'"{word}"' for word in shown) or "nothing readable"
+
+
+def _roles(statistics: EvidenceStatistics) -> str:
+    named = [_ROLE_WORDS[role] for role, share in statistics.role_shares if share >= 0.2]
+    return " and ".join(named) or "text"
+
+
+def _languages(statistics: EvidenceStatistics) -> str:
+    if 2 * statistics.n_known_language < statistics.n_windows:
+        return ""
+    named = [
+        LANGUAGE_NAMES[language] for language, share in statistics.language_shares if share >= 0.2
+    ]
+    if not named:
+        return "many languages"
+    return " and ".join([", ".join(named[:-1]), named[-1]]) if len(named) > 1 else named[0]
+
+
+def _place(statistics: EvidenceStatistics) -> str:
+    if statistics.start_share >= 0.5:
+        return "near the start of the turn"
+    if statistics.end_share >= 0.5:
+        return "near the end of the turn"
+    return ""
+
+
+def _concentration(statistics: EvidenceStatistics) -> str:
+    top = statistics.words[0].share if statistics.words else 0.0
+    if top >= 0.6:
+        return f"almost only that word ({top:.0%} of its activation)"
+    if top < 0.15:
+        return "spread over many words"
+    return ""
+
+
+def _shortened(text: str) -> str:
+    one_line = " ".join(text.split())
+    if len(one_line) <= SNIPPET_CHARACTERS:
+        return one_line
+    return one_line[: SNIPPET_CHARACTERS - 1].rsplit(" ", 1)[0] + "\u2026"
+
+
+METHOD_VERSION = 1
+"""Raised whenever the same evidence could get another answer."""
+MIN_TEXTS = 3
+"""Different texts below which a latent is called uninterpretable."""
+ENOUGH_TOP_WINDOWS = 6
+"""With fewer strongest windows those of the lower quantiles are read as well."""
+ENGLISH = "en"
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What the judge reads of a latent: windows with readable text, one for each text."""
+
+    windows: tuple[EvidenceWindow, ...]
+    snippets: tuple[Snippet, ...]
+
+
+class EvidenceJudge:
+    """Named `evidence-` and its embedder; the same evidence always gets the same answer."""
+
+    concurrency = 1
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self._languages = LanguageIdentifier()
+        self._finders: dict[tuple[object, ...], CategoryFinder] = {}
+        self._identity = JudgeIdentity(
+            name=f"evidence-{embedder.name}",
+            model=embedder.name,
+            endpoint_kind="evidence",
+            params={"method": METHOD_VERSION, "embedding": embedder.fingerprint},
+        )
+
+    @property
+    def identity(self) -> JudgeIdentity:
+        """Name, embedding and version of the method."""
+        return self._identity
+
+    async def ask(
+        self, request: JudgeRequest, on_attempt: OnAttempt = ignore_attempt
+    ) -> JudgeReply:
+        """Answer from the request's subject and options; the prompt is not read."""
+        started = time.perf_counter()
+        answer = self._answer(request)
+        if answer is None:
+            reply = JudgeReply("refused", error=f"{self._identity.name} answers no {request.stage}")
+        else:
+            reply = JudgeReply(
+                "ok",
+                raw=json.dumps(answer, ensure_ascii=True, sort_keys=True),
+                parsed=answer,
+                latency_s=time.perf_counter() - started,
+            )
+        await on_attempt(reply)
+        return reply
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+    def _answer(self, request: JudgeRequest) -> dict[str, Any] | None:
+        if request.stage == "detect":
+            return self._detect(request)
+        if request.subject is None:
+            return None
+        if request.stage == "explain":
+            return self._explain(request.subject)
+        if request.stage == "categorize":
+            return self._categorize(request)
+        return None
+
+    def _detect(self, request: JudgeRequest) -> dict[str, Any]:
+        texts = [content_text(example.window) for example in request.examples]
+        fires = alike(request.explanation or "", texts, self._embedder)
+        return {"answers": dict(zip(request.example_ids, fires, strict=True))}
+
+    def _explain(self, subject: LatentSubject) -> dict[str, Any]:
+        reading = _read(subject)
+        if len(reading.snippets) < MIN_TEXTS:
+            return {
+                "explanation": f"Too little evidence: {len(reading.snippets)} readable texts",
+                "interpretable": False,
+                "confidence": 0.0,
+            }
+        vectors = self._embedder.embed([piece.text for piece in reading.snippets])
+        centre = vectors.mean(axis=0)
+        example = reading.snippets[int(np.argmax(vectors @ centre))]
+        statistics = summarise(reading.windows, self._languages)
+        # The length of the mean of unit vectors: 1 where all texts are alike, 0 where unrelated.
+        cohesion = min(1.0, float(np.linalg.norm(centre)))
+        return {
+            "explanation": explanation_of(statistics, example.text),
+            "interpretable": True,
+            "confidence": round(cohesion, 4),
+        }
+
+    def _categorize(self, request: JudgeRequest) -> dict[str, Any]:
+        assert request.subject is not None
+        if not request.subject.windows and request.explanation is not None:
+            # Latents that were explained elsewhere come without evidence: the words must do.
+            return self._nearest(request, [canonical_text(request.explanation)], 0.0)
+        reading = _read(request.subject)
+        if len(reading.snippets) < MIN_TEXTS:
+            return {"outcome": "uninterpretable", "categories": []}
+        texts = [piece.text for piece in reading.snippets]
+        return self._nearest(request, texts, self._foreign_share(reading))
+
+    def _nearest(
+        self, request: JudgeRequest, texts: list[str], foreign_share: float
+    ) -> dict[str, Any]:
+        found = self._finder(request).find(self._embedder.embed(texts), foreign_share)
+        return {
+            "outcome": "assigned" if found else "none",
+            "categories": [
+                {
+                    "category": item.slug,
+                    "confidence": round(item.confidence, 4),
+                    "quote": texts[item.snippet],
+                }
+                for item in found
+            ],
+        }
+
+    def _finder(self, request: JudgeRequest) -> CategoryFinder:
+        key = request.options
+        if key not in self._finders:
+            self._finders[key] = CategoryFinder.build(request.options, self._embedder)
+        return self._finders[key]
+
+    def _foreign_share(self, reading: _Reading) -> float:
+        """Share of the windows that are known to be in another language than English."""
+        statistics = summarise(reading.windows, self._languages)
+        foreign = statistics.n_known_language * (1 - statistics.language_share(ENGLISH))
+        return foreign / len(reading.windows)
+
+
+def _read(subject: LatentSubject) -> _Reading:
+    """Windows of the explain half on which the latent fires, each different text once."""
+    shown = [window for window in subject.windows if window.split == "explain"]
+    top = [window for window in shown if window.kind == "top"]
+    if len(top) < ENOUGH_TOP_WINDOWS:
+        top += [window for window in shown if window.kind == "quantile"]
+    pieces: dict[str, tuple[EvidenceWindow, Snippet]] = {}
+    for window in top:
+        piece = snippet(window)
+        if piece is not None:
+            pieces.setdefault(piece.text, (window, piece))
+    return _Reading(
+        tuple(window for window, _ in pieces.values()),
+        tuple(piece for _, piece in pieces.values()),
+    )

@@ -1,0 +1,298 @@
+"""What the evidence of a latent says by itself: words, roles, place in the turn, languages."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from labeler.judge.base import CONTENT_ROLES, EvidenceWindow
+from labeler.judge.rendering import Turn, content_text, joined, turns
+
+STRONG_SHARE = 0.5
+"""A token fires strongly where its activation exceeds this share of the window's peak."""
+MIN_WORDS = 4
+"""Sentences shorter than this are read together with what stands next to them."""
+_SENTENCE_END = re.compile(r"[.!?\u2026]+[\"')\]\u201d\u2019]*(?=\s)|[\u3002\uff01\uff1f]+|\n+")
+_LETTER = re.compile(r"[^\W_]")
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """A stretch of text on which a latent fires."""
+
+    text: str
+    """Verbatim content."""
+    role: str
+    """Who wrote the place where it fires most."""
+    peak: float
+
+
+def snippet(window: EvidenceWindow) -> Snippet | None:
+    """The sentences of a turn from the first to the last strong token, as far as the window shows.
+
+    A sentence is what the categories' prototypes are, so that like is compared with like. None
+    where no content token fires, or the text holds no letter or digit.
+    """
+    turn = peak_turn(window)
+    if turn is None:
+        return None
+    strong = strong_positions(window, turn)
+    whole = joined(window, turn.positions)
+    first = len(joined(window, range(turn.positions[0], strong[0])))
+    last = len(joined(window, range(turn.positions[0], strong[-1] + 1)))
+    first += len(window.tokens[strong[0]]) - len(window.tokens[strong[0]].lstrip())
+    text = _sentences(whole, first, last)
+    if _is_short(text):
+        text = _neighbourhood(window, turn)
+    return Snippet(text, turn.role, window.peak) if _LETTER.search(text) else None
+
+
+def peak_turn(window: EvidenceWindow) -> Turn | None:
+    """The turn with the strongest content token; None where none fires."""
+    best = max(turns(window), key=lambda turn: _peak(window, turn), default=None)
+    return best if best is not None and _peak(window, best) > 0 else None
+
+
+def strong_positions(window: EvidenceWindow, turn: Turn) -> list[int]:
+    """Positions in a turn whose activation exceeds the strong share of its peak."""
+    threshold = STRONG_SHARE * _peak(window, turn)
+    return [position for position in turn.positions if window.activations[position] >= threshold]
+
+
+def _peak(window: EvidenceWindow, turn: Turn) -> float:
+    return max(window.activations[position] for position in turn.positions)
+
+
+def _sentences(text: str, first: int, last: int) -> str:
+    """The sentences that hold the characters `first` to `last`, and the next ones if too short."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    bounds = sorted({0, *ends, len(text)})
+    begin = max(bound for bound in bounds if bound <= min(first, len(text)))
+    after = [bound for bound in bounds if bound >= last and bound > begin] or [len(text)]
+    chosen = text[begin : after[0]].strip()
+    for bound in after[1:]:
+        if not _is_short(chosen):
+            return chosen
+        chosen = text[begin:bound].strip()
+    if _is_short(chosen):
+        begin = max((bound for bound in bounds if bound < begin), default=0)
+        chosen = text[begin : after[-1]].strip()
+    return chosen
+
+
+def _is_short(text: str) -> bool:
+    """Too few words; text without spaces counts by its characters."""
+    return len(text.split()) < MIN_WORDS and len(text) < 4 * MIN_WORDS
+
+
+def _neighbourhood(window: EvidenceWindow, turn: Turn) -> str:
+    """The turn with the one before and the one after it."""
+    all_turns = turns(window)
+    at = all_turns.index(turn)
+    near = all_turns[max(0, at - 1) : at + 2]
+    return "\n".join(joined(window, each.positions).strip() for each in near).strip()
+
+
+LANGUAGE_NAMES = {
+    "ar": "Arabic", "bn": "Bengali", "cs": "Czech", "da": "Danish", "de": "German",
+    "el": "Greek", "en": "English", "es": "Spanish", "fa": "Persian", "fi": "Finnish",
+    "fr": "French", "he": "Hebrew", "hi": "Hindi", "hu": "Hungarian", "id": "Indonesian",
+    "it": "Italian", "ja": "Japanese", "ko": "Korean", "nl": "Dutch", "no": "Norwegian",
+    "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sv": "Swedish",
+    "th": "Thai", "tr": "Turkish", "uk": "Ukrainian", "vi": "Vietnamese", "zh": "Chinese",
+}  # fmt: skip
+"""Languages that are told apart; with fewer of them a short text is identified more surely."""
+MIN_BYTES = 20
+"""Shortest text in UTF-8 bytes of letters: half a dozen Chinese characters, three words."""
+MIN_CONFIDENCE = 0.8
+"""Probability below which a text has no known language: code, numbers, lists of names."""
+
+SENTENCE_LETTERS, CERTAINTY = 30, 0.95
+"""Letters of a sentence, and probability, from which its language counts as certain."""
+
+
+class LanguageIdentifier:
+    """Naive Bayes over byte n-grams (py3langid, after Lui and Baldwin 2012)."""
+
+    def identify(self, text: str) -> str | None:
+        """ISO 639-1 code of the text's language; None where it is short or unclear."""
+        letters = "".join(character for character in text if character.isalpha())
+        if len(letters.encode("utf-8", "ignore")) < MIN_BYTES:
+            return None
+        language, confidence = self._model.classify(text)
+        return str(language) if confidence >= MIN_CONFIDENCE else None
+
+    def certain_language(self, text: str) -> str | None:
+        """The language of a sentence, where hardly any doubt is left; None otherwise."""
+        if sum(character.isalpha() for character in text) < SENTENCE_LETTERS:
+            return None
+        language, confidence = self._model.classify(text)
+        return str(language) if confidence >= CERTAINTY else None
+
+    @cached_property
+    def _model(self) -> Any:
+        from py3langid import langid
+
+        model = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
+        model.set_languages(sorted(LANGUAGE_NAMES))
+        return model
+
+
+EDGE_TOKENS = 8
+"""Tokens from a turn's first or last one that count as its start or its end."""
+LONGEST_WORD = 24
+"""Characters; a longer run of letters is text without spaces and is read token by token."""
+_WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
+
+
+@dataclass(frozen=True)
+class WordShare:
+    """A word and its share of the latent's whole activation."""
+
+    word: str
+    share: float
+
+
+@dataclass(frozen=True)
+class EvidenceStatistics:
+    """Statistics over the windows of a latent; shares sum to at most 1."""
+
+    n_windows: int
+    words: tuple[WordShare, ...]
+    """Words by their share of activation, largest first."""
+    role_shares: tuple[tuple[str, float], ...]
+    """Roles by their share of activation, largest first."""
+    language_shares: tuple[tuple[str, float], ...]
+    """Codes of languages by their share of the windows whose language is known."""
+    n_known_language: int
+    start_share: float
+    """Share of windows that fire strongest near the start of a turn."""
+    end_share: float
+    """Share of windows that fire strongest near the end of a turn."""
+
+    def language_share(self, language: str) -> float:
+        """Share of the windows with a known language that are in `language`."""
+        return dict(self.language_shares).get(language, 0.0)
+
+
+def summarise(
+    windows: Sequence[EvidenceWindow], languages: LanguageIdentifier
+) -> EvidenceStatistics:
+    """Statistics of the content of `windows`, each window with the same weight."""
+    words: dict[str, float] = defaultdict(float)
+    roles: dict[str, float] = defaultdict(float)
+    for window in windows:
+        total = _content_activation(window)
+        for word, activation in word_activations(window):
+            words[word] += activation / total / len(windows)
+        for turn in turns(window):
+            roles[turn.role] += _sum(window, turn.positions) / total / len(windows)
+    spoken = [language for window in windows if (language := _language(window, languages))]
+    places = [place for window in windows if (place := edge_of_turn(window)) is not None]
+    return EvidenceStatistics(
+        n_windows=len(windows),
+        words=tuple(WordShare(word, share) for word, share in _largest_first(_one_case(words))),
+        role_shares=tuple(_largest_first(roles)),
+        language_shares=tuple(_shares(spoken)),
+        n_known_language=len(spoken),
+        start_share=places.count("start") / max(len(windows), 1),
+        end_share=places.count("end") / max(len(windows), 1),
+    )
+
+
+def word_activations(window: EvidenceWindow) -> list[tuple[str, float]]:
+    """Words of a window's content with the activation on their tokens, where it is above 0.
+
+    A token outside any word stands for itself: punctuation, or a line break shown as such.
+    """
+    found: list[tuple[str, float]] = []
+    for turn in turns(window):
+        pieces = _words_by_token(window, turn)
+        gathered: dict[tuple[int, str], float] = defaultdict(float)
+        for position in turn.positions:
+            if window.activations[position] > 0:
+                gathered[pieces[position]] += window.activations[position]
+        found += [(word, activation) for (_, word), activation in gathered.items()]
+    return found
+
+
+def edge_of_turn(window: EvidenceWindow) -> str | None:
+    """`start`, `middle` or `end` of the turn; None where the window does not show its edges."""
+    turn = peak_turn(window)
+    if turn is None:
+        return None
+    strongest = max(strong_positions(window, turn), key=lambda at: (window.activations[at], -at))
+    before, after = turn.positions[0] - 1, turn.positions[-1] + 1
+    shows_start = before >= 0 and window.roles[before] not in CONTENT_ROLES
+    shows_end = after < len(window.roles) and window.roles[after] not in CONTENT_ROLES
+    if shows_start and strongest - before <= EDGE_TOKENS:
+        return "start"
+    if shows_end and after - strongest <= EDGE_TOKENS:
+        return "end"
+    return "middle"
+
+
+def _words_by_token(window: EvidenceWindow, turn: Turn) -> dict[int, tuple[int, str]]:
+    """For each token of a turn the word (its start and text) that most of it lies in."""
+    text = joined(window, turn.positions)
+    spans = [match.span() for match in _WORD.finditer(text)]
+    pieces: dict[int, tuple[int, str]] = {}
+    begin = 0
+    for position in turn.positions:
+        token = window.tokens[position]
+        end = begin + len(token)
+        inside = begin + len(token) - len(token.lstrip())
+        span = next((span for span in spans if span[0] < end and span[1] > inside), None)
+        if span is not None and span[1] - span[0] <= LONGEST_WORD:
+            pieces[position] = (span[0], text[span[0] : span[1]])
+        else:
+            pieces[position] = (begin, _shown(token))
+        begin = end
+    return pieces
+
+
+def _shown(token: str) -> str:
+    stripped = token.strip()
+    if stripped:
+        return stripped
+    return "line break" if "\n" in token else "space"
+
+
+def _one_case(words: dict[str, float]) -> dict[str, float]:
+    """Add up spellings that differ in case only, under the one with the largest share."""
+    groups: dict[str, dict[str, float]] = defaultdict(dict)
+    for word, share in words.items():
+        groups[word.casefold()][word] = share
+    return {_largest_first(group)[0][0]: sum(group.values()) for group in groups.values()}
+
+
+def _language(window: EvidenceWindow, languages: LanguageIdentifier) -> str | None:
+    """Language of the turn in which the latent fires most, else of all the window's content."""
+    turn = peak_turn(window)
+    if turn is not None:
+        language = languages.identify(joined(window, turn.positions))
+        if language is not None:
+            return language
+    return languages.identify(content_text(window))
+
+
+def _content_activation(window: EvidenceWindow) -> float:
+    total = sum(_sum(window, turn.positions) for turn in turns(window))
+    return total if total > 0 else 1.0
+
+
+def _sum(window: EvidenceWindow, positions: Iterable[int]) -> float:
+    return sum(window.activations[position] for position in positions)
+
+
+def _shares(values: Sequence[str]) -> list[tuple[str, float]]:
+    counted = {value: count / len(values) for value, count in Counter(values).items()}
+    return _largest_first(counted)
+
+
+def _largest_first(shares: dict[str, float]) -> list[tuple[str, float]]:
+    return sorted(shares.items(), key=lambda item: (-item[1], item[0]))

@@ -1,0 +1,1 @@
+"""What the judge is asked about latents: explanations, categories, scores, controls."""

@@ -1,0 +1,391 @@
+"""Asks the judge for categories of explained latents, repeats the question, checks the quotes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from crosscoder.progress import Advance, Progress, SilentProgress
+from labeler.embedding.base import Embedder
+from labeler.errors import UsageError
+from labeler.judge.base import CategoryOption, Judge, JudgeRequest, LatentSubject
+from labeler.judge.batch import AskPool, FailureLimit
+from labeler.judge.calls import CallStore, Question, StoredCall
+from labeler.judge.latents import latents_of, load_subject, options_of
+from labeler.judge.prompts import categorize_request
+from labeler.judge.rendering import content_text, escaped
+from labeler.labeling.clusters import ExplanationCluster, cluster_explanations
+from labeler.store.controls import control_latents, mixed
+from labeler.store.engine import read_session, write_session
+from labeler.store.judging import (
+    LabelCategory,
+    LabelRow,
+    add_judge_label,
+    explanation_for,
+    failed_explanations,
+)
+from labeler.store.latents import current_setting, ensure_comparison_setting
+from labeler.store.outcomes import OF_ONE_REQUEST, failed_outcome
+from labeler.store.schema import Category, Explanation, JudgeLabel, LabelSample, TaxonomyVersion
+from labeler.store.taxonomy_moves import carry_decisions, members_of
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """One further answer."""
+
+    run_id: int
+    latent_id: int
+    judge_id: int
+    taxonomy_version_id: int
+    explanation_id: int
+    judge_call_id: int
+    sample: int
+    outcome: str
+    category_id: int | None
+
+
+def shuffled_options(
+    options: Sequence[CategoryOption], seed: int, latent_id: int, sample: int
+) -> tuple[CategoryOption, ...]:
+    """The categories in an order of this sample; sample 0 has that of the taxonomy."""
+    if sample == 0:
+        return tuple(options)
+    order = list(options)
+    random.Random(f"{seed} {latent_id} {sample}").shuffle(order)
+    return tuple(order)
+
+
+def add_sample(session: Session, row: SampleRow) -> bool:
+    """Write an answer unless it is there; returns whether it was new."""
+    key = {
+        "latent_id": row.latent_id,
+        "judge_id": row.judge_id,
+        "taxonomy_version_id": row.taxonomy_version_id,
+        "explanation_id": row.explanation_id,
+        "sample": row.sample,
+        "judge_call_id": row.judge_call_id,
+    }
+    if session.execute(select(LabelSample.id).filter_by(**key)).first() is not None:
+        return False
+    session.add(
+        LabelSample(**key, run_id=row.run_id, outcome=row.outcome, category_id=row.category_id)
+    )
+    session.flush()
+    return True
+
+
+@dataclass(frozen=True)
+class CheckedQuote:
+    """A quote as it is kept: words that were found, or the fact that they were not."""
+
+    text: str | None
+    found: bool | None
+    """None where the judge quoted nothing."""
+
+
+def check_quote(
+    quote: str, subject: LatentSubject | None, explanation: str | None = None
+) -> CheckedQuote:
+    """Look for a quote, verbatim but for white space, in the evidence and in the explanation.
+
+    It may be written as the prompt shows text, with escapes and without the marks of firing tokens.
+    """
+    wanted = " ".join(quote.split())
+    if not wanted:
+        return CheckedQuote(None, None)
+    shown = [content_text(window) for window in subject.windows] if subject is not None else []
+    if explanation is not None:
+        shown.append(explanation)
+    for text in shown:
+        for form in (text, escaped(text)):
+            if wanted in " ".join(form.split()):
+                return CheckedQuote(quote, True)
+    unmarked = wanted.replace("<<", "").replace(">>", "")
+    if unmarked != wanted:
+        return check_quote(unmarked, subject, explanation)
+    return CheckedQuote(None, False)
+
+
+@dataclass(frozen=True)
+class CategorizeConfig:
+    """How explanations are grouped and when a batch is given up."""
+
+    cluster_distance: float | None = None
+    """Cosine distance from which clusters of explanations stay apart; None = swept."""
+    repeats: int = 1
+    """Times each latent is asked about; all but the first with shuffled categories."""
+    seed: int = 0
+    """Of the shuffled orders and the sweep."""
+    in_force: bool = True
+    """Whether the judge and the version are put in force; a further judge's labels only compare."""
+    failure_limit: FailureLimit = field(default_factory=FailureLimit)
+
+
+@dataclass(frozen=True)
+class CategorizeSummary:
+    """What became of the latents; the outcomes, `n_carried` and `n_without_explanation` sum to
+    `n_latents`."""
+
+    judge_id: int
+    n_latents: int
+    n_assigned: int
+    n_none: int
+    n_uninterpretable: int
+    n_error: int
+    ended: dict[str, tuple[int, ...]]
+    """Latents whose request is too long or was refused, by outcome; nobody asks again."""
+    n_without_explanation: int
+    """Nothing was asked about these: their explanation failed; run `label` again."""
+    n_reused: int
+    """Latents whose answer an earlier run had paid for."""
+    n_carried: int
+    """Latents whose label came from the version before; nothing was asked about these."""
+    n_quotes_not_found: int
+    """Categories whose quote is in neither evidence nor explanation."""
+    clusters: tuple[ExplanationCluster, ...]
+    """Groups of like explanations, largest first."""
+
+
+def categorize(
+    engine: Engine,
+    judge: Judge,
+    embedder: Embedder,
+    taxonomy_version_id: int,
+    comparison_ids: Sequence[int],
+    run_id: int,
+    config: CategorizeConfig | None = None,
+    progress: Progress | None = None,
+) -> CategorizeSummary:
+    """Ask the judge for the categories of every latent of the comparisons, then put it in force.
+
+    Labels are committed as they arrive, effective labels with them; a request that was ever
+    answered is not sent again. Where another judge or version is in force it stays so until all
+    latents are done. Raises UsageError for a taxonomy without categories, WorkError when the
+    judge can not go on or fails too often.
+    """
+    config = config or CategorizeConfig()
+    store = CallStore(engine, judge.identity, run_id)
+    with write_session(engine) as session:
+        options = options_of(session, taxonomy_version_id)
+        if not options:
+            raise UsageError("taxonomy: the version has no categories; give it some")
+        latents = latents_of(session, comparison_ids)
+        controls = control_latents(session, comparison_ids)
+        for comparison_id in comparison_ids:
+            if current_setting(session, comparison_id) is None:
+                ensure_comparison_setting(
+                    session, comparison_id, taxonomy_version_id, store.judge_id
+                )
+    progress = progress or SilentProgress()
+    n_asked = len(latents) + len(controls)
+    with progress.task("categorize", n_asked, "latents") as advance:
+        counted = frozenset(latents)
+        work = _Categorizer(
+            engine, store, run_id, taxonomy_version_id, options, config, advance, counted
+        )
+        asyncio.run(work.run(judge, mixed(latents, controls), config.failure_limit))
+    with write_session(engine) as session:
+        for comparison_id in comparison_ids if config.in_force else ():
+            _keep_decisions(session, comparison_id, taxonomy_version_id)
+            ensure_comparison_setting(session, comparison_id, taxonomy_version_id, store.judge_id)
+    with read_session(engine) as session:
+        clusters = cluster_explanations(
+            session, embedder, latents, store.judge_id, config.cluster_distance, config.seed
+        )
+    return CategorizeSummary(
+        judge_id=store.judge_id,
+        n_latents=len(latents),
+        n_assigned=work.outcomes["assigned"],
+        n_none=work.outcomes["none"],
+        n_uninterpretable=work.outcomes["uninterpretable"],
+        n_error=work.outcomes["error"],
+        ended={name: tuple(latents) for name, latents in work.ended.items()},
+        n_without_explanation=work.without_explanation,
+        n_reused=work.reused,
+        n_carried=work.carried,
+        n_quotes_not_found=work.quotes_not_found,
+        clusters=clusters,
+    )
+
+
+@dataclass
+class _Categorizer:
+    """One batch of categorisations."""
+
+    engine: Engine
+    store: CallStore
+    run_id: int
+    version_id: int
+    options: tuple[CategoryOption, ...]
+    config: CategorizeConfig
+    advance: Advance
+    counted: frozenset[int]
+    """The latents of the comparisons; the others are controls, which no summary counts."""
+    outcomes: Counter[str] = field(default_factory=Counter)
+    ended: dict[str, list[int]] = field(default_factory=dict)
+    without_explanation: int = 0
+    reused: int = 0
+    carried: int = 0
+    quotes_not_found: int = 0
+
+    async def run(self, judge: Judge, latents: Sequence[int], limit: FailureLimit) -> None:
+        """Ask for all of them."""
+        with read_session(self.engine) as session:
+            rows = session.execute(
+                select(Category.slug, Category.id).where(
+                    Category.taxonomy_version_id == self.version_id
+                )
+            )
+            self._category_ids = {row.slug: row.id for row in rows}
+        pool = AskPool(judge, self.store, limit)
+        await pool.run(self._questions(latents), self._keep)
+
+    def _questions(self, latents: Sequence[int]) -> Iterator[Question]:
+        for latent_id in latents:
+            with read_session(self.engine) as session:
+                explanation = explanation_for(session, latent_id, self.store.judge_id)
+                subject = load_subject(session, latent_id)
+                stands = self._carried_stands(session, latent_id, explanation)
+                failed = failed_explanations(session, [explanation] if explanation else [])
+            if stands:
+                self.carried += latent_id in self.counted
+                self.advance(1)
+            elif explanation is None:
+                self.without_explanation += latent_id in self.counted
+                self.advance(1)
+            elif explanation.id in failed:
+                outcome, call_id = failed[explanation.id], explanation.judge_call_id
+                self._write(latent_id, explanation, outcome, call_id, ())
+            elif not explanation.interpretable:
+                self._write(latent_id, explanation, "uninterpretable", None, ())
+            else:
+                for sample in range(self.config.repeats):
+                    options = shuffled_options(self.options, self.config.seed, latent_id, sample)
+                    request = categorize_request(subject, explanation.text, options, sample)
+                    yield Question(latent_id, request)
+
+    def _carried_stands(
+        self, session: Session, latent_id: int, explanation: Explanation | None
+    ) -> bool:
+        """Whether the label in force was carried here, for the explanation that there still is."""
+        label = _newest_label(session, latent_id, self.store.judge_id, self.version_id)
+        if label is None or label.carried_from_id is None:
+            return False
+        return explanation is None or label.explanation_id in (None, explanation.id)
+
+    def _keep(self, question: Question, call: StoredCall) -> None:
+        with read_session(self.engine) as session:
+            explanation = explanation_for(session, question.latent_id, self.store.judge_id)
+        answer = call.parsed or {"outcome": failed_outcome(call.status), "categories": []}
+        if question.request.sample:
+            self._keep_sample(question, call.id, explanation, answer)
+            return
+        self.reused += not call.was_asked and question.latent_id in self.counted
+        categories = tuple(
+            self._category(chosen, question.request) for chosen in answer["categories"]
+        )
+        self._write(question.latent_id, explanation, answer["outcome"], call.id, categories)
+
+    def _keep_sample(
+        self,
+        question: Question,
+        call_id: int,
+        explanation: Explanation | None,
+        answer: dict[str, Any],
+    ) -> None:
+        if explanation is None:
+            return
+        chosen = answer["categories"]
+        row = SampleRow(
+            run_id=self.run_id,
+            latent_id=question.latent_id,
+            judge_id=self.store.judge_id,
+            taxonomy_version_id=self.version_id,
+            explanation_id=explanation.id,
+            judge_call_id=call_id,
+            sample=question.request.sample,
+            outcome=answer["outcome"],
+            category_id=self._category_ids[chosen[0]["category"]] if chosen else None,
+        )
+        with write_session(self.engine) as session:
+            add_sample(session, row)
+
+    def _category(self, chosen: dict[str, Any], request: JudgeRequest) -> LabelCategory:
+        quote = check_quote(chosen["quote"], request.subject, request.explanation)
+        self.quotes_not_found += quote.found is False
+        return LabelCategory(
+            category_id=self._category_ids[chosen["category"]],
+            confidence=chosen["confidence"],
+            quote=quote.text,
+            quote_found=quote.found,
+        )
+
+    def _write(
+        self,
+        latent_id: int,
+        explanation: Explanation | None,
+        outcome: str,
+        call_id: int | None,
+        categories: tuple[LabelCategory, ...],
+    ) -> None:
+        """Write the label, unless the newest one of this judge came from the same words."""
+        label = LabelRow(
+            run_id=self.run_id,
+            latent_id=latent_id,
+            judge_id=self.store.judge_id,
+            taxonomy_version_id=self.version_id,
+            outcome=outcome,
+            categories=categories,
+            explanation_id=explanation.id if explanation is not None else None,
+            judge_call_id=call_id,
+            confidence=categories[0].confidence if categories else None,
+        )
+        with write_session(self.engine) as session:
+            if not _is_newest(session, label):
+                add_judge_label(session, label)
+        self.outcomes[outcome] += latent_id in self.counted
+        if outcome in OF_ONE_REQUEST and latent_id in self.counted:
+            self.ended.setdefault(outcome, []).append(latent_id)
+        self.advance(1)
+
+
+def _keep_decisions(session: Session, comparison_id: int, taxonomy_version_id: int) -> None:
+    """People's decisions go along to a version of the same name, by equal slug."""
+    setting = current_setting(session, comparison_id)
+    if setting is None or setting.taxonomy_version_id == taxonomy_version_id:
+        return
+    old = session.get_one(TaxonomyVersion, setting.taxonomy_version_id)
+    if old.name == session.get_one(TaxonomyVersion, taxonomy_version_id).name:
+        carry_decisions(session, old.id, taxonomy_version_id, members_of(session, comparison_id))
+
+
+def _newest_label(
+    session: Session, latent_id: int, judge_id: int, taxonomy_version_id: int
+) -> JudgeLabel | None:
+    return session.execute(
+        select(JudgeLabel)
+        .where(
+            JudgeLabel.latent_id == latent_id,
+            JudgeLabel.judge_id == judge_id,
+            JudgeLabel.taxonomy_version_id == taxonomy_version_id,
+            JudgeLabel.is_control.is_(False),
+        )
+        .order_by(JudgeLabel.id.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+
+
+def _is_newest(session: Session, label: LabelRow) -> bool:
+    newest = _newest_label(session, label.latent_id, label.judge_id, label.taxonomy_version_id)
+    return newest is not None and (
+        (newest.judge_call_id, newest.explanation_id, newest.outcome)
+        == (label.judge_call_id, label.explanation_id, label.outcome)
+    )

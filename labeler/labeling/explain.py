@@ -1,0 +1,207 @@
+"""Stage `label`: the judge explains each latent from the explain half of its evidence."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from sqlalchemy import Engine
+
+from crosscoder.progress import Advance, Progress, SilentProgress
+from labeler.judge.base import Judge
+from labeler.judge.batch import AskPool, FailureLimit
+from labeler.judge.calls import CallStore, Question, StoredCall
+from labeler.judge.latents import load_subjects
+from labeler.judge.prompts import explain_request
+from labeler.store.engine import read_session, write_session
+from labeler.store.judging import (
+    ExplanationRow,
+    add_explanations,
+    lock_latents,
+    newest_explanations,
+    no_explanation,
+)
+from labeler.store.outcomes import OF_ONE_REQUEST
+from labeler.store.schema import Explanation
+
+FIRING_KINDS = ("top", "quantile")
+READ_AT_ONCE = 32
+"""Latents whose evidence is read in one session."""
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """How explanations are asked for."""
+
+    min_windows: int = 3
+    """Windows of the explain half, in which the latent fires, below which nothing is asked."""
+    failure_limit: FailureLimit = field(default_factory=FailureLimit)
+
+
+@dataclass(frozen=True)
+class LabelSummary:
+    """What became of the latents; every latent is counted once, besides under `n_reused`."""
+
+    judge_id: int
+    n_latents: int
+    n_explained: int
+    n_uninterpretable: int
+    """The judge found nothing that the texts share."""
+    n_too_little_evidence: int
+    n_failed: int
+    """Calls that gave no answer; the next run asks again."""
+    ended: dict[str, tuple[int, ...]]
+    """Latents whose request is too long or was refused, by outcome; nobody asks again."""
+    n_reused: int
+    """Latents whose answer an earlier run, or another worker, had paid for."""
+
+
+@dataclass
+class _Counts:
+    explained: int = 0
+    uninterpretable: int = 0
+    too_little: int = 0
+    failed: int = 0
+    reused: int = 0
+    ended: dict[str, list[int]] = field(default_factory=dict)
+
+
+def label_latents(
+    engine: Engine,
+    judge: Judge,
+    run_id: int,
+    latent_ids: Sequence[int],
+    config: LabelConfig | None = None,
+    progress: Progress | None = None,
+) -> LabelSummary:
+    """Ask the judge to explain latents; every call is committed as it arrives.
+
+    A request that was ever answered is not sent again. A latent with too little evidence gets an
+    explanation that says so and is not interpretable, and so does one whose request is too long for
+    the judge or was refused: it is not asked about again. Raises WorkError when the judge can not
+    go on or fails too often; a later call goes on from there.
+    """
+    latents = list(dict.fromkeys(latent_ids))
+    store = CallStore(engine, judge.identity, run_id)
+    progress = progress or SilentProgress()
+    with progress.task("label", len(latents), "latents") as advance:
+        labeler = _Labeler(engine, store, run_id, config or LabelConfig(), advance)
+        asyncio.run(labeler.run(judge, latents))
+    counts = labeler.counts
+    return LabelSummary(
+        judge_id=store.judge_id,
+        n_latents=len(latents),
+        n_explained=counts.explained,
+        n_uninterpretable=counts.uninterpretable,
+        n_too_little_evidence=counts.too_little,
+        n_failed=counts.failed,
+        ended={name: tuple(latents) for name, latents in counts.ended.items()},
+        n_reused=counts.reused,
+    )
+
+
+def explain_questions(
+    engine: Engine, latent_ids: Sequence[int], min_windows: int
+) -> Iterator[Question | TooLittle]:
+    """The question about each latent, in order, or that its evidence is too little to ask."""
+    left = iter(latent_ids)
+    while part := list(islice(left, READ_AT_ONCE)):
+        with read_session(engine) as session:
+            subjects = load_subjects(session, part)
+        for subject in subjects:
+            n_firing = sum(window.peak > 0 for window in subject.of_kind(*FIRING_KINDS))
+            if n_firing >= min_windows:
+                yield Question(subject.latent_id, explain_request(subject))
+            else:
+                yield TooLittle(subject.latent_id, n_firing)
+
+
+@dataclass(frozen=True)
+class TooLittle:
+    """A latent that is not asked about."""
+
+    latent_id: int
+    n_firing: int
+
+
+@dataclass
+class _Labeler:
+    """One batch of explanations."""
+
+    engine: Engine
+    store: CallStore
+    run_id: int
+    config: LabelConfig
+    advance: Advance
+    counts: _Counts = field(default_factory=_Counts)
+
+    async def run(self, judge: Judge, latents: Sequence[int]) -> None:
+        """Ask for all of them."""
+        pool = AskPool(judge, self.store, self.config.failure_limit)
+        await pool.run(self._questions(latents), self._count, self._keep)
+
+    def _questions(self, latents: Sequence[int]) -> Iterator[Question]:
+        for asked in explain_questions(self.engine, latents, self.config.min_windows):
+            if isinstance(asked, Question):
+                yield asked
+            else:
+                self._skip(asked)
+
+    def _skip(self, skipped: TooLittle) -> None:
+        text = (
+            f"Too little evidence: it fires in {skipped.n_firing} texts of the explain half, "
+            f"{self.config.min_windows} are needed"
+        )
+        self._write([ExplanationRow(skipped.latent_id, text, interpretable=False)])
+        self.counts.too_little += 1
+        self.advance(1)
+
+    def _count(self, question: Question, call: StoredCall) -> None:
+        self.counts.reused += not call.was_asked
+        if call.status in OF_ONE_REQUEST:
+            self.counts.ended.setdefault(call.status, []).append(question.latent_id)
+        elif call.parsed is None:
+            self.counts.failed += 1
+        elif call.parsed["interpretable"]:
+            self.counts.explained += 1
+        else:
+            self.counts.uninterpretable += 1
+        self.advance(1)
+
+    def _keep(self, answers: Sequence[tuple[Question, StoredCall]]) -> None:
+        """Write the explanations of a batch of answers."""
+        rows = (_explanation(question.latent_id, call) for question, call in answers)
+        self._write([row for row in rows if row is not None])
+
+    def _write(self, rows: Sequence[ExplanationRow]) -> None:
+        """Write explanations, except those that are their latent's newest already."""
+        latent_ids = [row.latent_id for row in rows]
+        with write_session(self.engine) as session:
+            lock_latents(session, latent_ids)
+            newest = newest_explanations(session, latent_ids, self.store.judge_id)
+            fresh = [row for row in rows if not _is_written(row, newest.get(row.latent_id))]
+            add_explanations(session, self.run_id, self.store.judge_id, fresh)
+
+
+def _explanation(latent_id: int, call: StoredCall) -> ExplanationRow | None:
+    """What a call says of a latent; None for a failure, which is asked again."""
+    if call.status in OF_ONE_REQUEST:
+        text = no_explanation(call.status, call.error)
+        return ExplanationRow(latent_id, text, judge_call_id=call.id, interpretable=False)
+    if call.parsed is None:
+        return None
+    return ExplanationRow(
+        latent_id=latent_id,
+        text=str(call.parsed["explanation"]).strip(),
+        judge_call_id=call.id,
+        interpretable=bool(call.parsed["interpretable"]),
+        confidence=float(call.parsed["confidence"]),
+    )
+
+
+def _is_written(row: ExplanationRow, newest: Explanation | None) -> bool:
+    if newest is None:
+        return False
+    return (newest.judge_call_id, newest.text) == (row.judge_call_id, row.text)

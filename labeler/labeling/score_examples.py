@@ -1,0 +1,200 @@
+"""The examples on which an explanation is tested, drawn so that nothing but the text tells.
+
+Detection asks about whole texts without marks. Fuzzing asks about marks: right ones, or marks on
+tokens of the same text on which the latent does not fire. Wrong marks have the number, the shape
+and the role of the right ones and stand as near to the middle of the window, and every text is cut
+anew around its marks, so that a place in the text says nothing (a window has its strongest token in
+the middle). Each text is used once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Literal
+
+import numpy as np
+
+from labeler.judge.base import EvidenceWindow, ShownExample
+from labeler.judge.rendering import MARK_SHARE, content_text, turns
+
+Method = Literal["detection", "fuzzing"]
+CROP_SHARE = 0.5
+"""Part of a window's tokens that a fuzzing example shows."""
+NEAREST_PLACES = 8
+"""Places among which a wrong mark is drawn, the nearest to the right one."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An example with the answer that is right."""
+
+    example: ShownExample
+    truth: bool
+
+
+def draw_trials(
+    method: Method, windows: Sequence[EvidenceWindow], limit: int, seed: int
+) -> tuple[Trial, ...]:
+    """Trials of one latent from the windows of its score half, at most `limit`, in random order.
+
+    The draw hangs on the seed and the windows alone: an explanation and its shuffled control are
+    asked about the same examples.
+    """
+    generator = np.random.default_rng(_entropy(method, windows, seed))
+    distinct = _distinct(windows)
+    if method == "detection":
+        drawn = _detection(distinct, limit, generator)
+    else:
+        drawn = _fuzzing(distinct, limit, generator)
+    order = generator.permutation(len(drawn))
+    return tuple(
+        Trial(replace(drawn[old].example, id=str(new)), drawn[old].truth)
+        for new, old in enumerate(order.tolist(), start=1)
+    )
+
+
+def _entropy(method: str, windows: Sequence[EvidenceWindow], seed: int) -> int:
+    digest = hashlib.sha256(f"{method}\0{seed}".encode())
+    for window in windows:
+        digest.update(repr((window.kind, window.tokens, window.activations)).encode("utf-8"))
+    return int.from_bytes(digest.digest()[:16], "big")
+
+
+def _distinct(windows: Iterable[EvidenceWindow]) -> list[EvidenceWindow]:
+    """Windows with text, each text once."""
+    found: dict[str, EvidenceWindow] = {}
+    for window in windows:
+        text = " ".join(content_text(window).split())
+        if text:
+            found.setdefault(text, window)
+    return list(found.values())
+
+
+def _detection(
+    windows: Sequence[EvidenceWindow], limit: int, generator: np.random.Generator
+) -> list[Trial]:
+    firing = [window for window in windows if _fires_on_content(window)]
+    silent = [window for window in windows if window.peak <= 0]
+    n_silent = min(len(silent), max(limit // 2, limit - len(firing)))
+    chosen = [(window, True) for window in _drawn(firing, limit - n_silent, generator)]
+    chosen += [(window, False) for window in _drawn(silent, n_silent, generator)]
+    return [Trial(ShownExample("", window), truth) for window, truth in chosen]
+
+
+def _fires_on_content(window: EvidenceWindow) -> bool:
+    return any(window.activations[at] > 0 for turn in turns(window) for at in turn.positions)
+
+
+def _drawn(
+    windows: Sequence[EvidenceWindow], count: int, generator: np.random.Generator
+) -> list[EvidenceWindow]:
+    """Some windows; as many of each kind as can be, top and lower quantiles alike."""
+    shuffled = [windows[at] for at in generator.permutation(len(windows)).tolist()]
+    by_kind: dict[str, list[EvidenceWindow]] = {}
+    for window in shuffled:
+        by_kind.setdefault(window.kind, []).append(window)
+    turn_taking = sorted(
+        ((place, kind) for kind, members in by_kind.items() for place in range(len(members)))
+    )
+    return [by_kind[kind][place] for place, kind in turn_taking[:count]]
+
+
+def _fuzzing(
+    windows: Sequence[EvidenceWindow], limit: int, generator: np.random.Generator
+) -> list[Trial]:
+    usable = []
+    for window in windows:
+        right = _right_marks(window)
+        wrong = _wrong_marks(window, right, generator) if right else None
+        if wrong:
+            usable.append((window, right, wrong))
+    shuffled = [usable[at] for at in generator.permutation(len(usable)).tolist()][:limit]
+    first_is_right = int(generator.integers(2))
+    trials = []
+    for number, (window, right, wrong) in enumerate(shuffled):
+        truth = number % 2 == first_is_right
+        trials.append(Trial(_cropped(window, right if truth else wrong, generator), truth))
+    return trials
+
+
+def _right_marks(window: EvidenceWindow) -> frozenset[int]:
+    """Content tokens on which the latent fires most strongly."""
+    content = [at for turn in turns(window) for at in turn.positions]
+    peak = max((window.activations[at] for at in content), default=0.0)
+    if peak <= 0:
+        return frozenset()
+    return frozenset(at for at in content if window.activations[at] > MARK_SHARE * peak)
+
+
+def _wrong_marks(
+    window: EvidenceWindow, right: frozenset[int], generator: np.random.Generator
+) -> frozenset[int] | None:
+    """As many tokens in runs as long, of the same role, none active; None where there is no room.
+
+    Of several places the ones whose tokens are words where the right ones are, and marks where
+    those are, are preferred.
+    """
+    taken: set[int] = set()
+    for run in _runs(sorted(right)):
+        places = _places(window, run, taken)
+        alike = [place for place in places if _shape(window, place) == _shape(window, run)]
+        choice = (alike or places)[:NEAREST_PLACES]
+        if not choice:
+            return None
+        taken.update(choice[int(generator.integers(len(choice)))])
+    return frozenset(taken)
+
+
+def _runs(positions: Sequence[int]) -> list[tuple[int, ...]]:
+    """Positions in runs of neighbours."""
+    runs = groupby(enumerate(positions), key=lambda item: item[1] - item[0])
+    return [tuple(position for _, position in run) for _, run in runs]
+
+
+def _places(window: EvidenceWindow, run: tuple[int, ...], taken: set[int]) -> list[tuple[int, ...]]:
+    """Where a run of marks could stand instead, nearest first, left before right by turns."""
+    free = {
+        at
+        for turn in turns(window)
+        for at in turn.positions
+        if window.activations[at] <= 0 and window.tokens[at].strip() and at not in taken
+    }
+    shifts = sorted(range(-len(window.tokens), len(window.tokens)), key=lambda s: (abs(s), s))
+    moved = (tuple(at + shift for at in run) for shift in shifts)
+    roles = [window.roles[at] for at in run]
+    return [
+        place
+        for place in moved
+        if free.issuperset(place)
+        and [window.roles[at] for at in place] == roles
+        and not taken.intersection((place[0] - 1, place[-1] + 1))
+    ]
+
+
+def _shape(window: EvidenceWindow, run: Sequence[int]) -> list[tuple[bool, bool]]:
+    """Per token: begins a word, holds a letter or digit."""
+    tokens = [window.tokens[at] for at in run]
+    return [(token[:1].isspace(), any(map(str.isalnum, token))) for token in tokens]
+
+
+def _cropped(
+    window: EvidenceWindow, marks: frozenset[int], generator: np.random.Generator
+) -> ShownExample:
+    """A part of the window with all marks in it, at a place drawn evenly."""
+    n_tokens = len(window.tokens)
+    first, last = min(marks), max(marks)
+    span = last - first + 1
+    length = min(n_tokens, max(span, round(CROP_SHARE * n_tokens)))
+    wanted = first - int(generator.integers(length - span + 1))
+    start = min(max(wanted, 0), n_tokens - length)
+    part = slice(start, start + length)
+    shown = replace(
+        window,
+        tokens=window.tokens[part],
+        roles=window.roles[part],
+        activations=window.activations[part],
+    )
+    return ShownExample("", shown, frozenset(at - start for at in marks))

@@ -1,1 +1,0 @@
-"""The tables of study.toml, one model each."""

@@ -1,0 +1,306 @@
+"""Subject models, corpora, crosscoders, latents, scaling, sets and comparisons in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from labeler.errors import UsageError
+from labeler.store.effective import refresh_effective, stamp_change
+from labeler.store.helpers import chunks, get_or_create, number
+from labeler.store.schema import (
+    Comparison,
+    ComparisonSetting,
+    Corpus,
+    Crosscoder,
+    CrosscoderModel,
+    Latent,
+    LatentScaling,
+    LatentSet,
+    LatentSetMember,
+    SubjectModel,
+    TaxonomyVersion,
+)
+from labeler.text import clip
+
+Row = Mapping[str, Any]
+"""Column -> value."""
+LARGEST_INDEX = 2**31 - 1
+"""What an integer column of both databases holds."""
+
+
+def get_or_create_subject_model(
+    session: Session, name: str, fingerprint: str, **facts: Any
+) -> SubjectModel:
+    """The subject model of that name and content; facts: path, adapter, n_layers, d_model, ..."""
+    return get_or_create(session, SubjectModel, {"name": name, "fingerprint": fingerprint}, **facts)
+
+
+def get_or_create_corpus(
+    session: Session, name: str, sha256: str, n_documents: int, **facts: Any
+) -> Corpus:
+    """The corpus of that content; facts: path, n_tokens."""
+    return get_or_create(
+        session, Corpus, {"sha256": sha256}, name=name, n_documents=n_documents, **facts
+    )
+
+
+def get_or_create_crosscoder(
+    session: Session,
+    name: str,
+    sha256: str | None = None,
+    models: Sequence[SubjectModel] = (),
+    **facts: Any,
+) -> Crosscoder:
+    """The crosscoder with these weights; a name taken by other weights gets their hash's start.
+
+    facts: run_id, corpus_id, path, n_latents, config. Use the returned row's name.
+    """
+    if sha256 is not None:
+        same = session.execute(
+            select(Crosscoder).where(
+                Crosscoder.sha256 == sha256,
+                Crosscoder.name.in_([name, f"{name}@{sha256[:8]}"]),
+            )
+        ).scalar_one_or_none()
+        if same is not None:
+            return same
+    taken = session.execute(select(Crosscoder).where(Crosscoder.name == name)).scalar_one_or_none()
+    if taken is not None and sha256 is None:
+        return taken
+    unique_name = name if taken is None else f"{name}@{str(sha256)[:8]}"
+    row = get_or_create(session, Crosscoder, {"name": unique_name}, sha256=sha256, **facts)
+    for position, model in enumerate(models):
+        get_or_create(
+            session,
+            CrosscoderModel,
+            {"crosscoder_id": row.id, "position": position},
+            subject_model_id=model.id,
+        )
+    return row
+
+
+def add_latents(session: Session, crosscoder_id: int, latents: Iterable[Row]) -> dict[int, int]:
+    """Add the latents that are missing; returns latent_index -> latent_id of all given ones.
+
+    `latents` are columns of Latent, all with the same keys; what they leave out is unknown.
+    """
+    rows = {int(row["latent_index"]): row for row in latents}
+    ids: dict[int, int] = {}
+    for part in chunks(rows):
+        ids |= _latent_ids(session, crosscoder_id, part)
+    missing = [rows[index] for index in rows if index not in ids]
+    if missing:
+        session.execute(
+            insert(Latent), [{**row, "crosscoder_id": crosscoder_id} for row in missing]
+        )
+        for part in chunks([row["latent_index"] for row in missing]):
+            ids |= _latent_ids(session, crosscoder_id, part)
+    return ids
+
+
+def _latent_ids(session: Session, crosscoder_id: int, indices: Sequence[int]) -> dict[int, int]:
+    query = select(Latent.latent_index, Latent.id).where(
+        Latent.crosscoder_id == crosscoder_id, Latent.latent_index.in_(indices)
+    )
+    return {row.latent_index: row.id for row in session.execute(query)}
+
+
+def add_scaling(
+    session: Session, target_model_id: int, reference_model_id: int, rows: Iterable[Row]
+) -> int:
+    """Add the scaling of one ordered pair; latents that have theirs keep it. Returns how many.
+
+    `rows` are columns of LatentScaling, all with the same keys; NaN = undefined.
+    """
+    known = set(
+        session.execute(
+            select(LatentScaling.latent_id).where(
+                LatentScaling.target_model_id == target_model_id,
+                LatentScaling.reference_model_id == reference_model_id,
+            )
+        ).scalars()
+    )
+    pair = {"target_model_id": target_model_id, "reference_model_id": reference_model_id}
+    fresh = [_finite(row) | pair for row in rows if row["latent_id"] not in known]
+    if fresh:
+        session.execute(insert(LatentScaling), fresh)
+    return len(fresh)
+
+
+def _finite(row: Row) -> dict[str, Any]:
+    return {
+        name: number(value) if isinstance(value, float) else value for name, value in row.items()
+    }
+
+
+def create_latent_set(
+    session: Session,
+    name: str,
+    rule: str,
+    run_id: int,
+    members: Iterable[Row] = (),
+    rule_params: Mapping[str, Any] | None = None,
+    **facts: Any,
+) -> LatentSet:
+    """A new latent set; facts: crosscoder_id, target_model_id, against_model_id, message."""
+    row = LatentSet(
+        name=name, rule=rule, rule_params=dict(rule_params or {}), run_id=run_id, **facts
+    )
+    session.add(row)
+    session.flush()
+    add_members(session, row.id, members)
+    return row
+
+
+def add_members(session: Session, latent_set_id: int, members: Iterable[Row]) -> int:
+    """Add the latents that are missing in a set, removing none; returns how many.
+
+    `members` are columns of LatentSetMember, all with the same keys.
+    """
+    known = set(
+        session.execute(
+            select(LatentSetMember.latent_id).where(LatentSetMember.latent_set_id == latent_set_id)
+        ).scalars()
+    )
+    fresh = {row["latent_id"]: row for row in members if row["latent_id"] not in known}
+    if fresh:
+        session.execute(
+            insert(LatentSetMember),
+            [_finite(row) | {"latent_set_id": latent_set_id} for row in fresh.values()],
+        )
+    return len(fresh)
+
+
+def find_comparison(session: Session, name: str) -> Comparison | None:
+    """The comparison of that name."""
+    return session.execute(select(Comparison).where(Comparison.name == name)).scalar_one_or_none()
+
+
+def ensure_comparison(
+    session: Session, name: str, target_set_id: int, reference_set_id: int
+) -> Comparison:
+    """The comparison of that name, pointing to these sets; its effective labels are refreshed."""
+    row = find_comparison(session, name)
+    if row is None:
+        row = Comparison(name=name, target_set_id=target_set_id, reference_set_id=reference_set_id)
+        session.add(row)
+    elif (row.target_set_id, row.reference_set_id) != (target_set_id, reference_set_id):
+        row.target_set_id = target_set_id
+        row.reference_set_id = reference_set_id
+        stamp_change(session, row.id)
+    session.flush()
+    refresh_effective(session, comparison_ids=[row.id])
+    return row
+
+
+def current_setting(session: Session, comparison_id: int) -> ComparisonSetting | None:
+    """The setting in force of a comparison."""
+    return session.execute(
+        select(ComparisonSetting)
+        .where(ComparisonSetting.comparison_id == comparison_id)
+        .order_by(ComparisonSetting.id.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+
+
+def ensure_comparison_setting(
+    session: Session, comparison_id: int, taxonomy_version_id: int, judge_id: int
+) -> ComparisonSetting:
+    """Put a taxonomy version and a judge in force, unless they are; the version is frozen."""
+    now = current_setting(session, comparison_id)
+    if now is not None and (now.taxonomy_version_id, now.judge_id) == (
+        taxonomy_version_id,
+        judge_id,
+    ):
+        return now
+    freeze_version(session, taxonomy_version_id)
+    row = ComparisonSetting(
+        comparison_id=comparison_id, taxonomy_version_id=taxonomy_version_id, judge_id=judge_id
+    )
+    session.add(row)
+    stamp_change(session, comparison_id)
+    session.flush()
+    refresh_effective(session, comparison_ids=[comparison_id])
+    return row
+
+
+def freeze_version(session: Session, taxonomy_version_id: int) -> None:
+    """Freeze a taxonomy version: from now on its categories never change."""
+    version = session.get_one(TaxonomyVersion, taxonomy_version_id)
+    if not version.frozen:
+        version.frozen = True
+        session.flush()
+
+
+BY_ID = "id"
+"""Before a latent_id that is also the index of another latent."""
+_SPELLINGS = "write crosscoder:latent_index, or id:latent_id"
+
+
+def find_latent(session: Session, name: str) -> Latent:
+    """The latent named `crosscoder:latent_index`, `id:latent_id`, or by a bare number.
+
+    UsageError where there is none, and where a bare number is one latent's index and another's
+    id, or the index of several.
+    """
+    crosscoder, separator, digits = name.rpartition(":")
+    if not (digits.isascii() and digits.isdigit()):
+        raise UsageError(f"latent {clip(name, 80)!r}: {_SPELLINGS}")
+    digits = digits.lstrip("0") or "0"
+    if len(digits) > len(str(LARGEST_INDEX)) or int(digits) > LARGEST_INDEX:
+        raise _unknown(name)
+    number = int(digits)
+    by_id = session.get(Latent, number)
+    if separator:
+        found = _by_index(session, number, crosscoder)
+        if not found and crosscoder == BY_ID and by_id is not None:
+            found = [by_id]
+        if not found:
+            raise _unknown(name)
+        return found[0]
+    meant = {latent.id: latent for latent in _by_index(session, number)}
+    if by_id is not None:
+        meant[by_id.id] = by_id
+    if not meant:
+        raise _unknown(name)
+    if len(meant) > 1:
+        raise _ambiguous(session, name, list(meant.values()), by_id)
+    return next(iter(meant.values()))
+
+
+def latent_title(session: Session, latent: Latent) -> str:
+    """The latent by both of its names."""
+    crosscoder = session.get_one(Crosscoder, latent.crosscoder_id)
+    return f"{crosscoder.name}:{latent.latent_index} (latent_id {latent.id})"
+
+
+def _by_index(session: Session, index: int, crosscoder: str | None = None) -> list[Latent]:
+    query = (
+        select(Latent)
+        .join(Crosscoder, Crosscoder.id == Latent.crosscoder_id)
+        .where(Latent.latent_index == index)
+        .order_by(Crosscoder.name)
+    )
+    if crosscoder is not None:
+        query = query.where(Crosscoder.name == crosscoder)
+    return list(session.execute(query).scalars())
+
+
+def _unknown(name: str) -> UsageError:
+    return UsageError(
+        f"latent {clip(name, 80)!r}: not in the database; see v_effective_label for names"
+    )
+
+
+def _ambiguous(
+    session: Session, name: str, meant: list[Latent], by_id: Latent | None
+) -> UsageError:
+    by_index = [latent_title(session, each) for each in meant if each is not by_id]
+    said = [f"the latent_index of {' and of '.join(by_index)}"]
+    if by_id is not None:
+        said.append(f"the latent_id of {latent_title(session, by_id)}")
+    return UsageError(f"latent {name!r}: is {', and '.join(said)}; {_SPELLINGS}")

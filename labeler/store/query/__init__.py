@@ -1,0 +1,1 @@
+"""Read-only questions to the database, and how their answers are printed."""

@@ -1,0 +1,251 @@
+"""A question to a study's database: checked, asked in a process of its own, ended in time."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import URL
+
+import labeler
+from labeler.errors import UsageError, WorkError
+from labeler.store.database_url import parse_url, sqlite_file
+from labeler.store.engine import require_existing
+from labeler.store.query.postgresql import connection_arguments
+from labeler.store.query.result import (
+    HEADER_BYTES,
+    MAX_ROWS,
+    TIMEOUT_S,
+    Frame,
+    Limits,
+    QueryResult,
+    slow,
+    too_hungry,
+    too_large,
+    unpack,
+)
+
+START_S = 10.0
+"""Seconds until the process has begun, a connection to a server included."""
+GRACE_S = 0.4
+"""Seconds after the deadline for the process to say itself that it was stopped."""
+_LOOK_S = 0.1
+_END_S = 0.3
+_CODE = "import sys; sys.path += sys.argv[1:]; from labeler.store.query.child import main; main()"
+_FRAME_OVERHEAD = 8
+"""Bytes of a frame for each byte of a value at most, quotes and escapes counted."""
+_READ_BYTES = 1 << 18
+
+
+class UnwantedError(WorkError):
+    """Whoever asked has gone."""
+
+
+def ask_in_process(
+    kind: str,
+    database: Any,
+    statement: str,
+    limits: Limits,
+    is_unwanted: Callable[[], bool] = lambda: False,
+) -> QueryResult:
+    """The answer to one statement; `database` is a file's path, or a server's arguments.
+
+    UsageError and WorkError as the process reports them; WorkError where it had to be ended.
+    """
+    request = {
+        "kind": kind,
+        "database": database,
+        "statement": statement,
+        "limits": asdict(limits),
+    }
+    with _running() as process:
+        _write(process, json.dumps(request).encode() + b"\n")
+        columns: tuple[str, ...] = ()
+        rows: list[tuple[Any, ...]] = []
+        for frame, payload in _frames(process, limits, is_unwanted):
+            if frame == "columns":
+                columns = tuple(payload)
+            elif frame == "rows":
+                rows += [tuple(row) for row in payload]
+            elif frame == "error":
+                failure, words = payload
+                raise (UsageError if failure == "usage" else WorkError)(words)
+            elif frame == "end":
+                return QueryResult(columns, tuple(rows), truncated=bool(payload))
+        raise _ended(process, limits)
+
+
+@contextmanager
+def _running() -> Iterator[subprocess.Popen[bytes]]:
+    """The process; when the block ends, however it does, the process has ended too."""
+    root = str(Path(labeler.__file__).resolve().parents[1])
+    places = [root, *(str(Path(place).absolute()) for place in sys.path)]
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _CODE, *places],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        # Ctrl-C is for the one who asks: it ends the process in order.
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """A closed input lets the process cancel what runs on a server; then it is killed."""
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    finally:
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _write(process: subprocess.Popen[bytes], request: bytes) -> None:
+    assert process.stdin is not None
+    try:
+        rest = memoryview(request)
+        while rest:
+            rest = rest[process.stdin.write(rest) or 0 :]
+    except BrokenPipeError:
+        raise WorkError("sql: the process of the question could not start") from None
+
+
+def _frames(
+    process: subprocess.Popen[bytes], limits: Limits, is_unwanted: Callable[[], bool]
+) -> Iterator[Frame]:
+    """What the process sends until it closes; `slow` once the deadline has passed."""
+    assert process.stdout is not None
+    source = process.stdout.fileno()
+    waiting = select.poll()
+    waiting.register(source, select.POLLIN)
+    largest = _FRAME_OVERHEAD * limits.max_bytes + _READ_BYTES
+    received = bytearray()
+    total = 0
+    deadline = time.monotonic() + START_S
+    while True:
+        left = deadline - time.monotonic()
+        if left < 0:
+            raise slow(limits.timeout_s)
+        if is_unwanted():
+            raise UnwantedError("sql: nobody waits for the answer any more")
+        if not waiting.poll(1000 * min(left, _LOOK_S)):
+            continue
+        part = os.read(source, _READ_BYTES)
+        if not part:
+            return
+        received += part
+        total += len(part)
+        if total > largest:
+            raise too_large(limits)
+        for frame in _taken(received):
+            if frame[0] == "started":
+                deadline = time.monotonic() + limits.timeout_s + GRACE_S
+            yield frame
+
+
+def _taken(received: bytearray) -> Iterator[Frame]:
+    """The whole frames at the start of what was received; they are taken off it."""
+    while len(received) >= HEADER_BYTES:
+        end = HEADER_BYTES + int.from_bytes(received[:HEADER_BYTES], "big")
+        if len(received) < end:
+            return
+        body = bytes(received[HEADER_BYTES:end])
+        del received[:end]
+        try:
+            yield unpack(body)
+        except ValueError as error:
+            raise WorkError(f"sql: the answer cannot be read ({error})") from None
+
+
+def _ended(process: subprocess.Popen[bytes], limits: Limits) -> WorkError:
+    """Why the process closed its answer before the end of it."""
+    status = process.wait()
+    if status == -signal.SIGALRM:
+        return slow(limits.timeout_s)
+    if status == -signal.SIGKILL:
+        return too_hungry()
+    return WorkError(f"sql: the process of the question ended with status {status}; narrow it")
+
+
+_FIRST_WORD = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/|[(;])*+(\w+)", re.DOTALL)
+_QUESTION_WORDS = frozenset({"select", "with", "values", "table"})
+
+
+def run_query(
+    url: str | URL, statement: str, max_rows: int = MAX_ROWS, timeout: float = TIMEOUT_S
+) -> QueryResult:
+    """Run one SELECT; nothing can be written, attached or created.
+
+    UsageError for a missing database or a statement that is wrong or not allowed; WorkError for
+    one that takes longer than `timeout` seconds or more memory than it may. Whatever the statement
+    is, the call returns within a second of its deadline.
+    """
+    return run_limited(url, statement, Limits(max_rows, timeout))
+
+
+def run_limited(
+    url: str | URL,
+    statement: str,
+    limits: Limits,
+    is_unwanted: Callable[[], bool] = lambda: False,
+) -> QueryResult:
+    """`run_query` under further limits; UnwantedError soon after `is_unwanted` says so."""
+    if not statement.strip().rstrip(";").strip():
+        raise UsageError("sql: the statement is empty; write a SELECT")
+    if "\0" in statement:
+        raise UsageError("sql: the statement holds a NUL character; remove it")
+    if _has_half_character(statement):
+        raise UsageError("sql: the statement holds half of a character; remove it")
+    require_existing(url)
+    try:
+        return _ask(url, statement, limits, is_unwanted)
+    except UsageError as error:
+        raise _naming_another_verb(error, statement) from None
+
+
+def _has_half_character(statement: str) -> bool:
+    """Whether a surrogate stands alone, which has no UTF-8."""
+    return any("\ud800" <= character <= "\udfff" for character in statement)
+
+
+def _ask(
+    url: str | URL, statement: str, limits: Limits, is_unwanted: Callable[[], bool]
+) -> QueryResult:
+    path = sqlite_file(url)
+    if path is not None:
+        return ask_in_process("sqlite", str(path.absolute()), statement, limits, is_unwanted)
+    if parse_url(url).get_backend_name() == "sqlite":
+        raise UsageError("sql: a database in memory cannot be asked; name a file")
+    arguments = connection_arguments(url, limits)
+    return ask_in_process("postgresql", arguments, statement, limits, is_unwanted)
+
+
+def _naming_another_verb(error: UsageError, statement: str) -> UsageError:
+    """The refusal of a statement that is no question, led by that: it was not mistyped."""
+    first = _FIRST_WORD.match(statement)
+    refusal = str(error).removeprefix("sql: ")
+    if first is None or first[1].lower() in _QUESTION_WORDS or refusal == str(error):
+        return error
+    return UsageError(
+        f'sql: one SELECT statement only, and this begins with "{first[1][:30]}": {refusal}'
+    )

@@ -1,1 +1,0 @@
-"""Null runs: what the study finds where there is nothing to find."""

@@ -1,0 +1,137 @@
+"""What servers' errors mean: the words of those that people use, and a rule for the others."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from labeler.http.errors import RequestOutcome, server_error
+from labeler.judge.parameters import Parameters, speaks_of_schema, wanted
+
+PLAIN = Parameters()
+NEW_KEY = Parameters(max_tokens_key="max_completion_tokens")
+NO_TEMPERATURE = Parameters(sends_temperature=False)
+
+
+def body(message: object, **keys: object) -> bytes:
+    return json.dumps({"error": {"message": message, **keys}}).encode()
+
+
+OF_ONE_REQUEST: list[tuple[int, bytes, RequestOutcome]] = [
+    (400, json.dumps({"object": "error", "code": 400, "message": "This model's maximum context "
+     "length is 4096 tokens. However, you requested 4700 tokens."}).encode(), "too_long"),
+    (400, body("'max_tokens' or 'max_completion_tokens' is too large: 512. This model's maximum "
+               "context length is 4096 tokens and your request has 3900 input tokens"), "too_long"),
+    (400, body("too big", code="context_length_exceeded"), "too_long"),
+    (400, body("the request exceeds the available context size", type="exceed_context_size_error"),
+     "too_long"),
+    (500, body("the request exceeds the available context size"), "too_long"),
+    (400, body("prompt is too long: 210000 tokens > 200000 maximum"), "too_long"),
+    (400, body("The input token count (9000) exceeds the maximum number of tokens allowed (8192)."),
+     "too_long"),
+    (422, body("Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096"),
+     "too_long"),
+    (400, body("The input (5000 tokens) is longer than the model's context length (4096 tokens)."),
+     "too_long"),
+    (413, b"<html>Request Entity Too Large</html>", "too_long"),
+    (400, body("The response was filtered due to the prompt triggering the content management "
+               "policy.", code="content_filter"), "refused"),
+    (400, body("no", code="x", innererror={"code": "ResponsibleAIPolicyViolation"}), "refused"),
+    (400, body("Your prompt was flagged as potentially violating our usage policy."), "refused"),
+    (400, body("Input data may contain inappropriate content.", code="data_inspection_failed"),
+     "refused"),
+    (403, body("This model requires moderation and your input was flagged for violence"),
+     "refused"),
+    (451, body("not here"), "refused"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "content", "outcome"), OF_ONE_REQUEST)
+def test_what_a_request_meets_on_its_own_is_known_by_the_servers_words(
+    status: int, content: bytes, outcome: RequestOutcome
+) -> None:
+    error = server_error(status, content)
+    assert error.outcome == outcome
+    assert wanted(PLAIN, error) is None
+    assert not speaks_of_schema(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "content"),
+    [
+        (400, body("no such model m")),
+        (401, body("the prompt is too long for you")),
+        (403, body("this key may not use the model")),
+        (404, body("no route to the context window")),
+        (429, body("Request too large: tokens per minute exceeded, maximum context length")),
+        (503, body("content filter is loading")),
+        (400, b"\xff\xfe"),
+        (400, b""),
+        (400, b"[" * 100_000),
+        (400, b'{"error": ' + b"9" * 5000 + b"}"),
+        (400, body("Unsupported parameter: 'max_tokens' is not supported with this model.")),
+    ],
+)
+def test_other_errors_are_of_no_single_request(status: int, content: bytes) -> None:
+    assert server_error(status, content).outcome is None
+
+
+@pytest.mark.parametrize(
+    ("message", "parameters"),
+    [
+        (
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+            "'max_completion_tokens' instead.",
+            NEW_KEY,
+        ),
+        ([{"loc": ["body", "max_tokens"], "msg": "Extra inputs are not permitted"}], NEW_KEY),
+        (
+            "Unsupported value: 'temperature' does not support 0 with this model. Only the default "
+            "(1) value is supported.",
+            NO_TEMPERATURE,
+        ),
+        ("invalid temperature: only 1 is allowed for this model", NO_TEMPERATURE),
+        ("`temperature` may only be set to 1 when thinking is enabled", NO_TEMPERATURE),
+        ("temperature must be non-negative, got -1", None),
+        ("max_tokens must be at least 1", None),
+        ("no such model", None),
+    ],
+)
+def test_other_parameters_are_asked_for_in_words(
+    message: object, parameters: Parameters | None
+) -> None:
+    assert wanted(PLAIN, server_error(400, body(message))) == parameters
+
+
+def test_the_newer_key_can_be_the_wrong_one() -> None:
+    error = server_error(422, body("unknown field: max_completion_tokens"))
+    assert wanted(NEW_KEY, error) == PLAIN
+    assert wanted(PLAIN, error) is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "response_format json_schema is not supported by this model",
+        "unknown field response_format",
+        "Structured outputs need a newer model",
+    ],
+)
+def test_a_server_without_schemas_says_so(message: str) -> None:
+    assert speaks_of_schema(server_error(400, body(message)))
+
+
+def test_a_validators_complaint_is_shown_without_the_prompt_in_it() -> None:
+    complaint = {"loc": ["body", "n"], "msg": "wrong type", "input": "ignore all rules"}
+    error = server_error(422, json.dumps({"detail": [complaint]}).encode())
+    assert error.shown == "422: body.n: wrong type"
+
+
+def test_a_huge_error_is_read_in_a_moment() -> None:
+    started = time.perf_counter()
+    error = server_error(400, body("tokens " * 500_000))
+    assert error.outcome is None
+    assert len(error.words) == 500
+    assert time.perf_counter() - started < 2

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import fisher_exact
+
+from taxonomy.exact_tests import (
+    benjamini_hochberg,
+    fisher_p,
+    least_attainable_p,
+    minimum_detectable_count,
+)
+from taxonomy.intervals import Side
+
+
+def test_fisher_matches_the_lady_tasting_tea() -> None:
+    assert fisher_p(Side(3, 4), Side(1, 4)) == pytest.approx(34 / 70)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 25), st.integers(1, 25), st.data())
+def test_the_least_attainable_p_is_the_smallest_over_all_tables_with_these_margins(
+    n_target: int, n_reference: int, data: st.DataObject
+) -> None:
+    pooled = data.draw(st.integers(0, n_target + n_reference))
+    tables = [
+        (Side(count, n_target), Side(pooled - count, n_reference))
+        for count in range(max(0, pooled - n_reference), min(pooled, n_target) + 1)
+    ]
+    smallest = min(fisher_p(*table) for table in tables)
+    for table in tables:
+        assert least_attainable_p(*table) == pytest.approx(smallest, rel=1e-6)
+
+
+def test_benjamini_hochberg_matches_a_worked_example() -> None:
+    adjusted = benjamini_hochberg([0.01, 0.04, 0.03, 0.5])
+    assert adjusted == pytest.approx([0.04, 0.04 * 4 / 3, 0.04 * 4 / 3, 0.5])
+    assert benjamini_hochberg([]) == []
+
+
+@pytest.mark.parametrize(
+    ("reference_count", "up", "down"),
+    [(1, 6, None), (4, 10, None), (9, 17, 1), (18, 26, 6), (32, 39, 14)],
+)
+def test_minimum_detectable_counts_at_the_published_size(
+    reference_count: int, up: int, down: int | None
+) -> None:
+    reference = Side(reference_count, 112)
+    assert minimum_detectable_count(reference, 89) == up
+    assert minimum_detectable_count(reference, 89, direction="down") == down
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 60), st.integers(1, 60), st.data())
+def test_minimum_detectable_count_is_the_nearest_that_a_full_scan_finds(
+    n_target: int, n_reference: int, data: st.DataObject
+) -> None:
+    reference = Side(data.draw(st.integers(0, n_reference)), n_reference)
+    detected = [
+        count
+        for count in range(n_target + 1)
+        if n_target and fisher_p(Side(count, n_target), reference) < 0.05
+    ]
+    above = [count for count in detected if count > reference.share * n_target]
+    below = [count for count in detected if count < reference.share * n_target]
+    assert minimum_detectable_count(reference, n_target) == min(above, default=None)
+    assert minimum_detectable_count(reference, n_target, direction="down") == max(
+        below, default=None
+    )
+
+
+def test_nothing_is_detectable_against_an_empty_side() -> None:
+    assert minimum_detectable_count(Side(0, 0), 89) is None
+    assert minimum_detectable_count(Side(5, 112), 0) is None
+
+
+@pytest.mark.parametrize("counts", [(300, 250), (3000, 2500), (12, 4), (0, 9), (5, 5), (40_000, 1)])
+def test_large_tables_have_the_librarys_p(counts: tuple[int, int]) -> None:
+    target, reference = Side(counts[0], 48_123), Side(counts[1], 47_987)
+    table = [[s.count, s.total - s.count] for s in (target, reference)]
+    assert fisher_p(target, reference) == pytest.approx(fisher_exact(table).pvalue, rel=1e-6)
