@@ -24,7 +24,7 @@ from labeler.embedding.base import Embedder
 from labeler.embedding.factory import find_minilm
 from labeler.embedding.minilm import MiniLmEmbedder
 from labeler.embedding.tfidf import TfidfEmbedder
-from labeler.judge.base import CategoryOption, EvidenceWindow, LatentSubject
+from labeler.judge.base import CategoryOption, Example, LatentRecord
 from labeler.judge.embedding_judge import EvidenceJudge
 from labeler.judge.prompts import categorize_request
 from taxonomy.intervals import Side, wilson_interval
@@ -42,7 +42,7 @@ class Labelled:
 
     name: str
     category: str
-    subject: LatentSubject
+    subject: LatentRecord
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,12 @@ def read_labelled(path: Path) -> list[Labelled]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
         row = json.loads(line)
         windows = tuple(window_of(each["role"], each["text"]) for each in row["windows"])
-        subject = LatentSubject(number, "labelled", number, windows)
+        subject = LatentRecord(number, "labelled", number, windows)
         rows.append(Labelled(row["id"], row["category"], subject))
     return rows
 
 
-def window_of(role: str, text: str) -> EvidenceWindow:
+def window_of(role: str, text: str) -> Example:
     """Words and marks as tokens; a token is active between `<<` and `>>`."""
     tokens: list[str] = []
     activations: list[float] = []
@@ -94,9 +94,7 @@ def window_of(role: str, text: str) -> EvidenceWindow:
         pieces = _TOKEN.findall(part)
         tokens += pieces
         activations += [float(number % 2)] * len(pieces)
-    return EvidenceWindow(
-        "top", "explain", tuple(tokens), (role,) * len(tokens), tuple(activations)
-    )
+    return Example("top", "explain", tuple(tokens), (role,) * len(tokens), tuple(activations))
 
 
 def seed_options() -> tuple[CategoryOption, ...]:

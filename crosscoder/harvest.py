@@ -32,7 +32,7 @@ from crosscoder.manifest import (
 )
 from crosscoder.model_files import FileHashes, SubjectSpec, fingerprint, pinned
 from crosscoder.models import (
-    SubjectFacts,
+    ModelInfo,
     inspect_subject,
     require_compatible,
     template_subject,
@@ -195,9 +195,9 @@ def harvest(
 class HarvestInputs:
     """What is known of a harvest before any weights are read."""
 
-    facts: tuple[SubjectFacts, ...]
+    facts: tuple[ModelInfo, ...]
     """The models, in their order."""
-    speaker: SubjectFacts
+    speaker: ModelInfo
     """The model whose tokenizer and template read the corpus."""
     source: HarvestSource
 
@@ -226,7 +226,7 @@ def harvest_inputs(
 def _source(
     specs: Sequence[SubjectSpec],
     prints: Sequence[str],
-    speaker: SubjectFacts,
+    speaker: ModelInfo,
     documents: Sequence[Document],
     config: HarvestConfig,
 ) -> HarvestSource:
@@ -353,7 +353,7 @@ def _tell_of_other_numbers(
 
 
 def _harvest_shards(
-    subjects: Sequence[SubjectFacts],
+    subjects: Sequence[ModelInfo],
     tokenized: Sequence[TokenizedDocument],
     plan: Sequence[range],
     todo: Sequence[int],

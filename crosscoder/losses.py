@@ -157,7 +157,7 @@ def wake_loss(crosscoder: Crosscoder, silent: torch.Tensor) -> torch.Tensor:
     return (bias.detach() - bias).sum() / crosscoder.config.n_latents
 
 
-def stretch(z: torch.Tensor, weight: float) -> torch.Tensor:
+def scale_difference(z: torch.Tensor, weight: float) -> torch.Tensor:
     """(..., M, d) with the deviations from the mean over the models scaled by sqrt(weight)."""
     if weight == 1:
         return z
@@ -181,11 +181,11 @@ def in_own_coordinates(crosscoder: Crosscoder, weight: float) -> Crosscoder:
     # A latent of norm 0 is never selected, whatever its activation.
     inverse = torch.where(norms > 0, 1 / norms, 0.0)
     # sum_m <stretch(z)^m, w^m> = sum_m <z^m, stretch(w)^m>: the map is symmetric.
-    encoder = stretch(crosscoder.W_enc.permute(2, 0, 1), weight)
+    encoder = scale_difference(crosscoder.W_enc.permute(2, 0, 1), weight)
     own.W_enc.copy_((encoder * norms[:, None, None]).permute(1, 2, 0))
     own.b_enc.copy_(crosscoder.b_enc * norms)
-    own.W_dec.copy_(stretch(crosscoder.W_dec, 1 / weight) * inverse[:, None, None])
-    own.b_dec.copy_(stretch(crosscoder.b_dec, 1 / weight))
+    own.W_dec.copy_(scale_difference(crosscoder.W_dec, 1 / weight) * inverse[:, None, None])
+    own.b_dec.copy_(scale_difference(crosscoder.b_dec, 1 / weight))
     own.theta.copy_(crosscoder.theta)
     return own
 

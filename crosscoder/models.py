@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class SubjectFacts:
+class ModelInfo:
     """What is known of a subject model before its weights are read."""
 
     spec: SubjectSpec
@@ -83,7 +83,7 @@ def load_tokenizer(spec: SubjectSpec) -> PreTrainedTokenizerFast:
     return _load(AutoTokenizer, spec, folder)
 
 
-def inspect_subject(spec: SubjectSpec) -> SubjectFacts:
+def inspect_subject(spec: SubjectSpec) -> ModelInfo:
     """Read a subject model's config and tokenizer, not its weights."""
     whole = load_config(spec)
     tokenizer = load_tokenizer(spec)
@@ -91,7 +91,7 @@ def inspect_subject(spec: SubjectSpec) -> SubjectFacts:
     with reading(f"model {spec.name!r}: {spec.path}"):
         config = _text_config(whole)
         template = tokenizer.chat_template or ""
-        return SubjectFacts(
+        return ModelInfo(
             spec=spec,
             tokenizer=tokenizer,
             n_layers=int(config.num_hidden_layers),
@@ -200,7 +200,7 @@ def torch_dtype(spec: SubjectSpec) -> torch.dtype:
 
 
 def require_compatible(
-    subjects: Sequence[SubjectFacts], layer: int, template_model: str | None = None
+    subjects: Sequence[ModelInfo], layer: int, template_model: str | None = None
 ) -> None:
     """Check that one crosscoder can read all models at one layer.
 
@@ -232,9 +232,7 @@ def require_compatible(
     template_subject(subjects, template_model)
 
 
-def template_subject(
-    subjects: Sequence[SubjectFacts], template_model: str | None = None
-) -> SubjectFacts:
+def template_subject(subjects: Sequence[ModelInfo], template_model: str | None = None) -> ModelInfo:
     """The model whose tokenizer renders and tokenises the corpus for all.
 
     InputError where chat templates differ and `template_model` does not settle it.

@@ -14,7 +14,7 @@ from torch import nn
 
 from crosscoder.corpus import TokenizedDocument
 from crosscoder.errors import InputError
-from crosscoder.models import SubjectFacts, SubjectModel, load_subject
+from crosscoder.models import ModelInfo, SubjectModel, load_subject
 from crosscoder.pretrained import reading
 from crosscoder.progress import Advance
 from crosscoder.shards import STORAGE_DTYPES, ShardTokens
@@ -293,7 +293,7 @@ def token_columns(documents: Sequence[TokenizedDocument]) -> TokenColumns:
 
 
 def open_readers(
-    subjects: Sequence[SubjectFacts],
+    subjects: Sequence[ModelInfo],
     tokenized: Sequence[TokenizedDocument],
     layer: int,
     device: str,

@@ -34,7 +34,7 @@ from crosscoder.files import (
     write_sealed_json,
     write_text,
 )
-from crosscoder.losses import in_own_coordinates, stretch, zero_excluded_weights
+from crosscoder.losses import in_own_coordinates, scale_difference, zero_excluded_weights
 from crosscoder.model import Crosscoder, CrosscoderConfig, fit_normaliser
 from crosscoder.progress import Progress, SilentProgress
 from crosscoder.sources import TrainingSource
@@ -268,7 +268,7 @@ class _Run:
             normaliser = fit_normaliser(self._source.normaliser_batches(self._batch_size))
         generator = torch.Generator().manual_seed(self._init_seed)
         crosscoder = Crosscoder(self._config, generator, normaliser)
-        z = stretch(crosscoder.normalise(first), self._train_config.difference_weight)
+        z = scale_difference(crosscoder.normalise(first), self._train_config.difference_weight)
         bias = initial_decoder_bias(z, self._train_config.b_dec_init)
         with torch.no_grad():
             crosscoder.b_dec.copy_(bias)

@@ -16,7 +16,7 @@ from crosscoder.losses import (
     Losses,
     LossSettings,
     crosscoder_loss,
-    stretch,
+    scale_difference,
     zero_excluded_gradients,
 )
 from crosscoder.model import Crosscoder
@@ -198,7 +198,7 @@ class Trainer:
         """
         device = self.crosscoder.W_dec.device
         z = self.crosscoder.normalise(batch.to(device))
-        z = stretch(z, self._config.difference_weight)
+        z = scale_difference(z, self._config.difference_weight)
         dead = self.dead
         self._require_life(dead.numel())
         settings = self._settings()

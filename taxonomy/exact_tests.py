@@ -28,10 +28,10 @@ _SAWTOOTH = 8
 def fisher_p(target: Side, reference: Side) -> float:
     """Two-sided p-value of Fisher's exact test that both sides have the same share.
 
-    1.0 where `says_nothing`: such a table can not speak against anything, and no library is asked.
+    1.0 where `is_degenerate`: such a table can not speak against anything, and no library is asked.
     Counts and totals are whole numbers.
     """
-    if says_nothing(target, reference):
+    if is_degenerate(target, reference):
         return 1.0
     if target.total + reference.total > _LARGE:
         return _fisher_p_by_logarithms(target, reference)
@@ -64,7 +64,7 @@ def _log_choose(n: float, k: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(gammaln(n + 1.0) - gammaln(chosen + 1.0) - gammaln(n - chosen + 1.0))
 
 
-def says_nothing(target: Side, reference: Side) -> bool:
+def is_degenerate(target: Side, reference: Side) -> bool:
     """Whether a margin is zero: no latents on a side, none in the category, or none outside it."""
     pooled = target.count + reference.count
     return (
@@ -138,7 +138,7 @@ def boschloo_p(target: Side, reference: Side) -> float:
     linear in the totals where that one is quadratic. Counts and totals are whole numbers; 1.0
     where a margin is zero.
     """
-    if says_nothing(target, reference):
+    if is_degenerate(target, reference):
         return 1.0
     return min(1.0, 2 * min(_one_sided(target, reference), _one_sided(reference, target)))
 

@@ -18,9 +18,9 @@ from labeler.embedding.base import Vectors, encodable, normalised
 from labeler.errors import UsageError, WorkError
 from labeler.http.connections import (
     BlockingLine,
+    Connection,
+    ConnectionFailedError,
     Endpoint,
-    Line,
-    LineError,
     read_key,
     tls_for,
     without_key,
@@ -63,7 +63,7 @@ class ServerEmbedder:
         self.model = model
         self._endpoint = endpoint = Endpoint(base_url.rstrip("/"), model, api_key_env)
         self._line = BlockingLine(
-            Line(endpoint, tls_for((endpoint,)), MAX_VECTORS_BYTES, silence_s=timeout_s)
+            Connection(endpoint, tls_for((endpoint,)), MAX_VECTORS_BYTES, silence_s=timeout_s)
         )
         self._retrying = Retrying(
             retry=retry_if_exception_type(_AgainError),
@@ -102,7 +102,7 @@ class ServerEmbedder:
             answer = self._line.post("/embeddings", body, LONGEST_ANSWER_S)
             if answer.status == 200:
                 return _vectors(answer.content, len(texts))
-        except LineError as broken:
+        except ConnectionFailedError as broken:
             words = without_key(str(broken), self._endpoint.api_key_env)
             raise _AgainError(self._said(words)) from broken
         except TimeoutError:

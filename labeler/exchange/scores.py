@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from labeler.exchange.records import ExchangeExample, ExchangeScore, ExchangeWindow
-from labeler.judge.base import EndpointKind, EvidenceWindow, JudgeIdentity
+from labeler.judge.base import EndpointKind, Example, JudgeIdentity
 from labeler.judge.latents import load_subjects
 from labeler.labeling.score import score_requests
 from labeler.labeling.score_examples import Method, Trial, draw_trials
@@ -130,7 +130,7 @@ def _settings(config: Mapping[str, Any]) -> _Settings | None:
 def _redraw(
     session: Session,
     each: _Scored,
-    windows: Sequence[EvidenceWindow],
+    windows: Sequence[Example],
     settings: _Settings | None,
 ) -> ExchangeScore | None:
     """The score with its examples; None unless they are exactly those that were asked about."""

@@ -76,7 +76,7 @@ class HttpAnswer:
         return body
 
 
-class LineError(Exception):
+class ConnectionFailedError(Exception):
     """The connection failed; nothing usable came back. `unpaid` where the server saw nothing."""
 
     def __init__(self, words: str, unpaid: bool) -> None:
@@ -84,7 +84,7 @@ class LineError(Exception):
         self.unpaid = unpaid
 
 
-class Line:
+class Connection:
     """Room for one request in flight at one endpoint.
 
     An answer of more than `longest_answer` bytes is given up, and so is a server from which nothing
@@ -126,9 +126,11 @@ class Line:
                 content = await _bounded(response, self._longest_answer)
                 return HttpAnswer(response.status, response.headers, content)
         except aiohttp.ClientConnectorError as error:
-            raise LineError(f"cannot connect: {_why(error.os_error)}", unpaid=True) from error
+            raise ConnectionFailedError(
+                f"cannot connect: {_why(error.os_error)}", unpaid=True
+            ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise LineError(_words(error), unpaid=False) from error
+            raise ConnectionFailedError(_words(error), unpaid=False) from error
 
     async def aclose(self) -> None:
         """Hang up; a later request connects anew."""
@@ -164,7 +166,7 @@ class BlockingLine:
     them; both end with this object.
     """
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Connection) -> None:
         self._line = line
         self._loop = asyncio.new_event_loop()
         thread = threading.Thread(target=_run, args=(self._loop,), daemon=True)
@@ -182,7 +184,7 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
     loop.close()
 
 
-def _end(line: Line, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+def _end(line: Connection, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
     closed = asyncio.run_coroutine_threadsafe(line.aclose(), loop)
     closed.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
     thread.join(timeout=1)
@@ -213,7 +215,9 @@ async def _bounded(response: ClientResponse, longest: int) -> bytes:
     async for part in response.content.iter_any():
         size += len(part)
         if size > longest:
-            raise LineError(f"the answer is longer than {longest >> 20} MiB", unpaid=False)
+            raise ConnectionFailedError(
+                f"the answer is longer than {longest >> 20} MiB", unpaid=False
+            )
         parts.append(part)
     return b"".join(parts)
 

@@ -35,7 +35,7 @@ class JudgeIdentity:
 
 
 @dataclass(frozen=True)
-class EvidenceWindow:
+class Example:
     """A stretch of one document, token by token; the four sequences have equal length."""
 
     kind: str
@@ -76,16 +76,16 @@ class LatentFacts:
 
 
 @dataclass(frozen=True)
-class LatentSubject:
+class LatentRecord:
     """One latent with the evidence that a judge may see."""
 
     latent_id: int
     crosscoder: str
     latent_index: int
-    windows: tuple[EvidenceWindow, ...]
+    windows: tuple[Example, ...]
     facts: LatentFacts = LatentFacts()
 
-    def of_kind(self, *kinds: str) -> tuple[EvidenceWindow, ...]:
+    def of_kind(self, *kinds: str) -> tuple[Example, ...]:
         """Windows of the given kinds, in order."""
         return tuple(window for window in self.windows if window.kind in kinds)
 
@@ -113,7 +113,7 @@ class ShownExample:
     """A text that a judge is asked about, under an id that says nothing of it."""
 
     id: str
-    window: EvidenceWindow
+    window: Example
     marks: frozenset[int] = frozenset()
     """`fuzz`: positions of the marked tokens, right or wrong; `detect` shows none."""
 
@@ -139,7 +139,7 @@ class JudgeRequest:
     """JSON schema of the answer."""
     sample: int = 0
     """Which of several answers to the same question."""
-    subject: LatentSubject | None = None
+    subject: LatentRecord | None = None
     options: tuple[CategoryOption, ...] = ()
     explanation: str | None = None
     examples: tuple[ShownExample, ...] = ()
@@ -228,6 +228,6 @@ class Judge(Protocol):
         ...
 
 
-def _window_content(window: EvidenceWindow) -> list[Any]:
+def _window_content(window: Example) -> list[Any]:
     activations = [float(f"{value:.6g}") for value in window.activations]
     return [window.kind, window.quantile, list(window.tokens), list(window.roles), activations]

@@ -15,7 +15,15 @@ from typing import Any, TypeVar
 from labeler.errors import WorkError
 from labeler.judge.base import Judge, JudgeReply
 from labeler.judge.budget import BudgetReachedError
-from labeler.judge.calls import CallStore, EndedAttempt, Keep, Keyed, OnAnswer, Question, StoredCall
+from labeler.judge.calls import (
+    CallStore,
+    EndedAttempt,
+    HashedRequest,
+    Keep,
+    OnAnswer,
+    Question,
+    StoredCall,
+)
 from labeler.store.outcomes import ENDED_STATUSES
 from labeler.text import one_line
 
@@ -34,7 +42,7 @@ Result = TypeVar("Result")
 class _End:
     """A question whose last attempt has ended, with those that had waited for its answer."""
 
-    asked: Keyed
+    asked: HashedRequest
     questions: Sequence[Question]
     committed: asyncio.Future[None]
 
@@ -74,12 +82,12 @@ class Recorder:
         """What the thread is committing; it goes on when the loop is told to end."""
         self._thread = ThreadPoolExecutor(1, "record")
 
-    def attempt(self, asked: Keyed, reply: JudgeReply) -> None:
+    def attempt(self, asked: HashedRequest, reply: JudgeReply) -> None:
         """One attempt ended."""
         self._pending.attempts.append(EndedAttempt(asked, reply))
         self._wake.set()
 
-    def end(self, asked: Keyed, questions: Sequence[Question]) -> asyncio.Future[None]:
+    def end(self, asked: HashedRequest, questions: Sequence[Question]) -> asyncio.Future[None]:
         """The last attempt of a question has ended; done once that is committed."""
         committed = asyncio.get_running_loop().create_future()
         self._pending.ends.append(_End(asked, questions, committed))
@@ -259,7 +267,7 @@ class _Failures:
             )
 
 
-class AskPool:
+class BatchRunner:
     """Asks questions with as many workers as the judge takes requests.
 
     Several processes may share a batch: each asks what it claims and takes the others' answers
@@ -287,7 +295,7 @@ class AskPool:
         in_flight = self._judge.concurrency
         n_workers = in_flight + (in_flight // 2 if in_flight >= MANY else 0)
         room = asyncio.Semaphore(in_flight)
-        queue: asyncio.Queue[Keyed | None] = asyncio.Queue(2 * in_flight)
+        queue: asyncio.Queue[HashedRequest | None] = asyncio.Queue(2 * in_flight)
         recorder = Recorder(self._store, on_answer, keep, in_flight)
 
         async def work() -> None:
@@ -317,10 +325,13 @@ class AskPool:
             raise self._stop
 
     async def _feed(
-        self, questions: Iterator[Question], queue: asyncio.Queue[Keyed | None], recorder: Recorder
+        self,
+        questions: Iterator[Question],
+        queue: asyncio.Queue[HashedRequest | None],
+        recorder: Recorder,
     ) -> None:
         """Queue what is this worker's to ask; wait for what others have in hand."""
-        held: list[Keyed] = []
+        held: list[HashedRequest] = []
         are_left = True
         while self._stop is None and (are_left or held):
             read = [] if len(held) > MOST_HELD else await self._read(questions)
@@ -341,7 +352,7 @@ class AskPool:
                     held.append(asked)
             await recorder.room()
 
-    async def _read(self, questions: Iterator[Question]) -> list[Keyed]:
+    async def _read(self, questions: Iterator[Question]) -> list[HashedRequest]:
         """Make some questions; replies that arrive meanwhile have their turn after each."""
         read = []
         for question in islice(questions, READ_AHEAD):
@@ -349,7 +360,7 @@ class AskPool:
             await asyncio.sleep(0)
         return read
 
-    def _first_of_equals(self, asked: list[Keyed]) -> list[Keyed]:
+    def _first_of_equals(self, asked: list[HashedRequest]) -> list[HashedRequest]:
         """Questions whose call nobody makes yet; the others wait for the one that does."""
         first = []
         for each in asked:
@@ -361,7 +372,7 @@ class AskPool:
                 others.append(each.question)
         return first
 
-    async def _ask(self, asked: Keyed, recorder: Recorder, room: asyncio.Semaphore) -> None:
+    async def _ask(self, asked: HashedRequest, recorder: Recorder, room: asyncio.Semaphore) -> None:
         if self._stop is not None:
             return
         ended: list[JudgeReply] = []

@@ -46,7 +46,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Keyed:
+class HashedRequest:
     """A question with its request's hash."""
 
     question: Question
@@ -57,12 +57,12 @@ class Keyed:
 class EndedAttempt:
     """One attempt that ended."""
 
-    asked: Keyed
+    asked: HashedRequest
     reply: JudgeReply
 
 
 @dataclass(frozen=True)
-class Reserved:
+class Reservation:
     """What may be asked of some questions, by the hashes of their requests."""
 
     ended: Mapping[str, StoredCall]
@@ -110,9 +110,9 @@ class CallStore:
         """Seconds after which claims that are not renewed may be taken over."""
         return self._claims.lease_s
 
-    def keyed(self, question: Question) -> Keyed:
+    def keyed(self, question: Question) -> HashedRequest:
         """The question with its request's hash, the one key of its call."""
-        return Keyed(question, question.request.sha256(self._identity))
+        return HashedRequest(question, question.request.sha256(self._identity))
 
     def find(self, request: JudgeRequest) -> StoredCall | None:
         """The answered call of an equal request, whichever run or latent it was made for."""
@@ -125,12 +125,12 @@ class CallStore:
         with read_session(self._engine) as session:
             return _stored(find_ended_calls(session, self.judge_id, keys))
 
-    def reserve(self, asked: Sequence[Keyed]) -> Reserved:
+    def reserve(self, asked: Sequence[HashedRequest]) -> Reservation:
         """Look up what has ended and claim the rest, so that no other worker asks it too."""
         ended = self.answered({each.key for each in asked})
         open_ = [each for each in asked if each.key not in ended]
         if not open_:
-            return Reserved(ended)
+            return Reservation(ended)
         claimed: set[str] = set()
         with write_session(self._engine) as session:
             for stage, keys in _by_stage(open_).items():
@@ -143,7 +143,7 @@ class CallStore:
                 self._claims.give_back(session, stage, found)
                 ended |= found
                 claimed |= taken - found.keys()
-        return Reserved(ended, claimed)
+        return Reservation(ended, claimed)
 
     def record(self, request: JudgeRequest, reply: JudgeReply, latent_id: int | None) -> StoredCall:
         """Write one ended attempt under the next attempt number."""
@@ -154,7 +154,7 @@ class CallStore:
         return _as_stored(call_id, reply)
 
     def record_all(
-        self, attempts: Sequence[EndedAttempt], ended: Sequence[Keyed]
+        self, attempts: Sequence[EndedAttempt], ended: Sequence[HashedRequest]
     ) -> list[StoredCall]:
         """Write ended attempts and end the claims of ended questions in one transaction."""
         rows = [
@@ -234,7 +234,7 @@ def _as_stored(call_id: int, reply: JudgeReply) -> StoredCall:
     return StoredCall(call_id, reply.status, reply.parsed, reply.error, was_asked=True)
 
 
-def _by_stage(asked: Sequence[Keyed]) -> dict[str, list[str]]:
+def _by_stage(asked: Sequence[HashedRequest]) -> dict[str, list[str]]:
     grouped: dict[str, list[str]] = {}
     for each in asked:
         grouped.setdefault(each.question.request.stage, []).append(each.key)

@@ -12,10 +12,10 @@ from crosscoder.errors import InputError
 from crosscoder.limits import parse_json
 from labeler.errors import UsageError, WorkError
 from labeler.http.connections import (
+    Connection,
+    ConnectionFailedError,
     Endpoint,
     HttpAnswer,
-    Line,
-    LineError,
     read_key,
     tls_for,
     without_key,
@@ -96,7 +96,7 @@ def _check(endpoint: Endpoint, section: JudgeSection, negotiation: Negotiation) 
         raise WorkError(
             f"{endpoint.base_url}: no answer within {section.timeout_s:g} s (judge.timeout_s)"
         ) from None
-    except LineError as error:
+    except ConnectionFailedError as error:
         words = without_key(one_line(str(error)), endpoint.api_key_env)
         raise WorkError(
             f"{endpoint.base_url}: the server is down or not there ({words}); "
@@ -111,7 +111,7 @@ async def _within(section: JudgeSection, work: Awaitable[Result]) -> Result:
 
 
 async def _ask(endpoint: Endpoint, section: JudgeSection, negotiation: Negotiation) -> Fit:
-    line = Line(endpoint, tls_for((endpoint,)))
+    line = Connection(endpoint, tls_for((endpoint,)))
     try:
         while True:
             asked_with = negotiation.current
@@ -188,14 +188,14 @@ def _request() -> JudgeRequest:
     return JudgeRequest("explain", "check", "0" * 64, (message,), explain_schema())
 
 
-async def _models(line: Line, section: JudgeSection) -> dict[str, int | None]:
+async def _models(line: Connection, section: JudgeSection) -> dict[str, int | None]:
     """Models that the server has, with their context where it says."""
     try:
         answer = await _within(section, line.get("/models"))
         rows = parse_json(answer.content, "the models")["data"] if answer.status == 200 else []
         found = {str(row["id"]): row.get("max_model_len") for row in rows}
         return {name: size if isinstance(size, int) else None for name, size in found.items()}
-    except (InputError, LineError, TimeoutError, KeyError, TypeError, AttributeError):
+    except (InputError, ConnectionFailedError, TimeoutError, KeyError, TypeError, AttributeError):
         return {}
 
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from labeler.embedding.base import Embedder
 from labeler.judge.base import (
-    EvidenceWindow,
+    Example,
     JudgeIdentity,
     JudgeReply,
     JudgeRequest,
-    LatentSubject,
+    LatentRecord,
     OnAttempt,
     ignore_attempt,
 )
@@ -153,7 +153,7 @@ ENGLISH = "en"
 class _Reading:
     """What the judge reads of a latent: windows with readable text, one for each text."""
 
-    windows: tuple[EvidenceWindow, ...]
+    windows: tuple[Example, ...]
     snippets: tuple[Snippet, ...]
 
 
@@ -215,7 +215,7 @@ class EvidenceJudge:
         fires = alike(request.explanation or "", texts, self._embedder)
         return {"answers": dict(zip(request.example_ids, fires, strict=True))}
 
-    def _explain(self, subject: LatentSubject) -> dict[str, Any]:
+    def _explain(self, subject: LatentRecord) -> dict[str, Any]:
         reading = _read(subject)
         if len(reading.snippets) < MIN_TEXTS:
             return {
@@ -275,13 +275,13 @@ class EvidenceJudge:
         return foreign / len(reading.windows)
 
 
-def _read(subject: LatentSubject) -> _Reading:
+def _read(subject: LatentRecord) -> _Reading:
     """Windows of the explain half on which the latent fires, each different text once."""
     shown = [window for window in subject.windows if window.split == "explain"]
     top = [window for window in shown if window.kind == "top"]
     if len(top) < ENOUGH_TOP_WINDOWS:
         top += [window for window in shown if window.kind == "quantile"]
-    pieces: dict[str, tuple[EvidenceWindow, Snippet]] = {}
+    pieces: dict[str, tuple[Example, Snippet]] = {}
     for window in top:
         piece = snippet(window)
         if piece is not None:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from labeler.http.connections import Endpoint, Line, tls_for
-from labeler.judge.retry import AskedWait
+from labeler.http.connections import Connection, Endpoint, tls_for
+from labeler.judge.retry import RetryAfter
 
 Sleep = Callable[[float], Awaitable[None]]
 Clock = Callable[[], float]
@@ -24,7 +24,7 @@ class _Server:
     """What is known of one endpoint."""
 
     endpoint: Endpoint
-    free: list[Line]
+    free: list[Connection]
     rest_until: float = 0.0
     failures: int = 0
     rests: int = 0
@@ -33,7 +33,7 @@ class _Server:
     is_tried: bool = False
     """A request is on its way to find out whether the server is back."""
     last_answer_at: float | None = None
-    asked_wait: AskedWait = field(default_factory=AskedWait)
+    asked_wait: RetryAfter = field(default_factory=RetryAfter)
 
     def takes_requests(self, now: float) -> bool:
         """Whether a request may be sent now, a free line supposed."""
@@ -60,7 +60,9 @@ class Endpoints:
         """Make the lines; they connect when they are used."""
         tls = tls_for(self.endpoints)
         self._servers = {
-            endpoint: _Server(endpoint, [Line(endpoint, tls) for _ in range(endpoint.concurrency)])
+            endpoint: _Server(
+                endpoint, [Connection(endpoint, tls) for _ in range(endpoint.concurrency)]
+            )
             for endpoint in self.endpoints
         }
 
@@ -69,7 +71,7 @@ class Endpoints:
         """Requests in flight at all servers together."""
         return sum(endpoint.concurrency for endpoint in self.endpoints)
 
-    async def take(self, avoid: Endpoint | None = None) -> Line:
+    async def take(self, avoid: Endpoint | None = None) -> Connection:
         """A free line to a server that takes requests; waits for one.
 
         A request that failed at one server goes to another as long as one is up.
@@ -88,7 +90,7 @@ class Endpoints:
                 return server.free.pop()
             await self._wait(now)
 
-    def give_back(self, line: Line) -> None:
+    def give_back(self, line: Connection) -> None:
         """Return a line after `answered`, `failed` or `told_to_wait` was said of it."""
         self._servers[line.endpoint].free.append(line)
         self._changed.set()
@@ -109,7 +111,7 @@ class Endpoints:
         server.is_down = server.is_tried = False
         server.last_answer_at = self.clock()
 
-    def asked_wait(self, endpoint: Endpoint) -> AskedWait:
+    def asked_wait(self, endpoint: Endpoint) -> RetryAfter:
         """What a server asked for since its last answer."""
         return self._servers[endpoint].asked_wait
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from labeler.judge.base import CONTENT_ROLES, EvidenceWindow
+from labeler.judge.base import CONTENT_ROLES, Example
 from labeler.judge.rendering import Turn, content_text, joined, turns
 
 STRONG_SHARE = 0.5
@@ -31,7 +31,7 @@ class Snippet:
     peak: float
 
 
-def snippet(window: EvidenceWindow) -> Snippet | None:
+def snippet(window: Example) -> Snippet | None:
     """The sentences of a turn from the first to the last strong token, as far as the window shows.
 
     A sentence is what the categories' prototypes are, so that like is compared with like. None
@@ -51,19 +51,19 @@ def snippet(window: EvidenceWindow) -> Snippet | None:
     return Snippet(text, turn.role, window.peak) if _LETTER.search(text) else None
 
 
-def peak_turn(window: EvidenceWindow) -> Turn | None:
+def peak_turn(window: Example) -> Turn | None:
     """The turn with the strongest content token; None where none fires."""
     best = max(turns(window), key=lambda turn: _peak(window, turn), default=None)
     return best if best is not None and _peak(window, best) > 0 else None
 
 
-def strong_positions(window: EvidenceWindow, turn: Turn) -> list[int]:
+def strong_positions(window: Example, turn: Turn) -> list[int]:
     """Positions in a turn whose activation exceeds the strong share of its peak."""
     threshold = STRONG_SHARE * _peak(window, turn)
     return [position for position in turn.positions if window.activations[position] >= threshold]
 
 
-def _peak(window: EvidenceWindow, turn: Turn) -> float:
+def _peak(window: Example, turn: Turn) -> float:
     return max(window.activations[position] for position in turn.positions)
 
 
@@ -89,7 +89,7 @@ def _is_short(text: str) -> bool:
     return len(text.split()) < MIN_WORDS and len(text) < 4 * MIN_WORDS
 
 
-def _neighbourhood(window: EvidenceWindow, turn: Turn) -> str:
+def _neighbourhood(window: Example, turn: Turn) -> str:
     """The turn with the one before and the one after it."""
     all_turns = turns(window)
     at = all_turns.index(turn)
@@ -179,9 +179,7 @@ class EvidenceStatistics:
         return dict(self.language_shares).get(language, 0.0)
 
 
-def summarise(
-    windows: Sequence[EvidenceWindow], languages: LanguageIdentifier
-) -> EvidenceStatistics:
+def summarise(windows: Sequence[Example], languages: LanguageIdentifier) -> EvidenceStatistics:
     """Statistics of the content of `windows`, each window with the same weight."""
     words: dict[str, float] = defaultdict(float)
     roles: dict[str, float] = defaultdict(float)
@@ -204,7 +202,7 @@ def summarise(
     )
 
 
-def word_activations(window: EvidenceWindow) -> list[tuple[str, float]]:
+def word_activations(window: Example) -> list[tuple[str, float]]:
     """Words of a window's content with the activation on their tokens, where it is above 0.
 
     A token outside any word stands for itself: punctuation, or a line break shown as such.
@@ -220,7 +218,7 @@ def word_activations(window: EvidenceWindow) -> list[tuple[str, float]]:
     return found
 
 
-def edge_of_turn(window: EvidenceWindow) -> str | None:
+def edge_of_turn(window: Example) -> str | None:
     """`start`, `middle` or `end` of the turn; None where the window does not show its edges."""
     turn = peak_turn(window)
     if turn is None:
@@ -236,7 +234,7 @@ def edge_of_turn(window: EvidenceWindow) -> str | None:
     return "middle"
 
 
-def _words_by_token(window: EvidenceWindow, turn: Turn) -> dict[int, tuple[int, str]]:
+def _words_by_token(window: Example, turn: Turn) -> dict[int, tuple[int, str]]:
     """For each token of a turn the word (its start and text) that most of it lies in."""
     text = joined(window, turn.positions)
     spans = [match.span() for match in _WORD.finditer(text)]
@@ -270,7 +268,7 @@ def _one_case(words: dict[str, float]) -> dict[str, float]:
     return {_largest_first(group)[0][0]: sum(group.values()) for group in groups.values()}
 
 
-def _language(window: EvidenceWindow, languages: LanguageIdentifier) -> str | None:
+def _language(window: Example, languages: LanguageIdentifier) -> str | None:
     """Language of the turn in which the latent fires most, else of all the window's content."""
     turn = peak_turn(window)
     if turn is not None:
@@ -280,12 +278,12 @@ def _language(window: EvidenceWindow, languages: LanguageIdentifier) -> str | No
     return languages.identify(content_text(window))
 
 
-def _content_activation(window: EvidenceWindow) -> float:
+def _content_activation(window: Example) -> float:
     total = sum(_sum(window, turn.positions) for turn in turns(window))
     return total if total > 0 else 1.0
 
 
-def _sum(window: EvidenceWindow, positions: Iterable[int]) -> float:
+def _sum(window: Example, positions: Iterable[int]) -> float:
     return sum(window.activations[position] for position in positions)
 
 

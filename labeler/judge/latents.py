@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Row, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from labeler.judge.base import CategoryOption, EvidenceWindow, LatentFacts, LatentSubject
+from labeler.judge.base import CategoryOption, Example, LatentFacts, LatentRecord
 from labeler.store.controls import matched_sets
 from labeler.store.helpers import chunks
 from labeler.store.schema import (
@@ -50,14 +50,14 @@ _SCALING_COLUMNS = (
 )
 
 
-def load_subject(session: Session, latent_id: int, split: str = "explain") -> LatentSubject:
+def load_subject(session: Session, latent_id: int, split: str = "explain") -> LatentRecord:
     """One latent with its windows of one half and what the crosscoder says of it."""
     return load_subjects(session, [latent_id], split)[0]
 
 
 def load_subjects(
     session: Session, latent_ids: Sequence[int], split: str = "explain"
-) -> list[LatentSubject]:
+) -> list[LatentRecord]:
     """Latents in the given order; as many queries for some hundred of them as for one."""
     latents: dict[int, Row[Any]] = {}
     for part in chunks(latent_ids):
@@ -70,7 +70,7 @@ def load_subjects(
     windows = _windows(session, latent_ids, split)
     facts = _facts(session, latents)
     return [
-        LatentSubject(
+        LatentRecord(
             latent_id=latent_id,
             crosscoder=latents[latent_id].crosscoder,
             latent_index=latents[latent_id].latent_index,
@@ -128,11 +128,9 @@ def options_of(session: Session, taxonomy_version_id: int) -> tuple[CategoryOpti
     )
 
 
-def _windows(
-    session: Session, latent_ids: Collection[int], split: str
-) -> dict[int, list[EvidenceWindow]]:
+def _windows(session: Session, latent_ids: Collection[int], split: str) -> dict[int, list[Example]]:
     """Windows of each latent from the newest run that collected any for it."""
-    found: dict[int, list[EvidenceWindow]] = defaultdict(list)
+    found: dict[int, list[Example]] = defaultdict(list)
     for part in chunks(latent_ids):
         newest = (
             select(Evidence.latent_id, func.max(Evidence.run_id).label("run_id"))
@@ -152,7 +150,7 @@ def _windows(
         # Rows of the connection, not of the session: a judge's server waits for these prompts.
         for row in session.connection().execute(query):
             latent_id, kind, half, tokens, roles, activations, quantile = row
-            window = EvidenceWindow(
+            window = Example(
                 kind=kind,
                 split=half,
                 tokens=tuple(tokens),

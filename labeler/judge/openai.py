@@ -10,7 +10,14 @@ from typing import Any
 
 from crosscoder.errors import InputError
 from labeler.errors import UsageError, WorkError
-from labeler.http.connections import Endpoint, HttpAnswer, Line, LineError, read_key, without_key
+from labeler.http.connections import (
+    Connection,
+    ConnectionFailedError,
+    Endpoint,
+    HttpAnswer,
+    read_key,
+    without_key,
+)
 from labeler.http.errors import (
     ServerError,
     UnknownRefusals,
@@ -31,12 +38,12 @@ from labeler.judge.completions import read_completion
 from labeler.judge.endpoints import Clock, Endpoints, Sleep
 from labeler.judge.parameters import Forced, Negotiation, Parameters, speaks_of_schema
 from labeler.judge.parsing import Marker
-from labeler.judge.retry import Again, Ended, again, retry_policy
+from labeler.judge.retry import AttemptResult, RetryReason, again, retry_policy
 from labeler.study.judge_config import JudgeSection
 from labeler.text import one_line
 
 CHAT_PATH = "/chat/completions"
-AT_ANOTHER: tuple[Again, ...] = ("transport", "away", "wait")
+AT_ANOTHER: tuple[RetryReason, ...] = ("transport", "away", "wait")
 """Ends of a try after which the next one goes to another server, where there is one."""
 CONTROL_QUESTION = "Answer with any JSON object that the schema allows. Keep every text empty."
 """What is asked to learn whether every request would be refused, and not this one alone."""
@@ -59,7 +66,7 @@ class Patience:
 
 
 @dataclass
-class _Tried:
+class _RetryState:
     """What the tries of one request so far tell the next one."""
 
     failed_at: Endpoint | None = None
@@ -141,7 +148,7 @@ class OpenAiJudge:
         """Ask until there is an answer or the tries are used up; the last reply is returned."""
         patience = self._patience
         policy = retry_policy(patience.max_attempts, patience.max_answers, self._sleep)
-        ended: Ended = await policy(self._attempt, request, on_attempt, _Tried())
+        ended: AttemptResult = await policy(self._attempt, request, on_attempt, _RetryState())
         if ended.unpaid and not self._endpoints.has_answered:
             raise WorkError(
                 f"judge {self._addresses()}: nobody answers there ({ended.reply.error}); start "
@@ -155,7 +162,9 @@ class OpenAiJudge:
         self._unknown.rest()
         await self._endpoints.aclose()
 
-    async def _attempt(self, request: JudgeRequest, on_attempt: OnAttempt, tried: _Tried) -> Ended:
+    async def _attempt(
+        self, request: JudgeRequest, on_attempt: OnAttempt, tried: _RetryState
+    ) -> AttemptResult:
         line = await self._endpoints.take(avoid=tried.failed_at)
         try:
             ended = await self._in_turn(line, request)
@@ -174,7 +183,7 @@ class OpenAiJudge:
             self._require_patience()
         return ended
 
-    async def _in_turn(self, line: Line, request: JudgeRequest) -> Ended:
+    async def _in_turn(self, line: Connection, request: JudgeRequest) -> AttemptResult:
         """Send a request; alone, where it is the first to its server."""
         negotiation, endpoint = self._negotiation, line.endpoint
         if not negotiation.is_open(endpoint):
@@ -186,11 +195,11 @@ class OpenAiJudge:
                     return ended
         return await self._send(line, request)
 
-    async def _send(self, line: Line, request: JudgeRequest) -> Ended:
+    async def _send(self, line: Connection, request: JudgeRequest) -> AttemptResult:
         started = time.monotonic()
         asked_with = self._negotiation.current
         answer = await self._post(line, request, asked_with, started)
-        if isinstance(answer, Ended):
+        if isinstance(answer, AttemptResult):
             return answer
         seconds = time.monotonic() - started
         if answer.status == 200:
@@ -198,8 +207,8 @@ class OpenAiJudge:
         return await self._refused_by_server(line, request, asked_with, answer, seconds)
 
     async def _post(
-        self, line: Line, request: JudgeRequest, parameters: Parameters, started: float
-    ) -> HttpAnswer | Ended:
+        self, line: Connection, request: JudgeRequest, parameters: Parameters, started: float
+    ) -> HttpAnswer | AttemptResult:
         identity = self._identity.params
         sampling = parameters.body(identity["temperature"], identity["max_tokens"])
         body = request_body(line.endpoint.model, request) | sampling
@@ -209,7 +218,7 @@ class OpenAiJudge:
         except TimeoutError:
             words = f"no answer within {self._patience.timeout_s:g} s"
             return await self._hung_up(line, started, words, unpaid=False)
-        except LineError as error:
+        except ConnectionFailedError as error:
             return await self._hung_up(line, started, str(error), error.unpaid)
 
     def _read(
@@ -219,7 +228,7 @@ class OpenAiJudge:
         asked_with: Parameters,
         answer: HttpAnswer,
         seconds: float,
-    ) -> Ended:
+    ) -> AttemptResult:
         try:
             body = answer.json_object(endpoint)
         except InputError as error:
@@ -229,27 +238,29 @@ class OpenAiJudge:
         self._negotiation.answered(endpoint, asked_with)
         self._unknown.answered(request.stage)
         reply = read_completion(request, body, seconds, self._markers)
-        return Ended(replace(reply, asked_with=asked_with.as_json), again(reply))
+        return AttemptResult(replace(reply, asked_with=asked_with.as_json), again(reply))
 
     async def _refused_by_server(
         self,
-        line: Line,
+        line: Connection,
         request: JudgeRequest,
         asked_with: Parameters,
         answer: HttpAnswer,
         seconds: float,
-    ) -> Ended:
+    ) -> AttemptResult:
         endpoint = line.endpoint
         error = server_error(answer.status, answer.content, endpoint.api_key_env)
         if error.outcome is not None:
             self._endpoints.answered(endpoint)
-            return Ended(JudgeReply(error.outcome, error=error.shown, latency_s=seconds), "no")
+            return AttemptResult(
+                JudgeReply(error.outcome, error=error.shown, latency_s=seconds), "no"
+            )
         if is_worth_retrying(error.status):
             return self._busy(endpoint, answer, error, seconds)
         self._endpoints.answered(endpoint)
         adapted = self._negotiation.refused(endpoint, asked_with, error)
         if adapted is not None and adapted.stops_with is None:
-            return Ended(_failed(error.shown, seconds), "parameters")
+            return AttemptResult(_failed(error.shown, seconds), "parameters")
         if adapted is not None and adapted.stops_with is not None:
             return _stop(error, seconds, adapted.stops_with)
         if speaks_of_schema(error):
@@ -263,22 +274,22 @@ class OpenAiJudge:
 
     def _busy(
         self, endpoint: Endpoint, answer: HttpAnswer, error: ServerError, seconds: float
-    ) -> Ended:
+    ) -> AttemptResult:
         wait_s = retry_after_s(answer.headers.get("retry-after"))
         if wait_s:
             self._endpoints.told_to_wait(endpoint, wait_s)
-            return Ended(_failed(error.shown, seconds), "wait")
+            return AttemptResult(_failed(error.shown, seconds), "wait")
         self._endpoints.failed(endpoint, unreachable=False)
         return _transport(error.shown, seconds)
 
     async def _of_one_or_all(
         self,
-        line: Line,
+        line: Connection,
         request: JudgeRequest,
         asked_with: Parameters,
         error: ServerError,
         seconds: float,
-    ) -> Ended:
+    ) -> AttemptResult:
         """Whether a request is refused alone, or every one would be: a harmless one tells.
 
         It has the stage's schema and the same parameters and holds no text of the corpus. It is
@@ -288,10 +299,10 @@ class OpenAiJudge:
         refused = JudgeReply("refused", error=error.shown, latency_s=seconds)
         async with self._unknown.lock:
             if not self._unknown.must_ask(request.stage):
-                return Ended(refused, "no")
+                return AttemptResult(refused, "no")
             control = replace(request, messages=(ChatMessage("user", CONTROL_QUESTION),))
             answer = await self._post(line, control, asked_with, time.monotonic())
-            if isinstance(answer, Ended) or is_worth_retrying(answer.status):
+            if isinstance(answer, AttemptResult) or is_worth_retrying(answer.status):
                 return _transport(error.shown, seconds)
             if answer.status != 200:
                 return _stop(
@@ -299,17 +310,21 @@ class OpenAiJudge:
                 )
             self._unknown.answered(request.stage)
             self._unknown.must_ask(request.stage)
-        return Ended(_with_usage(refused, line.endpoint, control, answer), "no")
+        return AttemptResult(_with_usage(refused, line.endpoint, control, answer), "no")
 
-    async def _hung_up(self, line: Line, started: float, words: str, unpaid: bool) -> Ended:
+    async def _hung_up(
+        self, line: Connection, started: float, words: str, unpaid: bool
+    ) -> AttemptResult:
         """A line that broke; an unpaid request does not count against its tries where it can."""
         await line.aclose()
         self._endpoints.failed(line.endpoint, unreachable=unpaid)
         seconds = time.monotonic() - started
         said = without_key(one_line(words), line.endpoint.api_key_env)
         if unpaid and (self._endpoints.has_answered or self._endpoints.somebody_is_up):
-            return Ended(_failed(said, seconds), "away", unpaid=True)
-        return Ended(_failed(said, seconds), "transport", is_waited_for=unpaid, unpaid=unpaid)
+            return AttemptResult(_failed(said, seconds), "away", unpaid=True)
+        return AttemptResult(
+            _failed(said, seconds), "transport", is_waited_for=unpaid, unpaid=unpaid
+        )
 
     def _require_patience(self) -> None:
         silent = self._endpoints.silent_for_s()
@@ -405,13 +420,15 @@ def _with_usage(
     )
 
 
-def _stop(error: ServerError, seconds: float, advice: str = "") -> Ended:
-    return Ended(_failed(error.shown, seconds), "transport", stops_the_batch=True, advice=advice)
+def _stop(error: ServerError, seconds: float, advice: str = "") -> AttemptResult:
+    return AttemptResult(
+        _failed(error.shown, seconds), "transport", stops_the_batch=True, advice=advice
+    )
 
 
 def _failed(words: str, seconds: float) -> JudgeReply:
     return JudgeReply(status="transport_error", error=words, latency_s=seconds)
 
 
-def _transport(words: str, seconds: float) -> Ended:
-    return Ended(_failed(words, seconds), "transport")
+def _transport(words: str, seconds: float) -> AttemptResult:
+    return AttemptResult(_failed(words, seconds), "transport")

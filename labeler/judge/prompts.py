@@ -15,7 +15,7 @@ from labeler.judge.base import (
     CategoryOption,
     ChatMessage,
     JudgeRequest,
-    LatentSubject,
+    LatentRecord,
     ShownExample,
     Stage,
 )
@@ -76,7 +76,7 @@ def make_request(
     )
 
 
-def explain_request(subject: LatentSubject, sample: int = 0) -> JudgeRequest:
+def explain_request(subject: LatentRecord, sample: int = 0) -> JudgeRequest:
     """Ask what a latent stands for."""
     framed = frame(render_evidence(subject))
     values = {
@@ -88,7 +88,7 @@ def explain_request(subject: LatentSubject, sample: int = 0) -> JudgeRequest:
 
 
 def categorize_request(
-    subject: LatentSubject,
+    subject: LatentRecord,
     explanation: str,
     options: Sequence[CategoryOption],
     sample: int = 0,

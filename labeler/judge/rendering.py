@@ -12,9 +12,9 @@ from crosscoder.files import sha256_text
 from labeler.judge.base import (
     CONTENT_ROLES,
     CategoryOption,
-    EvidenceWindow,
+    Example,
     LatentFacts,
-    LatentSubject,
+    LatentRecord,
     ShownExample,
 )
 
@@ -30,7 +30,7 @@ class Turn:
     positions: range
 
 
-def turns(window: EvidenceWindow) -> tuple[Turn, ...]:
+def turns(window: Example) -> tuple[Turn, ...]:
     """Content of a window, turn by turn; template, system and BOS tokens are left out."""
     return tuple(
         Turn(window.roles[run.start], run)
@@ -39,17 +39,17 @@ def turns(window: EvidenceWindow) -> tuple[Turn, ...]:
     )
 
 
-def content_text(window: EvidenceWindow) -> str:
+def content_text(window: Example) -> str:
     """Everything that somebody wrote in a window, turns separated by a line break."""
     return "\n".join(joined(window, turn.positions).strip() for turn in turns(window)).strip()
 
 
-def joined(window: EvidenceWindow, positions: range) -> str:
+def joined(window: Example, positions: range) -> str:
     """The text of some tokens that follow each other."""
     return "".join(window.tokens[positions.start : positions.stop])
 
 
-def marked_runs(window: EvidenceWindow, turn: Turn) -> list[tuple[bool, range]]:
+def marked_runs(window: Example, turn: Turn) -> list[tuple[bool, range]]:
     """A turn's tokens in runs that are marked (the latent fires there) or not."""
     threshold, first = MARK_SHARE * window.peak, turn.positions.start
     values = window.activations[first : turn.positions.stop]
@@ -77,16 +77,16 @@ def strength(activation: float, scale: float) -> int:
     return max(1, min(10, -int(-10 * activation // scale)))
 
 
-def scale_of(windows: Sequence[EvidenceWindow]) -> float:
+def scale_of(windows: Sequence[Example]) -> float:
     """Largest activation in any of the windows."""
     return max((window.peak for window in windows), default=0.0)
 
 
-def in_order(windows: Sequence[EvidenceWindow]) -> tuple[EvidenceWindow, ...]:
+def in_order(windows: Sequence[Example]) -> tuple[Example, ...]:
     """Windows in the order in which a judge reads them: strongest, quantiles, negatives, twins."""
     kinds = ("top", "quantile", "negative", "other_model")
 
-    def place(window: EvidenceWindow) -> tuple[int, int, float, tuple[str, ...]]:
+    def place(window: Example) -> tuple[int, int, float, tuple[str, ...]]:
         return kinds.index(window.kind), window.quantile or 0, -window.peak, window.tokens
 
     return tuple(sorted(windows, key=place))
@@ -139,7 +139,7 @@ def frame(body: str, key: str | None = None) -> Frame:
         counter += 1
 
 
-def render_evidence(subject: LatentSubject) -> str:
+def render_evidence(subject: LatentRecord) -> str:
     """All windows of a latent with marks and strengths, relative to its strongest token."""
     scale = scale_of(subject.windows)
     counts: dict[str, int] = {}
@@ -212,13 +212,13 @@ def _example(example: ShownExample) -> str:
 
 
 def _example_runs(
-    window: EvidenceWindow, positions: range, marks: frozenset[int]
+    window: Example, positions: range, marks: frozenset[int]
 ) -> Iterator[tuple[bool, str]]:
     for marked, run in groupby(positions, key=marks.__contains__):
         yield marked, escaped("".join(window.tokens[position] for position in run))
 
 
-def _marked_window(label: str, window: EvidenceWindow, scale: float) -> str:
+def _marked_window(label: str, window: Example, scale: float) -> str:
     lines, found = [f"[{label}]"], turns(window)
     for turn in found:
         parts = []
@@ -239,7 +239,7 @@ def _marked(text: str) -> str:
     return f"{text[: len(text) - len(inside)]}{OPEN_MARK}{inside}{CLOSE_MARK}"
 
 
-def _strongest(window: EvidenceWindow, shown: Sequence[Turn], scale: float) -> str:
+def _strongest(window: Example, shown: Sequence[Turn], scale: float) -> str:
     firing = [
         position
         for turn in shown

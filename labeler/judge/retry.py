@@ -16,17 +16,17 @@ from labeler.http.errors import duration_words
 from labeler.judge.base import JudgeReply
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
-Again = Literal["no", "transport", "answer", "away", "wait", "parameters"]
+RetryReason = Literal["no", "transport", "answer", "away", "wait", "parameters"]
 """Why a request would be made again; no tries are `away`: the server was not there, `wait`: it
 asked for time, and `parameters`: it wants to be asked in another way."""
 
 
 @dataclass(frozen=True)
-class Ended:
+class AttemptResult:
     """An attempt that ended."""
 
     reply: JudgeReply
-    again: Again
+    again: RetryReason
     is_waited_for: bool = False
     """The endpoint rests before its next request, so that this one need not wait by itself."""
     stops_the_batch: bool = False
@@ -36,7 +36,7 @@ class Ended:
     """No server saw the request."""
 
 
-def again(reply: JudgeReply) -> Again:
+def again(reply: JudgeReply) -> RetryReason:
     """Unusable answers are asked for again; a refusal is an answer."""
     return "answer" if reply.status in ("parse_error", "truncated") else "no"
 
@@ -50,8 +50,8 @@ def retry_policy(
     answers that are unusable. A server that is away, or asked for time, has no limit here: the
     judge sets it.
     """
-    limits: dict[Again, int] = {"transport": max_attempts, "answer": max_answers}
-    failures: Counter[Again] = Counter()
+    limits: dict[RetryReason, int] = {"transport": max_attempts, "answer": max_answers}
+    failures: Counter[RetryReason] = Counter()
     backoff = wait_exponential(FIRST_WAIT_S, LONGEST_WAIT_S) + wait_random(0, FIRST_WAIT_S)
 
     def is_over(state: RetryCallState) -> bool:
@@ -74,10 +74,10 @@ def retry_policy(
     )
 
 
-def _ended(state: RetryCallState) -> Ended:
+def _ended(state: RetryCallState) -> AttemptResult:
     if state.outcome is None:
         raise RuntimeError("an attempt is judged before it ended")
-    ended: Ended = state.outcome.result()
+    ended: AttemptResult = state.outcome.result()
     return ended
 
 
@@ -87,7 +87,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 @dataclass
-class AskedWait:
+class RetryAfter:
     """What one server asked for since its last answer."""
 
     until: float = 0.0

@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from labeler.errors import UsageError, WorkError, install_command
-from labeler.http.connections import Endpoint, Line, LineError, read_key, tls_for
+from labeler.http.connections import Connection, ConnectionFailedError, Endpoint, read_key, tls_for
 from labeler.study.judge_config import JudgeSection
 
 _NOT_HAD = re.compile(
@@ -360,11 +360,11 @@ def is_healthy(url: str) -> bool:
 
 
 async def _answers_health(endpoint: Endpoint) -> bool:
-    line = Line(endpoint, tls_for((endpoint,)), through_proxy=False)
+    line = Connection(endpoint, tls_for((endpoint,)), through_proxy=False)
     try:
         async with asyncio.timeout(HEALTH_TIMEOUT_S):
             return (await line.get("/health")).status == 200
-    except (LineError, TimeoutError):
+    except (ConnectionFailedError, TimeoutError):
         return False
     finally:
         await line.aclose()

@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 from crosscoder.progress import Advance, Progress, SilentProgress
 from labeler.embedding.base import Embedder
 from labeler.errors import UsageError
-from labeler.judge.base import CategoryOption, Judge, JudgeRequest, LatentSubject
-from labeler.judge.batch import AskPool, FailureLimit
+from labeler.judge.base import CategoryOption, Judge, JudgeRequest, LatentRecord
+from labeler.judge.batch import BatchRunner, FailureLimit
 from labeler.judge.calls import CallStore, Question, StoredCall
 from labeler.judge.latents import latents_of, load_subject, options_of
 from labeler.judge.prompts import categorize_request
@@ -92,7 +92,7 @@ class CheckedQuote:
 
 
 def check_quote(
-    quote: str, subject: LatentSubject | None, explanation: str | None = None
+    quote: str, subject: LatentRecord | None, explanation: str | None = None
 ) -> CheckedQuote:
     """Look for a quote, verbatim but for white space, in the evidence and in the explanation.
 
@@ -245,7 +245,7 @@ class _Categorizer:
                 )
             )
             self._category_ids = {row.slug: row.id for row in rows}
-        pool = AskPool(judge, self.store, limit)
+        pool = BatchRunner(judge, self.store, limit)
         await pool.run(self._questions(latents), self._keep)
 
     def _questions(self, latents: Sequence[int]) -> Iterator[Question]:

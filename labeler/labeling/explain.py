@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from crosscoder.progress import Advance, Progress, SilentProgress
 from labeler.judge.base import Judge
-from labeler.judge.batch import AskPool, FailureLimit
+from labeler.judge.batch import BatchRunner, FailureLimit
 from labeler.judge.calls import CallStore, Question, StoredCall
 from labeler.judge.latents import load_subjects
 from labeler.judge.prompts import explain_request
@@ -139,7 +139,7 @@ class _Labeler:
 
     async def run(self, judge: Judge, latents: Sequence[int]) -> None:
         """Ask for all of them."""
-        pool = AskPool(judge, self.store, self.config.failure_limit)
+        pool = BatchRunner(judge, self.store, self.config.failure_limit)
         await pool.run(self._questions(latents), self._count, self._keep)
 
     def _questions(self, latents: Sequence[int]) -> Iterator[Question]:

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from crosscoder.progress import Advance, Progress, SilentProgress
-from labeler.judge.base import EvidenceWindow, Judge, JudgeReply, JudgeRequest
+from labeler.judge.base import Example, Judge, JudgeReply, JudgeRequest
 from labeler.judge.prompts import detect_request, fuzz_request
 from labeler.labeling.score_examples import Method, Trial, draw_trials
 from labeler.labeling.score_statistics import score_of
@@ -34,7 +34,7 @@ class Puzzle:
     """What it stands for."""
     false: tuple[str, ...]
     """Plausible and wrong."""
-    windows: tuple[EvidenceWindow, ...]
+    windows: tuple[Example, ...]
     """Texts in which it fires on the marked tokens, then texts in which it does not."""
 
 
@@ -59,7 +59,7 @@ def puzzle_set() -> tuple[Puzzle, ...]:
     )
 
 
-def marked_window(text: str) -> EvidenceWindow:
+def marked_window(text: str) -> Example:
     """A text as evidence; tokens between `<<` and `>>` are active."""
     tokens: list[str] = []
     activations: list[float] = []
@@ -69,7 +69,7 @@ def marked_window(text: str) -> EvidenceWindow:
         activations += [float(number % 2)] * len(pieces)
     kind = "top" if any(activations) else "negative"
     roles = (ROLE,) * len(tokens)
-    return EvidenceWindow(kind, "score", tuple(tokens), roles, tuple(activations))
+    return Example(kind, "score", tuple(tokens), roles, tuple(activations))
 
 
 EXAMPLES = 20

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from crosscoder.progress import Advance, Progress, SilentProgress
 from labeler.judge.base import EndpointKind, Judge, JudgeRequest
-from labeler.judge.batch import AskPool, FailureLimit
+from labeler.judge.batch import BatchRunner, FailureLimit
 from labeler.judge.calls import CallStore, Question, StoredCall
 from labeler.judge.latents import load_subject
 from labeler.judge.prompts import detect_request, fuzz_request
@@ -231,7 +231,7 @@ class _Scorer:
 
     async def run(self, judge: Judge, tasks: Sequence[_Task]) -> None:
         """Ask for all of them."""
-        pool = AskPool(judge, self._store, self._config.failure_limit)
+        pool = BatchRunner(judge, self._store, self._config.failure_limit)
         await pool.run(self._questions(tasks), self._keep)
 
     def summary(self) -> ScoreSummary:

@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from labeler.judge.base import EvidenceWindow, ShownExample
+from labeler.judge.base import Example, ShownExample
 from labeler.judge.rendering import MARK_SHARE, content_text, turns
 
 Method = Literal["detection", "fuzzing"]
@@ -36,7 +36,7 @@ class Trial:
 
 
 def draw_trials(
-    method: Method, windows: Sequence[EvidenceWindow], limit: int, seed: int
+    method: Method, windows: Sequence[Example], limit: int, seed: int
 ) -> tuple[Trial, ...]:
     """Trials of one latent from the windows of its score half, at most `limit`, in random order.
 
@@ -56,16 +56,16 @@ def draw_trials(
     )
 
 
-def _entropy(method: str, windows: Sequence[EvidenceWindow], seed: int) -> int:
+def _entropy(method: str, windows: Sequence[Example], seed: int) -> int:
     digest = hashlib.sha256(f"{method}\0{seed}".encode())
     for window in windows:
         digest.update(repr((window.kind, window.tokens, window.activations)).encode("utf-8"))
     return int.from_bytes(digest.digest()[:16], "big")
 
 
-def _distinct(windows: Iterable[EvidenceWindow]) -> list[EvidenceWindow]:
+def _distinct(windows: Iterable[Example]) -> list[Example]:
     """Windows with text, each text once."""
-    found: dict[str, EvidenceWindow] = {}
+    found: dict[str, Example] = {}
     for window in windows:
         text = " ".join(content_text(window).split())
         if text:
@@ -74,7 +74,7 @@ def _distinct(windows: Iterable[EvidenceWindow]) -> list[EvidenceWindow]:
 
 
 def _detection(
-    windows: Sequence[EvidenceWindow], limit: int, generator: np.random.Generator
+    windows: Sequence[Example], limit: int, generator: np.random.Generator
 ) -> list[Trial]:
     firing = [window for window in windows if _fires_on_content(window)]
     silent = [window for window in windows if window.peak <= 0]
@@ -84,16 +84,14 @@ def _detection(
     return [Trial(ShownExample("", window), truth) for window, truth in chosen]
 
 
-def _fires_on_content(window: EvidenceWindow) -> bool:
+def _fires_on_content(window: Example) -> bool:
     return any(window.activations[at] > 0 for turn in turns(window) for at in turn.positions)
 
 
-def _drawn(
-    windows: Sequence[EvidenceWindow], count: int, generator: np.random.Generator
-) -> list[EvidenceWindow]:
+def _drawn(windows: Sequence[Example], count: int, generator: np.random.Generator) -> list[Example]:
     """Some windows; as many of each kind as can be, top and lower quantiles alike."""
     shuffled = [windows[at] for at in generator.permutation(len(windows)).tolist()]
-    by_kind: dict[str, list[EvidenceWindow]] = {}
+    by_kind: dict[str, list[Example]] = {}
     for window in shuffled:
         by_kind.setdefault(window.kind, []).append(window)
     turn_taking = sorted(
@@ -102,9 +100,7 @@ def _drawn(
     return [by_kind[kind][place] for place, kind in turn_taking[:count]]
 
 
-def _fuzzing(
-    windows: Sequence[EvidenceWindow], limit: int, generator: np.random.Generator
-) -> list[Trial]:
+def _fuzzing(windows: Sequence[Example], limit: int, generator: np.random.Generator) -> list[Trial]:
     usable = []
     for window in windows:
         right = _right_marks(window)
@@ -120,7 +116,7 @@ def _fuzzing(
     return trials
 
 
-def _right_marks(window: EvidenceWindow) -> frozenset[int]:
+def _right_marks(window: Example) -> frozenset[int]:
     """Content tokens on which the latent fires most strongly."""
     content = [at for turn in turns(window) for at in turn.positions]
     peak = max((window.activations[at] for at in content), default=0.0)
@@ -130,7 +126,7 @@ def _right_marks(window: EvidenceWindow) -> frozenset[int]:
 
 
 def _wrong_marks(
-    window: EvidenceWindow, right: frozenset[int], generator: np.random.Generator
+    window: Example, right: frozenset[int], generator: np.random.Generator
 ) -> frozenset[int] | None:
     """As many tokens in runs as long, of the same role, none active; None where there is no room.
 
@@ -154,7 +150,7 @@ def _runs(positions: Sequence[int]) -> list[tuple[int, ...]]:
     return [tuple(position for _, position in run) for _, run in runs]
 
 
-def _places(window: EvidenceWindow, run: tuple[int, ...], taken: set[int]) -> list[tuple[int, ...]]:
+def _places(window: Example, run: tuple[int, ...], taken: set[int]) -> list[tuple[int, ...]]:
     """Where a run of marks could stand instead, nearest first, left before right by turns."""
     free = {
         at
@@ -174,14 +170,14 @@ def _places(window: EvidenceWindow, run: tuple[int, ...], taken: set[int]) -> li
     ]
 
 
-def _shape(window: EvidenceWindow, run: Sequence[int]) -> list[tuple[bool, bool]]:
+def _shape(window: Example, run: Sequence[int]) -> list[tuple[bool, bool]]:
     """Per token: begins a word, holds a letter or digit."""
     tokens = [window.tokens[at] for at in run]
     return [(token[:1].isspace(), any(map(str.isalnum, token))) for token in tokens]
 
 
 def _cropped(
-    window: EvidenceWindow, marks: frozenset[int], generator: np.random.Generator
+    window: Example, marks: frozenset[int], generator: np.random.Generator
 ) -> ShownExample:
     """A part of the window with all marks in it, at a place drawn evenly."""
     n_tokens = len(window.tokens)

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from crosscoder.files import write_text
 from labeler.labeling.agreement import read_agreement
-from labeler.report.comparisons import ComparisonFacts, facts_of
+from labeler.report.comparisons import ActiveComparison, active_comparisons
 from labeler.report.latents import read_latents, read_set
 from labeler.report.model import ChangeTable, ReportData
 from labeler.report.provenance import (
@@ -109,7 +109,7 @@ class ReportFiles:
 
 @dataclass(frozen=True)
 class _Read:
-    facts: ComparisonFacts
+    facts: ActiveComparison
     key: ReportKey
     data: ReportData
     checks: CheckRows
@@ -137,7 +137,7 @@ def build_report(
             _read(
                 session, options, facts, ReportKey(report_run_id, facts.comparison.id, computed_at)
             )
-            for facts in facts_of(session, of_study)
+            for facts in active_comparisons(session, of_study)
         ]
     reports = [entry.data for entry in found]
     tables = tuple(report.table for report in reports)
@@ -200,7 +200,7 @@ def _snapshot(engine: Engine) -> Iterator[Session]:
 def _read(
     session: Session,
     options: ReportOptions,
-    facts: ComparisonFacts,
+    facts: ActiveComparison,
     key: ReportKey,
 ) -> _Read:
     places = read_places(session, facts.version.id)

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
-from labeler.report.comparisons import ComparisonFacts, read_comparisons
+from labeler.report.comparisons import ActiveComparison, read_comparisons
 from labeler.report.model import ChangeTable
 from labeler.report.rows import CategoryRow
 from labeler.report.stored import read_stored_tables
@@ -188,7 +188,7 @@ def _difference_p(ratios: Sequence[LogRatio]) -> float | None:
     return math.erfc(abs(first.value - second.value) / math.sqrt(2 * variance))
 
 
-def _identity(session: Session, facts: ComparisonFacts) -> Identity:
+def _identity(session: Session, facts: ActiveComparison) -> Identity:
     sets = (facts.target_set, facts.reference_set)
     members = select(LatentSetMember.latent_id).where(
         LatentSetMember.latent_set_id.in_([latent_set.id for latent_set in sets])

@@ -18,7 +18,7 @@ from labeler.store.schema import Comparison, LatentSet, TaxonomyVersion
 
 
 @dataclass(frozen=True)
-class ComparisonFacts:
+class ActiveComparison:
     """A comparison with what is in force for it."""
 
     comparison: Comparison
@@ -34,27 +34,27 @@ class ComparisonFacts:
 
 def read_comparisons(
     session: Session, named: Sequence[NamedComparison] | None = None
-) -> list[ComparisonFacts]:
+) -> list[ActiveComparison]:
     """What is in force for each comparison of the study, in the study's order.
 
     `named` are those of study.toml; None = every comparison of the database, by name. Raises
     UsageError when there is none.
     """
-    return facts_of(session, study_comparisons(session, named))
+    return active_comparisons(session, study_comparisons(session, named))
 
 
-def facts_of(session: Session, found: StudyComparisons) -> list[ComparisonFacts]:
+def active_comparisons(session: Session, found: StudyComparisons) -> list[ActiveComparison]:
     """What is in force for each comparison that is shown; UsageError when none is."""
     if not found.shown:
         raise UsageError(f"report: no comparison is labelled yet; {found.why_none}")
     return [_facts(session, comparison) for comparison in found.shown]
 
 
-def _facts(session: Session, comparison: Comparison) -> ComparisonFacts:
+def _facts(session: Session, comparison: Comparison) -> ActiveComparison:
     setting = current_setting(session, comparison.id)
     if setting is None:
         raise UsageError(f"report: comparison {comparison.name} is not labelled yet")
-    return ComparisonFacts(
+    return ActiveComparison(
         comparison,
         session.get_one(LatentSet, comparison.target_set_id),
         session.get_one(LatentSet, comparison.reference_set_id),

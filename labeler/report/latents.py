@@ -11,7 +11,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, aliased
 
 from crosscoder.config import SIDES, SideName
-from labeler.report.comparisons import ComparisonFacts, LatentSetView, ScalingCloud
+from labeler.report.comparisons import ActiveComparison, LatentSetView, ScalingCloud
 from labeler.report.model import EvidenceView, LatentView, Measure
 from labeler.report.stored import side_label
 from labeler.store.schema import (
@@ -62,7 +62,7 @@ _LABELS = text(
 )
 
 
-def read_latents(session: Session, facts: ComparisonFacts) -> tuple[LatentView, ...]:
+def read_latents(session: Session, facts: ActiveComparison) -> tuple[LatentView, ...]:
     """The latents of both sides, target first, the most specific of each side first."""
     labels: dict[tuple[str, int], list[Any]] = defaultdict(list)
     for row in session.execute(_LABELS, {"comparison": facts.comparison.name}):
@@ -210,7 +210,7 @@ def evidence_view(evidence: Evidence) -> EvidenceView:
     )
 
 
-def read_set(session: Session, facts: ComparisonFacts, side: SideName) -> LatentSetView:
+def read_set(session: Session, facts: ActiveComparison, side: SideName) -> LatentSetView:
     """One side's latent set: its rule, what the rule saw, and the scaling of all latents."""
     latent_set = facts.latent_set(side)
     size = session.scalar(

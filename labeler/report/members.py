@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
 from crosscoder.config import SIDES, SideName
-from labeler.report.comparisons import ComparisonFacts
+from labeler.report.comparisons import ActiveComparison
 from labeler.store.outcomes import EFFECTIVE_OUTCOMES, LABELLED
 from labeler.store.schema import (
     Category,
@@ -74,13 +74,13 @@ class Members:
         return self.target if side == "target" else self.reference
 
 
-def read_members(session: Session, facts: ComparisonFacts) -> Members:
+def read_members(session: Session, facts: ActiveComparison) -> Members:
     """Every latent of both sides, in the order of their keys."""
     target, reference = (_side(session, facts, side) for side in SIDES)
     return Members(target, reference)
 
 
-def _side(session: Session, facts: ComparisonFacts, side: SideName) -> tuple[Member, ...]:
+def _side(session: Session, facts: ActiveComparison, side: SideName) -> tuple[Member, ...]:
     categories = _categories(session, facts, side)
     specificity = _specificity(session, facts, side)
     rows = session.execute(
@@ -109,7 +109,7 @@ def _side(session: Session, facts: ComparisonFacts, side: SideName) -> tuple[Mem
 
 
 def _categories(
-    session: Session, facts: ComparisonFacts, side: SideName
+    session: Session, facts: ActiveComparison, side: SideName
 ) -> dict[int, list[frozenset[str]]]:
     parent = aliased(Category)
     rows = session.execute(
@@ -129,7 +129,7 @@ def _categories(
 
 
 def _specificity(
-    session: Session, facts: ComparisonFacts, side: SideName
+    session: Session, facts: ActiveComparison, side: SideName
 ) -> dict[int, Specificity]:
     latent_set = facts.latent_set(side)
     rows = session.execute(

@@ -182,7 +182,7 @@ class Robustness:
     sensitivity: tuple[CategorySensitivity, ...]
     correction: Correction
     sweep: Sweep
-    beside: Beside
+    beside: ValidationResults
     agreement: JudgeVersusHuman
 
 
@@ -239,7 +239,7 @@ class ControlRate:
 
 
 @dataclass(frozen=True)
-class Beside:
+class ValidationResults:
     """Everything that stands beside one comparison's result; empty where nothing was stored."""
 
     null_runs: tuple[NullRun, ...] = ()

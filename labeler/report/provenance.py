@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from labeler.report.comparisons import ComparisonFacts
+from labeler.report.comparisons import ActiveComparison
 from labeler.report.model import CrosscoderView, Fingerprint, JudgeView, LabelRevision, RunView
 from labeler.store.schema import (
     Corpus,
@@ -29,7 +29,7 @@ from labeler.store.schema import (
 _STAGES = ("harvest", "train", "isolate", "collect", "label", "score", "categorize")
 
 
-def read_judge(session: Session, facts: ComparisonFacts) -> JudgeView:
+def read_judge(session: Session, facts: ActiveComparison) -> JudgeView:
     """The judge in force."""
     judge = session.get_one(Judge, facts.judge_id)
     return JudgeView(
@@ -37,12 +37,12 @@ def read_judge(session: Session, facts: ComparisonFacts) -> JudgeView:
     )
 
 
-def read_crosscoders(session: Session, facts: ComparisonFacts) -> tuple[CrosscoderView, ...]:
+def read_crosscoders(session: Session, facts: ActiveComparison) -> tuple[CrosscoderView, ...]:
     """The crosscoders that the latents of both sides belong to."""
     return tuple(_crosscoder(session, row) for row in _crosscoders(session, facts))
 
 
-def _crosscoders(session: Session, facts: ComparisonFacts) -> list[Crosscoder]:
+def _crosscoders(session: Session, facts: ActiveComparison) -> list[Crosscoder]:
     """The target's first, then the reference's, each once; several of one side by name."""
     found: dict[int, Crosscoder] = {}
     for latent_set in (facts.target_set, facts.reference_set):
@@ -102,7 +102,7 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def read_embedder(session: Session, facts: ComparisonFacts) -> str | None:
+def read_embedder(session: Session, facts: ActiveComparison) -> str | None:
     """Name of the embedder of the newest categorisation that gave a label in force here."""
     result = session.scalar(
         select(Run.result)
@@ -118,7 +118,7 @@ def read_embedder(session: Session, facts: ComparisonFacts) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def read_revision(session: Session, facts: ComparisonFacts) -> LabelRevision:
+def read_revision(session: Session, facts: ActiveComparison) -> LabelRevision:
     """The newest judge label and decision there are, and when a label in force last changed."""
     return LabelRevision(
         newest_judge_label=session.scalar(select(func.max(JudgeLabel.id))),
@@ -127,7 +127,7 @@ def read_revision(session: Session, facts: ComparisonFacts) -> LabelRevision:
     )
 
 
-def read_fingerprints(session: Session, facts: ComparisonFacts) -> tuple[Fingerprint, ...]:
+def read_fingerprints(session: Session, facts: ActiveComparison) -> tuple[Fingerprint, ...]:
     """Hashes of the models, the text, the crosscoders, the taxonomy and the judge's settings."""
     found: list[Fingerprint] = []
     for row in _crosscoders(session, facts):
@@ -146,7 +146,7 @@ def read_fingerprints(session: Session, facts: ComparisonFacts) -> tuple[Fingerp
 
 
 def read_runs(
-    session: Session, facts: ComparisonFacts, report_run_id: int | None
+    session: Session, facts: ActiveComparison, report_run_id: int | None
 ) -> tuple[RunView, ...]:
     """The runs that made the latents, their evidence, labels, and this report, oldest first."""
     runs: dict[int, Run] = {}
@@ -162,7 +162,7 @@ def read_runs(
     return tuple(_run(runs[run_id]) for run_id in sorted(runs))
 
 
-def _referenced(session: Session, facts: ComparisonFacts) -> Iterable[int]:
+def _referenced(session: Session, facts: ActiveComparison) -> Iterable[int]:
     sets = (facts.target_set, facts.reference_set)
     members = select(LatentSetMember.latent_id).where(
         LatentSetMember.latent_set_id.in_([latent_set.id for latent_set in sets])
@@ -181,7 +181,7 @@ def _referenced(session: Session, facts: ComparisonFacts) -> Iterable[int]:
     )
 
 
-def _label_runs(session: Session, facts: ComparisonFacts) -> Iterable[int]:
+def _label_runs(session: Session, facts: ActiveComparison) -> Iterable[int]:
     """The runs that gave the labels in force."""
     return session.scalars(
         select(JudgeLabel.run_id)

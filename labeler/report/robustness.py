@@ -12,10 +12,10 @@ from sqlalchemy.orm import Session
 
 from crosscoder.config import SIDES, SideName
 from labeler.report.checks import sensitivity_of
-from labeler.report.comparisons import ComparisonFacts, LatentSetView
+from labeler.report.comparisons import ActiveComparison, LatentSetView
 from labeler.report.judge_scores import read_control_rates, read_scores
 from labeler.report.members import Member, Members, read_members
-from labeler.report.model import Beside, Robustness
+from labeler.report.model import Robustness, ValidationResults
 from labeler.report.rows import CategoryRow, read_agreement
 from labeler.report.statistics import CategoryPlace, compute_variants
 from labeler.store.null_runs import read_null_runs
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from taxonomy.threshold_sweep import SweptCategory
 
 
-def read_beside(session: Session, facts: ComparisonFacts, denominator: str, test: str) -> Beside:
+def read_beside(
+    session: Session, facts: ActiveComparison, denominator: str, test: str
+) -> ValidationResults:
     """What was stored for a comparison; empty parts where nothing was."""
-    return Beside(
+    return ValidationResults(
         null_runs=read_null_runs(session, facts.comparison, denominator, test),
         scores=read_scores(session, facts.comparison, facts.judge_id),
         controls=read_control_rates(session, facts.comparison.name),
@@ -169,7 +171,7 @@ class JudgedSides:
 
 
 def read_judged(
-    session: Session, facts: ComparisonFacts, places: Sequence[CategoryPlace], denominator: str
+    session: Session, facts: ActiveComparison, places: Sequence[CategoryPlace], denominator: str
 ) -> JudgedSides:
     """Judge and reviewers on every latent that the judge has labelled; primary categories."""
     from taxonomy.corrected_change import JudgedLatent
@@ -227,7 +229,7 @@ class RobustnessInput:
 
 
 def check_robustness(
-    session: Session, facts: ComparisonFacts, given: RobustnessInput
+    session: Session, facts: ActiveComparison, given: RobustnessInput
 ) -> Robustness:
     """Run the checks of a comparison whose leading rows are computed."""
     from taxonomy.corrected_change import CategoryKey, correct_changes

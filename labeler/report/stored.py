@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from crosscoder.config import SIDES, SideName
 from labeler.errors import UsageError
 from labeler.report.checks import Checks, sensitivity_of
-from labeler.report.comparisons import ComparisonFacts, read_comparisons
+from labeler.report.comparisons import ActiveComparison, read_comparisons
 from labeler.report.model import ChangeTable
 from labeler.report.rows import CategoryRow, Coverage, Direction, PlantedCheck
 from labeler.report.statistics import ROW_COLUMNS, category_names, in_tree_order
@@ -213,7 +213,7 @@ def _check_planted(
 
 def change_table(
     session: Session,
-    facts: ComparisonFacts,
+    facts: ActiveComparison,
     rows: tuple[CategoryRow, ...],
     denominator: str,
     planted: Mapping[str, Direction],
@@ -269,7 +269,7 @@ def _newest_statistics(session: Session, comparison_id: int) -> list[CategoryCha
 
 def _stored_table(
     session: Session,
-    facts: ComparisonFacts,
+    facts: ActiveComparison,
     statistics: list[CategoryChangeStatistic],
     planted: Mapping[str, Direction],
 ) -> ChangeTable:

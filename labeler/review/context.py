@@ -28,7 +28,7 @@ from labeler.report.model import EvidenceView
 from labeler.review.access import Access, Guesses
 from labeler.review.deciding import Form, read_form
 from labeler.review.filters import Filters
-from labeler.review.queue_index import Board
+from labeler.review.queue_index import QueueIndex
 from labeler.review.table import QueueTable
 from labeler.review.turns import NoTurnError, Questions, Turns
 from labeler.store.engine import WriteLockedError, read_session, write_session
@@ -123,13 +123,13 @@ WAITING_WRITES = 16
 
 
 @dataclass(frozen=True)
-class Room:
+class Context:
     """The server's state; only the board, which follows the database, and the guesses change."""
 
     study: str
     title: str
     engine: Engine
-    board: Board
+    board: QueueIndex
     questions: Questions
     access: Access
     report: ReportSection
@@ -183,7 +183,7 @@ class Page:
 class Asked:
     """A request of a reviewer."""
 
-    room: Room
+    room: Context
     request: Request
     reviewer: str
     form: Form
@@ -242,7 +242,7 @@ Handler = Callable[[Asked], Page | Response]
 
 
 def render(
-    room: Room, template: str, status: int = 200, *, reviewer: str | None = None, **values: Any
+    room: Context, template: str, status: int = 200, *, reviewer: str | None = None, **values: Any
 ) -> HTMLResponse:
     """A page."""
     text = room.environment.get_template(template).render(
@@ -255,7 +255,7 @@ def render(
     return HTMLResponse(text, status)
 
 
-def endpoint(room: Room, handler: Handler) -> Callable[[Request], Any]:
+def endpoint(room: Context, handler: Handler) -> Callable[[Request], Any]:
     """A route that asks for a reviewer, reads the form, and turns errors into pages."""
 
     async def answer(request: Request) -> Response:
@@ -313,7 +313,7 @@ def _require_own_page(form: Form, reviewer: str) -> None:
         )
 
 
-def _failed(room: Room, reviewer: str, status: int, error: Exception) -> Response:
+def _failed(room: Context, reviewer: str, status: int, error: Exception) -> Response:
     return render(
         room, "failed.html.j2", status, reviewer=reviewer, message=masked(str(error)), section=""
     )

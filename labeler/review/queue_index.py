@@ -36,7 +36,7 @@ class _Mark:
     labels_changed_at: Any
 
 
-class Board:
+class QueueIndex:
     """The queues, shared by the server's threads; hold `lock` while a queue is read."""
 
     def __init__(self, engine: Engine, named: Sequence[NamedComparison] | None = None) -> None:

@@ -18,10 +18,10 @@ from starlette.routing import Route
 
 from labeler.errors import UsageError, WorkError
 from labeler.review.access import Access, Guard, HostRule
-from labeler.review.context import Handler, Room, build_environment, endpoint, read_static
-from labeler.review.queue_index import Board
+from labeler.review.context import Context, Handler, build_environment, endpoint, read_static
+from labeler.review.queue_index import QueueIndex
 from labeler.review.routes import latent, numbers, queue, sql
-from labeler.review.routes.auth import Entrance
+from labeler.review.routes.auth import Auth
 from labeler.review.turns import RUNNING, Questions
 from labeler.store.comparisons import NamedComparison
 from labeler.store.database_url import shown_url
@@ -173,17 +173,17 @@ def build_room(
     report: ReportSection | None = None,
     comparisons: Sequence[NamedComparison] | None = None,
     workers: int = 1,
-) -> Room:
+) -> Context:
     """The state of one of `workers` processes of a server; UsageError for a token too short.
 
     The category table is counted as `report` says; `comparisons` are those of study.toml, None =
     every one of the database; `queries` are the SQL page's, None = those shipped.
     """
-    return Room(
+    return Context(
         study=study,
         title=title or study,
         engine=engine,
-        board=Board(engine, comparisons),
+        board=QueueIndex(engine, comparisons),
         questions=Questions(database_url, max(1, RUNNING // workers)),
         access=Access.build(
             token, reviewer, secrets.token_bytes(32), _identity(database_url, study)
@@ -200,9 +200,9 @@ def _identity(database_url: str | URL, study: str) -> str:
     return f"{study}\n{shown_url(database_url)}"
 
 
-def build_app(room: Room, host: str = "127.0.0.1", extra_hosts: Iterable[str] = ()) -> Guard:
+def build_app(room: Context, host: str = "127.0.0.1", extra_hosts: Iterable[str] = ()) -> Guard:
     """The application, answering to the names of `host` only."""
-    entrance = Entrance(room)
+    entrance = Auth(room)
     routes = [
         Route(path, endpoint(room, handler), methods=[method]) for method, path, handler in PAGES
     ]

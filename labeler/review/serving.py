@@ -32,7 +32,7 @@ from labeler.review.connections import (
     most_connections,
     watch,
 )
-from labeler.review.context import Room
+from labeler.review.context import Context
 from labeler.review.progress import read_progress
 from labeler.store.engine import read_session
 
@@ -47,7 +47,7 @@ _LEAST_LIFE_S = 1.0
 class ReviewServer(uvicorn.Server):
     """uvicorn with limits on its connections; what waits or runs for a page ends with it."""
 
-    def __init__(self, room: Room, app: ASGIApp, starter: int | None = None) -> None:
+    def __init__(self, room: Context, app: ASGIApp, starter: int | None = None) -> None:
         self.room = room
         self.starter = starter
         self.crowd = Crowd(most_connections())
@@ -95,7 +95,7 @@ def default_workers(is_shared: bool) -> int:
     return min(MOST_WORKERS, os.cpu_count() or 1) if is_shared else 1
 
 
-def serve_room(room: Room, app: ASGIApp, listener: socket.socket, workers: int) -> None:
+def serve_room(room: Context, app: ASGIApp, listener: socket.socket, workers: int) -> None:
     """Serve until interrupted."""
     if workers == 1:
         _run(ReviewServer(room, app), listener)
@@ -134,7 +134,7 @@ def _run(server: ReviewServer, listener: socket.socket) -> None:
 class Workers:
     """The processes of a server, started again where one of them dies."""
 
-    def __init__(self, room: Room, app: ASGIApp, listener: socket.socket) -> None:
+    def __init__(self, room: Context, app: ASGIApp, listener: socket.socket) -> None:
         self.room = room
         self.app = app
         self.listener = listener

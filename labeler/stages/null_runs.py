@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from crosscoder.progress import Progress
 from labeler.errors import UsageError
-from labeler.report.comparisons import ComparisonFacts, read_comparisons
+from labeler.report.comparisons import ActiveComparison, read_comparisons
 from labeler.report.members import read_members
 from labeler.report.statistics import read_places
 from labeler.stages.base import StageContext
@@ -130,7 +130,7 @@ class _Nulls:
         if self._section.noise > 0:
             yield self._noise()
 
-    def _store(self, facts: ComparisonFacts, replicates: list[ReplicateStudy]) -> str:
+    def _store(self, facts: ActiveComparison, replicates: list[ReplicateStudy]) -> str:
         name = facts.comparison.name
         with read_session(self._context.engine) as session:
             places = read_places(session, facts.version.id)
@@ -153,7 +153,7 @@ class _Nulls:
             for null in nulls
         )
 
-    def _labelled(self, session: Session, facts: ComparisonFacts) -> Labelled:
+    def _labelled(self, session: Session, facts: ActiveComparison) -> Labelled:
         members = read_members(session, facts)
         denominator = self._study.config.report.denominator
         target, reference = (
@@ -184,7 +184,7 @@ class _Nulls:
             messages.append(f"{null.title}: {null.n_called} of {null.n_tested}")
         return StageReport("noise", False, "; ".join(messages), time.monotonic() - started)
 
-    def _write(self, facts: ComparisonFacts, nulls: list[NullRun]) -> None:
+    def _write(self, facts: ActiveComparison, nulls: list[NullRun]) -> None:
         settings = {
             **self._section.model_dump(mode="json"),
             "seed": self._study.config.study.seed,

@@ -18,7 +18,7 @@ from crosscoder import models as gguf_files
 from crosscoder.errors import InputError
 from crosscoder.model_files import FileHashes, fingerprint
 from crosscoder.models import (
-    SubjectFacts,
+    ModelInfo,
     SubjectSpec,
     inspect_subject,
     load_subject,
@@ -210,7 +210,7 @@ def test_a_soft_capped_model_reads_with_eager_attention(
     assert load_subject(spec_of(folder)).model.config._attn_implementation == "eager"
 
 
-def facts_of(folder: Path, name: str) -> SubjectFacts:
+def facts_of(folder: Path, name: str) -> ModelInfo:
     return inspect_subject(spec_of(folder, name))
 
 

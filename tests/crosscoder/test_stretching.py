@@ -8,13 +8,13 @@ from crosscoders import planted_store, random_batch, random_crosscoder, small_co
 
 from crosscoder.checkpoints import load_crosscoder
 from crosscoder.config import TrainConfig
-from crosscoder.losses import in_own_coordinates, stretch
+from crosscoder.losses import in_own_coordinates, scale_difference
 from crosscoder.train import train
 
 
 def test_weight_one_is_the_plain_loss_and_the_same_crosscoder() -> None:
     z, crosscoder = random_batch(), random_crosscoder()
-    assert stretch(z, 1.0) is z
+    assert scale_difference(z, 1.0) is z
     assert in_own_coordinates(crosscoder, 1.0) is crosscoder
 
 
@@ -25,15 +25,15 @@ def test_difference_of_the_error_counts_weight_times_and_its_common_part_once(
     error = random_batch(n_models=n_models)
     mean = error.mean(1, keepdim=True)
     expected = n_models * mean.square().sum() + 7 * (error - mean).square().sum()
-    torch.testing.assert_close(stretch(error, 7.0).square().sum(), expected)
+    torch.testing.assert_close(scale_difference(error, 7.0).square().sum(), expected)
 
 
 def test_two_models_are_the_rotated_coordinates_with_the_difference_scaled() -> None:
     z = random_batch()
-    out = stretch(z, 9.0)
+    out = scale_difference(z, 9.0)
     torch.testing.assert_close(out[:, 0] + out[:, 1], z[:, 0] + z[:, 1])
     torch.testing.assert_close(out[:, 0] - out[:, 1], 3 * (z[:, 0] - z[:, 1]))
-    torch.testing.assert_close(stretch(out, 1 / 9), z)
+    torch.testing.assert_close(scale_difference(out, 1 / 9), z)
 
 
 @pytest.mark.parametrize("weight", [0.25, 16.0])
@@ -43,13 +43,13 @@ def test_own_coordinates_select_the_same_latents_and_decode_the_same(weight: flo
         stretched.W_dec[3] = 0
         stretched.theta.fill_(0.8)
     own = in_own_coordinates(stretched, weight)
-    there = stretched.encode_thresholded(stretch(z, weight))
+    there = stretched.encode_thresholded(scale_difference(z, weight))
     here = own.encode_thresholded(z)
     assert there.n_active > 10
     assert torch.equal(there.token, here.token)
     assert torch.equal(there.latent, here.latent)
     decoded = stretched.decode(there, len(z))
-    torch.testing.assert_close(own.decode(here, len(z)), stretch(decoded, 1 / weight))
+    torch.testing.assert_close(own.decode(here, len(z)), scale_difference(decoded, 1 / weight))
 
 
 def test_weight_one_trains_to_the_same_weights_as_without_the_option(tmp_path: Path) -> None:

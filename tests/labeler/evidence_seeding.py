@@ -8,15 +8,13 @@ from judge_subjects import window
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from labeler.judge.base import EvidenceWindow
+from labeler.judge.base import Example
 from labeler.store.engine import write_session
 from labeler.store.evidence import EvidenceRow, add_evidence
 from labeler.store.runs import begin_run
 
 
-def add_windows(
-    session: Session, run_id: int, latent_id: int, windows: Sequence[EvidenceWindow]
-) -> None:
+def add_windows(session: Session, run_id: int, latent_id: int, windows: Sequence[Example]) -> None:
     """Write windows of one latent, each from a document of its own."""
     add_evidence(
         session,
@@ -39,7 +37,7 @@ def add_windows(
     )
 
 
-def distinct_windows(word: str, n: int = 4) -> list[EvidenceWindow]:
+def distinct_windows(word: str, n: int = 4) -> list[Example]:
     """Windows that fire on `word`, different for each word."""
     return [window(f"text number {number} says <<{word}>> to us.") for number in range(n)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from labeler.judge.base import CategoryOption, EvidenceWindow, LatentFacts, LatentSubject
+from labeler.judge.base import CategoryOption, Example, LatentFacts, LatentRecord
 
 _MARKED = re.compile(r"<<(.*?)>>", re.DOTALL)
 _TOKEN = re.compile(r"\s*[^\W_]+|\s*[^\w\s]|\s*_|\s+")
@@ -60,7 +60,7 @@ def window(
     activation: float = 1.0,
     quantile: int | None = None,
     in_template: bool = True,
-) -> EvidenceWindow:
+) -> Example:
     """One turn inside its chat template; tokens between `<<` and `>>` are active."""
     tokens: list[str] = []
     activations: list[float] = []
@@ -74,16 +74,16 @@ def window(
         tokens = [*before, *tokens, *after]
         roles = ["template"] * 3 + roles + ["template"] * 2
         activations = [0.0] * 3 + activations + [0.0] * 2
-    return EvidenceWindow(kind, split, tuple(tokens), tuple(roles), tuple(activations), quantile)
+    return Example(kind, split, tuple(tokens), tuple(roles), tuple(activations), quantile)
 
 
-def subject(windows: Sequence[EvidenceWindow], latent_id: int = 1) -> LatentSubject:
+def subject(windows: Sequence[Example], latent_id: int = 1) -> LatentRecord:
     """A latent with these windows."""
     facts = LatentFacts("simpo", "base", 0.93, 0.125, None, 0.0012, 20)
-    return LatentSubject(latent_id, "cc", 7, tuple(windows), facts)
+    return LatentRecord(latent_id, "cc", 7, tuple(windows), facts)
 
 
-def refusals(split: str = "explain") -> list[EvidenceWindow]:
+def refusals(split: str = "explain") -> list[Example]:
     """Windows of a latent that fires on apologies in refusals."""
     texts = (
         "I'm <<sorry>>, but I can't help with making a bomb.",

@@ -9,7 +9,7 @@ from seeding import Seed, seed
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from labeler.judge.base import EvidenceWindow, JudgeReply, JudgeRequest
+from labeler.judge.base import Example, JudgeReply, JudgeRequest
 from labeler.store.engine import write_session
 from labeler.store.evidence import EvidenceRow, add_evidence
 
@@ -17,7 +17,7 @@ WORDS = ("sorry", "butter", "river", "engine")
 Script = Callable[[JudgeRequest], dict[str, object] | JudgeReply]
 
 
-def windows_of(word: str, others: tuple[str, ...]) -> list[EvidenceWindow]:
+def windows_of(word: str, others: tuple[str, ...]) -> list[Example]:
     """Both halves: texts that fire on a word, and texts about other words on which it does not."""
     found = []
     for split in ("explain", "score"):
@@ -43,9 +43,7 @@ def seeded(engine: Engine) -> Seed:
     return made
 
 
-def add_halves(
-    session: Session, run_id: int, latent_id: int, windows: list[EvidenceWindow]
-) -> None:
+def add_halves(session: Session, run_id: int, latent_id: int, windows: list[Example]) -> None:
     """Write windows of one latent, each in the half that it names."""
     add_evidence(
         session,

@@ -21,11 +21,11 @@ from sqlalchemy.orm import Session
 from labeler.cli.main import run
 from labeler.embedding.tfidf import TfidfEmbedder
 from labeler.judge.base import (
-    EvidenceWindow,
+    Example,
     JudgeIdentity,
     JudgeReply,
     JudgeRequest,
-    LatentSubject,
+    LatentRecord,
     ShownExample,
 )
 from labeler.judge.embedding_judge import EvidenceJudge
@@ -46,15 +46,15 @@ EACH = pytest.mark.parametrize("hostile", TEXTS, ids=str)
 IDENTITY = JudgeIdentity("j", "m", "openai")
 
 
-def evidence_of(text: str) -> EvidenceWindow:
+def evidence_of(text: str) -> Example:
     """A window with the text as one firing token, and as one that is silent."""
     tokens, roles = (" calm", text, " words", text), ("user", "user", "assistant", "assistant")
-    return EvidenceWindow("top", "explain", tokens, roles, (0.0, 3.0, 0.0, 0.0))
+    return Example("top", "explain", tokens, roles, (0.0, 3.0, 0.0, 0.0))
 
 
 def requests_with(text: str) -> list[JudgeRequest]:
     """Every request that shows text of the corpus or of a judge."""
-    shown: LatentSubject = subject([evidence_of(text)])
+    shown: LatentRecord = subject([evidence_of(text)])
     example = ShownExample("1", evidence_of(text), frozenset({1}))
     return [
         explain_request(shown),

@@ -7,7 +7,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from labeler.errors import UsageError
 from labeler.review.access import COOKIE_SECONDS, checked_name
-from labeler.review.context import Room, render
+from labeler.review.context import Context, render
 from labeler.review.deciding import read_form
 from labeler.text import plural
 
@@ -17,10 +17,10 @@ SIGN_IN_AGAIN = (
 )
 
 
-class Entrance:
+class Auth:
     """The routes that are open to somebody who has not said who they are."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Context) -> None:
         self.room = room
 
     async def show(self, request: Request) -> Response:

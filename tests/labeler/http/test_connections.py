@@ -8,7 +8,14 @@ import socket
 import pytest
 from stub_server import Step, serving
 
-from labeler.http.connections import Endpoint, HttpAnswer, Line, LineError, proxy_for, tls_for
+from labeler.http.connections import (
+    Connection,
+    ConnectionFailedError,
+    Endpoint,
+    HttpAnswer,
+    proxy_for,
+    tls_for,
+)
 
 
 def send(url: str, n: int = 1, key_env: str | None = None) -> list[HttpAnswer]:
@@ -16,7 +23,7 @@ def send(url: str, n: int = 1, key_env: str | None = None) -> list[HttpAnswer]:
 
     async def ask() -> list[HttpAnswer]:
         endpoint = Endpoint(url, "m", key_env)
-        line = Line(endpoint, tls_for((endpoint,)))
+        line = Connection(endpoint, tls_for((endpoint,)))
         try:
             return [await line.post("/chat/completions", {"number": at}) for at in range(n)]
         finally:
@@ -54,13 +61,15 @@ def test_a_closed_port_is_a_refused_connection() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with pytest.raises(LineError, match=r"^cannot connect: Connection refused$") as caught:
+    with pytest.raises(
+        ConnectionFailedError, match=r"^cannot connect: Connection refused$"
+    ) as caught:
         send(f"http://127.0.0.1:{port}/v1")
     assert caught.value.unpaid
 
 
 def test_a_cut_connection_may_have_been_paid_for() -> None:
-    with serving(Step(reset=True)) as server, pytest.raises(LineError) as caught:
+    with serving(Step(reset=True)) as server, pytest.raises(ConnectionFailedError) as caught:
         send(server.url)
     assert not caught.value.unpaid
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from judge_subjects import OPTIONS, refusals, subject, window
 
 from labeler.judge.answers import AnswerError, check_answer, is_refusal, parse_answer
-from labeler.judge.base import EvidenceWindow, JudgeReply, JudgeRequest, ShownExample
+from labeler.judge.base import Example, JudgeReply, JudgeRequest, ShownExample
 from labeler.judge.prompts import (
     categorize_request,
     detect_request,
@@ -188,4 +188,4 @@ def test_a_reply_has_an_answer_exactly_where_it_is_ok() -> None:
 
 def test_a_window_has_one_role_and_one_activation_for_each_token() -> None:
     with pytest.raises(ValueError, match="differ in length"):
-        EvidenceWindow("top", "explain", ("a", "b"), ("user",), (1.0, 2.0))
+        Example("top", "explain", ("a", "b"), ("user",), (1.0, 2.0))

@@ -11,7 +11,7 @@ from judge_subjects import COOKING, MULTILINGUAL, OPTIONS, SAFETY, refusals, sub
 from labeler.embedding.base import Embedder, Vectors, normalised
 from labeler.embedding.tfidf import TfidfEmbedder
 from labeler.judge.answers import check_answer
-from labeler.judge.base import EvidenceWindow, JudgeReply, JudgeRequest, ShownExample
+from labeler.judge.base import Example, JudgeReply, JudgeRequest, ShownExample
 from labeler.judge.embedding_judge import EvidenceJudge, short_form
 from labeler.judge.evidence_statistics import edge_of_turn, snippet, word_activations
 from labeler.judge.prompts import categorize_request, detect_request, explain_request, fuzz_request
@@ -65,17 +65,17 @@ def answer(request: JudgeRequest, embedder: Embedder | None = None) -> dict[str,
     return reply.parsed
 
 
-def explained(windows: Sequence[EvidenceWindow]) -> str:
+def explained(windows: Sequence[Example]) -> str:
     return str(answer(explain_request(subject(windows)))["explanation"])
 
 
-def chosen(windows: Sequence[EvidenceWindow]) -> list[str]:
+def chosen(windows: Sequence[Example]) -> list[str]:
     parsed = answer(categorize_request(subject(windows), "x", OPTIONS))
     assert isinstance(parsed["categories"], list)
     return [item["category"] for item in parsed["categories"]]
 
 
-def windows(texts: Sequence[str], role: str = "assistant") -> list[EvidenceWindow]:
+def windows(texts: Sequence[str], role: str = "assistant") -> list[Example]:
     return [window(text, role) for text in texts]
 
 
@@ -130,7 +130,7 @@ def test_text_near_to_nothing_is_none() -> None:
     ],
     ids=["two", "punctuation", "one-text", "silent", "score-half", "none"],
 )
-def test_too_little_to_read_is_uninterpretable(few: list[EvidenceWindow]) -> None:
+def test_too_little_to_read_is_uninterpretable(few: list[Example]) -> None:
     explanation = answer(explain_request(subject(few)))
     assert explanation["interpretable"] is False
     assert str(explanation["explanation"]).startswith("Too little evidence")
@@ -144,7 +144,7 @@ def test_template_role_and_system_text_is_never_embedded() -> None:
     tokens = ("<|im_start|>", "assistant", "\n", "SYSTEM PROMPT", "Please", " bake", " bread", ".")
     roles = ("template", "template", "template", "system", "user", "user", "user", "user")
     each = [
-        EvidenceWindow("top", "explain", (*tokens, f" {n}"), (*roles, "user"), (9.0,) * 9)
+        Example("top", "explain", (*tokens, f" {n}"), (*roles, "user"), (9.0,) * 9)
         for n in range(4)
     ]
     embedder = WordEmbedder()
@@ -210,7 +210,7 @@ def test_the_hash_of_a_request_knows_the_evidence_and_not_the_latent() -> None:
     mine = explain_request(subject(refusals(), latent_id=1))
     twin = explain_request(subject(refusals(), latent_id=2))
     louder = [
-        EvidenceWindow(w.kind, w.split, w.tokens, w.roles, tuple(1.001 * a for a in w.activations))
+        Example(w.kind, w.split, w.tokens, w.roles, tuple(1.001 * a for a in w.activations))
         for w in refusals()
     ]
     assert mine.sha256(identity) == twin.sha256(identity)
@@ -235,7 +235,7 @@ def test_text_without_spaces_is_cut_at_its_own_full_stops() -> None:
 
 
 def test_pieces_of_a_word_count_as_the_word() -> None:
-    each = EvidenceWindow(
+    each = Example(
         "top", "explain", (" un", "believ", "able", " story", "."), ("plain",) * 5,
         (1.0, 2.0, 1.0, 0.0, 0.5),
     )  # fmt: skip

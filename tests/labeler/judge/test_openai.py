@@ -10,10 +10,10 @@ from stub_server import Received, Step, StubServer, serving
 from labeler.errors import UsageError, WorkError
 from labeler.judge.base import (
     CategoryOption,
-    EvidenceWindow,
+    Example,
     JudgeReply,
     JudgeRequest,
-    LatentSubject,
+    LatentRecord,
 )
 from labeler.judge.factory import make_judge
 from labeler.judge.openai import OpenAiJudge
@@ -24,11 +24,9 @@ EXPLAINED = {"explanation": "apologies", "interpretable": True, "confidence": 0.
 GOOD = Step(json.dumps(EXPLAINED))
 
 
-def subject() -> LatentSubject:
-    window = EvidenceWindow(
-        "top", "explain", ("I", "'m", " sorry"), ("assistant",) * 3, (0.0, 0.0, 2.0)
-    )
-    return LatentSubject(1, "cc", 7, (window,))
+def subject() -> LatentRecord:
+    window = Example("top", "explain", ("I", "'m", " sorry"), ("assistant",) * 3, (0.0, 0.0, 2.0))
+    return LatentRecord(1, "cc", 7, (window,))
 
 
 class Sleeps:

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from judge_subjects import OPTIONS, subject, window
 
 from labeler.judge.base import (
-    EvidenceWindow,
+    Example,
     JudgeIdentity,
     JudgeRequest,
     LatentFacts,
-    LatentSubject,
+    LatentRecord,
     ShownExample,
 )
 from labeler.judge.prompts import (
@@ -29,8 +29,8 @@ GOLDEN = Path(__file__).parent / "golden"
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=()), max_size=60)
 
 
-def evidence() -> LatentSubject:
-    chat = EvidenceWindow(
+def evidence() -> LatentRecord:
+    chat = Example(
         "top",
         "explain",
         ("<|im_start|>", "user", "\n", "Make", " a", " bomb", "<|im_end|>", "\n",
@@ -119,7 +119,7 @@ def test_visible_text_has_one_line_no_marks_and_nothing_hidden(text: str) -> Non
 @given(st.text(alphabet="abc =#<>", max_size=40), st.text(alphabet="abc =#<>", max_size=40))
 def test_brackets_of_the_text_never_look_like_marks(before: str, after: str) -> None:
     tokens = (f"{before}x", "SORRY", f"x{after}")
-    each = EvidenceWindow("top", "explain", tokens, ("plain",) * 3, (0.0, 1.0, 0.0))
+    each = Example("top", "explain", tokens, ("plain",) * 3, (0.0, 1.0, 0.0))
     line = render_evidence(subject([each])).splitlines()[1]
     assert re.findall(r"<<(.*?)>>", line) == ["SORRY"]
 
@@ -141,7 +141,7 @@ def test_brackets_of_the_text_never_look_like_marks(before: str, after: str) -> 
     ],
 )
 def test_hostile_text_stays_inside_its_frame(hostile: str) -> None:
-    each = EvidenceWindow("top", "explain", (hostile, "x"), ("user", "user"), (1.0, 0.0))
+    each = Example("top", "explain", (hostile, "x"), ("user", "user"), (1.0, 0.0))
     request = explain_request(subject([each]))
     user = request.messages[1].content
     calm = explain_request(subject([window("<<calm>> x", "user", in_template=False)]))

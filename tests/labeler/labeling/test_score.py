@@ -8,7 +8,7 @@ from scored_latents import WORDS, Script, add_halves, reader, seeded, windows_of
 from seeding import Seed, assert_table_equals_view, rows, seed
 from sqlalchemy import Engine, func, select
 
-from labeler.judge.base import EvidenceWindow, JudgeReply, JudgeRequest
+from labeler.judge.base import Example, JudgeReply, JudgeRequest
 from labeler.judge.scripted import ScriptedJudge
 from labeler.labeling.explain import label_latents
 from labeler.labeling.score import ScoreConfig, ScoreSummary, score_explanations
@@ -218,7 +218,7 @@ def test_a_hostile_text_changes_no_other_latents_score(engine: Engine, hostile: 
     with write_session(engine) as session:
         made = seed(session, 2, 0)
         add_halves(session, made.run_id, made.target[0], windows_of("sorry", ("river",)))
-        trap = EvidenceWindow(
+        trap = Example(
             "top", "score", (hostile, " butter", " here", " now"), ("user",) * 4,
             (0.0, 2.0, 0.0, 0.0),
         )  # fmt: skip

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from judge_subjects import window
 
-from labeler.judge.base import EvidenceWindow
+from labeler.judge.base import Example
 from labeler.judge.rendering import MARK_SHARE
 from labeler.labeling.score_examples import Trial, draw_trials
 
@@ -14,7 +14,7 @@ LENGTH = 32
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "left")
 
 
-def random_window(generator: np.random.Generator, number: int) -> EvidenceWindow:
+def random_window(generator: np.random.Generator, number: int) -> Example:
     """Words with one or two firing runs, the strongest in the middle, as evidence has it."""
     tokens = [f" {WORDS[at]}{number}" for at in generator.integers(len(WORDS), size=LENGTH)]
     activations = [0.0] * LENGTH
@@ -23,18 +23,16 @@ def random_window(generator: np.random.Generator, number: int) -> EvidenceWindow
         activations[at] = 4.0
     if generator.integers(2):
         activations[int(generator.integers(4, 12))] = 3.0
-    return EvidenceWindow(
-        "top", "score", tuple(tokens), ("assistant",) * LENGTH, tuple(activations)
-    )
+    return Example("top", "score", tuple(tokens), ("assistant",) * LENGTH, tuple(activations))
 
 
-def right_marks(window: EvidenceWindow) -> set[int]:
+def right_marks(window: Example) -> set[int]:
     return {
         at for at, value in enumerate(window.activations) if value > MARK_SHARE * window.peak > 0
     }
 
 
-def trials(method: str, windows: list[EvidenceWindow], limit: int = 20) -> tuple[Trial, ...]:
+def trials(method: str, windows: list[Example], limit: int = 20) -> tuple[Trial, ...]:
     return draw_trials(method, windows, limit, seed=0)  # type: ignore[arg-type]
 
 
@@ -64,7 +62,7 @@ def test_detection_asks_about_text_that_fires_and_text_that_never_does() -> None
 
 
 def test_text_on_which_only_the_template_fires_is_not_asked_about() -> None:
-    hidden = EvidenceWindow("top", "score", ("<s>", "hello"), ("bos", "user"), (2.0, 0.0))
+    hidden = Example("top", "score", ("<s>", "hello"), ("bos", "user"), (2.0, 0.0))
     assert trials("detection", [hidden]) == ()
     assert trials("fuzzing", [hidden]) == ()
 
@@ -99,7 +97,7 @@ def test_wrong_marks_have_number_shape_and_role_of_the_right_ones_and_never_fire
     generator = np.random.default_rng(seed)
     one = random_window(generator, seed)
     roles = tuple("user" if at < 14 else "assistant" for at in range(LENGTH))
-    mixed = EvidenceWindow("top", "score", one.tokens, roles, one.activations)
+    mixed = Example("top", "score", one.tokens, roles, one.activations)
     for number in range(4):
         for trial in draw_trials("fuzzing", [mixed], 1, seed=number):
             shown, marks = trial.example.window, trial.example.marks
@@ -141,7 +139,7 @@ def test_no_position_is_marked_every_time() -> None:
 
 
 def test_a_text_that_fires_everywhere_has_no_room_for_wrong_marks() -> None:
-    full = EvidenceWindow("top", "score", (" a", " b"), ("user",) * 2, (1.0, 1.0))
+    full = Example("top", "score", (" a", " b"), ("user",) * 2, (1.0, 1.0))
     assert trials("fuzzing", [full]) == ()
 
 

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labeler.judge.base import EvidenceWindow, ShownExample
+from labeler.judge.base import Example, ShownExample
 from labeler.labeling.score_examples import Trial
 from labeler.labeling.score_statistics import paired_difference, score_of
 
-TEXT = EvidenceWindow("top", "score", ("x",), ("user",), (1.0,))
+TEXT = Example("top", "score", ("x",), ("user",), (1.0,))
 
 
 def trials(*truths: bool) -> list[Trial]:

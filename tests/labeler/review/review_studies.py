@@ -12,7 +12,7 @@ from seeding import Seed, label, seed
 from sqlalchemy import Engine, make_url
 from starlette.testclient import TestClient
 
-from labeler.review.context import Room
+from labeler.review.context import Context
 from labeler.review.server import build_app, build_room
 from labeler.store.engine import open_engine, write_session
 
@@ -30,7 +30,7 @@ class Study:
     url: str
     seed: Seed
 
-    def room(self, reviewer: str | None = "ann", token: str | None = None) -> Room:
+    def room(self, reviewer: str | None = "ann", token: str | None = None) -> Context:
         return build_room(
             self.engine, self.url, study="study", title="A study", reviewer=reviewer, token=token
         )

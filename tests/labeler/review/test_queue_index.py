@@ -22,7 +22,7 @@ from labeler.review import table as table_module
 from labeler.review.filters import Filters
 from labeler.review.progress import cohen_kappa, pair_counts, read_progress
 from labeler.review.queue import PAGE_SIZE, matching, queue_page, surroundings
-from labeler.review.queue_index import Board, change_rows, reviewed_rows
+from labeler.review.queue_index import QueueIndex, change_rows, reviewed_rows
 from labeler.review.table import QueueTable
 from labeler.store.engine import read_session, write_session
 from labeler.store.reviews import draw_audit
@@ -39,7 +39,7 @@ def latents(study: Study) -> list[int]:
     return [*study.seed.target, *study.seed.reference]
 
 
-def assert_equal_to_views(study: Study, board: Board) -> None:
+def assert_equal_to_views(study: Study, board: QueueIndex) -> None:
     with read_session(study.engine) as session, board.lock:
         table = board.table(session)
         kept = {(p.side, p.latent_id): p for p in table.places}
@@ -81,7 +81,7 @@ def test_the_board_follows_every_decision(
 ) -> None:
     study = copy_study(seeded, tmp_path / "followed.db")
     engine = study.engine
-    board = Board(engine)
+    board = QueueIndex(engine)
     assert_equal_to_views(study, board)
     for action, index, reviewer in steps:
         try:
@@ -108,7 +108,7 @@ def test_what_a_board_keeps_equals_a_fresh_count(
     """Orders, counts of pairs, masks of reviewers: as if everything were read again."""
     study = copy_study(seeded, tmp_path / "kept.db")
     engine = study.engine
-    board = Board(engine)
+    board = QueueIndex(engine)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(table_module, "FEW_MOVED", few)
         assert_equal_to_fresh(study, board)
@@ -120,9 +120,9 @@ def test_what_a_board_keeps_equals_a_fresh_count(
     engine.dispose()
 
 
-def assert_equal_to_fresh(study: Study, board: Board) -> None:
+def assert_equal_to_fresh(study: Study, board: QueueIndex) -> None:
     with read_session(study.engine) as session, board.lock:
-        kept, fresh = board.table(session), Board(study.engine).table(session)
+        kept, fresh = board.table(session), QueueIndex(study.engine).table(session)
         for order in ORDERS:
             assert listed(kept, order) == listed(fresh, order), order
         for first, second in permutations(["ann", "bob", "adjudicated", "nobody"], 2):
@@ -153,7 +153,7 @@ def test_the_latents_around_one_are_those_of_the_list(
     small: Study, order: str, filters: dict[str, str]
 ) -> None:
     chosen = Filters(order=order, **filters)
-    board = Board(small.engine)
+    board = QueueIndex(small.engine)
     with write_session(small.engine) as session:
         for latent_id in latents(small)[:2]:
             decide(session, small.seed, latent_id, "humour", "ann")
@@ -182,7 +182,7 @@ def test_kappa_is_cohens(counts: NDArray[np.int64]) -> None:
 
 
 def test_a_second_board_sees_what_the_first_ones_server_wrote(study: Study) -> None:
-    board = Board(study.engine)
+    board = QueueIndex(study.engine)
     assert_equal_to_views(study, board)
     with write_session(study.engine) as session:
         decide(session, study.seed, study.seed.target[0], "humour")
@@ -191,7 +191,7 @@ def test_a_second_board_sees_what_the_first_ones_server_wrote(study: Study) -> N
 
 
 def test_facets_count_what_each_value_would_keep(small: Study) -> None:
-    board = Board(small.engine)
+    board = QueueIndex(small.engine)
     with read_session(small.engine) as session:
         table = board.table(session)
         for facet in queue_page(table, Filters(), "ann").facets:
@@ -202,7 +202,7 @@ def test_facets_count_what_each_value_would_keep(small: Study) -> None:
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_pages_hold_every_latent_once_although_latents_leave(small: Study, order: str) -> None:
-    board = Board(small.engine)
+    board = QueueIndex(small.engine)
     filters = Filters(order=order, status="open")
     seen: list[int] = []
     with read_session(small.engine) as session:
@@ -224,7 +224,7 @@ def test_a_blind_latent_is_left_out_where_being_listed_would_tell(small: Study) 
     with write_session(small.engine) as session:
         draw_audit(session, small.seed.comparison_id, "target", 3, 0, "ann")
         decide(session, small.seed, small.seed.target[0], "humour", "ann")
-    board = Board(small.engine)
+    board = QueueIndex(small.engine)
     with read_session(small.engine) as session:
         table = board.table(session)
         page = queue_page(table, Filters(category="behaviour"), "ann")

@@ -12,7 +12,7 @@ from judge_subjects import window
 from review_studies import Study
 from seeding import decide, label, rows
 
-from labeler.judge.base import EvidenceWindow
+from labeler.judge.base import Example
 from labeler.store.engine import read_session, write_session
 
 pytest.importorskip("playwright.sync_api")
@@ -239,7 +239,7 @@ def test_two_browsers_on_one_latent_lose_nothing(
     other.close(refusals=1)
 
 
-def hostile_windows() -> list[EvidenceWindow]:
+def hostile_windows() -> list[Example]:
     tokens = [text.text for text in hostile_texts()] + ["x" * 20_000]
     return [window(f"before <<{token}>> after") for token in tokens if "<<" not in token]
 

@@ -14,7 +14,7 @@ from statsmodels.stats.multitest import multipletests
 
 from labeler.report.statistics import compute_rows, read_places
 from labeler.review.navigation import Place, Setting
-from labeler.review.queue_index import Board, change_rows
+from labeler.review.queue_index import QueueIndex, change_rows
 from labeler.review.table import Leaf, QueueTable
 from labeler.store.engine import read_session
 from labeler.study.config import Denominator, ReportSection
@@ -56,7 +56,7 @@ def queue(sides: dict[str, list[str]]) -> QueueTable:
 @pytest.mark.parametrize("denominator", get_args(Denominator))
 def test_both_pages_agree(sqlite_engine: Engine, test: ExactTest, denominator: Denominator) -> None:
     build_imported(sqlite_engine, COUNTS)
-    board = Board(sqlite_engine)
+    board = QueueIndex(sqlite_engine)
     with read_session(sqlite_engine) as session, board.lock:
         table = board.table(session)
         places = read_places(session, table.setting.taxonomy_version_id)
@@ -73,7 +73,7 @@ def test_both_pages_agree(sqlite_engine: Engine, test: ExactTest, denominator: D
 
 def test_the_choice_of_the_test_shows(sqlite_engine: Engine) -> None:
     build_imported(sqlite_engine, {"safety": (7, 1), "none": (53, 59)})
-    board = Board(sqlite_engine)
+    board = QueueIndex(sqlite_engine)
     with read_session(sqlite_engine) as session, board.lock:
         table = board.table(session)
         verdicts = {
