@@ -23,11 +23,12 @@ DatabaseUrl = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    """Add the group `db` to the application."""
+    """Add the group `db` and the command `doctor` to the application."""
     group = typer.Typer(help="Database migrations.", no_args_is_help=True)
     for command in (upgrade, downgrade, current, check, copy, reader):
         group.command()(command)
     app.add_typer(group, name="db")
+    app.command()(doctor)
 
 
 def upgrade(url: DatabaseUrl) -> None:
@@ -102,14 +103,8 @@ def reader(
     typer.echo(make_reader(url, to or ()))
 
 
-def register_doctor(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(doctor)
-
-
 def doctor() -> None:
     """Say what this machine has: torch, devices, vLLM, database drivers, the demo's models."""
-
     for finding in examine():
         typer.echo(f"{finding.name:<22} {finding.value}")
 

@@ -21,7 +21,7 @@ from labeler.study.judge_config import JudgeSection
 from labeler.study.study_file import StudyFile
 
 
-def register_label(app: typer.Typer) -> None:
+def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command(help="Let the judge explain each latent.")(label)
 

@@ -9,12 +9,7 @@ import warnings
 import typer
 
 from labeler import __version__
-from labeler.cli import analysis, database, judge, review, stages, taxonomy
-from labeler.cli import database as machine
-from labeler.cli import label as labeling
-from labeler.cli import latents as crosscoders
-from labeler.cli import latents as labels
-from labeler.cli import stages as demo
+from labeler.cli import analysis, database, judge, label, latents, review, stages, taxonomy
 from labeler.cli.options import prepare_streams
 from labeler.cli.signals import EndSignals
 
@@ -100,19 +95,16 @@ def build_app() -> typer.Typer:
     ) -> None:
         """What did the fine-tune change, concept by concept, and how sure are we?"""
 
-    rooms = (
-        demo,
-        stages,
-        crosscoders,
-        analysis,
-        labeling,
-        labels,
-        judge,
-        review,
-        database,
-        machine,
-        taxonomy,
-    )
-    for room in rooms:
-        room.register(app)
+    for register in (
+        stages.register,
+        latents.register_crosscoders,
+        analysis.register,
+        label.register,
+        latents.register,
+        judge.register,
+        review.register,
+        database.register,
+        taxonomy.register,
+    ):
+        register(app)
     return app

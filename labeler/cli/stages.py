@@ -28,6 +28,7 @@ STAGE_HELP = {
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
+    app.command()(demo)
     app.command()(init)
     app.command()(run)
     for name, text in STAGE_HELP.items():
@@ -167,11 +168,6 @@ def status(study: StudyPath) -> None:
     from labeler.study.study_file import StudyFile
 
     print_status(StudyFile.read(study))
-
-
-def register_demo(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(demo)
 
 
 def demo(
