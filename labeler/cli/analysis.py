@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from sqlalchemy import select, text
-from sqlalchemy.orm import Session, aliased
 
-from labeler.api import Study
 from labeler.cli.options import LatentName, StudyPath, print_data
 from labeler.errors import UsageError
-from labeler.store.engine import read_session
-from labeler.store.evidence import evidence_of
-from labeler.store.history import HistoryEntry, latent_history
-from labeler.store.latents import find_latent, latent_title
-from labeler.store.schema import Crosscoder, Evidence, Latent, LatentScaling, SubjectModel
-from labeler.text import one_line
-from taxonomy.tree import Taxonomy
 
 if TYPE_CHECKING:
     from labeler.store.query.result import QueryResult
@@ -90,6 +79,7 @@ def sql(
 def inspect(study: StudyPath, latent: LatentName) -> None:
     """Show a latent's norms, nu with intervals, density, and evidence."""
     from labeler.api import Study
+    from labeler.cli.inspection import print_latent
 
     print_latent(Study.open(study), latent)
 
@@ -97,164 +87,6 @@ def inspect(study: StudyPath, latent: LatentName) -> None:
 def history(study: StudyPath, latent: LatentName) -> None:
     """Show every judge label and decision of a latent, oldest first."""
     from labeler.api import Study
+    from labeler.cli.inspection import print_history
 
     print_history(Study.open(study), latent)
-
-
-SHOWN_ROLES = frozenset({"user", "assistant", "plain", "system"})
-TURN = " | "
-"""Between two turns of a chat."""
-
-
-def print_latent(study: Study, name: str) -> None:
-    """Print a latent's facts, scaling and evidence; UsageError where there is no such latent."""
-    with study.engine() as engine, read_session(engine) as session:
-        latent = find_latent(session, name)
-        crosscoder = session.get_one(Crosscoder, latent.crosscoder_id)
-        typer.echo(latent_title(session, latent))
-        typer.echo(
-            f"density {_number(latent.density)}  documents {_count(latent.n_documents)}  "
-            f"max activation {_number(latent.max_activation)}  "
-            f"mean {_number(latent.mean_activation)}"
-        )
-        lines = (
-            *_norm_lines(study, crosscoder, latent),
-            *_scaling_lines(session, latent),
-            *_label_lines(session, latent),
-        )
-        for line in lines:
-            typer.echo(line)
-        for window in evidence_of(session, latent.id):
-            typer.echo(f"  {_window_title(window):<22} {_marked(window)}")
-
-
-def print_history(study: Study, name: str) -> None:
-    """Print every judge label and decision of a latent, oldest first."""
-    with study.engine() as engine, read_session(engine) as session:
-        latent = find_latent(session, name)
-        typer.echo(latent_title(session, latent))
-        entries = latent_history(session, latent.id)
-    for entry in entries:
-        typer.echo(_history_line(entry))
-    if not entries:
-        typer.echo("nobody has labelled this latent yet", err=True)
-
-
-def print_taxonomy(taxonomy: Taxonomy) -> None:
-    """Print the categories, groups first, each with its definition."""
-    typer.echo(f"{taxonomy.name} version {taxonomy.version}")
-    for group in (row for row in taxonomy.categories if row.level == 1):
-        typer.echo(f"\n{group.slug}: {one_line(group.definition)}")
-        for leaf in (row for row in taxonomy.categories if row.parent == group.slug):
-            typer.echo(f"  {leaf.slug}: {one_line(leaf.definition)}")
-
-
-def _history_line(entry: HistoryEntry) -> str:
-    """When, who, what, and why, on one line."""
-    through = f", entered by {entry.entered_by}" if entry.entered_by else ""
-    parts = [f"{entry.at:%Y-%m-%d %H:%M:%S}", f"{entry.kind} by {entry.who}{through}:", entry.what]
-    parts += [", ".join(entry.categories)] if entry.categories else []
-    parts += [f"(confidence {entry.confidence:.2f})"] if entry.confidence is not None else []
-    parts += [f"revision {entry.revision}"] if entry.revision is not None else []
-    parts += [f"restores {entry.restores}"] if entry.restores is not None else []
-    parts += ["control"] if entry.is_control else []
-    parts += [f"under {entry.taxonomy_version}"]
-    parts += ["(carried over from an earlier version)"] if entry.carried_from is not None else []
-    parts += [f"- {entry.explanation}"] if entry.explanation else []
-    parts += [f"(note: {entry.note})"] if entry.note else []
-    return one_line(" ".join(parts))
-
-
-def _norm_lines(study: Study, crosscoder: Crosscoder, latent: Latent) -> Iterator[str]:
-    """Decoder norm in each model, where the crosscoder's file is at hand and what was written."""
-    path = study.file.folder / str(crosscoder.path) / "crosscoder.safetensors"
-    names = (crosscoder.config or {}).get("model_names")
-    if crosscoder.path is None or names is None or not path.is_file():
-        return
-    from safetensors import safe_open
-
-    from crosscoder.checkpoints import require_whole_crosscoder
-
-    try:
-        require_whole_crosscoder(path.parent)
-    except UsageError as error:
-        yield f"decoder norms: not known, {error}"
-        return
-    with safe_open(path, framework="np") as file:
-        rows = file.get_slice("W_dec")[latent.latent_index : latent.latent_index + 1][0]
-    norms = (rows.astype("float64") ** 2).sum(axis=1) ** 0.5
-    shown = [f"{_number(norm)} {name}" for norm, name in zip(norms.tolist(), names, strict=True)]
-    yield f"decoder norms: {', '.join(shown)}"
-
-
-def _scaling_lines(session: Session, latent: Latent) -> Iterator[str]:
-    target, reference = aliased(SubjectModel), aliased(SubjectModel)
-    query = (
-        select(LatentScaling, target.name, reference.name)
-        .join(target, target.id == LatentScaling.target_model_id)
-        .join(reference, reference.id == LatentScaling.reference_model_id)
-        .where(LatentScaling.latent_id == latent.id)
-        .order_by(LatentScaling.id)
-    )
-    for row, target_name, reference_name in session.execute(query):
-        error = _interval(row.nu_error, row.nu_error_low, row.nu_error_high)
-        reconstruction = _interval(
-            row.nu_reconstruction, row.nu_reconstruction_low, row.nu_reconstruction_high
-        )
-        yield (
-            f"{target_name} against {reference_name}: delta_norm {_number(row.delta_norm)}  "
-            f"nu_error {error}  nu_reconstruction {reconstruction}"
-        )
-
-
-def _label_lines(session: Session, latent: Latent) -> Iterator[str]:
-    rows = session.execute(
-        text(
-            "select comparison, side, outcome, category, source, explanation "
-            "from v_effective_label where latent_id = :latent order by comparison, side, rank"
-        ),
-        {"latent": latent.id},
-    )
-    for row in rows:
-        label = row.category or row.outcome
-        by = f" ({row.source})" if row.source else ""
-        said = f": {row.explanation}" if row.explanation else ""
-        yield one_line(f"{row.comparison}/{row.side}: {label}{by}{said}")
-
-
-def _window_title(window: Evidence) -> str:
-    stratum = "" if window.quantile is None else f" {window.quantile}"
-    return f"{window.kind}{stratum} {window.max_activation:.2f}"
-
-
-def _marked(window: Evidence) -> str:
-    """The window's content on one line, tokens on which the latent fires in double brackets.
-
-    Turns of a chat, between which its template stands, are kept apart.
-    """
-    parts: list[str] = []
-    is_new_turn = False
-    for token, role, activation in zip(
-        window.tokens, window.roles, window.activations, strict=True
-    ):
-        if role not in SHOWN_ROLES:
-            is_new_turn = bool(parts)
-        else:
-            parts += [TURN] if is_new_turn else []
-            is_new_turn = False
-            parts.append(f"[[{token}]]" if activation > 0 else token)
-    return one_line("".join(parts))
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _count(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
-
-
-def _interval(value: float | None, low: float | None, high: float | None) -> str:
-    if value is None:
-        return "undefined"
-    return f"{value:.3f} [{_number(low)}, {_number(high)}]"

@@ -63,7 +63,7 @@ def show(
     ] = None,
 ) -> None:
     """Print the categories that the study works with, or had in an earlier version."""
-    from labeler.cli.analysis import print_taxonomy
+    from labeler.cli.inspection import print_taxonomy
     from labeler.taxonomies import verbs
 
     opened = _read(study)
