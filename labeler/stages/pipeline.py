@@ -40,7 +40,7 @@ def load_stage(name: str) -> Stage:
     """The stage called `name`, one of STAGE_NAMES."""
     if name not in STAGE_NAMES:
         raise KeyError(name)
-    stage: Stage = import_module(f"labeler.stages.pipeline.{name}").STAGE
+    stage: Stage = import_module(f"labeler.stages.{name}").STAGE
     return stage
 
 

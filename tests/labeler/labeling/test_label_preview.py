@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_study import TinyStudy
 
-from labeler.cli.analysis import _marked
+from labeler.cli.inspection import _marked
 from labeler.cli.main import run
 from labeler.store.schema import Evidence
 

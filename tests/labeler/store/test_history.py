@@ -3,7 +3,7 @@ from __future__ import annotations
 from seeding import decide, label, seed
 from sqlalchemy import Engine
 
-from labeler.cli.analysis import _history_line
+from labeler.cli.inspection import _history_line
 from labeler.store.engine import write_session
 from labeler.store.history import latent_history
 
