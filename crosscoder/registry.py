@@ -38,7 +38,7 @@ class Registry(Generic[T]):
         self._places = dict(built_in or {})
         """Where each member lies that is imported when it is needed; all names, in order."""
         self._members: dict[str, T] = {}
-        self._has_read_plugins = group is None
+        self._has_read_plugins = False
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator that adds a member; ValueError where the name is taken."""
@@ -82,7 +82,7 @@ class Registry(Generic[T]):
         if name not in self._places and name not in self.names():
             near = get_close_matches(name, self.names(), n=1)
             guess = f"did you mean {near[0]!r}? " if near else ""
-            known = ", ".join(self.names()) or "(none)"
+            known = ", ".join(map(repr, self.names())) or "(none)"
             raise InputError(f"no {self.kind} is called {name!r}; {guess}there are: {known}")
         return name
 
@@ -103,7 +103,7 @@ class Registry(Generic[T]):
             ) from error
 
     def _read_plugins(self) -> None:
-        if self._has_read_plugins:
+        if self._has_read_plugins or self._group is None:
             return
         self._has_read_plugins = True
         # Imported here: it costs every start of the command line more than all else in this file.

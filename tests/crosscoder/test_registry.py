@@ -42,7 +42,7 @@ def test_an_unknown_name_names_the_nearest_and_all() -> None:
     with pytest.raises(InputError) as caught:
         shapes().get("medain")
     assert str(caught.value) == (
-        "no shape is called 'medain'; did you mean 'median'? there are: mean, median"
+        "no shape is called 'medain'; did you mean 'median'? there are: 'mean', 'median'"
     )
 
 
@@ -90,5 +90,5 @@ def test_a_registry_is_the_type_of_a_field() -> None:
         shape: Annotated[str, registry] = "mean"
 
     assert Section(shape="median").shape == "median"
-    with pytest.raises(ValidationError, match="no shape is called 'cube'; there are: mean, median"):
+    with pytest.raises(ValidationError, match="no shape is called 'cube'; there are: 'mean'"):
         Section(shape="cube")
