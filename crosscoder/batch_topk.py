@@ -30,7 +30,7 @@ class DeadCodes(Protocol):
     def add_outer(self, out: torch.Tensor, value: torch.Tensor, left: torch.Tensor) -> None:
         """out_j += sum_i value_ij left_i for the dead latents j, in place; out is (F, D)."""
 
-    def silent(self) -> torch.Tensor:
+    def unreached(self) -> torch.Tensor:
         """Dead latents of which no activation is kept: AuxK has no gradient for them."""
 
 
@@ -104,7 +104,7 @@ class DeadBlock:
         """See `DeadCodes`."""
         out.index_add_(0, self.dead, value.T @ left)
 
-    def silent(self) -> torch.Tensor:
+    def unreached(self) -> torch.Tensor:
         """See `DeadCodes`."""
         return self.dead[~self.kept.any(0)]
 
@@ -139,7 +139,7 @@ class DeadPairs:
         pairs = self.column[order], self.token[order], value[order]
         out.index_add_(0, self.dead, sum_rows(left, *pairs, self.dead.numel()))
 
-    def silent(self) -> torch.Tensor:
+    def unreached(self) -> torch.Tensor:
         """See `DeadCodes`."""
         fires = torch.zeros_like(self.dead, dtype=torch.bool)
         fires[self.column] = True

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from crosscoder.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 Device = Literal["auto", "cpu", "cuda"]
 ReconstructionLoss = Literal["squared", "unsquared"]
@@ -27,12 +33,62 @@ MIN_BLOCKS = 8
 """Blocks that a jackknife needs, and in which a latent must be active for its nu to be defined."""
 
 
+@dataclass(frozen=True)
+class FormerName:
+    """Marks a renamed key with its earlier name: `key: Annotated[int, FormerName("old_key")]`.
+
+    The earlier name is still read, with one warning, and it is the name that hashes see.
+    """
+
+    name: str
+
+
+RECORDED = {"is_recorded": True}
+"""Validation context of settings that were stored by an earlier run: their names get no warning."""
+
+
 class Settings(BaseModel):
     """Named settings: immutable, unknown names and infinite numbers are refused."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_names(cls, values: Any, info: ValidationInfo) -> Any:
+        """Move values from earlier names to the present ones."""
+        if not isinstance(values, Mapping):
+            return values
+        former = {old: new for new, old in cls._former_names().items() if old in values}
+        for old, new in former.items():
+            if new in values:
+                raise ValueError(f"{old}: {new}, its new name, is given too; remove {old}")
+            if info.context != RECORDED:
+                _warn_renamed(old, new)
+        return {former.get(key, key): value for key, value in values.items()}
+
+    @classmethod
+    def _former_names(cls) -> dict[str, str]:
+        """Earlier name by present name."""
+        return {
+            name: mark.name
+            for name, field in cls.model_fields.items()
+            for mark in field.metadata
+            if isinstance(mark, FormerName)
+        }
+
+    def hash_content(self, exclude: set[str] | None = None) -> dict[str, Any]:
+        """JSON values for a hash: renamed keys under their earlier names, so that hashes stay."""
+        former = self._former_names()
+        dumped = self.model_dump(mode="json", exclude=exclude)
+        return {former.get(key, key): value for key, value in dumped.items()}
+
+
+@cache
+def _warn_renamed(old: str, new: str) -> None:
+    """Warn of an earlier name, once in a process."""
+    logger.warning("%s: this key is now called %s; rename it", old, new)
 
 
 class TextSettings(Settings):
@@ -105,11 +161,11 @@ class TrainSettings(Settings):
     difference_weight: float = Field(1.0, gt=0)
     """Weight of what differs between the models, in the loss and in the selection, for close
     fine-tunes; 1 is the plain loss."""
-    dedicated_share: float = Field(0.0, ge=0, lt=1)
-    """Share of the latents that each model has to itself; not with `difference_weight`."""
+    exclusive_fraction: Annotated[float, FormerName("dedicated_share")] = Field(0.0, ge=0, lt=1)
+    """Fraction of the latents that is exclusive to each model; not with `difference_weight`."""
     aux_coefficient: float = Field(1 / 32, ge=0)
     """Weight of the AuxK loss on dead latents."""
-    wake_silent: bool = True
+    revive_dead: Annotated[bool, FormerName("wake_silent")] = True
     """Raise the biases of dead latents that no token activates, which AuxK cannot reach."""
     dead_after_tokens: int | None = Field(None, ge=1)
     """Tokens without firing after which a latent is dead; the smaller of 10 M and an epoch."""
@@ -123,10 +179,10 @@ class TrainSettings(Settings):
     """Of the two factors of the encoder product; all else is float32."""
 
     @model_validator(mode="after")
-    def _dedicated_latents_are_not_stretched(self) -> TrainSettings:
-        if self.dedicated_share > 0 and self.difference_weight != 1:
+    def _exclusive_latents_have_unscaled_differences(self) -> TrainSettings:
+        if self.exclusive_fraction > 0 and self.difference_weight != 1:
             raise ValueError(
-                "dedicated_share: its latents have one model alone, difference_weight mixes the "
+                "exclusive_fraction: its latents have one model alone, difference_weight mixes the "
                 "models; leave one of them out"
             )
         return self
@@ -185,12 +241,12 @@ def check_k(k: int, n_latents: int) -> None:
         raise ValueError(f"k: {k} exceeds n_latents = {n_latents}; lower k")
 
 
-def check_dedicated_share(share: float, n_models: int) -> None:
-    """InputError where dedicated latents leave nothing to all models together."""
-    if n_models * share >= 1:
+def check_exclusive_fraction(fraction: float, n_models: int) -> None:
+    """InputError where exclusive latents leave no latent that all models share."""
+    if n_models * fraction >= 1:
         raise InputError(
-            f"train.dedicated_share: {share:g} for each of {n_models} models leaves no latent to "
-            "all of them; lower it"
+            f"train.exclusive_fraction: {fraction:g} for each of {n_models} models leaves no "
+            "latent that all of them share; lower it"
         )
 
 
@@ -236,7 +292,7 @@ class TrainConfig(TrainSettings, SplitSettings):
             "decay_fraction": 0.0,
             "reconstruction": "unsquared",
             "aux_coefficient": 1 / 32,
-            "wake_silent": False,
+            "revive_dead": False,
             "dead_after_tokens": 10_000_000,
             "b_dec_init": "geometric_median",
             "theta": "ema_min",

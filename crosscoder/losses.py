@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from crosscoder.batch_topk import SparseCodes
-from crosscoder.config import Precision, ReconstructionLoss, check_dedicated_share
+from crosscoder.config import Precision, ReconstructionLoss, check_exclusive_fraction
 from crosscoder.model import Crosscoder
 from crosscoder.selection import Workspace
 
@@ -26,8 +26,8 @@ class LossSettings:
     """Active latents per token under `batch_topk`; the batch keeps round(k * B) pairs."""
     aux_coefficient: float = 0.0
     """Weight of AuxK."""
-    wake_silent: bool = False
-    """Whether the biases of dead latents that AuxK cannot reach are raised, see `wake_loss`."""
+    revive_dead: bool = False
+    """Whether the biases of dead latents that AuxK cannot reach are raised, see `revival_loss`."""
     l1_coefficient: float = 0.0
     """Weight of the sparsity penalty under `l1`."""
     precision: Precision = "float32"
@@ -89,8 +89,9 @@ def _batch_topk_loss(
     if dead is not None:
         auxiliary = auxk_loss(error.detach(), estimate)
         total = total + settings.aux_coefficient * auxiliary
-        if settings.wake_silent and encoded.dead is not None:
-            total = total + settings.aux_coefficient * wake_loss(crosscoder, encoded.dead.silent())
+        if settings.revive_dead and encoded.dead is not None:
+            unreached = encoded.dead.unreached()
+            total = total + settings.aux_coefficient * revival_loss(crosscoder, unreached)
     return Losses(
         total=total,
         reconstruction=reconstruction.detach(),
@@ -146,14 +147,14 @@ def auxk_loss(residual: torch.Tensor, estimate: torch.Tensor) -> torch.Tensor:
     return ((residual - estimate).square().sum() / spread).nan_to_num(0.0, 0.0, 0.0)
 
 
-def wake_loss(crosscoder: Crosscoder, silent: torch.Tensor) -> torch.Tensor:
-    """Raises the encoder biases of `silent` (n_silent,) latents; its value is 0.
+def revival_loss(crosscoder: Crosscoder, latents: torch.Tensor) -> torch.Tensor:
+    """Loss of value 0 whose gradient raises the encoder biases of `latents` (n,).
 
-    A dead latent whose pre-activation is negative on the whole batch has no gradient, from AuxK
-    neither: relu hides it. A constant gradient on its bias moves it up by one learning rate a
-    step under Adam, until some token activates it and AuxK takes over.
+    A dead latent whose pre-activation is negative on the whole batch gets no gradient, not even
+    from AuxK, since the relu is flat there. A constant gradient on its bias raises it by one
+    learning rate per step under Adam, until some token activates it and AuxK takes over.
     """
-    bias = crosscoder.b_enc.index_select(0, silent)
+    bias = crosscoder.b_enc.index_select(0, latents)
     return (bias.detach() - bias).sum() / crosscoder.config.n_latents
 
 
@@ -167,10 +168,10 @@ def scale_difference(z: torch.Tensor, weight: float) -> torch.Tensor:
 
 @torch.no_grad()
 def in_own_coordinates(crosscoder: Crosscoder, weight: float) -> Crosscoder:
-    """A crosscoder trained on stretched activations, as one of the models' own activations.
+    """A crosscoder trained on scaled differences, as one of the models' own activations.
 
-    It selects the same latents and decodes the same reconstruction, unstretched. The selection
-    weight n_j of the stretched rows goes into the scale of the latent: v_j = a_j, `code_norm`
+    It selects the same latents and decodes the same reconstruction, scaled back. The selection
+    weight n_j of the scaled rows goes into the scale of the latent: v_j = a_j, `code_norm`
     "none". With `weight` 1 it is the crosscoder itself.
     """
     if weight == 1:
@@ -180,7 +181,7 @@ def in_own_coordinates(crosscoder: Crosscoder, weight: float) -> Crosscoder:
     norms = crosscoder.code_norms()
     # A latent of norm 0 is never selected, whatever its activation.
     inverse = torch.where(norms > 0, 1 / norms, 0.0)
-    # sum_m <stretch(z)^m, w^m> = sum_m <z^m, stretch(w)^m>: the map is symmetric.
+    # sum_m <scale(z)^m, w^m> = sum_m <z^m, scale(w)^m>: the map is symmetric.
     encoder = scale_difference(crosscoder.W_enc.permute(2, 0, 1), weight)
     own.W_enc.copy_((encoder * norms[:, None, None]).permute(1, 2, 0))
     own.b_enc.copy_(crosscoder.b_enc * norms)
@@ -190,40 +191,40 @@ def in_own_coordinates(crosscoder: Crosscoder, weight: float) -> Crosscoder:
     return own
 
 
-def dedicated_latents(n_latents: int, n_models: int, share: float) -> tuple[range, ...]:
-    """The latents of each model alone, `share` of the dictionary each, rounded down.
+def exclusive_latents(n_latents: int, n_models: int, fraction: float) -> tuple[range, ...]:
+    """The exclusive latents of each model: `fraction` of the dictionary each, rounded down.
 
-    InputError where nothing would be left to all models together.
+    InputError where no latent would be left for all models to share.
     """
-    check_dedicated_share(share, n_models)
-    size = int(share * n_latents)
+    check_exclusive_fraction(fraction, n_models)
+    size = int(fraction * n_latents)
     return tuple(range(model * size, (model + 1) * size) for model in range(n_models))
 
 
 @torch.no_grad()
-def zero_excluded_weights(crosscoder: Crosscoder, share: float) -> None:
-    """Set to zero what dedicated latents may not have of the other models."""
-    for latents, model in _excluded(crosscoder, share):
+def zero_excluded_weights(crosscoder: Crosscoder, fraction: float) -> None:
+    """Set the weights of exclusive latents for the other models to zero."""
+    for latents, model in _excluded(crosscoder, fraction):
         crosscoder.W_dec[latents, model] = 0
         crosscoder.W_enc[model, :, latents] = 0
 
 
 @torch.no_grad()
-def zero_excluded_gradients(crosscoder: Crosscoder, share: float) -> None:
+def zero_excluded_gradients(crosscoder: Crosscoder, fraction: float) -> None:
     """Set to zero the gradients of those weights: Adam then never moves them."""
-    for latents, model in _excluded(crosscoder, share):
+    for latents, model in _excluded(crosscoder, fraction):
         if crosscoder.W_dec.grad is not None:
             crosscoder.W_dec.grad[latents, model] = 0
         if crosscoder.W_enc.grad is not None:
             crosscoder.W_enc.grad[model, :, latents] = 0
 
 
-def _excluded(crosscoder: Crosscoder, share: float) -> Iterator[tuple[slice, int]]:
+def _excluded(crosscoder: Crosscoder, fraction: float) -> Iterator[tuple[slice, int]]:
     """Latents with a model that has no weights there."""
     config = crosscoder.config
-    if share == 0:
+    if fraction == 0:
         return
-    parts = dedicated_latents(config.n_latents, config.n_models, share)
+    parts = exclusive_latents(config.n_latents, config.n_models, fraction)
     for owner, latents in enumerate(parts):
         for model in range(config.n_models):
             if model != owner:

@@ -272,7 +272,7 @@ class _Run:
         bias = initial_decoder_bias(z, self._train_config.b_dec_init)
         with torch.no_grad():
             crosscoder.b_dec.copy_(bias)
-        zero_excluded_weights(crosscoder, self._train_config.dedicated_share)
+        zero_excluded_weights(crosscoder, self._train_config.exclusive_fraction)
         return crosscoder
 
     def _new_trainer(self, crosscoder: Crosscoder) -> Trainer:
@@ -402,7 +402,7 @@ def _run_key(source: TrainingSource, config: CrosscoderConfig, train_config: Tra
     """Hash of everything that decides the weights; how often to checkpoint does not."""
     known = {
         "crosscoder": config.model_dump(mode="json"),
-        "train": train_config.model_dump(mode="json", exclude={"checkpoint_every"}),
+        "train": train_config.hash_content(exclude={"checkpoint_every"}),
         "data": source.fingerprint(),
     }
     return json_sha256(known)

@@ -206,7 +206,7 @@ class Trainer:
         loss = float(losses.total.detach())
         self._require_finite(loss, "loss")
         torch.autograd.backward(losses.total)
-        zero_excluded_gradients(self.crosscoder, self._config.dedicated_share)
+        zero_excluded_gradients(self.crosscoder, self._config.exclusive_fraction)
         limit = self._config.max_grad_norm or math.inf
         gradient_norm = float(nn.utils.clip_grad_norm_(self.crosscoder.parameters(), limit))
         self._require_finite(gradient_norm, "gradient")
@@ -273,7 +273,7 @@ class Trainer:
             reconstruction=config.reconstruction,
             k=k,
             aux_coefficient=config.aux_coefficient,
-            wake_silent=config.wake_silent,
+            revive_dead=config.revive_dead,
             l1_coefficient=config.l1_coefficient,
             precision=config.precision,
         )

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from crosscoder.adapters import CONFIG_NAME
+from crosscoder.config import RECORDED
 from crosscoder.hub_files import HubRepository, cached, is_hub_name
 from labeler.errors import UsageError
 from labeler.stages.base import StageContext
@@ -56,7 +57,7 @@ def _matching_run(context: StageContext, name: str) -> Run | None:
     if run is None or harvest is None or run.id < harvest.id:
         return None
     try:
-        recorded = StudyConfig.model_validate(run.config)
+        recorded = StudyConfig.model_validate(run.config, context=RECORDED)
     except ValidationError:
         return None
     same = _settings(recorded, name) == _settings(context.study.config, name)

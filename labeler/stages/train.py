@@ -160,7 +160,7 @@ class TrainStage:
                 "held_out": harvest_section(context.study).held_out,
             }
         inputs: dict[str, Any] = {
-            "train": context.study.config.train.model_dump(exclude={"checkpoint_every"}),
+            "train": context.study.config.train.hash_content(exclude={"checkpoint_every"}),
             "held_out": harvest_section(context.study).held_out,
         }
         if context.study.config.crosscoders:

@@ -12,7 +12,7 @@ from pydantic import ValidationError, model_validator
 from sqlalchemy.engine import URL
 
 from crosscoder import limits
-from crosscoder.config import SIDES, check_dedicated_share
+from crosscoder.config import SIDES, check_exclusive_fraction
 from crosscoder.limits import MAX_CONFIG_BYTES, parse_toml, read_text
 from labeler.errors import UsageError, WorkError, doing
 from labeler.store.database_url import resolve_url
@@ -100,9 +100,9 @@ class StudyConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _dedicated_latents_leave_shared_ones(self) -> StudyConfig:
+    def _exclusive_latents_leave_shared_ones(self) -> StudyConfig:
         for n_models in [len(row.models) for row in self.crosscoders] or [len(self.models)]:
-            check_dedicated_share(self.train.dedicated_share, n_models)
+            check_exclusive_fraction(self.train.exclusive_fraction, n_models)
         return self
 
     @model_validator(mode="after")

@@ -49,7 +49,7 @@ def after_training(scale: float, bias: float, **changes: object) -> StepMetrics:
 
 def test_auxk_revives_latents_that_others_crowd_out() -> None:
     without = after_training(0.05, 0.0, aux_coefficient=0.0)
-    with_auxk = after_training(0.05, 0.0, wake_silent=False)
+    with_auxk = after_training(0.05, 0.0, revive_dead=False)
     assert without.n_dead >= 3
     assert with_auxk.n_dead == 0
     assert without.fve["base"] < 0.93
@@ -57,7 +57,7 @@ def test_auxk_revives_latents_that_others_crowd_out() -> None:
 
 
 def test_latents_that_no_token_activates_come_back_only_where_their_biases_are_raised() -> None:
-    asleep = after_training(0.1, -1.0, wake_silent=False)
+    asleep = after_training(0.1, -1.0, revive_dead=False)
     woken = after_training(0.1, -1.0)
     assert asleep.n_dead >= 10
     assert woken.n_dead <= 2
@@ -65,11 +65,13 @@ def test_latents_that_no_token_activates_come_back_only_where_their_biases_are_r
     assert woken.fve["base"] > 0.95
 
 
-@pytest.mark.parametrize("wake", [False, True])
-def test_waking_raises_the_biases_of_silent_dead_latents_and_nothing_else(wake: bool) -> None:
+@pytest.mark.parametrize("revive", [False, True])
+def test_reviving_raises_the_biases_of_unreached_dead_latents_only(
+    revive: bool,
+) -> None:
     crosscoder, z = crosscoder_of_few(1.0, -1000.0), planted_batch(0)
     dead = torch.tensor([2, 8, 9])
-    settings = LossSettings(k=3, aux_coefficient=1.0, wake_silent=wake)
+    settings = LossSettings(k=3, aux_coefficient=1.0, revive_dead=revive)
     losses = crosscoder_loss(crosscoder, z, settings, dead)
     torch.autograd.backward(losses.total)
     assert float(losses.total.detach()) == pytest.approx(
@@ -77,6 +79,6 @@ def test_waking_raises_the_biases_of_silent_dead_latents_and_nothing_else(wake: 
     )
     gradient = crosscoder.b_enc.grad
     assert gradient is not None
-    silent = gradient[[8, 9]]
-    assert bool((silent < 0).all()) if wake else bool((silent == 0).all())
+    unreached = gradient[[8, 9]]
+    assert bool((unreached < 0).all()) if revive else bool((unreached == 0).all())
     assert bool((gradient[10:] == 0).all())

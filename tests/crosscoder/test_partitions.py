@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from crosscoder.checkpoints import load_crosscoder
 from crosscoder.config import TrainConfig
 from crosscoder.errors import InputError
-from crosscoder.losses import dedicated_latents
+from crosscoder.losses import exclusive_latents
 from crosscoder.model import Crosscoder
 from crosscoder.scaling import latent_scaling
 from crosscoder.train import train
@@ -20,10 +20,10 @@ from crosscoder.train import train
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Crosscoder, Path]:
-    folder = tmp_path_factory.mktemp("dedicated")
+    folder = tmp_path_factory.mktemp("exclusive")
     store = planted_store(folder / "store", n_tokens=3000).store
     config = small_config(d_model=32, n_latents=40, k=3)
-    settings = TrainConfig(epochs=20, batch_size=128, learning_rate=3e-3, dedicated_share=0.25)
+    settings = TrainConfig(epochs=20, batch_size=128, learning_rate=3e-3, exclusive_fraction=0.25)
     train(store, config, settings, folder / "out")
     return load_crosscoder(folder / "out"), folder
 
@@ -41,7 +41,7 @@ def test_excluded_weights_are_exactly_zero_after_training(
     assert (norms[20:] > 0).all()
 
 
-def test_dedicated_latents_have_a_delta_norm_of_exactly_0_or_1(
+def test_exclusive_latents_have_a_delta_norm_of_exactly_0_or_1(
     trained: tuple[Crosscoder, Path],
 ) -> None:
     crosscoder, folder = trained
@@ -52,7 +52,7 @@ def test_dedicated_latents_have_a_delta_norm_of_exactly_0_or_1(
     assert ((pair.delta_norm[20:] > 0) & (pair.delta_norm[20:] < 1)).all()
 
 
-def test_dedicated_latents_learn_the_directions_of_their_model(
+def test_exclusive_latents_learn_the_directions_of_their_model(
     trained: tuple[Crosscoder, Path],
 ) -> None:
     crosscoder, folder = trained
@@ -66,17 +66,17 @@ def test_dedicated_latents_learn_the_directions_of_their_model(
 def test_parts_are_disjoint_and_leave_the_rest_to_all(
     n_latents: int, n_models: int, share: float
 ) -> None:
-    parts = dedicated_latents(n_latents, n_models, share)
+    parts = exclusive_latents(n_latents, n_models, share)
     together = [latent for part in parts for latent in part]
     assert len(set(together)) == len(together) <= n_latents
     assert {len(part) for part in parts} == {int(share * n_latents)}
 
 
 def test_parts_that_leave_nothing_to_all_are_refused() -> None:
-    with pytest.raises(InputError, match="dedicated_share"):
-        dedicated_latents(100, 2, 0.5)
+    with pytest.raises(InputError, match="exclusive_fraction"):
+        exclusive_latents(100, 2, 0.5)
 
 
-def test_dedicated_latents_do_not_go_with_a_weighted_difference() -> None:
+def test_exclusive_latents_do_not_go_with_a_weighted_difference() -> None:
     with pytest.raises(ValidationError, match="leave one of them out"):
-        TrainConfig(dedicated_share=0.1, difference_weight=4)
+        TrainConfig(exclusive_fraction=0.1, difference_weight=4)

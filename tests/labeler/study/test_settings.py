@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from crosscoder.config import EvidenceConfig, ScalingSettings, TrainConfig
+from crosscoder.config import RECORDED, EvidenceConfig, ScalingSettings, TrainConfig, _warn_renamed
 from crosscoder.harvest import HarvestConfig
 from crosscoder.isolation import IsolationRule
 from crosscoder.model import CrosscoderConfig
@@ -32,7 +32,7 @@ COUNTERPARTS: dict[tuple[str, type[BaseModel]], set[str]] = {
     ("harvest", TrainConfig): {"held_out"},
     ("train", TrainConfig): {
         "epochs", "batch_size", "learning_rate", "warmup_steps", "decay_fraction",
-        "difference_weight", "dedicated_share", "aux_coefficient", "wake_silent",
+        "difference_weight", "exclusive_fraction", "aux_coefficient", "revive_dead",
         "dead_after_tokens", "max_dead_share", "checkpoint_every", "device", "precision",
     },
     ("isolate", IsolationRule): {
@@ -179,18 +179,18 @@ def test_a_number_at_its_limit_is_accepted_by_file_and_step_alike(
     [
         ("[train]\nn_latents = 10\nk = 40\n", "train: k: 40 exceeds n_latents = 10"),
         (
-            "[train]\ndedicated_share = 0.1\ndifference_weight = 2.0\n",
-            "dedicated_share: its latents have one model alone",
+            "[train]\nexclusive_fraction = 0.1\ndifference_weight = 2.0\n",
+            "exclusive_fraction: its latents have one model alone",
         ),
         (
-            "[train]\ndedicated_share = 0.5\n"
+            "[train]\nexclusive_fraction = 0.5\n"
             + "".join(f'[[models]]\nname = "{name}"\npath = "{name}"\n' for name in "ab"),
-            "train.dedicated_share: 0.5 for each of 2 models leaves no latent",
+            "train.exclusive_fraction: 0.5 for each of 2 models leaves no latent that",
         ),
         (
-            '[train]\ndedicated_share = 0.4\n[[crosscoders]]\nname = "x"\n'
+            '[train]\nexclusive_fraction = 0.4\n[[crosscoders]]\nname = "x"\n'
             'models = ["a", "b", "c"]\n',
-            "train.dedicated_share: 0.4 for each of 3 models leaves no latent",
+            "train.exclusive_fraction: 0.4 for each of 3 models leaves no latent that",
         ),
         (
             '[harvest]\nlayer = 1\ntemplate_model = "c"\n[[models]]\nname = "a"\npath = "a"\n',
@@ -227,3 +227,45 @@ def test_every_verb_refuses_a_threshold_below_zero_in_one_line(
 def test_infinite_settings_are_refused_from_python_too() -> None:
     with pytest.raises(ValidationError, match="finite number"):
         TrainConfig(epochs=math.inf)
+
+
+FORMER = {"dedicated_share": ("exclusive_fraction", 0.25), "wake_silent": ("revive_dead", False)}
+
+
+def _study_of(folder: Path, text: str) -> StudyFile:
+    path = folder / "study.toml"
+    path.write_text(text, encoding="utf-8")
+    return StudyFile.read(path)
+
+
+@pytest.mark.parametrize("old", FORMER)
+def test_a_renamed_key_is_read_by_its_former_name_and_warns_once(
+    old: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    new, value = FORMER[old]
+    _warn_renamed.cache_clear()
+    for _ in range(2):
+        study = _study_of(tmp_path, f"[train]\n{old} = {str(value).lower()}\n")
+        assert getattr(study.config.train, new) == value
+    assert caplog.messages == [f"{old}: this key is now called {new}; rename it"]
+
+
+def test_a_key_by_both_of_its_names_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="remove wake_silent"):
+        _study_of(tmp_path, "[train]\nrevive_dead = true\nwake_silent = true\n")
+
+
+def test_recorded_settings_with_former_names_are_read_without_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _warn_renamed.cache_clear()
+    recorded = {"train": {"dedicated_share": 0.25}}
+    config = StudyConfig.model_validate(recorded, context=RECORDED)
+    assert config.train.exclusive_fraction == 0.25
+    assert not caplog.messages
+
+
+def test_hashes_see_the_former_names_so_that_finished_stages_stay_up_to_date() -> None:
+    content = TrainConfig().hash_content()
+    assert set(FORMER) <= set(content)
+    assert not {new for new, _ in FORMER.values()} & set(content)
