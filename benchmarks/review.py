@@ -52,8 +52,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from big_study import QUICK, Size, build
 
-from labeler.review.server import build_app, build_room, listening
-from labeler.review.serving import serve_room
+from labeler.review.server import build_app, build_context, listening
+from labeler.review.serving import serve_context
 from labeler.store.database_url import sqlite_file
 from labeler.store.engine import open_engine
 
@@ -82,8 +82,8 @@ def running(url: str, workers: int = 1) -> Iterator[str]:
 
 def _serve(url: str, listener: socket.socket, workers: int) -> None:
     engine = open_engine(url)
-    room = build_room(engine, url, study="big", reviewer="reviewer-0", workers=workers)
-    serve_room(room, build_app(room), listener, workers)
+    context = build_context(engine, url, study="big", reviewer="reviewer-0", workers=workers)
+    serve_context(context, build_app(context), listener, workers)
 
 
 def measure(

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError, WorkError
 from labeler.review.filters import Filters
-from labeler.review.navigation import Place, Setting
 from labeler.review.queue import matching
+from labeler.review.queued_latents import QueuedLatent, Setting
 from labeler.review.table import QueueTable
 from labeler.store.helpers import chunks
 from labeler.store.outcomes import ANSWERS
@@ -41,7 +41,7 @@ class BulkPlan:
     """The latents an action changes, and those that it leaves alone."""
 
     action: BulkAction
-    changed: tuple[Place, ...]
+    changed: tuple[QueuedLatent, ...]
     n_same: int
     """Reviewed by this reviewer with the same answer already."""
     n_blind: int
@@ -77,21 +77,21 @@ def plan_bulk(
     """Which latents of the filters the action would change."""
     rows = matching(table, filters, reviewer)
     seen: set[int] = set()
-    changed: list[Place] = []
+    changed: list[QueuedLatent] = []
     n_same = n_blind = n_unlabelled = 0
-    for place in (table.places[row] for row in rows):
-        if place.latent_id in seen:
+    for latent in (table.latents[row] for row in rows):
+        if latent.latent_id in seen:
             continue
-        seen.add(place.latent_id)
-        if place.hidden_from(reviewer):
+        seen.add(latent.latent_id)
+        if latent.hidden_from(reviewer):
             n_blind += 1
-        elif action.action == "accept" and place.judge_answer is None:
+        elif action.action == "accept" and latent.judge_answer is None:
             n_unlabelled += 1
-        elif place.voices.get(reviewer) == _answer(action, place):
+        elif latent.voices.get(reviewer) == _answer(action, latent):
             n_same += 1
         else:
-            changed.append(place)
-    ids = [place.latent_id for place in changed]
+            changed.append(latent)
+    ids = [latent.latent_id for latent in changed]
     revisions = _revisions(session, table.setting, ids, reviewer)
     words = [f"{action}", *(f"{p.latent_id}:{p.answer}:{revisions[p.latent_id]}" for p in changed)]
     digest = hashlib.sha256("\n".join(words).encode()).hexdigest()
@@ -108,30 +108,30 @@ def apply_bulk(
     if plan.digest != digest:
         raise BulkChangedError(plan)
     setting = table.setting
-    ids = [place.latent_id for place in plan.changed]
+    ids = [latent.latent_id for latent in plan.changed]
     revisions = _revisions(session, setting, ids, reviewer)
     labels = _labels(session, setting, ids)
     decisions = [
         Decision(
-            latent_id=place.latent_id,
+            latent_id=latent.latent_id,
             taxonomy_version_id=setting.taxonomy_version_id,
             reviewer=reviewer,
-            base_revision=revisions[place.latent_id],
+            base_revision=revisions[latent.latent_id],
             action=plan.action.action,
             categories=(plan.action.category,) if plan.action.category else (),
-            based_on_judge_label_id=labels.get(place.latent_id),
+            based_on_judge_label_id=labels.get(latent.latent_id),
             note=plan.action.note or None,
-            selection="random" if place.audit else "manual",
-            inclusion_prob=place.audit.inclusion_prob if place.audit else None,
+            selection="random" if latent.audit else "manual",
+            inclusion_prob=latent.audit.inclusion_prob if latent.audit else None,
         )
-        for place in plan.changed
+        for latent in plan.changed
     ]
     return len(record_decisions(session, decisions))
 
 
-def _answer(action: BulkAction, place: Place) -> str | None:
+def _answer(action: BulkAction, latent: QueuedLatent) -> str | None:
     if action.action == "accept":
-        return place.judge_answer
+        return latent.judge_answer
     return action.category or action.action
 
 

@@ -124,12 +124,12 @@ WAITING_WRITES = 16
 
 @dataclass(frozen=True)
 class Context:
-    """The server's state; only the board, which follows the database, and the guesses change."""
+    """The server's state; of its fields only the queue index and the guesses change."""
 
     study: str
     title: str
     engine: Engine
-    board: QueueIndex
+    queue_index: QueueIndex
     questions: Questions
     access: Access
     report: ReportSection
@@ -143,15 +143,15 @@ class Context:
     @contextmanager
     def queue(self, filters: Filters) -> Iterator[tuple[Session, QueueTable]]:
         """A snapshot of the database and the queue that is equal to it."""
-        with read_session(self.engine) as session, self.board.lock:
-            yield session, self.board.table(session, filters.comparison)
+        with read_session(self.engine) as session, self.queue_index.lock:
+            yield session, self.queue_index.table(session, filters.comparison)
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A transaction that writes; it holds the database's write lock, where there is one.
 
         WriteLockedError where others write for longer than a reviewer waits. Never ask for it
-        while the board's lock is held: every page waits for that one.
+        while the lock of the queue index is held: every page waits for that one.
         """
         try:
             with self.writes.turn() as left, write_session(self.engine, max(left, 0.5)) as session:
@@ -183,7 +183,7 @@ class Page:
 class Asked:
     """A request of a reviewer."""
 
-    room: Context
+    context: Context
     request: Request
     reviewer: str
     form: Form
@@ -219,7 +219,7 @@ class Asked:
             section=section,
             filters=self.filters,
             comparison=table.setting.comparison,
-            comparisons=self.room.board.names(),
+            comparisons=self.context.queue_index.names(),
             **values,
         )
 
@@ -228,7 +228,7 @@ class Asked:
         if isinstance(made, Response):
             return made
         answer = render(
-            self.room, made.template, made.status, reviewer=self.reviewer, **made.values
+            self.context, made.template, made.status, reviewer=self.reviewer, **made.values
         )
         answer.headers.update(made.headers)
         return answer
@@ -242,44 +242,49 @@ Handler = Callable[[Asked], Page | Response]
 
 
 def render(
-    room: Context, template: str, status: int = 200, *, reviewer: str | None = None, **values: Any
+    context: Context,
+    template: str,
+    status: int = 200,
+    *,
+    reviewer: str | None = None,
+    **values: Any,
 ) -> HTMLResponse:
     """A page."""
-    text = room.environment.get_template(template).render(
-        study=room.study,
-        study_title=room.title,
+    text = context.environment.get_template(template).render(
+        study=context.study,
+        study_title=context.title,
         reviewer=reviewer,
-        shares_token=room.access.token is not None,
+        shares_token=context.access.token is not None,
         **values,
     )
     return HTMLResponse(text, status)
 
 
-def endpoint(room: Context, handler: Handler) -> Callable[[Request], Any]:
+def endpoint(context: Context, handler: Handler) -> Callable[[Request], Any]:
     """A route that asks for a reviewer, reads the form, and turns errors into pages."""
 
     async def answer(request: Request) -> Response:
-        reviewer = room.access.reviewer(request.cookies.get(room.access.cookie_name))
+        reviewer = context.access.reviewer(request.cookies.get(context.access.cookie_name))
         if reviewer is None:
             return RedirectResponse("/sign-in", 303)
         try:
             form = await read_form(request) if request.method == "POST" else Form({})
             _require_own_page(form, reviewer)
-            asked = Asked(room, request, reviewer, form)
+            asked = Asked(context, request, reviewer, form)
             async with _watched(asked):
                 return await run_in_threadpool(lambda: asked.rendered(handler(asked)))
         except NotFoundError as error:
-            return _failed(room, reviewer, 404, error)
+            return _failed(context, reviewer, 404, error)
         except UsageError as error:
-            return _failed(room, reviewer, 400, error)
+            return _failed(context, reviewer, 400, error)
         except WriteLockedError as error:
-            return _failed(room, reviewer, 503, WorkError(f"{error}; send it again"))
+            return _failed(context, reviewer, 503, WorkError(f"{error}; send it again"))
         except WorkError as error:
-            return _failed(room, reviewer, 409, error)
+            return _failed(context, reviewer, 409, error)
         except DBAPIError as error:
             words = clip(str(error.orig).strip().partition("\n")[0], 300)
             line = WorkError(f"the database did not take it: {words}; nothing was changed")
-            return _failed(room, reviewer, 503, line)
+            return _failed(context, reviewer, 503, line)
 
     return answer
 
@@ -313,9 +318,9 @@ def _require_own_page(form: Form, reviewer: str) -> None:
         )
 
 
-def _failed(room: Context, reviewer: str, status: int, error: Exception) -> Response:
+def _failed(context: Context, reviewer: str, status: int, error: Exception) -> Response:
     return render(
-        room, "failed.html.j2", status, reviewer=reviewer, message=masked(str(error)), section=""
+        context, "failed.html.j2", status, reviewer=reviewer, message=masked(str(error)), section=""
     )
 
 

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from labeler.errors import UsageError
 from labeler.review.access import LARGEST_BODY
 from labeler.review.filters import Filters
-from labeler.review.navigation import Place, Setting
+from labeler.review.queued_latents import QueuedLatent, Setting
 from labeler.store.effective_rule import standing_events
 from labeler.store.helpers import chunks
 from labeler.store.reviews import Decision, record_decision, record_decisions, stream_of
@@ -141,7 +141,7 @@ def read_submission(form: Form, reviewer: str) -> Submission:
 def decide(
     session: Session,
     setting: Setting,
-    place: Place,
+    latent: QueuedLatent,
     filters: Filters,
     reviewer: str,
     sent: Submission,
@@ -150,7 +150,7 @@ def decide(
 
     UsageError for a blind reviewer who accepts a label that was not to be seen.
     """
-    is_blind = place.hidden_from(reviewer) and not sent.label_was_shown
+    is_blind = latent.hidden_from(reviewer) and not sent.label_was_shown
     if is_blind and sent.action == "accept":
         raise UsageError("accept: this latent is to be decided blind; choose a category")
     if is_blind and sent.stream == ADJUDICATED:
@@ -160,7 +160,7 @@ def decide(
     return record_decision(
         session,
         Decision(
-            latent_id=place.latent_id,
+            latent_id=latent.latent_id,
             taxonomy_version_id=setting.taxonomy_version_id,
             reviewer=sent.stream,
             entered_by=reviewer if sent.stream != reviewer else None,
@@ -172,15 +172,15 @@ def decide(
             reason=sent.reason or None,
             note=sent.note or None,
             was_blind=is_blind,
-            selection=_selection(place, filters),
-            inclusion_prob=place.audit.inclusion_prob if place.audit else None,
+            selection=_selection(latent, filters),
+            inclusion_prob=latent.audit.inclusion_prob if latent.audit else None,
             elapsed_ms=sent.elapsed_ms,
         ),
     )
 
 
-def _selection(place: Place, filters: Filters) -> str:
-    if place.audit is not None:
+def _selection(latent: QueuedLatent, filters: Filters) -> str:
+    if latent.audit is not None:
         return "random"
     return "uncertain" if filters.order in ("uncertain", "disagreement") else "manual"
 

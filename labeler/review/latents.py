@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, aliased
 from labeler.report.html import largest_activation
 from labeler.report.latents import evidence_view
 from labeler.report.model import EvidenceView, Measure
-from labeler.review.navigation import Place, Setting
+from labeler.review.queued_latents import QueuedLatent, Setting
 from labeler.review.table import QueueTable
 from labeler.store.effective_rule import standing_events
 from labeler.store.evidence import evidence_of
@@ -130,7 +130,7 @@ class EvidenceGroup:
 class LatentPage:
     """One latent as one reviewer may see it."""
 
-    place: Place
+    latent: QueuedLatent
     hidden: bool
     """The judge's words, and everybody else's, are to be hidden."""
     stream: str
@@ -161,24 +161,28 @@ class LatentPage:
         """What the editor of the explanation starts with."""
         if self.standing is not None and self.standing.explanation:
             return self.standing.explanation
-        return "" if self.hidden else self.place.explanation
+        return "" if self.hidden else self.latent.explanation
 
 
 def latent_page(
-    session: Session, table: QueueTable, place: Place, reviewer: str, adjudicate: bool = False
+    session: Session,
+    table: QueueTable,
+    latent: QueuedLatent,
+    reviewer: str,
+    adjudicate: bool = False,
 ) -> LatentPage:
     """Read one latent; a blind reviewer gets neither labels nor history."""
-    hidden = place.hidden_from(reviewer)
+    hidden = latent.hidden_from(reviewer)
     stream = ADJUDICATED if adjudicate and not hidden else reviewer
-    events = _events(session, table.setting, place.latent_id)
+    events = _events(session, table.setting, latent.latent_id)
     voices = _voices(session, events)
-    runs = _runs(session, table.setting, place.latent_id)
+    runs = _runs(session, table.setting, latent.latent_id)
     own = [event for event in events if event.reviewer == stream]
-    windows = [evidence_view(row) for row in evidence_of(session, place.latent_id)]
-    latent = session.get_one(Latent, place.latent_id)
+    windows = [evidence_view(row) for row in evidence_of(session, latent.latent_id)]
+    record = session.get_one(Latent, latent.latent_id)
     standing = next((voice for voice in voices if voice.reviewer == stream), None)
     return LatentPage(
-        place=place,
+        latent=latent,
         hidden=hidden,
         stream=stream,
         base_revision=own[-1].revision if own else 0,
@@ -186,23 +190,23 @@ def latent_page(
         runs=() if hidden else runs,
         voices=() if hidden else voices,
         scores=() if hidden else _scores(session, runs),
-        scaling=_scaling(session, place.latent_id),
-        density=latent.density,
-        n_documents=latent.n_documents,
-        max_activation=latent.max_activation,
+        scaling=_scaling(session, latent.latent_id),
+        density=record.density,
+        n_documents=record.n_documents,
+        max_activation=record.max_activation,
         evidence=_grouped(windows),
         largest=largest_activation(windows),
-        history=() if hidden else tuple(latent_history(session, place.latent_id)),
-        chips=_chips(place, standing, hidden),
+        history=() if hidden else tuple(latent_history(session, latent.latent_id)),
+        chips=_chips(latent, standing, hidden),
     )
 
 
-def _chips(place: Place, standing: Voice | None, hidden: bool) -> tuple[str, ...]:
+def _chips(latent: QueuedLatent, standing: Voice | None, hidden: bool) -> tuple[str, ...]:
     if standing is not None and standing.categories:
         return standing.categories
-    if hidden or place.category is None:
+    if hidden or latent.category is None:
         return ()
-    return (place.category, *place.others)
+    return (latent.category, *latent.others)
 
 
 def _events(session: Session, setting: Setting, latent_id: int) -> list[ReviewEvent]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from labeler.review.navigation import Setting
+from labeler.review.queued_latents import Setting
 from labeler.review.table import NOBODY, Counts, QueueTable
 from labeler.store.view_definitions.base import ADJUDICATED
 
@@ -83,7 +83,7 @@ def read_progress(session: Session, table: QueueTable) -> Progress:
     counts = pair_counts(table, table.judge_answer, people)
     blind = pair_counts(table, table.judge_answer, np.where(table.blind, people, NOBODY))
     return Progress(
-        total=len(table.places),
+        total=len(table.latents),
         reviewed=int(table.reviewed.sum()),
         conflicts=int(table.conflict.sum()),
         reviewers=tuple(_reviewer(table, name, seconds.get(name)) for name in reviewers),

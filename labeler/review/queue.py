@@ -9,7 +9,7 @@ import numpy as np
 
 from labeler.errors import UsageError
 from labeler.review.filters import CHOICES, Filters
-from labeler.review.navigation import Place
+from labeler.review.queued_latents import QueuedLatent
 from labeler.review.table import Mask, QueueTable, Rows
 from labeler.store.outcomes import BY_NAME, WITHOUT_CATEGORY
 
@@ -47,7 +47,7 @@ class Facet:
 class QueueItem:
     """One row of the list; `hidden` = to be decided blind by this reviewer."""
 
-    place: Place
+    latent: QueuedLatent
     hidden: bool
 
 
@@ -85,7 +85,7 @@ def queue_page(
     hidden = table.hidden(reviewer)
     more = start + PAGE_SIZE < len(rows)
     return QueuePage(
-        items=tuple(QueueItem(table.places[row], bool(hidden[row])) for row in shown),
+        items=tuple(QueueItem(table.latents[row], bool(hidden[row])) for row in shown),
         total=len(rows),
         n_hidden=_left_out(masks),
         facets=tuple(_facet(table, filters, reviewer, masks, name) for name in FACETS),
@@ -114,8 +114,8 @@ def surroundings(
     own = table.rows_of.get(latent_id, [])
     keep[own] = False
     kept = np.flatnonzero(keep[order])
-    place = int(np.argmax(order == own[0])) if own else 0
-    after = int(np.searchsorted(kept, place))
+    position = int(np.argmax(order == own[0])) if own else 0
+    after = int(np.searchsorted(kept, position))
     previous_id, next_id = (
         int(table.latent_id[order[kept[index]]]) if 0 <= index < len(kept) else None
         for index in (after - 1, after)
@@ -134,14 +134,14 @@ def _behind(table: QueueTable, filters: Filters, rows: Rows, after: str | None) 
     keys = list(reversed(table.sort_keys(filters.order)))
     values = (after or "").split("~")
     if len(values) != len(keys):
-        raise UsageError("after: is no place in this order; start at the first page")
+        raise UsageError("after: is no position in this order; start at page 1")
     behind = np.zeros(len(rows), np.bool_)
     equal = np.ones(len(rows), np.bool_)
     for key, value in zip(keys, values, strict=True):
         try:
             edge = float(value) if key.dtype.kind == "f" else int(value)
         except ValueError:
-            raise UsageError("after: is no place in this order; start at the first page") from None
+            raise UsageError("after: is no position in this order; start at page 1") from None
         column = key[rows]
         behind |= equal & (column > edge)
         equal &= column == edge
@@ -168,7 +168,7 @@ def _facet(
     if name in ("category", "source", "confidence", "disagreement"):
         # A count would tell a blind reviewer the label as well as a list would.
         others["blind"] = ~table.hidden(reviewer)
-    counts = table.count_by(name, _all_of(others, len(table.places)), reviewer)
+    counts = table.count_by(name, _all_of(others, len(table.latents)), reviewer)
     chosen = getattr(filters, name)
     values = _category_values(table) if name == "category" else CHOICES[name]
     options = []

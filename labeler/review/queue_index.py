@@ -11,7 +11,7 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
-from labeler.review.navigation import Setting, read_places, read_settings
+from labeler.review.queued_latents import Setting, read_queued_latents, read_settings
 from labeler.review.table import Leaf, Mask, QueueTable
 from labeler.store.comparisons import NamedComparison, study_comparisons
 from labeler.store.engine import read_session
@@ -97,11 +97,13 @@ class QueueIndex:
         ).scalars()
         table = self._tables[setting.comparison]
         mine = [latent_id for latent_id in latents if latent_id in table.rows_of]
-        table.replace(read_places(session, setting, mine))
+        table.replace(read_queued_latents(session, setting, mine))
 
 
 def _load(session: Session, setting: Setting) -> QueueTable:
-    return QueueTable(setting, read_categories(session, setting), read_places(session, setting))
+    return QueueTable(
+        setting, read_categories(session, setting), read_queued_latents(session, setting)
+    )
 
 
 def read_categories(session: Session, setting: Setting) -> list[Leaf]:

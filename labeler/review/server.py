@@ -56,7 +56,7 @@ def serve(study_path: Path, options: ServerOptions) -> None:
 
     from labeler.api import Study
     from labeler.review.access import checked_name
-    from labeler.review.serving import default_workers, serve_room
+    from labeler.review.serving import default_workers, serve_context
     from labeler.store.query.saved_queries import saved_queries
 
     token = read_token(options)
@@ -65,7 +65,7 @@ def serve(study_path: Path, options: ServerOptions) -> None:
     workers = options.workers or default_workers(is_shared=token is not None)
     study = Study.open(study_path)
     with study.engine() as engine:
-        room = build_room(
+        context = build_context(
             engine,
             study.file.database_url,
             study=study.file.config.study.name,
@@ -77,12 +77,12 @@ def serve(study_path: Path, options: ServerOptions) -> None:
             comparisons=study.file.config.comparison,
             workers=workers,
         )
-        room.board.names()
+        context.queue_index.names()
         with listening(options.host, options.port) as listener:
             port = listener.getsockname()[1]
             typer.echo(f"difflens review: {url_of(options.host, port)}  (Ctrl-C ends it)", err=True)
-            app = build_app(room, options.host, options.allow_hosts)
-            serve_room(room, app, listener, workers)
+            app = build_app(context, options.host, options.allow_hosts)
+            serve_context(context, app, listener, workers)
 
 
 def read_token(options: ServerOptions) -> str | None:
@@ -161,7 +161,7 @@ PAGES: tuple[tuple[str, str, Handler], ...] = (
 )
 
 
-def build_room(
+def build_context(
     engine: Engine,
     database_url: str | URL,
     *,
@@ -183,7 +183,7 @@ def build_room(
         study=study,
         title=title or study,
         engine=engine,
-        board=QueueIndex(engine, comparisons),
+        queue_index=QueueIndex(engine, comparisons),
         questions=Questions(database_url, max(1, RUNNING // workers)),
         access=Access.build(
             token, reviewer, secrets.token_bytes(32), _identity(database_url, study)
@@ -200,18 +200,18 @@ def _identity(database_url: str | URL, study: str) -> str:
     return f"{study}\n{shown_url(database_url)}"
 
 
-def build_app(room: Context, host: str = "127.0.0.1", extra_hosts: Iterable[str] = ()) -> Guard:
+def build_app(context: Context, host: str = "127.0.0.1", extra_hosts: Iterable[str] = ()) -> Guard:
     """The application, answering to the names of `host` only."""
-    entrance = Auth(room)
+    auth = Auth(context)
     routes = [
-        Route(path, endpoint(room, handler), methods=[method]) for method, path, handler in PAGES
+        Route(path, endpoint(context, handler), methods=[method]) for method, path, handler in PAGES
     ]
     routes += [
         Route("/", _home, methods=["GET"]),
-        Route("/sign-in", entrance.show, methods=["GET"]),
-        Route("/sign-in", entrance.sign_in, methods=["POST"]),
-        Route("/sign-out", entrance.sign_out, methods=["POST"]),
-        Route("/static/{name}", entrance.static, methods=["GET"]),
+        Route("/sign-in", auth.show, methods=["GET"]),
+        Route("/sign-in", auth.sign_in, methods=["POST"]),
+        Route("/sign-out", auth.sign_out, methods=["POST"]),
+        Route("/static/{name}", auth.static, methods=["GET"]),
     ]
     return Guard(Starlette(routes=routes), HostRule.of(host, extra_hosts))
 

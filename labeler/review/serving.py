@@ -47,8 +47,8 @@ _LEAST_LIFE_S = 1.0
 class ReviewServer(uvicorn.Server):
     """uvicorn with limits on its connections; what waits or runs for a page ends with it."""
 
-    def __init__(self, room: Context, app: ASGIApp, starter: int | None = None) -> None:
-        self.room = room
+    def __init__(self, context: Context, app: ASGIApp, starter: int | None = None) -> None:
+        self.context = context
         self.starter = starter
         self.crowd = Crowd(most_connections())
         self._watching: asyncio.Task[None] | None = None
@@ -80,8 +80,8 @@ class ReviewServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the questions and writes in progress, then the connections."""
-        self.room.questions.close()
-        self.room.writes.close()
+        self.context.questions.close()
+        self.context.writes.close()
         if self._watching is not None:
             self._watching.cancel()
         await super().shutdown(sockets)
@@ -95,18 +95,18 @@ def default_workers(is_shared: bool) -> int:
     return min(MOST_WORKERS, os.cpu_count() or 1) if is_shared else 1
 
 
-def serve_room(room: Context, app: ASGIApp, listener: socket.socket, workers: int) -> None:
+def serve_context(context: Context, app: ASGIApp, listener: socket.socket, workers: int) -> None:
     """Serve until interrupted."""
     if workers == 1:
-        _run(ReviewServer(room, app), listener)
+        _run(ReviewServer(context, app), listener)
         return
-    with read_session(room.engine) as session, room.board.lock:
+    with read_session(context.engine) as session, context.queue_index.lock:
         # Reads the queue, and loads the libraries that the pages of numbers need.
-        read_progress(session, room.board.table(session))
+        read_progress(session, context.queue_index.table(session))
     # Nothing of the queue is copied into the processes as long as they only read it.
     gc.collect()
     gc.freeze()
-    Workers(room, app, listener).run(workers)
+    Workers(context, app, listener).run(workers)
 
 
 def _run(server: ReviewServer, listener: socket.socket) -> None:
@@ -134,8 +134,8 @@ def _run(server: ReviewServer, listener: socket.socket) -> None:
 class Workers:
     """The processes of a server, started again where one of them dies."""
 
-    def __init__(self, room: Context, app: ASGIApp, listener: socket.socket) -> None:
-        self.room = room
+    def __init__(self, context: Context, app: ASGIApp, listener: socket.socket) -> None:
+        self.context = context
         self.app = app
         self.listener = listener
         self._alive, self._held = os.pipe()
@@ -159,7 +159,7 @@ class Workers:
 
     def _start(self) -> None:
         # An open connection of the database must not be shared between processes.
-        self.room.engine.dispose()
+        self.context.engine.dispose()
         pid = os.fork()
         if pid == 0:
             self._work()
@@ -173,7 +173,7 @@ class Workers:
             signal.signal(number, signal.SIG_IGN)
         status = 1
         try:
-            ReviewServer(self.room, self.app, self._alive).run(sockets=[self.listener])
+            ReviewServer(self.context, self.app, self._alive).run(sockets=[self.listener])
             status = 0
         except BaseException:
             logging.getLogger("uvicorn.error").exception("review: a process of the server failed")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labeler.review.filters import Filters
-from labeler.review.navigation import Place, Setting
+from labeler.review.queued_latents import QueuedLatent, Setting
 from labeler.store.outcomes import LABELLED, WITHOUT_CATEGORY
 
 NOBODY = -1
@@ -81,10 +81,10 @@ class Leaf:
 
 
 class QueueTable:
-    """All places of a comparison; a place is replaced when its label or its streams change."""
+    """All latents of a comparison in columns; a changed label or stream replaces its latent."""
 
     def __init__(
-        self, setting: Setting, categories: Sequence[Leaf], places: Sequence[Place]
+        self, setting: Setting, categories: Sequence[Leaf], latents: Sequence[QueuedLatent]
     ) -> None:
         self.setting = setting
         self.categories = {leaf.slug: leaf for leaf in categories}
@@ -92,9 +92,9 @@ class QueueTable:
         self._codes = {answer: code for code, answer in enumerate(self.answers)}
         parents = [leaf.parent or leaf.slug for leaf in categories] + list(WITHOUT_CATEGORY)
         self._parents = np.array([self._codes[parent] for parent in parents])
-        self.places = list(places)
+        self.latents = list(latents)
         self.rows_of: dict[int, list[int]] = {}
-        n = len(self.places)
+        n = len(self.latents)
         self.latent_id = np.zeros(n, np.int64)
         self.latent_index = np.zeros(n, np.int64)
         self.is_target = np.zeros(n, np.bool_)
@@ -114,24 +114,24 @@ class QueueTable:
         self._mine: dict[str, Mine] = {}
         self._orders: dict[str, Rows] = {}
         self._found: dict[str, Mask] = {}
-        for row, place in enumerate(self.places):
-            self.rows_of.setdefault(place.latent_id, []).append(row)
-            self._put(row, place)
+        for row, latent in enumerate(self.latents):
+            self.rows_of.setdefault(latent.latent_id, []).append(row)
+            self._put(row, latent)
         self.random = _scrambled(self.latent_id)
 
-    def replace(self, places: Sequence[Place]) -> None:
-        """Put newer places where the same latents stood; new latents are left out."""
+    def replace(self, latents: Sequence[QueuedLatent]) -> None:
+        """Replace latents by newer readings of them; unknown latents are ignored."""
         moved: set[int] = set()
-        for place in places:
-            for row in self.rows_of.get(place.latent_id, ()):
-                if self.places[row].side == place.side:
-                    if _order_facts(self.places[row]) != _order_facts(place):
+        for latent in latents:
+            for row in self.rows_of.get(latent.latent_id, ()):
+                if self.latents[row].side == latent.side:
+                    if _order_facts(self.latents[row]) != _order_facts(latent):
                         moved.add(row)
-                    self.pairs.remove(self._voice_codes(self.places[row]))
-                    self.places[row] = place
-                    self._put(row, place)
+                    self.pairs.remove(self._voice_codes(self.latents[row]))
+                    self.latents[row] = latent
+                    self._put(row, latent)
                     for reviewer, mine in self._mine.items():
-                        mine.put(row, place, reviewer, self.code(place.voices.get(reviewer)))
+                        mine.put(row, latent, reviewer, self.code(latent.voices.get(reviewer)))
         if len(moved) > FEW_MOVED:
             self._orders.clear()
         elif moved:
@@ -139,26 +139,28 @@ class QueueTable:
                 self._orders[name] = _moved(order, sorted(moved), self.sort_keys(name))
         self._found.clear()
 
-    def _put(self, row: int, place: Place) -> None:
-        self.latent_id[row] = place.latent_id
-        self.latent_index[row] = place.latent_index
-        self.is_target[row] = place.side == "target"
-        self.answer[row] = self._codes.get(place.answer, self._codes["unlabelled"])
-        self.source[row] = _SOURCES.index(place.source or "nobody")
-        self.confidence[row] = np.nan if place.confidence is None else place.confidence
-        self.disagreement[row] = place.disagreement
-        self.priority[row] = place.priority
-        self.reviewed[row] = place.reviewed
-        self.conflict[row] = place.conflict
-        self.audit[row] = place.audit.position if place.audit else 0
-        self.judge_answer[row] = self.code(place.judge_answer)
-        self.blind[row] = bool(place.blind)
-        self.reviewers.update(place.touched, place.skipped)
-        self.pairs.add(self._voice_codes(place))
-        self._text[row] = f"{place.crosscoder}:{place.latent_index} {place.explanation}".casefold()
+    def _put(self, row: int, latent: QueuedLatent) -> None:
+        self.latent_id[row] = latent.latent_id
+        self.latent_index[row] = latent.latent_index
+        self.is_target[row] = latent.side == "target"
+        self.answer[row] = self._codes.get(latent.answer, self._codes["unlabelled"])
+        self.source[row] = _SOURCES.index(latent.source or "nobody")
+        self.confidence[row] = np.nan if latent.confidence is None else latent.confidence
+        self.disagreement[row] = latent.disagreement
+        self.priority[row] = latent.priority
+        self.reviewed[row] = latent.reviewed
+        self.conflict[row] = latent.conflict
+        self.audit[row] = latent.audit.position if latent.audit else 0
+        self.judge_answer[row] = self.code(latent.judge_answer)
+        self.blind[row] = bool(latent.blind)
+        self.reviewers.update(latent.touched, latent.skipped)
+        self.pairs.add(self._voice_codes(latent))
+        self._text[row] = (
+            f"{latent.crosscoder}:{latent.latent_index} {latent.explanation}".casefold()
+        )
 
-    def _voice_codes(self, place: Place) -> dict[str, int]:
-        return {reviewer: self.code(answer) for reviewer, answer in place.voices.items()}
+    def _voice_codes(self, latent: QueuedLatent) -> dict[str, int]:
+        return {reviewer: self.code(answer) for reviewer, answer in latent.voices.items()}
 
     def code(self, answer: str | None) -> int:
         """Index of an answer among `answers`; NOBODY for None."""
@@ -167,10 +169,10 @@ class QueueTable:
     def mine(self, reviewer: str) -> Mine:
         """What a reviewer did, latent by latent."""
         if reviewer not in self._mine:
-            mine = Mine(len(self.places))
-            for row, place in enumerate(self.places):
-                if place.touched or place.skipped:
-                    mine.put(row, place, reviewer, self.code(place.voices.get(reviewer)))
+            mine = Mine(len(self.latents))
+            for row, latent in enumerate(self.latents):
+                if latent.touched or latent.skipped:
+                    mine.put(row, latent, reviewer, self.code(latent.voices.get(reviewer)))
             self._mine[reviewer] = mine
         return self._mine[reviewer]
 
@@ -213,7 +215,7 @@ class QueueTable:
 
     def isolated(self) -> Mask:
         """(n,) all latents."""
-        return np.ones(len(self.places), np.bool_)
+        return np.ones(len(self.latents), np.bool_)
 
     def in_tree_order(self) -> list[tuple[str, Leaf]]:
         """Slug and category, each group before its categories."""
@@ -307,16 +309,16 @@ class QueueTable:
         last = np.iinfo(np.int64).max
         return np.where(self.audit > 0, self.audit, last)
 
-    def find(self, latent_id: int) -> Place | None:
-        """The place of a latent; the target one, where it lies on both sides."""
+    def find(self, latent_id: int) -> QueuedLatent | None:
+        """The latent with this id, the target one where it lies on both sides; None without one."""
         rows = self.rows_of.get(latent_id, ())
-        places = [self.places[row] for row in rows]
-        return max(places, key=lambda place: place.side, default=None)
+        latents = [self.latents[row] for row in rows]
+        return max(latents, key=lambda latent: latent.side, default=None)
 
 
-def _order_facts(place: Place) -> tuple[object, ...]:
+def _order_facts(latent: QueuedLatent) -> tuple[object, ...]:
     """What the orders depend on: most decisions leave it as it was."""
-    return place.priority, place.disagreement, place.audit
+    return latent.priority, latent.disagreement, latent.audit
 
 
 def _moved(order: Rows, rows: Sequence[int], keys: Sequence[NDArray[Any]]) -> Rows:
@@ -329,8 +331,8 @@ def _moved(order: Rows, rows: Sequence[int], keys: Sequence[NDArray[Any]]) -> Ro
         return (*(key[row] for key in reversed(keys)), row)
 
     by_key = sorted(rows, key=key_of)
-    places = [bisect_left(rest, key_of(row), key=key_of) for row in by_key]
-    return np.insert(rest, places, by_key)
+    at = [bisect_left(rest, key_of(row), key=key_of) for row in by_key]
+    return np.insert(rest, at, by_key)
 
 
 class Mine:
@@ -343,13 +345,13 @@ class Mine:
         self.blind = np.zeros(n, np.bool_)
         self.answer = np.full(n, NOBODY, np.int32)
 
-    def put(self, row: int, place: Place, reviewer: str, answer: int) -> None:
-        """Take over what a place says of the reviewer; `answer` is the code of what stands."""
+    def put(self, row: int, latent: QueuedLatent, reviewer: str, answer: int) -> None:
+        """Copy a reviewer's part of a latent; `answer` is the code of their current answer."""
         self.answer[row] = answer
-        self.blind[row] = reviewer in place.blind
-        self.decided[row] = reviewer in place.voices
-        self.touched[row] = reviewer in place.touched
-        self.skipped[row] = reviewer in place.skipped
+        self.blind[row] = reviewer in latent.blind
+        self.decided[row] = reviewer in latent.voices
+        self.touched[row] = reviewer in latent.touched
+        self.skipped[row] = reviewer in latent.skipped
 
 
 def _counted(codes: NDArray[np.generic], names: Sequence[str]) -> dict[str, int]:

@@ -21,8 +21,8 @@ from labeler.review.deciding import (
 )
 from labeler.review.filters import Filters
 from labeler.review.latents import latent_page, voice_of
-from labeler.review.navigation import Place
 from labeler.review.queue import surroundings
+from labeler.review.queued_latents import QueuedLatent
 from labeler.review.routes.queue import names_of
 from labeler.review.table import QueueTable
 from labeler.store.engine import WriteLockedError
@@ -47,10 +47,10 @@ def show_latent(asked: Asked) -> Page:
     """One latent."""
     filters, latent_id = asked.filters, _latent_id(asked)
     query = asked.request.query_params
-    with asked.room.queue(filters) as (session, table):
-        place = _place(table, latent_id)
+    with asked.context.queue(filters) as (session, table):
+        latent = _latent(table, latent_id)
         adjudicate = query.get("as") == "adjudicated"
-        page = latent_page(session, table, place, asked.reviewer, adjudicate)
+        page = latent_page(session, table, latent, asked.reviewer, adjudicate)
         around = surroundings(table, filters, asked.reviewer, latent_id)
         return asked.page(
             "latent.html.j2",
@@ -58,7 +58,7 @@ def show_latent(asked: Asked) -> Page:
             filters=filters,
             comparison=table.setting.comparison,
             page=page,
-            place=place,
+            latent=latent,
             names=names_of(table.categories),
             categories=table.in_tree_order(),
             reasons=REASONS,
@@ -76,12 +76,12 @@ def decide_latent(asked: Asked) -> Page | Response:
     filters, latent_id = asked.filters, _latent_id(asked)
     sent = read_submission(asked.form, asked.reviewer)
     try:
-        with asked.room.writing() as session:
-            with asked.room.board.lock:
-                table = asked.room.board.table(session, filters.comparison)
-                place = _place(table, latent_id)
+        with asked.context.writing() as session:
+            with asked.context.queue_index.lock:
+                table = asked.context.queue_index.table(session, filters.comparison)
+                latent = _latent(table, latent_id)
                 following = surroundings(table, filters, asked.reviewer, latent_id).next_id
-            event = decide(session, table.setting, place, filters, asked.reviewer, sent)
+            event = decide(session, table.setting, latent, filters, asked.reviewer, sent)
             event_id, is_skip = event.id, event.action == "skip"
     except RevisionConflictError as error:
         return _conflict(asked, latent_id, filters, sent, error)
@@ -101,8 +101,8 @@ def _conflict(
     error: RevisionConflictError,
 ) -> Page:
     """What stands now beside what was sent, and a form that sends it again on top."""
-    with asked.room.queue(filters) as (session, table):
-        place = _place(table, latent_id)
+    with asked.context.queue(filters) as (session, table):
+        latent = _latent(table, latent_id)
         events = stream_of(session, latent_id, table.setting.taxonomy_version_id, sent.stream)
         newer = [
             voice_of(session, event) for event in events if event.revision > sent.base_revision
@@ -112,7 +112,7 @@ def _conflict(
             409,
             section="queue",
             filters=filters,
-            place=place,
+            latent=latent,
             names=names_of(table.categories),
             sent=sent,
             newer=newer,
@@ -125,13 +125,13 @@ def _unrecorded(
     asked: Asked, latent_id: int, filters: Filters, sent: Submission, error: WriteLockedError
 ) -> Page:
     """Why a decision was not taken, and a form that sends it again: nothing of it is lost."""
-    with asked.room.queue(filters) as (_, table):
+    with asked.context.queue(filters) as (_, table):
         return asked.page(
             "unrecorded.html.j2",
             503,
             section="queue",
             filters=filters,
-            place=_place(table, latent_id),
+            latent=_latent(table, latent_id),
             names=names_of(table.categories),
             sent=sent,
             message=str(error),
@@ -144,7 +144,7 @@ def undo_decision(asked: Asked) -> Response:
     event_id = asked.form.number("event_id")
     if event_id is None:
         raise UsageError("undo: nothing of yours is left to undo")
-    with asked.room.writing() as session:
+    with asked.context.writing() as session:
         undone = undo(session, asked.reviewer, event_id)
         latent_id = session.get_one(ReviewEvent, undone[0]).latent_id
     if len(undone) > 1:
@@ -160,11 +160,11 @@ def _latent_id(asked: Asked) -> int:
     return number
 
 
-def _place(table: QueueTable, latent_id: int) -> Place:
-    place = table.find(latent_id)
-    if place is None:
+def _latent(table: QueueTable, latent_id: int) -> QueuedLatent:
+    latent = table.find(latent_id)
+    if latent is None:
         raise UsageError(f"latent {latent_id}: is not in comparison {table.setting.comparison!r}")
-    return place
+    return latent
 
 
 def _done(session: Session, table: QueueTable, reviewer: str, text: str | None) -> Done | None:
@@ -173,13 +173,13 @@ def _done(session: Session, table: QueueTable, reviewer: str, text: str | None) 
     event = None if event_id is None else session.get(ReviewEvent, event_id)
     if event is None or reviewer not in (event.reviewer, event.entered_by):
         return None
-    place = table.find(event.latent_id)
-    if place is None:
+    latent = table.find(event.latent_id)
+    if latent is None:
         return None
     return Done(
         event_id=event.id,
-        latent=f"{place.crosscoder}:{place.latent_index}",
-        latent_id=place.latent_id,
-        answer=place.voices.get(event.reviewer, "undone"),
-        judge_answer=place.judge_answer if event.was_blind else None,
+        latent=f"{latent.crosscoder}:{latent.latent_index}",
+        latent_id=latent.latent_id,
+        answer=latent.voices.get(event.reviewer, "undone"),
+        judge_answer=latent.judge_answer if event.was_blind else None,
     )

@@ -18,19 +18,19 @@ DEFAULT_DRAW = 60
 
 def show_categories(asked: Asked) -> Page:
     """Counts, change and reviewed share of every category."""
-    with asked.room.queue(asked.filters) as (_, table):
+    with asked.context.queue(asked.filters) as (_, table):
         return asked.comparison_page(
             "categories.html.j2",
             "categories",
             table,
-            rows=change_rows(table, asked.room.report),
-            denominator=asked.room.report.denominator,
+            rows=change_rows(table, asked.context.report),
+            denominator=asked.context.report.denominator,
         )
 
 
 def show_taxonomy(asked: Asked) -> Page:
     """Every category with its definition."""
-    with asked.room.queue(asked.filters) as (_, table):
+    with asked.context.queue(asked.filters) as (_, table):
         return asked.comparison_page(
             "taxonomy.html.j2",
             "taxonomy",
@@ -43,20 +43,20 @@ def show_taxonomy(asked: Asked) -> Page:
 
 def show_progress(asked: Asked) -> Page:
     """How far everybody is, and how far they agree."""
-    with asked.room.queue(asked.filters) as (session, table):
+    with asked.context.queue(asked.filters) as (session, table):
         return asked.comparison_page(
             "progress.html.j2",
             "progress",
             table,
             progress=read_progress(session, table),
-            rows=[row for row in reviewed_rows(table, asked.room.report) if not row.is_empty],
+            rows=[row for row in reviewed_rows(table, asked.context.report) if not row.is_empty],
             names=names_of(table.categories),
         )
 
 
 def show_audit(asked: Asked) -> Page:
     """The random draws in force, and the form that makes a new one."""
-    with asked.room.queue(asked.filters) as (session, table):
+    with asked.context.queue(asked.filters) as (session, table):
         return asked.comparison_page(
             "audit.html.j2",
             "audit",
@@ -81,9 +81,9 @@ def make_draw(asked: Asked) -> Response:
     size, seed = form.number("size"), form.number("seed")
     if size is None or seed is None:
         raise UsageError("audit: name a size and a seed, both whole numbers")
-    with asked.room.writing() as session:
-        with asked.room.board.lock:
-            table = asked.room.board.table(session, filters.comparison)
+    with asked.context.writing() as session:
+        with asked.context.queue_index.lock:
+            table = asked.context.queue_index.table(session, filters.comparison)
             setting, most = table.setting, max(_sizes(table).values())
         if not 1 <= size <= most:
             raise UsageError(

@@ -49,7 +49,7 @@ def _queue(asked: Asked, refused: RefusedBulk | None) -> Page:
     filters = asked.filters
     query = asked.request.query_params
     after = query.get("after")
-    with asked.room.queue(filters) as (session, table):
+    with asked.context.queue(filters) as (session, table):
         names = names_of(table.categories)
         if filters.category and filters.category not in names:
             raise UsageError(
@@ -78,7 +78,7 @@ def go_to_latent(asked: Asked) -> Response:
     """The latent that is named, as `crosscoder:index` or by its id, or a search for the words."""
     words = asked.request.query_params.get("text", "").strip()
     try:
-        with read_session(asked.room.engine) as session:
+        with read_session(asked.context.engine) as session:
             latent = find_latent(session, words)
     except UsageError:
         return redirect(f"/queue?{replace(asked.filters, text=words).query()}")
@@ -88,7 +88,7 @@ def go_to_latent(asked: Asked) -> Response:
 def start(asked: Asked) -> Response:
     """The first latent of the queue, or the empty queue."""
     filters = asked.filters
-    with asked.room.queue(filters) as (_, table):
+    with asked.context.queue(filters) as (_, table):
         rows = matching(table, filters, asked.reviewer)
         if not len(rows):
             return redirect(f"/queue?{filters.query()}")
@@ -98,7 +98,7 @@ def start(asked: Asked) -> Response:
 def preview_bulk(asked: Asked) -> Page:
     """The latents an action would change, before anything is done."""
     filters, form = asked.filters, asked.form
-    with asked.room.queue(filters) as (session, table):
+    with asked.context.queue(filters) as (session, table):
         chosen = BulkAction(form.one("action"), form.one("category"), form.one("note"))
         try:
             action = read_action(chosen.action, chosen.category, chosen.note, table)
@@ -111,9 +111,9 @@ def preview_bulk(asked: Asked) -> Page:
 def do_bulk(asked: Asked) -> Page | Response:
     """Do what was shown; where the latents have changed since, show them again."""
     filters, form = asked.filters, asked.form
-    with asked.room.writing() as session:
-        with asked.room.board.lock:
-            table = asked.room.board.table(session, filters.comparison)
+    with asked.context.writing() as session:
+        with asked.context.queue_index.lock:
+            table = asked.context.queue_index.table(session, filters.comparison)
             action = read_action(form.one("action"), form.one("category"), form.one("note"), table)
             plan = plan_bulk(session, table, filters, asked.reviewer, action)
         try:

@@ -24,7 +24,7 @@ DOWNLOADS = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
 
 def show_sql(asked: Asked) -> Page:
     """The page; a saved query fills the form and waits for its button."""
-    saved = asked.room.saved.get(asked.request.query_params.get("saved", ""))
+    saved = asked.context.saved.get(asked.request.query_params.get("saved", ""))
     return _page(
         asked, statement=saved.statement if saved else "", saved=saved.name if saved else ""
     )
@@ -35,7 +35,7 @@ def run_sql(asked: Asked) -> Page | Response:
     statement = asked.form.one("statement")
     kind = asked.form.one("format")
     try:
-        with asked.room.questions.turn(asked.is_gone) as ask:
+        with asked.context.questions.turn(asked.is_gone) as ask:
             if kind in DOWNLOADS:
                 return _download(ask(statement, DOWNLOADED), kind)
             begin = time.perf_counter()
@@ -75,7 +75,7 @@ def _page(
         headers,
         section="sql",
         filters=asked.filters,
-        queries=list(asked.room.saved.values()),
+        queries=list(asked.context.saved.values()),
         statement=statement,
         saved=saved,
         result=result,

@@ -15,7 +15,7 @@ from labeler.errors import UsageError
 from labeler.report.build import ReportFiles, ReportOptions, build_report
 from labeler.report.comparisons import read_comparisons
 from labeler.report.provenance import read_embedder, read_runs
-from labeler.review.server import build_room
+from labeler.review.server import build_context
 from labeler.stages.status import study_status
 from labeler.store.engine import read_session, write_session
 from labeler.store.null_runs import NullRun, add_null_run, read_null_runs
@@ -66,7 +66,10 @@ def test_order_and_headline_are_those_of_the_config(
     page = read_page(files.html.read_text("utf-8"))
     assert title in page.text
     assert [name for name in page.ids if name in ("c1", "c2")] == ["c1", "c2"][: len(order)]
-    assert build_room(both, "sqlite:///x.db", study="s", comparisons=named).board.names() == order
+    assert (
+        build_context(both, "sqlite:///x.db", study="s", comparisons=named).queue_index.names()
+        == order
+    )
 
 
 def test_a_retired_comparison_is_listed_and_never_in_the_headline(

@@ -18,8 +18,8 @@ WIDE, PHONE = {"width": 1200, "height": 800}, {"width": 420, "height": 860}
 
 
 def serving(study: Study) -> Iterator[str]:
-    room, listener = study.room(), listening("127.0.0.1", 0)
-    server = ReviewServer(room, build_app(room))
+    context, listener = study.context(), listening("127.0.0.1", 0)
+    server = ReviewServer(context, build_app(context))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     while not server.started:

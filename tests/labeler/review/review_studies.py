@@ -13,7 +13,7 @@ from sqlalchemy import Engine, make_url
 from starlette.testclient import TestClient
 
 from labeler.review.context import Context
-from labeler.review.server import build_app, build_room
+from labeler.review.server import build_app, build_context
 from labeler.store.engine import open_engine, write_session
 
 ADDRESS = "http://127.0.0.1:8400"
@@ -30,14 +30,14 @@ class Study:
     url: str
     seed: Seed
 
-    def room(self, reviewer: str | None = "ann", token: str | None = None) -> Context:
-        return build_room(
+    def context(self, reviewer: str | None = "ann", token: str | None = None) -> Context:
+        return build_context(
             self.engine, self.url, study="study", title="A study", reviewer=reviewer, token=token
         )
 
     def browser(self, reviewer: str = "ann") -> TestClient:
         """A client that sends what a page of the server itself would send."""
-        app = build_app(self.room(reviewer))
+        app = build_app(self.context(reviewer))
         return TestClient(app, ADDRESS, headers=SAME_ORIGIN, follow_redirects=False)
 
 

@@ -39,24 +39,24 @@ def latents(study: Study) -> list[int]:
     return [*study.seed.target, *study.seed.reference]
 
 
-def assert_equal_to_views(study: Study, board: QueueIndex) -> None:
-    with read_session(study.engine) as session, board.lock:
-        table = board.table(session)
-        kept = {(p.side, p.latent_id): p for p in table.places}
+def assert_equal_to_views(study: Study, queue_index: QueueIndex) -> None:
+    with read_session(study.engine) as session, queue_index.lock:
+        table = queue_index.table(session)
+        kept = {(p.side, p.latent_id): p for p in table.latents}
         for row in session.execute(text("SELECT * FROM v_effective_label WHERE rank = 1")):
-            place = kept[row.side, row.latent_id]
-            assert (place.outcome, place.category, place.source, place.explanation) == (
+            latent = kept[row.side, row.latent_id]
+            assert (latent.outcome, latent.category, latent.source, latent.explanation) == (
                 row.outcome,
                 row.category,
                 row.source,
                 row.explanation,
             )
         for row in session.execute(text("SELECT * FROM v_review_queue")):
-            place = kept[row.side, row.latent_id]
-            assert (row.reason == "reviewers disagree") == place.conflict
-            assert place.priority == pytest.approx(row.priority)
-            assert place.disagreement == pytest.approx(row.disagreement)
-            assert place.confidence == pytest.approx(row.confidence)
+            latent = kept[row.side, row.latent_id]
+            assert (row.reason == "reviewers disagree") == latent.conflict
+            assert latent.priority == pytest.approx(row.priority)
+            assert latent.disagreement == pytest.approx(row.disagreement)
+            assert latent.confidence == pytest.approx(row.confidence)
         changes = {row.change.category: row.change for row in change_rows(table, ReportSection())}
         for row in session.execute(text("SELECT * FROM v_category_change")):
             change = changes[row.category]
@@ -81,15 +81,15 @@ def test_the_board_follows_every_decision(
 ) -> None:
     study = copy_study(seeded, tmp_path / "followed.db")
     engine = study.engine
-    board = QueueIndex(engine)
-    assert_equal_to_views(study, board)
+    queue_index = QueueIndex(engine)
+    assert_equal_to_views(study, queue_index)
     for action, index, reviewer in steps:
         try:
             with write_session(engine) as session:
                 decide(session, study.seed, latents(study)[index], action, reviewer)
         except UsageError:
             assert action == "undo"
-        assert_equal_to_views(study, board)
+        assert_equal_to_views(study, queue_index)
     engine.dispose()
 
 
@@ -108,21 +108,21 @@ def test_what_a_board_keeps_equals_a_fresh_count(
     """Orders, counts of pairs, masks of reviewers: as if everything were read again."""
     study = copy_study(seeded, tmp_path / "kept.db")
     engine = study.engine
-    board = QueueIndex(engine)
+    queue_index = QueueIndex(engine)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(table_module, "FEW_MOVED", few)
-        assert_equal_to_fresh(study, board)
+        assert_equal_to_fresh(study, queue_index)
         for batch in batches:
             for action, index, reviewer in batch:
                 with contextlib.suppress(UsageError), write_session(engine) as session:
                     decide(session, study.seed, latents(study)[index], action, reviewer)
-            assert_equal_to_fresh(study, board)
+            assert_equal_to_fresh(study, queue_index)
     engine.dispose()
 
 
-def assert_equal_to_fresh(study: Study, board: QueueIndex) -> None:
-    with read_session(study.engine) as session, board.lock:
-        kept, fresh = board.table(session), QueueIndex(study.engine).table(session)
+def assert_equal_to_fresh(study: Study, queue_index: QueueIndex) -> None:
+    with read_session(study.engine) as session, queue_index.lock:
+        kept, fresh = queue_index.table(session), QueueIndex(study.engine).table(session)
         for order in ORDERS:
             assert listed(kept, order) == listed(fresh, order), order
         for first, second in permutations(["ann", "bob", "adjudicated", "nobody"], 2):
@@ -141,8 +141,8 @@ def assert_equal_to_fresh(study: Study, board: QueueIndex) -> None:
 
 
 def listed(table: QueueTable, order: str) -> list[tuple[str, int]]:
-    places = [table.places[row] for row in table.order(order)]
-    return [(place.side, place.latent_id) for place in places]
+    latents = [table.latents[row] for row in table.order(order)]
+    return [(latent.side, latent.latent_id) for latent in latents]
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -153,12 +153,12 @@ def test_the_latents_around_one_are_those_of_the_list(
     small: Study, order: str, filters: dict[str, str]
 ) -> None:
     chosen = Filters(order=order, **filters)
-    board = QueueIndex(small.engine)
+    queue_index = QueueIndex(small.engine)
     with write_session(small.engine) as session:
         for latent_id in latents(small)[:2]:
             decide(session, small.seed, latent_id, "humour", "ann")
     with read_session(small.engine) as session:
-        table = board.table(session)
+        table = queue_index.table(session)
         ids = table.latent_id[matching(table, chosen, "ann")].tolist()
         every = table.latent_id[table.order(order)].tolist()
         for latent_id in every:
@@ -182,18 +182,18 @@ def test_kappa_is_cohens(counts: NDArray[np.int64]) -> None:
 
 
 def test_a_second_board_sees_what_the_first_ones_server_wrote(study: Study) -> None:
-    board = QueueIndex(study.engine)
-    assert_equal_to_views(study, board)
+    queue_index = QueueIndex(study.engine)
+    assert_equal_to_views(study, queue_index)
     with write_session(study.engine) as session:
         decide(session, study.seed, study.seed.target[0], "humour")
         draw_audit(session, study.seed.comparison_id, "target", 2, 0, "ann")
-    assert_equal_to_views(study, board)
+    assert_equal_to_views(study, queue_index)
 
 
 def test_facets_count_what_each_value_would_keep(small: Study) -> None:
-    board = QueueIndex(small.engine)
+    queue_index = QueueIndex(small.engine)
     with read_session(small.engine) as session:
-        table = board.table(session)
+        table = queue_index.table(session)
         for facet in queue_page(table, Filters(), "ann").facets:
             for option in facet.options:
                 kept = matching(table, Filters(**{facet.name: option.value}), "ann")
@@ -202,17 +202,17 @@ def test_facets_count_what_each_value_would_keep(small: Study) -> None:
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_pages_hold_every_latent_once_although_latents_leave(small: Study, order: str) -> None:
-    board = QueueIndex(small.engine)
+    queue_index = QueueIndex(small.engine)
     filters = Filters(order=order, status="open")
     seen: list[int] = []
     with read_session(small.engine) as session:
-        table = board.table(session)
+        table = queue_index.table(session)
         first = matching(table, filters, "ann")
         latent_id = int(table.latent_id[first[0]])
     while latent_id is not None:
         seen.append(latent_id)
         with write_session(small.engine) as session:
-            table = board.table(session)
+            table = queue_index.table(session)
             following = surroundings(table, filters, "ann", latent_id).next_id
             decide(session, small.seed, latent_id, "safety")
         latent_id = following
@@ -224,11 +224,11 @@ def test_a_blind_latent_is_left_out_where_being_listed_would_tell(small: Study) 
     with write_session(small.engine) as session:
         draw_audit(session, small.seed.comparison_id, "target", 3, 0, "ann")
         decide(session, small.seed, small.seed.target[0], "humour", "ann")
-    board = QueueIndex(small.engine)
+    queue_index = QueueIndex(small.engine)
     with read_session(small.engine) as session:
-        table = board.table(session)
+        table = queue_index.table(session)
         page = queue_page(table, Filters(category="behaviour"), "ann")
-        listed = {item.place.latent_id for item in page.items}
+        listed = {item.latent.latent_id for item in page.items}
         assert listed == {small.seed.target[0], *small.seed.reference[1:]}
         assert page.n_hidden == 2
         assert len(queue_page(table, Filters(), "ann").items) == 6

@@ -13,8 +13,8 @@ from sqlalchemy import Engine
 from statsmodels.stats.multitest import multipletests
 
 from labeler.report.statistics import compute_rows, read_places
-from labeler.review.navigation import Place, Setting
 from labeler.review.queue_index import QueueIndex, change_rows
+from labeler.review.queued_latents import QueuedLatent, Setting
 from labeler.review.table import Leaf, QueueTable
 from labeler.store.engine import read_session
 from labeler.study.config import Denominator, ReportSection
@@ -29,8 +29,8 @@ COUNTS = {"safety": (7, 1), "multilingual": (3, 9), "none": (50, 50), "uninterpr
 
 def queue(sides: dict[str, list[str]]) -> QueueTable:
     """A queue with these answers on each side."""
-    places = [
-        Place(
+    latents = [
+        QueuedLatent(
             side=side,
             latent_id=100 * number + index,
             crosscoder="cc",
@@ -49,18 +49,18 @@ def queue(sides: dict[str, list[str]]) -> QueueTable:
         for number, (side, answers) in enumerate(sides.items())
         for index, answer in enumerate(answers)
     ]
-    return QueueTable(Setting(1, "c", 1, 1), LEAVES, places)
+    return QueueTable(Setting(1, "c", 1, 1), LEAVES, latents)
 
 
 @pytest.mark.parametrize("test", TESTS)
 @pytest.mark.parametrize("denominator", get_args(Denominator))
 def test_both_pages_agree(sqlite_engine: Engine, test: ExactTest, denominator: Denominator) -> None:
     build_imported(sqlite_engine, COUNTS)
-    board = QueueIndex(sqlite_engine)
-    with read_session(sqlite_engine) as session, board.lock:
-        table = board.table(session)
-        places = read_places(session, table.setting.taxonomy_version_id)
-        rows = compute_rows(session, "paper", places, denominator, ALPHA, test)
+    queue_index = QueueIndex(sqlite_engine)
+    with read_session(sqlite_engine) as session, queue_index.lock:
+        table = queue_index.table(session)
+        latents = read_places(session, table.setting.taxonomy_version_id)
+        rows = compute_rows(session, "paper", latents, denominator, ALPHA, test)
         section = ReportSection(test=test, denominator=denominator)
         shown = {row.change.category: row.change for row in change_rows(table, section)}
     assert [row.category for row in rows] == list(shown)
@@ -73,9 +73,9 @@ def test_both_pages_agree(sqlite_engine: Engine, test: ExactTest, denominator: D
 
 def test_the_choice_of_the_test_shows(sqlite_engine: Engine) -> None:
     build_imported(sqlite_engine, {"safety": (7, 1), "none": (53, 59)})
-    board = QueueIndex(sqlite_engine)
-    with read_session(sqlite_engine) as session, board.lock:
-        table = board.table(session)
+    queue_index = QueueIndex(sqlite_engine)
+    with read_session(sqlite_engine) as session, queue_index.lock:
+        table = queue_index.table(session)
         verdicts = {
             test: next(
                 row.change.verdict

@@ -38,7 +38,7 @@ PAGES = ["/queue", "/start", "/find", "/categories", "/taxonomy", "/progress", "
 @pytest.fixture
 def browser(small: Study) -> TestClient:
     """A client to which a traceback is an error of the test."""
-    app = build_app(small.room())
+    app = build_app(small.context())
     return TestClient(app, ADDRESS, headers=SAME_ORIGIN, follow_redirects=False)
 
 
@@ -107,7 +107,7 @@ def test_an_audit_is_at_most_what_there_is_to_draw(
 
 def asked_directly(study: Study, messages: list[dict[str, Any]], **headers: str) -> int:
     """The status of a POST whose body comes in these messages; what the app raises is raised."""
-    app = build_app(study.room())
+    app = build_app(study.context())
     sent: list[Any] = []
     names = {"host": "127.0.0.1:8400", **SAME_ORIGIN, **headers}
     names["content-type"] = "application/x-www-form-urlencoded"

@@ -37,7 +37,7 @@ class Clock:
 
 def client(study: Study, reviewer: str | None = "ann", token: str | None = None) -> TestClient:
     """A browser at a server that has just started."""
-    app = build_app(study.room(reviewer, token), "127.0.0.1")
+    app = build_app(study.context(reviewer, token), "127.0.0.1")
     return TestClient(app, ADDRESS, headers=SAME_ORIGIN, follow_redirects=False)
 
 
@@ -174,9 +174,9 @@ def test_every_form_that_records_names_its_reviewer(small: Study) -> None:
 
 def test_wrong_tokens_are_slowed_down_by_address_and_it_wears_off(small: Study) -> None:
     clock = Clock()
-    room = small.room(None, TOKEN)
-    object.__setattr__(room, "guesses", Guesses(clock))
-    browser = TestClient(build_app(room), ADDRESS, headers=SAME_ORIGIN, follow_redirects=False)
+    context = small.context(None, TOKEN)
+    object.__setattr__(context, "guesses", Guesses(clock))
+    browser = TestClient(build_app(context), ADDRESS, headers=SAME_ORIGIN, follow_redirects=False)
     wrong, right = {"name": "eve", "token": "x"}, {"name": "ann", "token": TOKEN}
     for _ in range(MOST_BY_ADDRESS):
         assert browser.post("/sign-in", data=wrong).status_code == 403

@@ -63,7 +63,7 @@ def test_a_host_that_is_none_has_no_name() -> None:
 def test_a_write_from_elsewhere_is_refused_and_changes_nothing(
     small: Study, headers: dict[str, str]
 ) -> None:
-    browser = TestClient(build_app(small.room()), ADDRESS, follow_redirects=False)
+    browser = TestClient(build_app(small.context()), ADDRESS, follow_redirects=False)
     latent = f"/latents/{small.seed.target[0]}"
     for path in (
         latent,
@@ -125,7 +125,7 @@ def test_pages_hold_no_inline_script_or_style(small: Study) -> None:
 
 
 def test_a_shared_server_asks_for_its_token(small: Study) -> None:
-    app = build_app(small.room(None, TOKEN), "0.0.0.0")
+    app = build_app(small.context(None, TOKEN), "0.0.0.0")
     browser = TestClient(app, ADDRESS, headers=SAME_ORIGIN, follow_redirects=False)
     assert browser.get("/queue").headers["location"] == "/sign-in"
     latent = f"/latents/{small.seed.target[0]}"

@@ -1,4 +1,4 @@
-"""What the queue knows of every latent, read from the database in a few set-wise queries."""
+"""The latents of the review queue, read from the database in a few set-wise queries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNSURE = 0.5
 
 @dataclass(frozen=True)
 class Setting:
-    """A comparison with the taxonomy version and the judge in force."""
+    """A comparison with its active taxonomy version and judge."""
 
     comparison_id: int
     comparison: str
@@ -31,8 +31,8 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Place:
-    """One latent on one side of a comparison, as the queue sees it."""
+class QueuedLatent:
+    """One latent on one side of a comparison, with what the queue filters and orders by."""
 
     side: str
     latent_id: int
@@ -41,11 +41,11 @@ class Place:
     outcome: str
     source: str | None
     category: str | None
-    """Slug of the primary category in force."""
+    """Slug of the active primary category."""
     others: tuple[str, ...]
     explanation: str
     judge_answer: str | None
-    """Slug or outcome of the judge in force; None where it gave none."""
+    """Slug or outcome that the active judge gave; None where it gave none."""
     confidence: float | None
     disagreement: float
     reviewed: bool
@@ -53,7 +53,7 @@ class Place:
     voices: Mapping[str, str] = field(default_factory=dict)
     """The answer that stands, by reviewer."""
     touched: frozenset[str] = frozenset()
-    """Reviewers who have decided, whether it stands or was undone: they saw the label."""
+    """Reviewers who have decided, even if they undid it: they have seen the label."""
     skipped: frozenset[str] = frozenset()
     blind: frozenset[str] = frozenset()
     """Reviewers whose standing decision was made without seeing the label."""
@@ -61,7 +61,7 @@ class Place:
 
     @property
     def priority(self) -> float:
-        """How urgent a look is, 0 to 1: the formula of v_review_queue."""
+        """How urgently the latent needs review, 0 to 1; the formula of v_review_queue."""
         if self.conflict or self.outcome in WITHOUT_ANSWER:
             return 1.0
         doubt = 1 - (UNSURE if self.confidence is None else self.confidence)
@@ -69,11 +69,11 @@ class Place:
 
     @property
     def answer(self) -> str:
-        """The label in force in one word."""
+        """The active label in one word: its category, else its outcome."""
         return self.category or self.outcome
 
     def hidden_from(self, reviewer: str) -> bool:
-        """Whether the reviewer has yet to decide it blind."""
+        """Whether the reviewer must still decide it blind."""
         return self.audit is not None and reviewer not in self.touched
 
 
@@ -86,25 +86,25 @@ def read_settings(
     return [Setting(row.id, row.name, row.taxonomy_version_id, row.judge_id) for row in shown]
 
 
-def read_places(
+def read_queued_latents(
     session: Session, setting: Setting, latent_ids: Collection[int] | None = None
-) -> list[Place]:
-    """The places of all latents of a comparison, or of some."""
+) -> list[QueuedLatent]:
+    """All latents of a comparison, or some of them, with their labels and reviews."""
     audit = audit_places(session, setting.comparison_id)
     names: dict[str, str] = {}
-    places: list[Place] = []
+    latents: list[QueuedLatent] = []
     parts: Iterator[list[int] | None]
     parts = iter([None]) if latent_ids is None else chunks(latent_ids)
     for part in parts:
         judged = _judged(session, setting, part)
         reviews = _reviews(session, setting, part)
         others = _others(session, setting, part)
-        for row in _rows(session, _PLACES, setting, part):
-            place = audit.get(row.latent_id)
+        for row in _rows(session, _LATENTS, setting, part):
+            drawn = audit.get(row.latent_id)
             answers = judged.get(row.latent_id, _NO_ANSWERS)
             review = reviews.get(row.latent_id, _NO_REVIEW)
-            places.append(
-                Place(
+            latents.append(
+                QueuedLatent(
                     side=row.side,
                     latent_id=row.latent_id,
                     crosscoder=names.setdefault(row.crosscoder, row.crosscoder),
@@ -114,7 +114,7 @@ def read_places(
                     category=row.category,
                     others=tuple(others.get((row.side, row.latent_id), ())),
                     explanation=row.explanation or "",
-                    judge_answer=answers.in_force,
+                    judge_answer=answers.active,
                     confidence=answers.confidence,
                     disagreement=answers.disagreement,
                     reviewed=bool(row.reviewed),
@@ -123,17 +123,17 @@ def read_places(
                     touched=review.touched,
                     skipped=review.skipped,
                     blind=review.blind,
-                    audit=place if place is not None and place.side == row.side else None,
+                    audit=drawn if drawn is not None and drawn.side == row.side else None,
                 )
             )
-    return places
+    return latents
 
 
 @dataclass(frozen=True)
 class _Answers:
     """What the judges said of one latent."""
 
-    in_force: str | None = None
+    active: str | None = None
     confidence: float | None = None
     disagreement: float = 0.0
 
@@ -171,7 +171,7 @@ def _judged(session: Session, setting: Setting, part: Sequence[int] | None) -> d
 
 
 def _reviews(session: Session, setting: Setting, part: Sequence[int] | None) -> dict[int, _Review]:
-    """Streams replayed in order: skips count for nothing, an undo stands for what it restores."""
+    """Replay the streams: skips do not count, an undo counts as the decision it restores."""
     answers: dict[int, str] = {}
     blind: set[int] = set()
     heads: dict[int, dict[str, int | None]] = defaultdict(dict)
@@ -233,7 +233,7 @@ SELECT c.id, c.name, s.taxonomy_version_id, s.judge_id
 FROM comparison AS c JOIN comparison_setting AS s ON s.comparison_id = c.id
 WHERE s.id IN (SELECT max(id) FROM comparison_setting GROUP BY comparison_id)
 """
-_PLACES = """
+_LATENTS = """
 SELECT e.side, e.latent_id, x.name AS crosscoder, l.latent_index, e.outcome, e.source,
        k.slug AS category, coalesce(d.explanation_text, w.text) AS explanation,
        e.review_event_id IS NOT NULL AS reviewed
@@ -275,4 +275,4 @@ LEFT JOIN judge_label AS b ON b.id = r.based_on_judge_label_id
 WHERE r.taxonomy_version_id = :version_id {some}
 ORDER BY r.revision
 """
-_ALIAS = {_PLACES: "e", _OTHERS: "ec", _LABELS: "j", _EVENTS: "r"}
+_ALIAS = {_LATENTS: "e", _OTHERS: "ec", _LABELS: "j", _EVENTS: "r"}
