@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from taxonomy.change import effective_side, widened_alpha
-from taxonomy.intervals import Side, ratio_interval
+from taxonomy.counts import Side
+from taxonomy.intervals import ratio_interval
 from taxonomy.judge_error import (
     CorrectedShare,
     Estimand,

@@ -27,7 +27,8 @@ from labeler.embedding.tfidf import TfidfEmbedder
 from labeler.judge.base import CategoryOption, Example, LatentRecord
 from labeler.judge.embedding_judge import EvidenceJudge
 from labeler.judge.prompts import categorize_request
-from taxonomy.intervals import Side, wilson_interval
+from taxonomy.counts import Side
+from taxonomy.intervals import wilson_interval
 from taxonomy.tree import seed_taxonomy
 
 DATA = Path(__file__).parent / "data" / "labelled_evidence.jsonl"

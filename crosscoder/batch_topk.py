@@ -247,7 +247,9 @@ def sparse_encode(
         dead_value = value[:0]
         if selection.dead is not None:
             dead, dead_value = select_dead(pre, selection.dead, selection.k_dead)
-    values = SparseEncode.apply(z, w_enc, b_enc, codes, dead, dead_value, workspace)
+    values = SparseEncode.apply(  # type: ignore[no-untyped-call]
+        z, w_enc, b_enc, codes, dead, dead_value, workspace
+    )
     return EncodedBatch(codes.token, codes.latent, values[0], dead, values[1])
 
 
@@ -324,7 +326,7 @@ def sparse_decode(
     `w_dec` is (F, M, d); its gradient touches the pairs only and lies in the `workspace`.
     """
     pairs = SparseCodes(encoded.token, encoded.latent, encoded.value.detach())
-    decoded: tuple[torch.Tensor, torch.Tensor] = SparseDecode.apply(
+    decoded: tuple[torch.Tensor, torch.Tensor] = SparseDecode.apply(  # type: ignore[no-untyped-call]
         encoded.value,
         encoded.dead_value,
         w_dec,

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crosscoder.batch_topk import order_by_latent
 from crosscoder.config import EvidenceConfig, with_spare
 from crosscoder.evaluate import encode_shard
+from crosscoder.kernels import order_by_latent
 from crosscoder.model import Crosscoder
 from crosscoder.shards import Shard
 

@@ -112,7 +112,8 @@ def _tensor_end(reader: _Reader) -> int:
     shape = [reader.number("<Q") for _ in range(n_dimensions)]
     block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(reader.number("<I"))]
     offset: int = reader.number("<Q")
-    return offset + math.prod(shape) // block * block_bytes
+    n_bytes: int = math.prod(shape) // block * block_bytes
+    return offset + n_bytes
 
 
 def _damaged(where: str, path: Path, what: str) -> InputError:

@@ -108,7 +108,7 @@ def _sparse_blas_is_built_in() -> bool:
         # PyTorch says once a process that the interface of such tensors may still change.
         warnings.simplefilter("ignore", UserWarning)
         torch.empty(1, 1).to_sparse_csr()
-    return torch.backends.mkl.is_available()
+    return bool(torch.backends.mkl.is_available())
 
 
 def _sum_rows_into(

@@ -132,7 +132,8 @@ def _smallest(codes: SparseCodes, norms: torch.Tensor) -> torch.Tensor:
 def _reconstruction(error: torch.Tensor, kind: ReconstructionLoss) -> torch.Tensor:
     if kind == "squared":
         return error.square().sum() / error.shape[0]
-    return error.norm(dim=-1).mean()
+    lengths: torch.Tensor = error.norm(dim=-1)
+    return lengths.mean()
 
 
 def auxk_loss(residual: torch.Tensor, estimate: torch.Tensor) -> torch.Tensor:

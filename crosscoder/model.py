@@ -13,7 +13,6 @@ from torch import nn
 
 from crosscoder.batch_topk import (
     EncodedBatch,
-    Precision,
     Selection,
     SparseCodes,
     batch_topk,
@@ -22,7 +21,7 @@ from crosscoder.batch_topk import (
     sparse_encode,
     threshold_codes,
 )
-from crosscoder.config import ActiveLatents, DictionarySize, check_k
+from crosscoder.config import ActiveLatents, DictionarySize, Precision, check_k
 from crosscoder.errors import InputError
 from crosscoder.kernels import sum_rows
 from crosscoder.selection import Workspace
@@ -210,7 +209,7 @@ class Crosscoder(nn.Module):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         # Whatever the type of the weights becomes, theta stays exact (float64).
         theta = self.theta
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.theta = theta.to(self.b_enc.device)
         return self
 
@@ -234,12 +233,14 @@ class Crosscoder(nn.Module):
 
     def decoder_norms(self) -> torch.Tensor:
         """||d_j^m||: (F, M)."""
-        return self.W_dec.norm(dim=-1)
+        norms: torch.Tensor = self.W_dec.norm(dim=-1)
+        return norms
 
     def code_norms(self) -> torch.Tensor:
         """n_j, by default sum_m ||d_j^m||: (F,)."""
         if self.config.code_norm == "concatenated":
-            return self.W_dec.flatten(1).norm(dim=-1)
+            joint: torch.Tensor = self.W_dec.flatten(1).norm(dim=-1)
+            return joint
         if self.config.code_norm == "none":
             return torch.ones_like(self.b_enc)
         return self.decoder_norms().sum(-1)

@@ -71,7 +71,8 @@ def read_published(path: Path) -> PublishedFiles:
 def _tensors(weights: Path) -> dict[str, torch.Tensor]:
     if weights.suffix == ".safetensors":
         try:
-            return load_file(weights)
+            tensors: dict[str, torch.Tensor] = load_file(weights)
+            return tensors
         except Exception as error:
             raise InputError(f"{weights}: no readable safetensors file ({error})") from None
     try:

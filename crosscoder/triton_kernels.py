@@ -13,7 +13,7 @@ BLOCK_D = 256
 """Elements of a row that one program holds."""
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _sum_rows_kernel(  # type: ignore[no-untyped-def]
     rows, starts, index, weight, out, width: tl.constexpr, block: tl.constexpr
 ):
@@ -29,7 +29,7 @@ def _sum_rows_kernel(  # type: ignore[no-untyped-def]
     tl.store(out + group * width + column, total, mask=inside)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _pair_products_kernel(  # type: ignore[no-untyped-def]
     left, right, left_index, right_index, out, width: tl.constexpr, block: tl.constexpr
 ):
@@ -79,4 +79,4 @@ def pair_products(
 
 
 def _block(width: int) -> int:
-    return min(BLOCK_D, triton.next_power_of_2(width))
+    return min(BLOCK_D, int(triton.next_power_of_2(width)))

@@ -7,25 +7,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sqlalchemy import Engine
-
 from crosscoder.progress import Progress, SilentProgress
-from labeler.stages.base import StageContext
-from labeler.stages.pipeline import StageReport, run_stage, run_study
-from labeler.store.engine import read_session, require_existing
-from labeler.store.migrate import opened
 from labeler.study.study_file import StudyFile
-from labeler.taxonomies.versions import tree_of
 from taxonomy.tree import Taxonomy
 
 if TYPE_CHECKING:
     import pandas as pd
+    from sqlalchemy import Engine
 
     from labeler.exchange.feature_df import FeatureTableResult
     from labeler.exchange.folders import ExchangeExport, ExchangeResult
     from labeler.exchange.labels_round_trip import LabelImportResult
     from labeler.exchange.latents_import import ImportResult
     from labeler.exchange.records import Format
+    from labeler.stages.pipeline import StageReport
     from labeler.stages.status import StudyStatus
     from labeler.store.query.result import QueryResult
     from labeler.taxonomies.deciding import Decided
@@ -51,10 +46,14 @@ class Study:
         self, first: str | None = None, last: str | None = None, progress: Progress | None = None
     ) -> list[StageReport]:
         """Run the stages up to `last`, redoing `first` and those after it."""
+        from labeler.stages.pipeline import run_study
+
         return list(run_study(self.file, progress or SilentProgress(), first, last))
 
     def run_stage(self, name: str, progress: Progress | None = None) -> StageReport:
         """Run one stage on the product of the one before it; `report` needs labels alone."""
+        from labeler.stages.pipeline import run_stage
+
         return run_stage(self.file, progress or SilentProgress(), name)
 
     def status(self) -> StudyStatus:
@@ -165,8 +164,10 @@ class Study:
         UsageError for explanations that all look garbled, unless `as_written`.
         """
         from labeler.exchange.latents_import import import_latents
+        from labeler.store.engine import read_session
+        from labeler.taxonomies.versions import tree_of
 
-        with opened(self.file.database_url, create=True) as engine:
+        with self.engine(create=True) as engine:
             with read_session(engine) as session:
                 taxonomy = tree_of(session, self.file)
             return import_latents(
@@ -179,7 +180,7 @@ class Study:
         """Import a published feature_df.csv: its latents with their scaling, all or none."""
         from labeler.exchange.feature_df import import_feature_table
 
-        with opened(self.file.database_url, create=True) as engine:
+        with self.engine(create=True) as engine:
             return import_feature_table(engine, Path(path), target, reference, name)
 
     def export_crosscoder(
@@ -192,6 +193,7 @@ class Study:
         where `train` is not done with the present config.
         """
         from crosscoder.published import export_dictionary_learning
+        from labeler.stages.base import StageContext
         from labeler.stages.crosscoders import named_crosscoder, trained_crosscoder
         from labeler.stages.pipeline import finished
 
@@ -242,7 +244,7 @@ class Study:
         """
         from labeler.exchange.folders import import_latents
 
-        with opened(self.file.database_url, create=True) as engine:
+        with self.engine(create=True) as engine:
             return import_latents(engine, Path(folder), form, crosscoder, dry_run, new_crosscoder)
 
     def import_labels(
@@ -265,13 +267,18 @@ class Study:
     def _frame(self, statement: str) -> pd.DataFrame:
         import pandas as pd
 
+        from labeler.store.engine import read_session
+
         with self.engine() as engine, read_session(engine) as session:
-            connection = session.connection()
-            return pd.read_sql_query(statement, connection)
+            return pd.read_sql_query(statement, session.connection())
 
     @contextmanager
-    def engine(self) -> Iterator[Engine]:
-        """The study's database, which must exist and be current."""
-        require_existing(self.file.database_url)
-        with opened(self.file.database_url) as engine:
+    def engine(self, create: bool = False) -> Iterator[Engine]:
+        """The study's database: made or migrated first if `create`, else there and current."""
+        from labeler.store.engine import require_existing
+        from labeler.store.migrate import opened
+
+        if not create:
+            require_existing(self.file.database_url)
+        with opened(self.file.database_url, create) as engine:
             yield engine

@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import gammaln
 from scipy.stats import binom, false_discovery_control, fisher_exact, hypergeom
 
-from taxonomy.intervals import Side
+from taxonomy.counts import Side
 from taxonomy.settings import ALPHA
 
 _LARGE = 10_000

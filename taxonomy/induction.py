@@ -20,7 +20,6 @@ from taxonomy.clustering import (
 from taxonomy.errors import InputError
 from taxonomy.mapping import Vectors, normalise_rows
 from taxonomy.naming import (
-    CategoryName,
     Embedding,
     Naming,
     NamingPlan,
@@ -30,6 +29,7 @@ from taxonomy.naming import (
     naming_tasks,
 )
 from taxonomy.settings import ClusterSettings
+from taxonomy.tree import CategoryName
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
+from taxonomy.counts import Interval, Side
 from taxonomy.errors import InputError
 from taxonomy.exact_tests import fisher_p
-from taxonomy.intervals import Interval, Side, wilson_interval
+from taxonomy.intervals import wilson_interval
 from taxonomy.settings import ALPHA
 
 Flags = npt.NDArray[np.bool_]

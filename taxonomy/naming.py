@@ -7,9 +7,7 @@ others, so that one odd answer names nothing.
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -18,7 +16,7 @@ import numpy.typing as npt
 
 from taxonomy.errors import InputError
 from taxonomy.mapping import normalise_rows
-from taxonomy.tree import MAX_SLUG_LENGTH, RESERVED_SLUGS
+from taxonomy.tree import CategoryName
 
 if TYPE_CHECKING:
     from taxonomy.clustering import Clustering
@@ -40,21 +38,6 @@ class NamingTask:
     members: tuple[str, ...]
     outsiders: tuple[str, ...]
     """Like texts that do not belong, nearest first."""
-
-
-@dataclass(frozen=True)
-class CategoryName:
-    """A name with the words by which a judge tells what belongs."""
-
-    name: str
-    definition: str = ""
-    include_when: str = ""
-    exclude_when: str = ""
-
-    @property
-    def description(self) -> str:
-        """Name and definition in one sentence."""
-        return f"{self.name}: {self.definition}" if self.definition else self.name
 
 
 Naming = Callable[[Sequence[NamingTask]], Sequence["CategoryName | None"]]
@@ -133,14 +116,3 @@ def medoid_name(names: Sequence[CategoryName], embed: Embedding) -> CategoryName
     rows = normalise_rows(embed([name.description for name in names]))
     closeness = np.round((rows @ rows.T).sum(axis=1), 9)
     return names[int(np.argmax(closeness))]
-
-
-def unique_slug(name: str, taken: Collection[str]) -> str:
-    """A slug made of a name that no other category has; a number is added where one does."""
-    ascii_only = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    words = re.sub(r"[^a-z0-9]+", "-", ascii_only.lower()).strip("-")
-    base = words[: MAX_SLUG_LENGTH - 4].strip("-") or "category"
-    slug, number = base, 2
-    while slug in taken or slug in RESERVED_SLUGS:
-        slug, number = f"{base}-{number}", number + 1
-    return slug

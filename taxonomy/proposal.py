@@ -10,8 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from taxonomy.edits import CategoryChange, ChangeKind, Edit, changes_between
 from taxonomy.errors import InputError
-from taxonomy.naming import CategoryName, unique_slug
-from taxonomy.tree import Category, Taxonomy, next_version, taxonomy_from
+from taxonomy.tree import (
+    Category,
+    CategoryName,
+    Taxonomy,
+    next_version,
+    taxonomy_from,
+    unique_slug,
+)
 
 if TYPE_CHECKING:
     from taxonomy.induction import Induction

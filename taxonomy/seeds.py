@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student_t
 
+from taxonomy.counts import Interval, Side
 from taxonomy.errors import InputError
-from taxonomy.intervals import Interval, Side
 from taxonomy.settings import ALPHA
 
 ZERO_CORRECTION = 0.5

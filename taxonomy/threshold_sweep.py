@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 
 from taxonomy.change import percent_change
+from taxonomy.counts import Side
 from taxonomy.errors import InputError
-from taxonomy.intervals import Side, ratio_interval
+from taxonomy.intervals import ratio_interval
 from taxonomy.settings import ALPHA
 
 LEAST_LATENTS = 10

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Hashable, Iterable
+import unicodedata
+from collections.abc import Collection, Hashable, Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from typing import Any, Literal
@@ -40,6 +42,21 @@ NEAR = 60.0
 """Percent of edit similarity from which one slug is named in the place of another."""
 LISTED = 8
 """Slugs that are named where none is near."""
+
+
+@dataclass(frozen=True)
+class CategoryName:
+    """A name with the words by which a judge tells what belongs."""
+
+    name: str
+    definition: str = ""
+    include_when: str = ""
+    exclude_when: str = ""
+
+    @property
+    def description(self) -> str:
+        """Name and definition in one sentence."""
+        return f"{self.name}: {self.definition}" if self.definition else self.name
 
 
 class Category(BaseModel):
@@ -207,6 +224,17 @@ class Taxonomy(BaseModel):
     def _default_parent(self) -> str | None:
         has_two_levels = any(category.level == 2 for category in self.categories)
         return UNSORTED if has_two_levels else None
+
+
+def unique_slug(name: str, taken: Collection[str]) -> str:
+    """A slug made of a name that no other category has; a number is added where one does."""
+    ascii_only = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    words = re.sub(r"[^a-z0-9]+", "-", ascii_only.lower()).strip("-")
+    base = words[: MAX_SLUG_LENGTH - 4].strip("-") or "category"
+    slug, number = base, 2
+    while slug in taken or slug in RESERVED_SLUGS:
+        slug, number = f"{base}-{number}", number + 1
+    return slug
 
 
 def title_of(slug: str) -> str:

@@ -28,7 +28,8 @@ from labeler.judge.rendering import (
     render_options,
 )
 from taxonomy.induction import PairTask
-from taxonomy.naming import CategoryName, NamingTask
+from taxonomy.naming import NamingTask
+from taxonomy.tree import CategoryName
 
 _SYSTEM, _USER = "### system\n", "### user\n"
 

@@ -53,7 +53,7 @@ from taxonomy.settings import ALPHA
 
 if TYPE_CHECKING:
     from labeler.report.compare import SideBySide
-    from taxonomy.change import ExactTest
+    from taxonomy.settings import ExactTest
 
 PAGE = "index.html"
 CSV = "category_change.csv"

@@ -24,8 +24,8 @@ from labeler.store.view_definitions.base import DECISION, MEMBER, STANDING, VERD
 from taxonomy.settings import ALPHA
 
 if TYPE_CHECKING:
-    from taxonomy.change import ExactTest
     from taxonomy.corrected_change import CountedLabel, JudgedLatent
+    from taxonomy.settings import ExactTest
     from taxonomy.threshold_sweep import SweptCategory
 
 

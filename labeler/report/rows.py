@@ -149,7 +149,8 @@ def read_agreement(session: Session, comparison: str) -> JudgeVersusHuman:
 
 
 def _side(side: str, rows: Sequence[Any]) -> SideAgreement:
-    from taxonomy.intervals import Side, wilson_interval
+    from taxonomy.counts import Side
+    from taxonomy.intervals import wilson_interval
 
     def total(name: str, agreed_only: bool) -> int:
         return sum(

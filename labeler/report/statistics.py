@@ -20,7 +20,8 @@ from taxonomy.counts import CategoryChange, CategoryCounts
 from taxonomy.settings import ALPHA
 
 if TYPE_CHECKING:
-    from taxonomy.change import ExactTest, WeightedLatents
+    from taxonomy.change import WeightedLatents
+    from taxonomy.settings import ExactTest
 
 
 COUNTING = "primary"

@@ -202,7 +202,8 @@ class QueueTable:
     def in_category(self, slug: str) -> Mask:
         """(n,) latents whose primary category, or its parent, or whose outcome it is."""
         code = self._codes.get(slug, -1)
-        return (self.answer == code) | (self._parents[self.answer] == code)
+        inside: Mask = (self.answer == code) | (self._parents[self.answer] == code)
+        return inside
 
     def labelled(self) -> Mask:
         """(n,) latents that count: with a category, or with none of them."""

@@ -20,8 +20,9 @@ from labeler.stages.pipeline import StageReport, run_study, with_key
 from labeler.store.database_url import url_of_file
 from labeler.store.null_runs import NullChange, NullKind, NullRun
 from labeler.study.study_file import StudyConfig, StudyFile
-from taxonomy.change import CategoryChange, ExactTest, change_statistics
-from taxonomy.settings import ALPHA
+from taxonomy.change import change_statistics
+from taxonomy.counts import CategoryChange
+from taxonomy.settings import ALPHA, ExactTest
 from taxonomy.tree import Taxonomy
 
 LAST_STAGE = "categorize"

@@ -48,7 +48,7 @@ def installed_definitions_sha256(connection: Connection) -> str | None:
     """Hash of the views and triggers the database has; None where they are missing."""
     if _FINGERPRINT not in inspect(connection).get_view_names():
         return None
-    return connection.execute(text(f"SELECT sha256 FROM {_FINGERPRINT}")).scalar_one()
+    return str(connection.execute(text(f"SELECT sha256 FROM {_FINGERPRINT}")).scalar_one())
 
 
 def create_views(connection: Connection) -> None:

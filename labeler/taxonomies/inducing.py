@@ -30,10 +30,10 @@ from taxonomy.cluster_distance import LEAST_TEXTS
 from taxonomy.clustering import canonical_text, canonicalise
 from taxonomy.induction import InducedCategory, Induction, InductionConfig, PairTask, induce
 from taxonomy.mapping import normalise_rows
-from taxonomy.naming import CategoryName, NamingPlan
+from taxonomy.naming import NamingPlan
 from taxonomy.proposal import Proposal, extended_taxonomy, follow, induced_taxonomy, proposal_text
 from taxonomy.settings import ClusterSettings
-from taxonomy.tree import Taxonomy
+from taxonomy.tree import CategoryName, Taxonomy
 
 Mode = Literal["induce", "residual"]
 MOST_PROTOTYPES = 6

@@ -14,7 +14,8 @@ from labeler.judge.base import Judge, JudgeReply, JudgeRequest
 from labeler.judge.calls import CallStore, StoredCall
 from labeler.judge.prompts import merge_request, name_request
 from taxonomy.induction import PairTask
-from taxonomy.naming import CategoryName, NamingTask
+from taxonomy.naming import NamingTask
+from taxonomy.tree import CategoryName
 
 TERMS_IN_A_NAME = 3
 SAME_TERMS = 0.5

@@ -15,20 +15,22 @@ import labeler
 import taxonomy
 
 PLAIN_CROSSCODER = (
-    "adapters", "corpus", "errors", "files", "fingerprints", "gguf_header", "hub_files",
-    "integrity", "limits", "manifest", "model_checks", "progress", "settings", "subject_files",
-    "text_counts",
+    "adapters", "config", "corpus", "errors", "files", "gguf_header", "hub_files", "limits",
+    "manifest", "model_checks", "model_files", "pretrained", "progress", "tokens",
 )  # fmt: skip
 """Modules of crosscoder that plain commands import: they read configs and hash files."""
 IMPORT_ALL = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n"
 LOADED = "import sys\nimport labeler.api\nprint(*sys.modules)\n"
 HEAVY = frozenset(
     {
-        "aiohttp", "gguf", "huggingface_hub", "jinja2", "matplotlib", "openai", "pandas", "peft",
-        "psycopg", "safetensors", "scipy", "sklearn", "starlette", "statsmodels", "torch",
-        "transformers",
+        "aiohttp", "alembic", "gguf", "huggingface_hub", "jinja2", "labeler.embedding",
+        "labeler.exchange", "labeler.judge", "labeler.labeling", "labeler.report",
+        "labeler.review", "labeler.stages", "labeler.taxonomies", "mako", "matplotlib", "numpy",
+        "openai", "pandas", "peft", "psycopg", "safetensors", "scipy", "sklearn",
+        "sqlalchemy.orm", "starlette", "statsmodels", "torch", "transformers",
     }
 )  # fmt: skip
+"""What an open study does not need: libraries, and the rooms that work on it."""
 IMPORTED = "imported:simpo-vs-it:target"
 DATABASE = "sqlite:///difflens.db"
 MODELS_COMMAND = 'which is not installed; pip install "difflens[models]"'

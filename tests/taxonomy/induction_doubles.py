@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from taxonomy.induction import PairTask
-from taxonomy.naming import CategoryName, NamingTask
+from taxonomy.naming import NamingTask
+from taxonomy.tree import CategoryName
 
 TOPICS = {
     "cooking": ("onions", "butter", "ovens", "soup", "bread", "salt"),

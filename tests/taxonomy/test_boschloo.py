@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import boschloo_exact
 
+from taxonomy.counts import Side
 from taxonomy.exact_tests import boschloo_p, fisher_p
-from taxonomy.intervals import Side
 
 totals = st.integers(1, 25)
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from taxonomy.change import CategoryCounts, change_statistics, percent_change, print_change
+from taxonomy.counts import Side
 from taxonomy.errors import InputError
-from taxonomy.intervals import Side
 
 TARGET_TOTAL, REFERENCE_TOTAL = 89, 112
 

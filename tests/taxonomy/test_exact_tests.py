@@ -5,13 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import fisher_exact
 
+from taxonomy.counts import Side
 from taxonomy.exact_tests import (
     benjamini_hochberg,
     fisher_p,
     least_attainable_p,
     minimum_detectable_count,
 )
-from taxonomy.intervals import Side
 
 
 def test_fisher_matches_the_lady_tasting_tea() -> None:

@@ -19,16 +19,14 @@ from taxonomy.induction import (
     induce,
 )
 from taxonomy.naming import (
-    CategoryName,
     NamingPlan,
     NamingTask,
     chosen_names,
     medoid_name,
     naming_tasks,
-    unique_slug,
 )
 from taxonomy.proposal import extended_taxonomy, induced_taxonomy
-from taxonomy.tree import Category, Taxonomy
+from taxonomy.tree import Category, CategoryName, Taxonomy, unique_slug
 
 
 @pytest.mark.parametrize(

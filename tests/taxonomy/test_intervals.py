@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from taxonomy.counts import Interval, Side
 from taxonomy.errors import InputError
 from taxonomy.intervals import (
-    Interval,
-    Side,
     invert_score_test,
     newcombe_interval,
     ratio_interval,

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from taxonomy.counts import Side
 from taxonomy.errors import InputError
-from taxonomy.intervals import Side, wilson_interval
+from taxonomy.intervals import wilson_interval
 from taxonomy.judge_error import (
     LEAST_REVIEWED,
     JudgeErrors,

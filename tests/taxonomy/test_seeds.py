@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t as student_t
 
+from taxonomy.counts import Side
 from taxonomy.errors import InputError
-from taxonomy.intervals import Side
 from taxonomy.seeds import LogRatio, combine_seeds, log_ratio_of
 
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taxonomy.change import percent_change
+from taxonomy.counts import Side
 from taxonomy.errors import InputError
-from taxonomy.intervals import Side
 from taxonomy.threshold_sweep import SweptLatent, sweep_changes, sweep_thresholds
 
 SAFETY = frozenset({"safety"})

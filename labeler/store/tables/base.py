@@ -77,7 +77,7 @@ class FreeText(TypeDecorator[str]):
         """Replace what PostgreSQL's text or UTF-8 cannot hold, one sign for one character."""
         return None if value is None else storable(value)
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
         """Return the text as stored."""
         return value
 

@@ -20,7 +20,8 @@ from labeler.judge.prompts import (
     name_request,
 )
 from taxonomy.induction import PairTask
-from taxonomy.naming import CategoryName, NamingTask
+from taxonomy.naming import NamingTask
+from taxonomy.tree import CategoryName
 
 EXPLAIN = explain_request(subject(refusals()))
 CATEGORIZE = categorize_request(subject(refusals()), "x", OPTIONS)

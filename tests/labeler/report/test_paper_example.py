@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from taxonomy.change import CategoryChange, CategoryCounts, change_statistics
+from taxonomy.change import CategoryCounts, change_statistics
+from taxonomy.counts import CategoryChange
 
 README = Path(__file__).parents[3] / "examples" / "paper" / "README.md"
 ROW = re.compile(
