@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from labeler.errors import UsageError
-from labeler.study.config import (
-    CollectSection,
-    ComparisonSection,
-    CorpusSection,
-    CrosscoderSection,
-    DatabaseSection,
-    HarvestSection,
-    IsolateSection,
-    ModelSection,
-    ReportSection,
-    ScoresSection,
-    Section,
-    SqlSection,
-    StudySection,
-    TaxonomySection,
-    ThoroughSection,
-    TrainSection,
-    inner_section,
-    own_fields,
-)
-from labeler.study.crosscoders import CrosscodersSection
-from labeler.study.judge_config import (
-    EmbeddingSection,
-    FurtherJudgeSection,
-    JudgeEndpointSection,
-    JudgeSection,
-    JudgeServerSection,
-)
+from labeler.study.config import Section, inner_section, own_fields
+from labeler.study.study_file import StudyConfig
 
 HEADER = """\
 # A difflens study. Relative paths lie beside this file; every commented key shows its default.
@@ -47,63 +22,37 @@ HEADER = """\
 #                                           and [[comparison]] first
 """
 
-EXAMPLES: dict[tuple[type[Section], str], Any] = {
-    (ModelSection, "name"): "base",
-    (ModelSection, "path"): "models/base",
-    (CorpusSection, "path"): "corpus.jsonl",
-    (CorpusSection, "date"): "2025-01-31",
-    (HarvestSection, "layer"): 15,
-    (ComparisonSection, "name"): "tuned-vs-base",
-    (ComparisonSection, "target"): "tuned",
-    (ComparisonSection, "reference"): "base",
-    (JudgeSection, "base_url"): "http://127.0.0.1:8000/v1",
-    (JudgeSection, "price_prompt_per_million"): 0.15,
-    (CrosscoderSection, "path"): "crosscoders/gemma-2-2b-L13-k100",
-    (CrosscoderSection, "scaling_factors"): "estimate",
-    (CrosscoderSection, "k"): 100,
-    (CrosscodersSection, "name"): "base-tuned",
-    (CrosscodersSection, "models"): ("base", "tuned"),
-    (JudgeSection, "price_completion_per_million"): 0.6,
-    (JudgeServerSection, "max_model_len"): 4096,
-    (JudgeServerSection, "max_num_seqs"): 16,
-    (JudgeServerSection, "enforce_eager"): True,
-    (JudgeEndpointSection, "base_url"): "http://127.0.0.1:8001/v1",
-    (JudgeEndpointSection, "concurrency"): 16,
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "[[models]]": {"name": "base", "path": "models/base"},
+    "[corpus]": {"path": "corpus.jsonl", "date": "2025-01-31"},
+    "[harvest]": {"layer": 15},
+    "[[comparison]]": {"name": "tuned-vs-base", "target": "tuned", "reference": "base"},
+    "[crosscoder]": {
+        "path": "crosscoders/gemma-2-2b-L13-k100",
+        "scaling_factors": "estimate",
+        "k": 100,
+    },
+    "[[crosscoders]]": {"name": "base-tuned", "models": ("base", "tuned")},
+    "[judge]": {
+        "base_url": "http://127.0.0.1:8000/v1",
+        "price_prompt_per_million": 0.15,
+        "price_completion_per_million": 0.6,
+    },
+    "[judge.server]": {"max_model_len": 4096, "max_num_seqs": 16, "enforce_eager": True},
+    "[[judge.endpoints]]": {"base_url": "http://127.0.0.1:8001/v1", "concurrency": 16},
 }
-"""Values shown for keys that have no default."""
-
-ACTIVE = ((StudySection, "[study]"), (DatabaseSection, "[database]"))
-COMMENTED = (
-    (ModelSection, "[[models]]"),
-    (CorpusSection, "[corpus]"),
-    (HarvestSection, "[harvest]"),
-    (ComparisonSection, "[[comparison]]"),
-)
-OPTIONAL = (
-    (TrainSection, "[train]"),
-    (CrosscoderSection, "[crosscoder]"),
-    (CrosscodersSection, "[[crosscoders]]"),
-    (IsolateSection, "[isolate]"),
-    (CollectSection, "[collect]"),
-    (JudgeSection, "[judge]"),
-    (JudgeServerSection, "[judge.server]"),
-    (JudgeEndpointSection, "[[judge.endpoints]]"),
-    (FurtherJudgeSection, "[[judges]]"),
-    (ScoresSection, "[scores]"),
-    (EmbeddingSection, "[embedding]"),
-    (TaxonomySection, "[taxonomy]"),
-    (ReportSection, "[report]"),
-    (ThoroughSection, "[thorough]"),
-    (SqlSection, "[sql]"),
-)
+"""Values shown for keys that have no default, by table."""
+ACTIVE = ("[study]", "[database]")
+COMMENTED = ("[[models]]", "[corpus]", "[harvest]", "[[comparison]]")
+"""What a study of one's own models needs; stands before the tables that have defaults."""
 
 
 def study_template(file_name: str = "study.toml") -> str:
     """A config that is valid as it stands and shows every key with its meaning and default."""
     parts = [HEADER.format(name=file_name)]
-    parts += [_table(section, title, commented=False) for section, title in ACTIVE]
-    parts += [_table(section, title, commented=True) for section, title in COMMENTED]
-    parts += [_table(section, title, title.startswith("[[")) for section, title in OPTIONAL]
+    tables = dict(_tables(StudyConfig))
+    for title in dict.fromkeys([*ACTIVE, *COMMENTED, *tables]):
+        parts.append(_table(tables[title], title))
     return "\n".join(parts)
 
 
@@ -118,13 +67,23 @@ def write_template(path: Path) -> None:
         raise UsageError(f"{path.parent}: no such folder; make it first") from None
 
 
-def _table(section: type[Section], title: str, commented: bool) -> str:
+def _tables(section: type[Section], above: str = "") -> Iterator[tuple[str, type[Section]]]:
+    """Each table inside a section with its title, those inside it next."""
+    for key, field in own_fields(section).items():
+        inner = inner_section(field.annotation)
+        if inner is not None:
+            many = get_origin(field.annotation) is tuple
+            yield f"[[{above}{key}]]" if many else f"[{above}{key}]", inner
+            yield from _tables(inner, f"{above}{key}.")
+
+
+def _table(section: type[Section], title: str) -> str:
+    commented = title in COMMENTED or title.startswith("[[")
     lines = [f"# {title}" if commented else title]
     for key, field in own_fields(section).items():
-        if inner_section(field.annotation) is not None:
-            continue
-        lines += _explanation(field)
-        lines.append(f"# {key} = {_shown(section, key, field)}")
+        if inner_section(field.annotation) is None:
+            lines += _explanation(field)
+            lines.append(f"# {key} = {_shown(field, EXAMPLES.get(title, {}).get(key, ''))}")
     return "\n".join(lines) + "\n"
 
 
@@ -133,12 +92,9 @@ def _explanation(field: FieldInfo) -> list[str]:
     return textwrap.wrap(words, 98, initial_indent="#   ", subsequent_indent="#   ")
 
 
-def _shown(section: type[Section], key: str, field: FieldInfo) -> str:
+def _shown(field: FieldInfo, example: Any) -> str:
     default = field.get_default(call_default_factory=True)
-    if default is PydanticUndefined or default is None:
-        example = EXAMPLES.get((section, key))
-        return _toml(example) if example is not None else '""'
-    return _toml(default)
+    return _toml(example if default is PydanticUndefined or default is None else default)
 
 
 def _toml(value: Any) -> str:
