@@ -34,9 +34,9 @@ from planted_trial import (
 )
 
 from crosscoder.checkpoints import load_crosscoder
-from crosscoder.isolation import IsolationRule, eligible_latents
 from crosscoder.memory_store import noisy_copy_store
 from crosscoder.model import CrosscoderConfig
+from crosscoder.rules import isolation_rule
 from crosscoder.scaling import latent_scaling
 from crosscoder.train import train
 
@@ -200,7 +200,7 @@ def _noisy_copy(noise: float, epochs: float) -> NoisyCopy:
     pairs = scaling.pairs.values()
     null = NoisyCopy(
         noise=noise,
-        n_eligible=sum(int(eligible_latents(pair, IsolationRule()).sum()) for pair in pairs),
+        n_eligible=sum(int(isolation_rule().eligible(pair).sum()) for pair in pairs),
         strict=sum(int(called_specific(pair, "strict").sum()) for pair in pairs),
         significant=sum(int(called_specific(pair, "significant").sum()) for pair in pairs),
     )

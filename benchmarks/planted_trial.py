@@ -26,8 +26,9 @@ from planted_data import PairClass, Planted, PlantedConfig, generate_planted
 from crosscoder.checkpoints import load_crosscoder
 from crosscoder.config import TrainConfig
 from crosscoder.evaluate import encode_shard
-from crosscoder.isolation import IsolationRule, eligible_latents, select_latents
+from crosscoder.isolation import select_latents
 from crosscoder.model import Crosscoder, CrosscoderConfig
+from crosscoder.rules import isolation_rule
 from crosscoder.scaling import LatentScaling, PairScaling, latent_scaling
 from crosscoder.train import TrainResult, train
 
@@ -185,18 +186,18 @@ def called_specific(pair: PairScaling, method: Method) -> NDArray[np.bool_]:
     """(F,) learned latents that a method calls specific to the pair's target."""
     called = np.zeros(len(pair.delta_norm), dtype=bool)
     if method == "delta_norm":
-        enough: NDArray[np.bool_] = pair.n_documents >= IsolationRule().min_documents
+        enough: NDArray[np.bool_] = pair.n_documents >= isolation_rule().min_documents
         return enough & (pair.delta_norm > BINS[3])
-    called[select_latents(pair, IsolationRule(kind=method)).latent_indices] = True
+    called[select_latents(pair, isolation_rule(kind=method)).latent_indices] = True
     return called
 
 
 def _called_both(pair: PairScaling, method: Method) -> NDArray[np.bool_]:
     """(F,) learned latents that a method may call common to both models."""
     if method == "delta_norm":
-        enough: NDArray[np.bool_] = pair.n_documents >= IsolationRule().min_documents
+        enough: NDArray[np.bool_] = pair.n_documents >= isolation_rule().min_documents
         return enough & (pair.delta_norm > BINS[1]) & (pair.delta_norm < BINS[2])
-    return eligible_latents(pair, IsolationRule(kind=method))
+    return isolation_rule(kind=method).eligible(pair)
 
 
 def pooled(scores: Sequence[ClassScore]) -> ClassScore:

@@ -20,7 +20,6 @@ ReconstructionLoss = Literal["squared", "unsquared"]
 Precision = Literal["float32", "bfloat16"]
 StoredType = Literal["float32", "bfloat16", "float16"]
 """Type of weights while a model reads, and of stored activations."""
-RuleKind = Literal["strict", "significant", "ranked"]
 Overlap = Literal["exclude", "keep"]
 SideName = Literal["target", "reference"]
 SIDES: tuple[SideName, SideName] = ("target", "reference")

@@ -1,4 +1,4 @@
-"""Which latents are specific to one model: the rules, and what they saw."""
+"""Which latents are specific to one model: what the rules choose, and what they saw."""
 
 from __future__ import annotations
 
@@ -6,41 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
-from crosscoder.config import IsolationSettings, Overlap, RuleKind
+from crosscoder.config import Overlap
+from crosscoder.rules import IsolationRule
 from crosscoder.scaling import PairScaling, ScalingFlag
 from crosscoder.scaling_sums import BoolArray, FloatArray
 
 IndexArray = NDArray[np.int64]
-
-
-class IsolationRule(IsolationSettings):
-    """When a latent counts as specific to the target model.
-
-    nu looks along the target's decoder row only: where that row is nothing, or the reference has a
-    row as long in another direction, a small nu says nothing. `min_delta_norm` is the upper edge of
-    the published bin of shared latents.
-    """
-
-    kind: RuleKind = "strict"
-    """`strict`: both nu under their thresholds; `significant`: the upper bounds of both
-    intervals are; `ranked`: the `top` latents by the sum of their two ranks."""
-
-    @property
-    def text(self) -> str:
-        """The rule in words."""
-        documents = f"active in at least {self.min_documents} documents"
-        limits = f"nu_error < {self.nu_error_max:g}, nu_reconstruction < "
-        limits += f"{self.nu_reconstruction_max:g}, delta_norm > {self.min_delta_norm:g}"
-        if self.kind == "strict":
-            return f"strict ({limits}, {documents})"
-        if self.kind == "significant":
-            return f"significant (interval under {limits}, {documents})"
-        return (
-            f"ranked (the {self.top} lowest by rank of nu_error plus rank of nu_reconstruction, "
-            f"{documents}, density at most {self.max_density:g})"
-        )
 
 
 @dataclass(frozen=True)
@@ -53,9 +25,10 @@ class LatentSelection:
     latent_indices: IndexArray
     """(n,) ascending by score, ties by index."""
     scores: FloatArray
-    """(n,) rank of nu_error plus rank of nu_reconstruction among the eligible; 2 is lowest."""
+    """(n,) the rule's score, by default rank of nu_error plus rank of nu_reconstruction among the
+    eligible; 2 is lowest."""
     n_eligible: int
-    """Latents active in enough documents, with both nu defined, and not too dense for the rule."""
+    """Latents that the rule could choose from, see `IsolationRule.eligible`."""
     n_strict: int
     """Eligible latents that pass all thresholds of the rule, whatever its kind."""
     message: str
@@ -76,29 +49,18 @@ class ComparisonSelection:
     """One line for the user."""
 
 
-def eligible_latents(pair: PairScaling, rule: IsolationRule) -> BoolArray:
-    """(F,) latents that the rule may choose from."""
-    eligible = (pair.n_documents >= rule.min_documents) & pair.defined
-    if rule.kind == "ranked":
-        eligible &= pair.density <= rule.max_density
-    return eligible
-
-
 def select_latents(pair: PairScaling, rule: IsolationRule) -> LatentSelection:
     """Choose the latents specific to `pair.target`; no threshold is ever loosened."""
-    eligible = eligible_latents(pair, rule)
-    score = _rank_sum(pair, eligible)
-    candidate = eligible & (pair.delta_norm > rule.min_delta_norm)
-    strict = candidate & _under(rule, pair.nu_error, pair.nu_reconstruction)
-    chosen = {
-        "strict": strict,
-        "significant": candidate & _under(rule, pair.nu_error_high, pair.nu_reconstruction_high),
-        "ranked": eligible,
-    }[rule.kind]
-    order = np.flatnonzero(chosen)
-    order = order[np.argsort(score[order], kind="stable")]
-    if rule.kind == "ranked":
-        order = order[: rule.top]
+    return _select(pair, rule, rule.limit)
+
+
+def _select(pair: PairScaling, rule: IsolationRule, limit: int | None) -> LatentSelection:
+    """The rule's choice, with another limit than its own; None is all that it chooses."""
+    eligible = rule.eligible(pair)
+    score = rule.score(pair, eligible)
+    n_strict = int(rule.passing(pair, eligible).sum())
+    order = np.flatnonzero(eligible & rule.choose(pair, eligible))
+    order = order[np.argsort(score[order], kind="stable")][:limit]
     return LatentSelection(
         target=pair.target,
         reference=pair.reference,
@@ -106,8 +68,8 @@ def select_latents(pair: PairScaling, rule: IsolationRule) -> LatentSelection:
         latent_indices=order.astype(np.int64),
         scores=score[order],
         n_eligible=int(eligible.sum()),
-        n_strict=int(strict.sum()),
-        message=_describe(pair, rule, eligible, int(strict.sum()), order),
+        n_strict=n_strict,
+        message=_describe(pair, rule, eligible, n_strict, order),
     )
 
 
@@ -122,14 +84,15 @@ def isolate_comparison(
 
     `target` and `reference` are the pairs of the two sides, e.g. (simpo, base) and (it, base),
     or (simpo, it) and (it, simpo). With `overlap="exclude"` a latent chosen on both sides is
-    dropped from both; `ranked` then takes the next in rank, so that each side has its `top`
-    latents as long as there are enough. Where the sides come from two crosscoders, their indices
-    name different latents: give `shared_dictionary=False`.
+    dropped from both; a rule with a limit then takes the next in rank, so that each side is full
+    as long as there are enough. Where the sides come from two crosscoders, their indices name
+    different latents: give `shared_dictionary=False`.
     """
-    refill = rule.kind == "ranked" and overlap == "exclude" and shared_dictionary
-    depth = _depth(target, reference, rule) if refill else rule.top
-    deep = rule.model_copy(update={"top": depth})
-    sides = select_latents(target, deep), select_latents(reference, deep)
+    limit = rule.limit
+    refill = limit is not None and overlap == "exclude" and shared_dictionary
+    if limit is not None and refill:
+        limit = _depth(target, reference, rule, limit)
+    sides = _select(target, rule, limit), _select(reference, rule, limit)
     both = np.empty(0, dtype=np.int64)
     if shared_dictionary:
         both = np.intersect1d(sides[0].latent_indices, sides[1].latent_indices)
@@ -148,24 +111,23 @@ def isolate_comparison(
     )
 
 
-def _depth(target: PairScaling, reference: PairScaling, rule: IsolationRule) -> int:
-    """Ranks to look through so that `rule.top` a side are left once those on both are dropped.
+def _depth(target: PairScaling, reference: PairScaling, rule: IsolationRule, limit: int) -> int:
+    """Ranks to look through so that `limit` per side are left once those on both are dropped.
 
     Where there are too few latents for that, the first depth that leaves most.
     """
     n_latents = len(target.delta_norm)
-    everything = rule.model_copy(update={"top": n_latents})
     places = np.full((2, n_latents), n_latents)
     n_chosen = []
     for place, pair in zip(places, (target, reference), strict=True):
-        order = select_latents(pair, everything).latent_indices
+        order = _select(pair, rule, None).latent_indices
         place[order] = np.arange(len(order))
         n_chosen.append(len(order))
-    depths = np.arange(rule.top, max(*n_chosen, rule.top) + 1)
+    depths = np.arange(limit, max(*n_chosen, limit) + 1)
     reached = np.sort(places.max(axis=0))
     n_both = np.searchsorted(reached, depths)
     left = np.minimum.reduce([np.minimum(depths, count) for count in n_chosen]) - n_both
-    return int(depths[np.argmax(np.minimum(left, rule.top))])
+    return int(depths[np.argmax(np.minimum(left, limit))])
 
 
 def _overlap_words(n_both: int, overlap: Overlap, refill: bool) -> str:
@@ -182,25 +144,10 @@ def _kept(
 ) -> LatentSelection:
     """The selection without the dropped latents, cut to the rule's own number."""
     kept = ~np.isin(selection.latent_indices, dropped)
-    indices, scores = selection.latent_indices[kept], selection.scores[kept]
-    if rule.kind == "ranked":
-        indices, scores = indices[: rule.top], scores[: rule.top]
-    message = _describe(pair, rule, eligible_latents(pair, rule), selection.n_strict, indices)
-    return replace(selection, rule=rule, latent_indices=indices, scores=scores, message=message)
-
-
-def _under(rule: IsolationRule, error: FloatArray, reconstruction: FloatArray) -> BoolArray:
-    return (error < rule.nu_error_max) & (reconstruction < rule.nu_reconstruction_max)
-
-
-def _rank_sum(pair: PairScaling, eligible: BoolArray) -> FloatArray:
-    """rank(nu_reconstruction) + rank(nu_error) among the eligible (arXiv 2504.02922); else NaN."""
-    score = np.full(len(eligible), np.nan)
-    if eligible.any():
-        score[eligible] = rankdata(pair.nu_reconstruction[eligible]) + rankdata(
-            pair.nu_error[eligible]
-        )
-    return score
+    indices = selection.latent_indices[kept][: rule.limit]
+    scores = selection.scores[kept][: rule.limit]
+    message = _describe(pair, rule, rule.eligible(pair), selection.n_strict, indices)
+    return replace(selection, latent_indices=indices, scores=scores, message=message)
 
 
 def _describe(

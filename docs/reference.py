@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from crosscoder.registry import Registry
 from labeler.api import Study
 from labeler.store.views import VIEWS, View
 from labeler.study.config import Section, inner_section, own_fields
@@ -118,7 +119,10 @@ def _value(field: FieldInfo) -> str:
         for name, words in _BOUNDS
         if getattr(constraint, name, None) is not None
     ]
-    return ", ".join([_type(field.annotation), *bounds])
+    names = [
+        f"`{name}`" for one in field.metadata if isinstance(one, Registry) for name in one.names()
+    ]
+    return ", ".join([*(names or [_type(field.annotation)]), *bounds])
 
 
 def _type(annotation: Any) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
 from crosscoder.config import SIDES, SideName
+from crosscoder.rules import Specificity
 from labeler.report.comparisons import ActiveComparison
 from labeler.store.outcomes import EFFECTIVE_OUTCOMES, LABELLED
 from labeler.store.schema import (
@@ -28,18 +29,6 @@ _OUTCOMES = {
 
 
 @dataclass(frozen=True)
-class Specificity:
-    """How specific a latent is to its side; None = undefined or unknown."""
-
-    rank: int | None = None
-    """Place in its set, 1 = most specific."""
-    nu_error: float | None = None
-    nu_error_high: float | None = None
-    nu_reconstruction: float | None = None
-    nu_reconstruction_high: float | None = None
-
-
-@dataclass(frozen=True)
 class Member:
     """One latent of one side with the label in force."""
 
@@ -50,7 +39,7 @@ class Member:
     """By rank, the primary one first: each with its parent."""
     density: float | None
     mean_activation: float | None
-    specificity: Specificity = Specificity()
+    specificity: Specificity = field(default_factory=Specificity)
 
     def is_in(self, denominator: str) -> bool:
         """Whether the latent is in a denominator: labelled, assigned or isolated."""

@@ -11,10 +11,11 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from crosscoder.config import SIDES, SideName
+from crosscoder.rules import RULES, stored_rule
 from labeler.report.checks import sensitivity_of
 from labeler.report.comparisons import ActiveComparison, LatentSetView
 from labeler.report.judge_scores import read_control_rates, read_scores
-from labeler.report.members import Member, Members, read_members
+from labeler.report.members import Members, read_members
 from labeler.report.model import Robustness, ValidationResults
 from labeler.report.rows import CategoryRow, read_agreement
 from labeler.report.statistics import CategoryPlace, compute_variants
@@ -38,10 +39,6 @@ def read_beside(
         scores=read_scores(session, facts.comparison, facts.judge_id),
         controls=read_control_rates(session, facts.comparison.name),
     )
-
-
-NU_ERROR_MAX = 0.2
-NU_RECONSTRUCTION_MAX = 0.5
 
 
 @dataclass(frozen=True)
@@ -74,11 +71,14 @@ def sweep_members(
         return Sweep("", refusal="the latents were imported: how specific they are is not known")
     if len(rules) > 1:
         return Sweep("", refusal="the two sides were isolated by different rules")
+    if not rules <= set(RULES.names()):
+        return Sweep("", refusal=f"no isolation rule is called {sets[0].rule!r} here")
     kept: list[list[SweptLatent]] = []
     left_out = 0
     for latents, side in zip(sets, (members.target, members.reference), strict=True):
+        rule = stored_rule(latents.rule, latents.rule_params)
         counted = [member for member in side if member.is_in(denominator)]
-        values = [(member, _strictness(member, latents)) for member in counted]
+        values = [(member, rule.strictness(member.specificity)) for member in counted]
         kept.append(
             [
                 SweptLatent(value, member.counted_for("primary"))
@@ -93,33 +93,9 @@ def sweep_members(
     chosen = [place.category for place in places if place.category in seen]
     thresholds = sweep_thresholds(kept[0], kept[1])
     return Sweep(
-        swept=_MEANINGS[rules.pop()],
+        swept=RULES.get(rules.pop()).swept,
         categories=sweep_changes(chosen, kept[0], kept[1], thresholds, alpha),
         n_left_out=left_out,
-    )
-
-
-_MEANINGS = {
-    "ranked": "rank within the side",
-    "strict": "factor on both thresholds",
-    "significant": "factor on both thresholds",
-}
-
-
-def _strictness(member: Member, latents: LatentSetView) -> float | None:
-    """The loosest threshold the latent still passes; None where that is undefined."""
-    own = member.specificity
-    if latents.rule == "ranked":
-        return None if own.rank is None else float(own.rank)
-    upper = latents.rule == "significant"
-    error = own.nu_error_high if upper else own.nu_error
-    reconstruction = own.nu_reconstruction_high if upper else own.nu_reconstruction
-    if error is None or reconstruction is None:
-        return None
-    limits = latents.rule_params
-    return max(
-        error / float(limits.get("nu_error_max", NU_ERROR_MAX)),
-        reconstruction / float(limits.get("nu_reconstruction_max", NU_RECONSTRUCTION_MAX)),
     )
 
 

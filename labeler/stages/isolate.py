@@ -27,7 +27,7 @@ from labeler.study.config import ComparisonSection
 from labeler.study.crosscoders import pair_of
 
 if TYPE_CHECKING:
-    from crosscoder.isolation import IsolationRule, LatentSelection
+    from crosscoder.isolation import LatentSelection
     from crosscoder.scaling import LatentScaling, PairScaling
 
 _LOGGER = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ def _store_comparison(
     chosen = isolate_comparison(
         stored[0].scaling.pair(*pair_of(comparison, "target")),
         stored[1].scaling.pair(*pair_of(comparison, "reference")),
-        isolation_rule(context),
+        section.isolation_rule(),
         section.overlap,
         shared_dictionary=stored[0] is stored[1],
     )
@@ -205,16 +205,6 @@ def _store_comparison(
     ]
     ensure_comparison(session, comparison.name, sets[0].id, sets[1].id)
     return f"{comparison.name}: {chosen.message}"
-
-
-def isolation_rule(context: StageContext) -> IsolationRule:
-    """The rule of `[isolate]`."""
-    from crosscoder.config import IsolationSettings
-    from crosscoder.isolation import IsolationRule
-
-    section = context.study.config.isolate
-    chosen = section.model_dump(include=set(IsolationSettings.model_fields))
-    return IsolationRule(kind=section.rule, **chosen)
 
 
 def _store_set(

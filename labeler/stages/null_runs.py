@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.orm import Session
 
 from crosscoder.progress import Progress
+from crosscoder.rules import RULES, IsolationRule, stored_rule
 from labeler.errors import UsageError
 from labeler.report.comparisons import ActiveComparison, read_comparisons
 from labeler.report.members import read_members
@@ -34,22 +35,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-RULES = ("strict", "significant")
 NAMES = ("model", "noisy-copy")
 
 
 def noise_null(context: StageContext, model: str, folder: Path) -> NullRun:
-    """Train on one model and its noisy copy by the study's own recipe, and isolate by both rules.
+    """Train on one model and its noisy copy by the study's own recipe; isolate by thresholds.
 
     The copies start from weights of their own, so that nothing is equal by construction.
     """
     from crosscoder.activations import ActivationStore
     from crosscoder.checkpoints import load_crosscoder
-    from crosscoder.isolation import eligible_latents, select_latents
+    from crosscoder.isolation import select_latents
     from crosscoder.memory_store import noisy_copy_store
     from crosscoder.scaling import latent_scaling
     from crosscoder.train import train
-    from labeler.stages.isolate import isolation_rule
 
     section = context.study.config.thorough
     seed = context.study.config.study.seed
@@ -70,9 +69,9 @@ def noise_null(context: StageContext, model: str, folder: Path) -> NullRun:
     )
     n_blocks = context.study.config.isolate.n_blocks
     scaling = latent_scaling(load_crosscoder(folder), store, n_blocks, context.progress)
-    rules = [isolation_rule(context).model_copy(update={"kind": kind}) for kind in RULES]
+    rules = _threshold_rules(context)
     counts = [
-        (len(select_latents(pair, rule).latent_indices), int(eligible_latents(pair, rule).sum()))
+        (len(select_latents(pair, rule).latent_indices), int(rule.eligible(pair).sum()))
         for pair in scaling.pairs.values()
         for rule in rules
     ]
@@ -80,12 +79,19 @@ def noise_null(context: StageContext, model: str, folder: Path) -> NullRun:
         kind="noise",
         title=(
             f"{model} against a copy of itself with noise of {section.noise:g} of its spread: "
-            f"latents isolated by {' or '.join(RULES)}"
+            f"latents isolated by {' or '.join(rule.kind for rule in rules)}"
         ),
         n_draws=1,
         n_called=sum(called for called, _ in counts),
         n_tested=sum(eligible for _, eligible in counts),
     )
+
+
+def _threshold_rules(context: StageContext) -> list[IsolationRule]:
+    """The rules that may choose nothing, each with the study's own settings."""
+    settings = context.study.config.isolate.model_dump()
+    kinds = [kind for kind in RULES.names() if RULES.get(kind).has_thresholds]
+    return [stored_rule(kind, settings) for kind in kinds]
 
 
 def run_thorough(study: StudyFile, progress: Progress) -> Iterator[StageReport]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from inspect import get_annotations
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, Field, PositiveFloat, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 from pydantic.fields import FieldInfo
 
 from crosscoder.config import (
@@ -15,7 +15,6 @@ from crosscoder.config import (
     HarvestSettings,
     IsolationSettings,
     Overlap,
-    RuleKind,
     ScalingSettings,
     Settings,
     SplitSettings,
@@ -23,6 +22,7 @@ from crosscoder.config import (
     TextSettings,
     TrainSettings,
 )
+from crosscoder.rules import RULES, IsolationRule
 from taxonomy.settings import ClusterSettings, ExactTest
 
 
@@ -78,10 +78,23 @@ class CrosscoderSection(Section):
 class IsolateSection(Section, IsolationSettings, ScalingSettings):
     """`[isolate]`: which latents count as specific to one model."""
 
-    rule: RuleKind = "strict"
+    model_config = ConfigDict(extra="allow")  # what the rule adds; it refuses the rest
+
+    rule: Annotated[str, RULES] = "strict"
     """Rule of the latent sets; it is stored with them."""
     overlap: Overlap = "exclude"
     """What happens to a latent that lies in both sets of a comparison."""
+
+    @model_validator(mode="after")
+    def _rule_takes_the_keys(self) -> IsolateSection:
+        self.isolation_rule()
+        return self
+
+    def isolation_rule(self) -> IsolationRule:
+        """The rule with the keys that it reads; ValidationError where it does not know one."""
+        return RULES.get(self.rule).model_validate(
+            self.model_dump(exclude={"rule", "overlap", *ScalingSettings.model_fields})
+        )
 
 
 class ComparisonSection(Section):

@@ -19,9 +19,10 @@ from crosscoder.corpus import Document, TokenRole
 from crosscoder.errors import InputError
 from crosscoder.evidence import EvidenceConfig, collect_evidence
 from crosscoder.harvest import HarvestConfig, harvest
-from crosscoder.isolation import IsolationRule, select_latents
+from crosscoder.isolation import select_latents
 from crosscoder.model import Crosscoder, Normaliser
 from crosscoder.model_files import SubjectSpec
+from crosscoder.rules import isolation_rule
 from crosscoder.scaling import delta_norm, latent_scaling
 from crosscoder.training_sources import StoreSource
 
@@ -46,7 +47,7 @@ def test_trap_7_a_latent_without_norms_has_no_delta_norm_and_is_never_chosen(
     assert np.isnan(pair.delta_norm[3])
     assert scaling.n_active[3] == 0
     for kind in ("strict", "significant", "ranked"):
-        rule = IsolationRule(kind=kind, max_density=1.0, min_documents=1, top=6)
+        rule = isolation_rule(kind=kind, max_density=1.0, min_documents=1, top=6)
         assert 3 not in select_latents(pair, rule).latent_indices
 
 

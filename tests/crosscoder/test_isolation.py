@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
-from crosscoder.isolation import IsolationRule, isolate_comparison, select_latents
+from crosscoder.isolation import isolate_comparison, select_latents
+from crosscoder.rules import isolation_rule
 from crosscoder.scaling import PairScaling, ScalingFlag
 
 NAN = float("nan")
@@ -49,7 +50,7 @@ def make_pair(
 
 
 def chosen(pair: PairScaling, **rule: Any) -> list[int]:
-    return select_latents(pair, IsolationRule(**rule)).latent_indices.tolist()
+    return select_latents(pair, isolation_rule(**rule)).latent_indices.tolist()
 
 
 def test_strict_needs_both_nu_under_their_thresholds() -> None:
@@ -84,7 +85,7 @@ def test_significant_needs_the_upper_bounds_under_the_thresholds() -> None:
 def test_ranked_takes_the_lowest_rank_sums_and_breaks_ties_by_index() -> None:
     # Rank sums: 2+4, 4+2, 1+1, 3+3.
     pair = make_pair([0.8, 1.0, 0.7, 0.9], [1.0, 0.8, 0.7, 0.9])
-    selection = select_latents(pair, IsolationRule(kind="ranked", top=3))
+    selection = select_latents(pair, isolation_rule(kind="ranked", top=3))
     assert selection.latent_indices.tolist() == [2, 0, 1]
     assert selection.scores.tolist() == [2, 6, 6]
 
@@ -97,7 +98,7 @@ def test_ranked_leaves_out_dense_latents_and_strict_does_not() -> None:
 
 def test_strict_with_nothing_to_choose_stays_empty_and_says_what_it_saw() -> None:
     pair = make_pair([0.83, 0.95, 1.0], [0.91, 0.97, 1.1])
-    selection = select_latents(pair, IsolationRule(kind="strict"))
+    selection = select_latents(pair, isolation_rule(kind="strict"))
     assert len(selection.latent_indices) == 0
     assert (selection.n_eligible, selection.n_strict) == (3, 0)
     limits = "nu_error < 0.2 and nu_reconstruction < 0.5 at delta_norm > 0.6"
@@ -110,19 +111,19 @@ def test_strict_with_nothing_to_choose_stays_empty_and_says_what_it_saw() -> Non
 
 def test_ranked_counts_how_many_pass_the_thresholds() -> None:
     pair = make_pair([0.1, 0.9, 1.0], [0.1, 0.9, 1.0])
-    selection = select_latents(pair, IsolationRule(kind="ranked", top=2))
+    selection = select_latents(pair, isolation_rule(kind="ranked", top=2))
     assert selection.n_strict == 1
     assert len(selection.latent_indices) == 2
 
 
 def test_negative_numerators_among_the_chosen_are_counted() -> None:
     pair = make_pair([-0.3, 0.1], [0.1, 0.1])
-    message = select_latents(pair, IsolationRule(kind="strict")).message
+    message = select_latents(pair, isolation_rule(kind="strict")).message
     assert "1 of the chosen have a numerator below -0.1" in message
 
 
 def test_no_eligible_latent_is_said() -> None:
-    selection = select_latents(make_pair([NAN], [NAN]), IsolationRule(kind="ranked"))
+    selection = select_latents(make_pair([NAN], [NAN]), isolation_rule(kind="ranked"))
     assert selection.n_eligible == 0
     assert "none of 1 latents is eligible: 0 are active in too few" in selection.message
 
@@ -130,7 +131,7 @@ def test_no_eligible_latent_is_said() -> None:
 def test_latent_on_both_sides_is_dropped_from_both_where_nothing_is_left_to_take() -> None:
     target = make_pair([0.1, 0.2, 0.3, 0.9], [0.1, 0.2, 0.3, 0.9], target="simpo", reference="pt")
     reference = make_pair([0.9, 0.1, 0.3, 0.2], [0.9, 0.1, 0.3, 0.2], target="it", reference="pt")
-    rule = IsolationRule(kind="ranked", top=2)
+    rule = isolation_rule(kind="ranked", top=2)
     both = isolate_comparison(target, reference, rule)
     assert both.target.latent_indices.tolist() == [0]
     assert both.target.scores.tolist() == [2]
@@ -148,7 +149,7 @@ def test_ranked_takes_the_next_in_rank_for_latents_dropped_from_both_sides() -> 
     target = make_pair(nus, nus, target="simpo", reference="it")
     other = [0.15, 0.9, 0.95, 0.99, 0.6, 0.1, 0.3, 0.2]
     reference = make_pair(other, other, target="it", reference="simpo")
-    result = isolate_comparison(target, reference, IsolationRule(kind="ranked", top=3))
+    result = isolate_comparison(target, reference, isolation_rule(kind="ranked", top=3))
     assert result.target.latent_indices.tolist() == [1, 2, 3]
     assert result.reference.latent_indices.tolist() == [5, 7, 6]
     assert result.n_overlap == 1
@@ -158,7 +159,7 @@ def test_ranked_takes_the_next_in_rank_for_latents_dropped_from_both_sides() -> 
 
 def test_indices_of_two_crosscoders_do_not_overlap() -> None:
     pair = make_pair([0.1, 0.2], [0.1, 0.2])
-    rule = IsolationRule(kind="ranked", top=2)
+    rule = isolation_rule(kind="ranked", top=2)
     result = isolate_comparison(pair, pair, rule, shared_dictionary=False)
     assert result.n_overlap == 0
     assert result.target.latent_indices.tolist() == [0, 1]
@@ -175,11 +176,11 @@ def test_every_rule_keeps_its_word(error: Any, reconstruction: Any, top: int) ->
     strict = set(chosen(pair, kind="strict"))
     assert strict == set(np.flatnonzero((error < 0.2) & (reconstruction < 0.5)).tolist())
     assert set(chosen(pair, kind="significant")) <= strict
-    ranked = select_latents(pair, IsolationRule(kind="ranked", top=top))
+    ranked = select_latents(pair, isolation_rule(kind="ranked", top=top))
     assert len(ranked.latent_indices) == top
     assert (np.diff(ranked.scores) >= 0).all()
 
 
 def test_unknown_key_of_a_rule_is_refused() -> None:
     with pytest.raises(ValidationError):
-        IsolationRule(kind="strict", threshold=0.3)
+        isolation_rule(kind="strict", threshold=0.3)

@@ -26,9 +26,10 @@ from planted_trial import (
 
 from crosscoder.checkpoints import load_crosscoder
 from crosscoder.config import TrainConfig
-from crosscoder.isolation import IsolationRule, select_latents
+from crosscoder.isolation import select_latents
 from crosscoder.memory_store import noisy_copy_store
 from crosscoder.model import CrosscoderConfig
+from crosscoder.rules import isolation_rule
 from crosscoder.scaling import latent_scaling
 from crosscoder.train import train
 
@@ -196,7 +197,7 @@ def test_trap_model_against_a_noisy_copy_of_itself_isolates_nothing(tmp_path: Pa
     for pair in scaling.pairs.values():
         assert pair.defined.sum() > 20
         for kind in ("strict", "significant"):
-            assert len(select_latents(pair, IsolationRule(kind=kind)).latent_indices) == 0
+            assert len(select_latents(pair, isolation_rule(kind=kind)).latent_indices) == 0
 
 
 def test_matching_ignores_latents_that_never_fire(trial: Trial, trial_folder: Path) -> None:

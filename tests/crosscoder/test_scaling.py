@@ -15,8 +15,9 @@ from scipy import stats
 from crosscoder.activations import ActivationStore, write_store
 from crosscoder.batch_topk import SparseCodes
 from crosscoder.errors import InputError
-from crosscoder.isolation import IsolationRule, select_latents
+from crosscoder.isolation import select_latents
 from crosscoder.model import Crosscoder, CrosscoderConfig
+from crosscoder.rules import isolation_rule
 from crosscoder.scaling import (
     LatentScaling,
     PairScaling,
@@ -427,5 +428,5 @@ def test_trap_tiny_or_negative_denominator_never_makes_a_latent_specific() -> No
     pair = finish_scaling(planted.sums(), planted.decoder, NAMES).pair("simpo", "pt")
     assert abs(pair.nu_error[0]) > 5 or np.isnan(pair.nu_error[0])
     for kind in ("strict", "significant"):
-        chosen = select_latents(pair, IsolationRule.model_validate({"kind": kind}))
+        chosen = select_latents(pair, isolation_rule(kind))
         assert 0 not in chosen.latent_indices

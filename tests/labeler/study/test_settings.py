@@ -14,8 +14,8 @@ from pydantic.fields import FieldInfo
 
 from crosscoder.config import RECORDED, EvidenceConfig, ScalingSettings, TrainConfig, _warn_renamed
 from crosscoder.harvest import HarvestConfig
-from crosscoder.isolation import IsolationRule
 from crosscoder.model import CrosscoderConfig
+from crosscoder.rules import StrictRule
 from labeler.cli.main import run
 from labeler.errors import UsageError
 from labeler.labeling.score import ScoreConfig
@@ -35,7 +35,7 @@ COUNTERPARTS: dict[tuple[str, type[BaseModel]], set[str]] = {
         "difference_weight", "exclusive_fraction", "aux_coefficient", "revive_dead",
         "dead_after_tokens", "max_dead_share", "checkpoint_every", "device", "precision",
     },
-    ("isolate", IsolationRule): {
+    ("isolate", StrictRule): {
         "nu_error_max", "nu_reconstruction_max", "min_documents", "min_delta_norm", "top",
         "max_density",
     },

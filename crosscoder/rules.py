@@ -1,0 +1,203 @@
+"""Isolation rules: when a latent counts as specific to one model.
+
+A rule is one class that registers itself under its name in `[isolate]`. Nothing heavy is imported
+here, because every command checks study.toml against the rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from crosscoder.config import IsolationSettings
+from crosscoder.registry import Registry
+
+if TYPE_CHECKING:
+    from crosscoder.scaling import PairScaling
+    from crosscoder.scaling_sums import BoolArray, FloatArray
+
+
+@dataclass(frozen=True)
+class Specificity:
+    """How specific a latent is to its side; None = undefined or unknown."""
+
+    rank: int | None = None
+    """Place in its set, 1 = most specific."""
+    nu_error: float | None = None
+    nu_error_high: float | None = None
+    nu_reconstruction: float | None = None
+    nu_reconstruction_high: float | None = None
+
+
+class IsolationRule(IsolationSettings):
+    """When a latent counts as specific to the target model.
+
+    nu looks along the target's decoder row only: where that row is nothing, or the reference has a
+    row as long in another direction, a small nu says nothing. `min_delta_norm` is the upper edge of
+    the published bin of shared latents.
+
+    A rule overrides `text` and `choose`, and what else differs. Fields that it adds are keys of
+    `[isolate]`.
+    """
+
+    kind: str
+    """The name under which it is registered."""
+
+    has_thresholds: ClassVar[bool] = False
+    """Whether it may choose nothing: null runs count what such rules choose."""
+    swept: ClassVar[str] = "rank within the side"
+    """What `strictness` measures, as the report calls it."""
+
+    @property
+    def text(self) -> str:
+        """The rule in words."""
+        raise NotImplementedError
+
+    @property
+    def limit(self) -> int | None:
+        """Most latents per side; what overlap removes is then replaced by the next in rank."""
+        return None
+
+    def eligible(self, pair: PairScaling) -> BoolArray:
+        """(F,) latents that the rule may choose from, and among which it ranks."""
+        return (pair.n_documents >= self.min_documents) & pair.defined
+
+    def choose(self, pair: PairScaling, eligible: BoolArray) -> BoolArray:
+        """(F,) latents that count as specific, before `limit`."""
+        raise NotImplementedError
+
+    def score(self, pair: PairScaling, eligible: BoolArray) -> FloatArray:
+        """(F,) order of the chosen, lowest first; NaN where not eligible.
+
+        By default rank(nu_reconstruction) + rank(nu_error) among the eligible (arXiv 2504.02922).
+        """
+        import numpy as np
+        from scipy.stats import rankdata
+
+        score = np.full(len(eligible), np.nan)
+        if eligible.any():
+            score[eligible] = rankdata(pair.nu_reconstruction[eligible]) + rankdata(
+                pair.nu_error[eligible]
+            )
+        return score
+
+    def strictness(self, latent: Specificity) -> float | None:
+        """How strict the rule could be and still choose the latent: lowest is strictest.
+
+        None where that is undefined.
+        """
+        return None if latent.rank is None else float(latent.rank)
+
+    def passing(self, pair: PairScaling, eligible: BoolArray, upper: bool = False) -> BoolArray:
+        """(F,) eligible latents that pass all thresholds, by the upper interval ends if `upper`."""
+        error = pair.nu_error_high if upper else pair.nu_error
+        reconstruction = pair.nu_reconstruction_high if upper else pair.nu_reconstruction
+        low = (error < self.nu_error_max) & (reconstruction < self.nu_reconstruction_max)
+        return eligible & (pair.delta_norm > self.min_delta_norm) & low
+
+    @property
+    def _limits(self) -> str:
+        return (
+            f"nu_error < {self.nu_error_max:g}, nu_reconstruction < "
+            f"{self.nu_reconstruction_max:g}, delta_norm > {self.min_delta_norm:g}"
+        )
+
+    @property
+    def _documents(self) -> str:
+        return f"active in at least {self.min_documents} documents"
+
+
+RULES: Registry[type[IsolationRule]] = Registry("isolation rule", "difflens.rules")
+"""What `[isolate] rule` may name."""
+
+
+class ThresholdRule(IsolationRule):
+    """A rule that compares both nu, or their upper bounds, with thresholds."""
+
+    has_thresholds: ClassVar[bool] = True
+    swept: ClassVar[str] = "factor on both thresholds"
+
+    def _factor(self, error: float | None, reconstruction: float | None) -> float | None:
+        if error is None or reconstruction is None:
+            return None
+        return max(error / self.nu_error_max, reconstruction / self.nu_reconstruction_max)
+
+
+@RULES.register("strict")
+class StrictRule(ThresholdRule):
+    """Both nu are under their thresholds."""
+
+    kind: Literal["strict"] = "strict"
+
+    @property
+    def text(self) -> str:
+        """The rule in words."""
+        return f"strict ({self._limits}, {self._documents})"
+
+    def choose(self, pair: PairScaling, eligible: BoolArray) -> BoolArray:
+        """(F,) latents that pass all thresholds."""
+        return self.passing(pair, eligible)
+
+    def strictness(self, latent: Specificity) -> float | None:
+        """The factor on both thresholds that the latent still passes."""
+        return self._factor(latent.nu_error, latent.nu_reconstruction)
+
+
+@RULES.register("significant")
+class SignificantRule(ThresholdRule):
+    """The upper bounds of both intervals are under the thresholds."""
+
+    kind: Literal["significant"] = "significant"
+
+    @property
+    def text(self) -> str:
+        """The rule in words."""
+        return f"significant (interval under {self._limits}, {self._documents})"
+
+    def choose(self, pair: PairScaling, eligible: BoolArray) -> BoolArray:
+        """(F,) latents whose upper bounds pass all thresholds."""
+        return self.passing(pair, eligible, upper=True)
+
+    def strictness(self, latent: Specificity) -> float | None:
+        """The factor on both thresholds that the latent's upper bounds still pass."""
+        return self._factor(latent.nu_error_high, latent.nu_reconstruction_high)
+
+
+@RULES.register("ranked")
+class RankedRule(IsolationRule):
+    """The `top` latents by the sum of their two ranks."""
+
+    kind: Literal["ranked"] = "ranked"
+
+    @property
+    def text(self) -> str:
+        """The rule in words."""
+        return (
+            f"ranked (the {self.top} lowest by rank of nu_error plus rank of nu_reconstruction, "
+            f"{self._documents}, density at most {self.max_density:g})"
+        )
+
+    @property
+    def limit(self) -> int:
+        """`top` latents per side."""
+        return self.top
+
+    def eligible(self, pair: PairScaling) -> BoolArray:
+        """(F,) latents that are active in enough documents and not too dense."""
+        return super().eligible(pair) & (pair.density <= self.max_density)
+
+    def choose(self, pair: PairScaling, eligible: BoolArray) -> BoolArray:
+        """(F,) all that are eligible: `limit` does the choosing."""
+        return eligible
+
+
+def isolation_rule(kind: str = "strict", **settings: Any) -> IsolationRule:
+    """The rule of that name; InputError where there is none, ValidationError for wrong settings."""
+    return RULES.get(kind).model_validate(settings)
+
+
+def stored_rule(kind: str, stored: Mapping[str, Any]) -> IsolationRule:
+    """The rule that a latent set was made by; defaults stand for what was not stored."""
+    rule = RULES.get(kind)
+    return rule.model_validate({key: stored[key] for key in rule.model_fields if key in stored})
