@@ -1,8 +1,8 @@
 """How often do the intervals of the change cover it? Simulated latents, judges, weights and seeds.
 
 Each row draws many comparisons with known shares and counts how often a 95% interval holds the
-true value. Estimand `redraws`: the shares in the population the latents are drawn from; `these
-latents`: the shares that a review of every drawn latent would find.
+true value. Estimand `superpopulation`: the shares in the population the latents are drawn from;
+`finite_population`: the shares that a review of every drawn latent would find.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class JudgeDesign:
     specificity: tuple[float, float]
     latents: int
     reviewed: int
-    estimand: Estimand = "redraws"
+    estimand: Estimand = "superpopulation"
     unequal: bool = False
     """Latents the judge puts into the category are drawn three times as often."""
 
@@ -60,8 +60,8 @@ JUDGE_DESIGNS = (
     JudgeDesign(0.25, 0.08, (0.90, 0.90), (0.95, 0.95), 1000, 100),
     JudgeDesign(0.10, 0.10, (0.90, 0.90), (0.90, 0.98), 1000, 100),
     JudgeDesign(0.12, 0.06, (0.85, 0.85), (0.97, 0.97), 1000, 200, unequal=True),
-    JudgeDesign(0.12, 0.06, (0.85, 0.85), (0.97, 0.97), 300, 100, "these latents"),
-    JudgeDesign(0.20, 0.15, (0.85, 0.85), (0.97, 0.97), 300, 270, "these latents"),
+    JudgeDesign(0.12, 0.06, (0.85, 0.85), (0.97, 0.97), 300, 100, "finite_population"),
+    JudgeDesign(0.20, 0.15, (0.85, 0.85), (0.97, 0.97), 300, 270, "finite_population"),
     JudgeDesign(0.03, 0.02, (0.85, 0.85), (0.97, 0.97), 1000, 100),
 )
 
@@ -112,7 +112,7 @@ def judge_row(design: JudgeDesign, repeats: int, seed: int) -> JudgeRow:
         drawn = [draw_side(design, side, generator) for side in (0, 1)]
         target, reference = (corrected_share(one, design.estimand) for one, _ in drawn)
         true = (design.target_share, design.reference_share)
-        if design.estimand == "these latents":
+        if design.estimand == "finite_population":
             true = (drawn[0][1], drawn[1][1])
         ratio = true[0] / true[1] if true[1] else math.inf
         interval = corrected_ratio(target, reference).interval

@@ -223,7 +223,7 @@ class EvidenceSettings(Settings):
     similar: int = Field(0, ge=0)
     """Of the negatives, those that use the very words on which the latent fires most."""
     other_model: int = Field(4, ge=0)
-    """Documents in which the twin, the nearest latent of the other side, fires and it does not."""
+    """Documents where the latent is inactive and its counterpart on the other side fires."""
     window: int = Field(32, ge=4)
     """Tokens in a window of evidence; a shorter document is shown whole."""
 

@@ -1,11 +1,13 @@
-"""What a trained crosscoder is worth on held-out tokens: theta, FVE, L0, inactive latents."""
+"""Measures a trained crosscoder on held-out tokens: theta, FVE, L0, inactive latents."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import AliasChoices, Field
 
 from crosscoder.batch_topk import SparseCodes
 from crosscoder.errors import InputError
@@ -31,11 +33,14 @@ class Quality:
 
     n_tokens: int
     fve: tuple[ModelFve, ...]
-    """In the order of the models. One scale a model: the same in raw and normalised space."""
+    """In the order of the models. The same in raw and normalised space: a model has one scale."""
     l0: float
     """Mean number of active latents per token."""
-    silent_share: float
-    """Share of latents that fire on none of the tokens."""
+    inactive_share: Annotated[
+        float, Field(validation_alias=AliasChoices("inactive_share", "silent_share"))
+    ]
+    """Fraction of the latents that are active on none of the tokens; result.json of earlier runs
+    calls it `silent_share`."""
 
 
 @torch.no_grad()
@@ -71,7 +76,7 @@ def _positive_weighted(crosscoder: Crosscoder, batch: torch.Tensor) -> torch.Ten
 
 @torch.no_grad()
 def measure_quality(crosscoder: Crosscoder, batches: Batches) -> Quality:
-    """FVE per model, L0 and the share of silent latents; sums in float64.
+    """FVE per model, L0 and the fraction of inactive latents; sums in float64.
 
     Raises InputError where there are no tokens or theta is not calibrated.
     """
@@ -100,7 +105,7 @@ def measure_quality(crosscoder: Crosscoder, batches: Batches) -> Quality:
         n_tokens=n_tokens,
         fve=tuple(map(ModelFve, crosscoder.config.model_names, fve)),
         l0=n_active / n_tokens,
-        silent_share=1 - float(fired.double().mean()),
+        inactive_share=1 - float(fired.double().mean()),
     )
 
 

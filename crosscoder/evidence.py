@@ -44,8 +44,8 @@ class Evidence:
     latent_index: int
     kind: EvidenceKind
     """`top`: among the strongest documents; `quantile`: drawn below them; `negative`: the
-    latent fires nowhere in the document; `other_model`: the twin on the other side fires there, and
-    this latent nowhere in the document."""
+    latent fires nowhere in the document; `other_model`: the counterpart on the other side fires
+    there, and this latent nowhere in the document."""
     split: Split
     """Half to which the document belongs for this latent; the halves share no document."""
     document_id: str
@@ -75,11 +75,11 @@ def collect_evidence(
     latents: Iterable[int],
     config: EvidenceConfig | None = None,
     progress: Progress | None = None,
-    twins: Mapping[int, int] | None = None,
+    counterparts: Mapping[int, int] | None = None,
 ) -> list[Evidence]:
     """Collect windows for some latents, in the order given: `gather`, then `Gathered.evidence`."""
     wanted = list(dict.fromkeys(int(latent) for latent in latents))
-    gathered = gather(crosscoder, source, wanted, config, progress, twins)
+    gathered = gather(crosscoder, source, wanted, config, progress, counterparts)
     return list(gathered.evidence(wanted, tokenizer))
 
 
@@ -90,13 +90,13 @@ def gather(
     latents: Iterable[int] | None = None,
     config: EvidenceConfig | None = None,
     progress: Progress | None = None,
-    twins: Mapping[int, int] | None = None,
+    counterparts: Mapping[int, int] | None = None,
 ) -> Gathered:
     """One sequential pass that keeps the documents worth showing of some latents, or of all.
 
     A window is centred on the strongest token of its document; for a negative, where an active
-    document of similar length has its own; for `other_model`, where the twin fires. `twins` names
-    the other side's latent by latent. Windows of one latent differ in their text, and each comes
+    document of similar length has its own; for `other_model`, where the counterpart fires.
+    `counterparts` maps a latent to the other side's. Windows of one latent differ in their text, and each comes
     from a document of its own. Same seed, same evidence, whatever the size of the shards and
     whichever other latents are wanted. Memory is fixed by the number of latents: it grows
     neither with the data nor with how often a latent fires.
@@ -104,13 +104,13 @@ def gather(
     theta is not calibrated.
     """
     config = config or EvidenceConfig()
-    twins = dict(twins or {}) if config.other_model else {}
+    counterparts = dict(counterparts or {}) if config.other_model else {}
     n_latents = crosscoder.config.n_latents
     wanted = list(range(n_latents)) if latents is None else list(dict.fromkeys(map(int, latents)))
-    wanted += sorted(set(twins.values()) - set(wanted))
+    wanted += sorted(set(counterparts.values()) - set(wanted))
     _check_latents(wanted, n_latents)
     check_store(crosscoder, source)
-    kept = EvidencePass(wanted, twins, config)
+    kept = EvidencePass(wanted, counterparts, config)
     if wanted:
         part = crosscoder if wanted == list(range(n_latents)) else restrict(crosscoder, wanted)
         with (progress or SilentProgress()).task("collect", source.n_tokens, "tokens") as advance:

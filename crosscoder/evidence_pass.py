@@ -256,9 +256,9 @@ def document_maxima(codes: ActiveCodes, shard: Shard) -> Maxima:
 
 
 NEGATIVE_POOL = 4
-"""Silent documents that are kept for each negative wanted, to choose the like-sized from."""
+"""Documents without an activation kept per negative wanted, to choose some of similar length."""
 _PAIRS = 1 << 22
-"""(latent, document) pairs of which the silent ones are looked for at a time."""
+"""(latent, document) pairs that are searched for inactive ones at a time."""
 
 
 @dataclass(frozen=True)
@@ -289,28 +289,30 @@ class EvidencePass:
     def __init__(
         self,
         latents: Sequence[int],
-        twins: Mapping[int, int],
+        counterparts: Mapping[int, int],
         config: EvidenceConfig,
     ) -> None:
-        """`latents` are wanted; `twins` names, by wanted latent, its twin, wanted as well."""
+        """`counterparts` maps latents to counterparts; both are among `latents`."""
         place = {latent: index for index, latent in enumerate(latents)}
         n = len(latents)
         self.latents = np.asarray(latents, dtype=np.int64)
         self.config = config
         self.top = Reservoir(n, with_spare(config.top))
         self.sample = Reservoir(n, with_spare(config.quantile) + config.top)
-        self.silent = Reservoir(n, NEGATIVE_POOL * with_spare(config.negative))
-        self.other = Reservoir(n, with_spare(config.other_model) if twins else 0)
+        self.inactive = Reservoir(n, NEGATIVE_POOL * with_spare(config.negative))
+        self.other = Reservoir(n, with_spare(config.other_model) if counterparts else 0)
         self.top_windows = WindowActivations(n, self.top.size, config.window)
         self.sample_windows = WindowActivations(n, self.sample.size, config.window)
-        pairs = sorted((place[latent], place[twin]) for latent, twin in twins.items())
-        self._with_twin = np.array([latent for latent, _ in pairs], dtype=np.int64)
-        self._twin = np.array([twin for _, twin in pairs], dtype=np.int64)
+        pairs = sorted(
+            (place[latent], place[counterpart]) for latent, counterpart in counterparts.items()
+        )
+        self._with_counterpart = np.array([latent for latent, _ in pairs], dtype=np.int64)
+        self._counterpart = np.array([counterpart for _, counterpart in pairs], dtype=np.int64)
 
     @property
     def n_bytes(self) -> int:
         """Memory of all arrays."""
-        parts = (self.top, self.sample, self.silent, self.other)
+        parts = (self.top, self.sample, self.inactive, self.other)
         windows = self.top_windows.n_bytes + self.sample_windows.n_bytes
         return sum(part.n_bytes for part in parts) + windows
 
@@ -321,7 +323,7 @@ class EvidencePass:
         maxima = document_maxima(codes, shard)
         documents = ShardDocuments.of(shard)
         self._add_active(codes, maxima, documents)
-        self._add_silent(maxima, documents)
+        self._add_inactive(maxima, documents)
         self._add_other(maxima, documents)
 
     def _add_active(self, codes: ActiveCodes, maxima: Maxima, documents: ShardDocuments) -> None:
@@ -345,40 +347,46 @@ class EvidencePass:
         end = np.minimum(start + self.config.window, documents.first[at] + length)
         return codes.windows(entries.latent, start, end, self.config.window)
 
-    def _add_silent(self, maxima: Maxima, documents: ShardDocuments) -> None:
+    def _add_inactive(self, maxima: Maxima, documents: ShardDocuments) -> None:
         """Offer, for each latent, the usable documents of the shard in which it never fires."""
-        if self.silent.size == 0 or len(documents.usable) == 0:
+        if self.inactive.size == 0 or len(documents.usable) == 0:
             return
         n_documents = len(documents.usable)
         step = max(1, _PAIRS // n_documents)
         for start in range(0, len(self.latents), step):
             end = min(start + step, len(self.latents))
             low, high = np.searchsorted(maxima.latent, [start, end])
-            silent = np.ones((end - start, n_documents), dtype=bool)
+            inactive = np.ones((end - start, n_documents), dtype=bool)
             fired = np.searchsorted(documents.usable, maxima.document[low:high])
-            silent[maxima.latent[low:high] - start, fired] = False
-            latent, place = np.nonzero(silent)
+            inactive[maxima.latent[low:high] - start, fired] = False
+            latent, place = np.nonzero(inactive)
             latent, document = latent + start, documents.usable[place]
             drawn = self._hashed(latent, document)
             nothing = np.zeros(len(latent))
-            self.silent.offer(
+            self.inactive.offer(
                 Entries(latent, document, drawn, nothing.astype(np.int64), nothing.astype("f4"))
             )
 
     def _add_other(self, maxima: Maxima, documents: ShardDocuments) -> None:
-        """Offer each latent the documents of its twin in which it is silent itself."""
+        """Offer each latent the documents where its counterpart is active and it is not."""
         if self.other.size == 0:
             return
-        low = np.searchsorted(maxima.latent, self._twin)
-        counts = np.searchsorted(maxima.latent, self._twin, side="right") - low
-        latent = np.repeat(self._with_twin, counts)
+        low = np.searchsorted(maxima.latent, self._counterpart)
+        counts = np.searchsorted(maxima.latent, self._counterpart, side="right") - low
+        latent = np.repeat(self._with_counterpart, counts)
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         place = np.repeat(low, counts) + within
         n = int(documents.index[-1]) + 1
-        silent = ~np.isin(latent * n + maxima.document[place], maxima.latent * n + maxima.document)
-        latent, place = latent[silent], place[silent]
-        of_twin = Maxima(latent, maxima.document[place], maxima.row[place], maxima.value[place])
-        self.other.offer(self._entries(of_twin, documents, of_twin.value.astype(np.float64)))
+        inactive = ~np.isin(
+            latent * n + maxima.document[place], maxima.latent * n + maxima.document
+        )
+        latent, place = latent[inactive], place[inactive]
+        of_counterpart = Maxima(
+            latent, maxima.document[place], maxima.row[place], maxima.value[place]
+        )
+        self.other.offer(
+            self._entries(of_counterpart, documents, of_counterpart.value.astype(np.float64))
+        )
 
     def _entries(self, maxima: Maxima, documents: ShardDocuments, priority: FloatArray) -> Entries:
         at = np.searchsorted(documents.index, maxima.document)

@@ -36,7 +36,7 @@ class FiringTokens:
 
 @dataclass(frozen=True)
 class SimilarDocument:
-    """A silent document with words on which the latent fires elsewhere."""
+    """A document in which the latent is inactive, with words on which it fires elsewhere."""
 
     document: int
     position: int
@@ -83,7 +83,7 @@ class Candidate:
     centre: float
     """Middle of the window as a share of the document's length."""
     activations: tuple[float, ...] | None
-    """Of the window's tokens; None where the latent is silent in the whole document."""
+    """Of the window's tokens; None where the latent is inactive in the whole document."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class CandidatePlanner:
         """Documents whose words are compared to find similar negatives."""
         if self._config.similar == 0:
             return set()
-        kept = (self._kept.top, self._kept.silent)
+        kept = (self._kept.top, self._kept.inactive)
         return {int(document) for part in kept for document in part.of(latent).entries.document}
 
     def _candidate(
@@ -179,9 +179,9 @@ class CandidatePlanner:
     def _negatives(
         self, latent: int, active: Entries, rng: np.random.Generator
     ) -> Iterator[Candidate]:
-        """Silent documents, each of a length like that of a random active one."""
-        silent = self._kept.silent.of(latent).entries.document
-        pool = silent[np.lexsort((silent, self._length[silent]))]
+        """Inactive documents, each of a length like that of a random active one."""
+        inactive = self._kept.inactive.of(latent).entries.document
+        pool = inactive[np.lexsort((inactive, self._length[inactive]))]
         for _ in range(min(len(pool), with_spare(self._config.negative))):
             model = int(rng.integers(len(active)))
             like = int(active.document[model])
@@ -191,7 +191,7 @@ class CandidatePlanner:
             pool = np.delete(pool, chosen)
 
     def _similar(self, latent: int, top: Entries) -> Iterator[Candidate]:
-        """Silent documents that use the words on which the latent fires most."""
+        """Inactive documents that use the words on which the latent fires most."""
         if self._config.similar == 0:
             return
         slots = self._kept.top.of(latent).slot
@@ -201,7 +201,7 @@ class CandidatePlanner:
             start = int(window_start(top.position[i], np.array(len(ids)), self._config.window))
             shown = ids[start : start + self._config.window]
             windows.append((shown, values[: len(shown)]))
-        pool = self._kept.silent.of(latent).entries.document.tolist()
+        pool = self._kept.inactive.of(latent).entries.document.tolist()
         found = similar_documents(FiringTokens.of(windows), pool, self._texts)
         for similar in itertools.islice(found, with_spare(self._config.similar)):
             centre = (similar.position + 0.5) / int(self._length[similar.document])
@@ -224,18 +224,18 @@ _ROWS = 1024
 
 
 @torch.no_grad()
-def nearest_twins(
+def nearest_counterparts(
     decoder: torch.Tensor,
     latents: Sequence[int],
     model: int,
     other_latents: Sequence[int],
     other_model: int,
 ) -> dict[int, int]:
-    """By latent, the other side's latent whose decoder direction is nearest to its own.
+    """Maps each latent to the latent of the other side whose decoder direction is nearest.
 
-    `decoder` is (F, M, d). A latent points where it writes in its own side's `model`, a
-    candidate where it writes in `other_model`; nearest is the largest cosine, ties to the
-    candidate named first. A latent is never its own twin; without a candidate it has none.
+    `decoder` is (F, M, d). Directions of `latents` are read for `model`, those of
+    `other_latents` for `other_model`. Nearest means the largest cosine; the first candidate wins
+    a tie. A latent is never its own counterpart; where there is no candidate it has none.
     """
     own = list(latents)
     others = list(other_latents)
@@ -243,7 +243,7 @@ def nearest_twins(
         return {}
     candidates = _directions(decoder, others, other_model)
     index = torch.tensor(others)
-    twins: dict[int, int] = {}
+    counterparts: dict[int, int] = {}
     for start in range(0, len(own), _ROWS):
         part = own[start : start + _ROWS]
         cosine = _directions(decoder, part, model) @ candidates.T
@@ -253,8 +253,8 @@ def nearest_twins(
             part, best.values.tolist(), best.indices.tolist(), strict=True
         ):
             if value > -torch.inf:
-                twins[latent] = others[place]
-    return twins
+                counterparts[latent] = others[place]
+    return counterparts
 
 
 def _directions(decoder: torch.Tensor, latents: Sequence[int], model: int) -> torch.Tensor:

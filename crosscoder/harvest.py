@@ -197,7 +197,7 @@ class HarvestInputs:
 
     facts: tuple[ModelInfo, ...]
     """The models, in their order."""
-    speaker: ModelInfo
+    template_model: ModelInfo
     """The model whose tokenizer and template read the corpus."""
     source: HarvestSource
 
@@ -219,14 +219,16 @@ def harvest_inputs(
         specs = [with_converted_weights(spec, cache_dir, hashes, progress) for spec in specs]
     facts = tuple(inspect_subject(spec) for spec in specs)
     require_compatible(facts, config.layer, config.template_model)
-    speaker = template_subject(facts, config.template_model)
-    return HarvestInputs(facts, speaker, _source(specs, prints, speaker, documents, config))
+    template_model = template_subject(facts, config.template_model)
+    return HarvestInputs(
+        facts, template_model, _source(specs, prints, template_model, documents, config)
+    )
 
 
 def _source(
     specs: Sequence[SubjectSpec],
     prints: Sequence[str],
-    speaker: ModelInfo,
+    template_model: ModelInfo,
     documents: Sequence[Document],
     config: HarvestConfig,
 ) -> HarvestSource:
@@ -236,8 +238,8 @@ def _source(
             for spec, value in zip(specs, prints, strict=True)
         ),
         layer=config.layer,
-        tokenizer_sha256=speaker.vocabulary_sha256,
-        template_sha256=speaker.template_sha256,
+        tokenizer_sha256=template_model.vocabulary_sha256,
+        template_sha256=template_model.template_sha256,
         corpus_sha256=corpus_sha256(documents),
         config=config.deciding(),
     )
@@ -256,8 +258,10 @@ def read_text(
     `config.max_lost`, or all of it.
     """
     day = config.date or begun or dt.date.today()
-    speaker = inputs.speaker
-    corpus = tokenize_corpus(documents, speaker.tokenizer, config.max_length, day, speaker.name)
+    template_model = inputs.template_model
+    corpus = tokenize_corpus(
+        documents, template_model.tokenizer, config.max_length, day, template_model.name
+    )
     corpus.counts.require(config.max_lost)
     if not any(len(document.token_ids) for document in corpus.documents):
         raise InputError(no_content(config))

@@ -136,7 +136,7 @@ METRICS_NAME = "metrics.jsonl"
 RESULT_NAME = "result.json"
 CHECKPOINTS_NAME = "checkpoints"
 MAX_DEAD_AFTER_TOKENS = 10_000_000
-"""Tokens after which a silent latent is dead, where an epoch is not shorter."""
+"""Tokens without activation after which a latent is dead, where an epoch is not shorter."""
 DRIFT_WORTH_A_WARNING = 0.1
 """Relative distance of the held-out L0 from k."""
 _CURSOR = "cursor."

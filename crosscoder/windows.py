@@ -53,7 +53,7 @@ class WindowReader:
     def read(self, candidate: Candidate) -> Window:
         """The window of a candidate, moved inwards where the document begins or ends.
 
-        A silent one is centred on the nearest token that takes part.
+        An inactive one is centred on the nearest token that takes part.
         """
         document = self._documents[candidate.document]
         n_tokens = len(document.token_ids)

@@ -16,9 +16,9 @@ from taxonomy.judge_error import (
     JudgeErrors,
     RoganGladen,
     SideAnswers,
-    alike_p,
     corrected_ratio,
     corrected_share,
+    equal_error_p,
     judge_errors,
     refusal_of,
     rogan_gladen,
@@ -75,9 +75,9 @@ class CorrectedChange:
     q_value: float
     target_errors: JudgeErrors
     reference_errors: JudgeErrors
-    alike_p: float
-    """p of the hypothesis that the judge errs alike on both sides."""
-    alike_q: float
+    equal_error_p: float
+    """p of the hypothesis that the judge has the same error rates on both sides."""
+    equal_error_q: float
     target_rogan_gladen: RoganGladen
     reference_rogan_gladen: RoganGladen
 
@@ -100,7 +100,7 @@ def correct_changes(
     target: Sequence[JudgedLatent],
     reference: Sequence[JudgedLatent],
     *,
-    estimand: Estimand = "redraws",
+    estimand: Estimand = "superpopulation",
     alpha: float = ALPHA,
 ) -> Correction:
     """Correct every category that the judge or a reviewer gave to a latent, in the order given."""
@@ -187,7 +187,7 @@ def _corrected(
     )
     ratio = corrected_ratio(*shares, alpha=alpha)
     interval: Interval | None = ratio.interval
-    if estimand == "redraws" and target.is_wholly_reviewed and reference.is_wholly_reviewed:
+    if estimand == "superpopulation" and target.is_wholly_reviewed and reference.is_wholly_reviewed:
         interval = ratio_interval(_counted(target), _counted(reference), alpha)
     ci_low, ci_high = bounds(interval and interval.percent_change())
     errors = (judge_errors(target), judge_errors(reference))
@@ -204,8 +204,8 @@ def _corrected(
         q_value=1.0,
         target_errors=errors[0],
         reference_errors=errors[1],
-        alike_p=alike_p(*errors),
-        alike_q=1.0,
+        equal_error_p=equal_error_p(*errors),
+        equal_error_q=1.0,
         target_rogan_gladen=_cross_check(target, alpha),
         reference_rogan_gladen=_cross_check(reference, alpha),
     )
@@ -225,8 +225,8 @@ def _adjusted(rows: Sequence[CorrectedChange]) -> tuple[CorrectedChange, ...]:
     """The rows with Benjamini-Hochberg q-values, a level being a family."""
     levels = [row.level for row in rows]
     q_values = adjust_by_level(levels, [row.p_value for row in rows])
-    alike = adjust_by_level(levels, [row.alike_p for row in rows])
+    alike = adjust_by_level(levels, [row.equal_error_p for row in rows])
     return tuple(
-        replace(row, q_value=q_value, alike_q=alike_q)
-        for row, q_value, alike_q in zip(rows, q_values, alike, strict=True)
+        replace(row, q_value=q_value, equal_error_q=equal_error_q)
+        for row, q_value, equal_error_q in zip(rows, q_values, alike, strict=True)
     )

@@ -16,7 +16,7 @@ MOST_PROTOTYPES = 12
 
 
 @dataclass(frozen=True)
-class CategoryChange:
+class CategoryEdit:
     """What became of one category; `to` holds one slug, several for a split, none for a drop."""
 
     kind: ChangeKind
@@ -34,7 +34,7 @@ class Edit:
     """A new version, and what became of every category of the old one, in its order."""
 
     taxonomy: Taxonomy
-    changes: tuple[CategoryChange, ...]
+    changes: tuple[CategoryEdit, ...]
 
     @property
     def added(self) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ def rename(taxonomy: Taxonomy, slug: str, new_slug: str, name: str | None = None
         renamed if each.slug == slug else _under(each, {slug: new_slug})
         for each in taxonomy.categories
     ]
-    return edited(taxonomy, categories, [CategoryChange("renamed", slug, (new_slug,))])
+    return edited(taxonomy, categories, [CategoryEdit("renamed", slug, (new_slug,))])
 
 
 def merge(taxonomy: Taxonomy, slugs: Sequence[str], into: str) -> Edit:
@@ -86,7 +86,7 @@ def merge(taxonomy: Taxonomy, slugs: Sequence[str], into: str) -> Edit:
             categories.append(merged)
         elif each.slug not in gone:
             categories.append(_under(each, gone))
-    changes = [CategoryChange("merged", each.slug, (into,)) for each in sources]
+    changes = [CategoryEdit("merged", each.slug, (into,)) for each in sources]
     return edited(taxonomy, categories, changes)
 
 
@@ -107,11 +107,11 @@ def split(taxonomy: Taxonomy, slug: str, into: Sequence[str]) -> Edit:
     categories: list[Category] = []
     for each in taxonomy.categories:
         categories += made if each.slug == slug else [each]
-    return edited(taxonomy, categories, [CategoryChange("split", slug, tuple(parts))])
+    return edited(taxonomy, categories, [CategoryEdit("split", slug, tuple(parts))])
 
 
 def edited(
-    old: Taxonomy, categories: Sequence[Category], declared: Sequence[CategoryChange] = ()
+    old: Taxonomy, categories: Sequence[Category], declared: Sequence[CategoryEdit] = ()
 ) -> Edit:
     """The version after `old` with these categories, and what the declared changes make of it."""
     new = Taxonomy(name=old.name, version=next_version(old.version), categories=tuple(categories))
@@ -119,15 +119,15 @@ def edited(
 
 
 def changes_between(
-    old: Taxonomy, new: Taxonomy, declared: Sequence[CategoryChange] = ()
-) -> tuple[CategoryChange, ...]:
+    old: Taxonomy, new: Taxonomy, declared: Sequence[CategoryEdit] = ()
+) -> tuple[CategoryEdit, ...]:
     """What became of every category of `old`, in its order.
 
     A category whose slug is kept is the same one, or moved where its parent is another. What
     became of the others has to be declared. Raises InputError for a category that is not there,
     one that is spoken of twice, and one that is gone without a word.
     """
-    spoken: dict[str, CategoryChange] = {}
+    spoken: dict[str, CategoryEdit] = {}
     for change in declared:
         _check(change, old, new)
         if change.slug in spoken:
@@ -150,12 +150,12 @@ def followed_by(first: Edit, second: Edit) -> Edit:
     for change in first.changes:
         steps = [later[slug] for slug in change.to]
         to = tuple(dict.fromkeys(slug for step in steps for slug in step.to))
-        found.append(CategoryChange(_joint_kind(change, steps, to), change.slug, to))
+        found.append(CategoryEdit(_joint_kind(change, steps, to), change.slug, to))
     return Edit(second.taxonomy, tuple(found))
 
 
 def _joint_kind(
-    change: CategoryChange, steps: Sequence[CategoryChange], to: Sequence[str]
+    change: CategoryEdit, steps: Sequence[CategoryEdit], to: Sequence[str]
 ) -> ChangeKind:
     """The step that weighs most: a split or drop anywhere, else a merge, a new name, a move."""
     kinds = {change.kind, *(step.kind for step in steps)}
@@ -175,7 +175,7 @@ def reworded(old: Category, new: Category) -> bool:
     return any(getattr(old, key).strip() != getattr(new, key).strip() for key in meaning)
 
 
-def _kept(category: Category, new: Taxonomy, parents: Mapping[str, str]) -> CategoryChange:
+def _kept(category: Category, new: Taxonomy, parents: Mapping[str, str]) -> CategoryEdit:
     slug = category.slug
     if slug not in new:
         raise InputError(
@@ -185,10 +185,10 @@ def _kept(category: Category, new: Taxonomy, parents: Mapping[str, str]) -> Cate
     above = category.parent
     expected = None if above is None else parents.get(above, above)
     is_same = new.get(slug).parent == expected
-    return CategoryChange("same" if is_same else "moved", slug, (slug,))
+    return CategoryEdit("same" if is_same else "moved", slug, (slug,))
 
 
-def _check(change: CategoryChange, old: Taxonomy, new: Taxonomy) -> None:
+def _check(change: CategoryEdit, old: Taxonomy, new: Taxonomy) -> None:
     old.get(change.slug)
     for slug in change.to:
         new.get(slug)

@@ -18,9 +18,9 @@ from taxonomy.settings import ALPHA
 
 Flags = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.float64]
-Estimand = Literal["redraws", "these latents"]
-"""`redraws`: the share in the population of latents that such crosscoders yield; `these latents`:
-the share that a review of every latent of this side would find."""
+Estimand = Literal["superpopulation", "finite_population"]
+"""`superpopulation`: the share in the population that the latents are a sample of.
+`finite_population`: the share that a review of every latent of this side would find."""
 Method = Literal["ppi++", "wholly reviewed"]
 
 LEAST_REVIEWED = 60
@@ -102,7 +102,7 @@ def refusal_of(answers: SideAnswers) -> str | None:
 
 
 def corrected_share(
-    answers: SideAnswers, estimand: Estimand = "redraws", alpha: float = ALPHA
+    answers: SideAnswers, estimand: Estimand = "superpopulation", alpha: float = ALPHA
 ) -> CorrectedShare:
     """Return one side's corrected share; InputError where `refusal_of` names a reason."""
     refusal = refusal_of(answers)
@@ -120,7 +120,7 @@ def corrected_share(
     left_over = numerator.residual - share * denominator.residual
     redrawn = sample.human - share * sample.human_counts
     variance = _spread(left_over, sample, squared=True) * (1 - sample.n / answers.n_latents)
-    if estimand == "redraws":
+    if estimand == "superpopulation":
         variance += _spread(redrawn, sample, squared=False) / answers.n_latents
     variance /= denominator.mean**2
     whole = answers.is_wholly_reviewed
@@ -247,7 +247,7 @@ def _share_interval(
     share: float, variance: float, answers: SideAnswers, estimand: Estimand, alpha: float
 ) -> Interval:
     if answers.is_wholly_reviewed:
-        if estimand == "these latents":
+        if estimand == "finite_population":
             return Interval(share, share)
         counted = int(answers.human_counts.sum())
         inside = int((answers.human & answers.human_counts).sum())
@@ -299,8 +299,8 @@ def judge_errors(answers: SideAnswers, *, counted_only: bool = False) -> JudgeEr
     )
 
 
-def alike_p(target: JudgeErrors, reference: JudgeErrors) -> float:
-    """p of the hypothesis that the judge errs alike on both sides.
+def equal_error_p(target: JudgeErrors, reference: JudgeErrors) -> float:
+    """p-value of the hypothesis that the judge has the same error rates on both sides.
 
     Fisher's test of the two sensitivities and of the two specificities, the smaller p doubled
     (Bonferroni). A judge that over-calls a category on one side alone fakes a change.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from taxonomy.edits import CategoryChange, ChangeKind, Edit, changes_between
+from taxonomy.edits import CategoryEdit, ChangeKind, Edit, changes_between
 from taxonomy.errors import InputError
 from taxonomy.tree import (
     Category,
@@ -85,7 +85,7 @@ class Proposal(BaseModel):
     def edit_of(self, old: Taxonomy) -> Edit:
         """The edit that leads from `old` to the proposed version."""
         declared = [
-            CategoryChange(change.kind, slug, change.to)
+            CategoryEdit(change.kind, slug, change.to)
             for change in self.changes
             for slug in change.sources
         ]

@@ -83,7 +83,7 @@ def scale_of(windows: Sequence[Example]) -> float:
 
 
 def in_order(windows: Sequence[Example]) -> tuple[Example, ...]:
-    """Windows in the order in which a judge reads them: strongest, quantiles, negatives, twins."""
+    """Windows in the order in which a judge reads them: top, quantile, negative, other_model."""
     kinds = ("top", "quantile", "negative", "other_model")
 
     def place(window: Example) -> tuple[int, int, float, tuple[str, ...]]:

@@ -134,7 +134,7 @@ class CrosscoderView:
     fve: tuple[tuple[str, float], ...] = ()
     """Model and fraction of variance explained."""
     l0: float | None = None
-    silent_share: float | None = None
+    inactive_share: float | None = None
     """Share of the latents that are active on no held-out token; None where no run recorded it."""
     dead_share: float | None = None
     """Share of the latents that were dead when training ended; None for a loaded crosscoder."""

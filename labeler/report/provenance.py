@@ -65,7 +65,7 @@ def _crosscoder(session: Session, row: Crosscoder) -> CrosscoderView:
         models=tuple(model.name for model in _models(session, row.id)),
         fve=_fve(quality.get("fve")),
         l0=_number(quality.get("l0")),
-        silent_share=_number(quality.get("silent_share")),
+        inactive_share=_number(quality.get("inactive_share")),
         dead_share=_number(quality.get("dead_share")),
     )
 

@@ -117,7 +117,7 @@ def flat(row: CorrectedChange) -> dict[str, Any]:
             f"{side}_rejections": errors.rejections.count,
             f"{side}_negatives": errors.rejections.total,
         }
-    values |= {"alike_p": row.alike_p, "alike_q": row.alike_q}
+    values |= {"alike_p": row.equal_error_p, "alike_q": row.equal_error_q}
     return values | {f"{side}_rogan_gladen": found.share for side, _, _, found in sides}
 
 

@@ -100,7 +100,7 @@ def _collected(context: StageContext, run_id: int, part: _Part) -> int:
     settings = context.study.config.collect.model_dump(include=set(EvidenceSettings.model_fields))
     config = EvidenceConfig(seed=context.study.config.study.seed, **settings)
     crosscoder = trained_crosscoder(context, part.crosscoder)
-    twins = _twins(crosscoder, part.sides)
+    counterparts = _counterparts(crosscoder, part.sides)
     indices = sorted(part.wanted)
     gathered = gather(
         crosscoder,
@@ -108,7 +108,7 @@ def _collected(context: StageContext, run_id: int, part: _Part) -> int:
         indices,
         config,
         context.progress,
-        {latent: twin for latent, twin in twins.items() if latent in part.wanted},
+        {latent: counterparts[latent] for latent in counterparts if latent in part.wanted},
     )
     tokenizer = _tokenizer(context)
     n_windows = 0
@@ -185,22 +185,22 @@ def _members(session: Session, set_id: int) -> tuple[int, ...]:
     return tuple(session.execute(query).scalars())
 
 
-def _twins(crosscoder: CrosscoderModule, pairs: list[tuple[_Side, _Side]]) -> dict[int, int]:
-    """The twin of every latent of a set; a latent of several keeps that of the first."""
-    from crosscoder.evidence_plan import nearest_twins
+def _counterparts(crosscoder: CrosscoderModule, pairs: list[tuple[_Side, _Side]]) -> dict[int, int]:
+    """The counterpart of every latent of a set; a latent of several keeps that of the first."""
+    from crosscoder.evidence_plan import nearest_counterparts
 
-    twins: dict[int, int] = {}
+    counterparts: dict[int, int] = {}
     for target, reference in pairs:
         for own, other in ((target, reference), (reference, target)):
-            found = nearest_twins(
+            found = nearest_counterparts(
                 crosscoder.W_dec,
                 own.latents,
                 crosscoder.config.model_index(own.model),
                 other.latents,
                 crosscoder.config.model_index(other.model),
             )
-            twins = found | twins
-    return twins
+            counterparts = found | counterparts
+    return counterparts
 
 
 def comparison_latents(session: Session, context: StageContext) -> list[Latent]:

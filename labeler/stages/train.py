@@ -80,11 +80,11 @@ def load_into(context: StageContext, source: TrainingSource, folder: Path) -> St
     return StageOutcome(
         f"{crosscoder.config.n_latents:,} latents loaded from {loaded.path.name} "
         f"({loaded.layout}); held out: {shown}, L0 {quality.l0:.1f}, "
-        f"{100 * quality.silent_share:.1f}% inactive{said}",
+        f"{100 * quality.inactive_share:.1f}% inactive{said}",
         {
             "fve": {row.model: row.fve for row in quality.fve},
             "l0": quality.l0,
-            "silent_share": quality.silent_share,
+            "inactive_share": quality.inactive_share,
             "theta": float(crosscoder.theta),
             "layout": loaded.layout,
             "notes": notes,
@@ -222,12 +222,12 @@ def _trained(
     return StageOutcome(
         f"{crosscoder_config.n_latents:,} latents, {result.n_steps:,} steps; "
         f"held out: {shown}, L0 {quality.l0:.1f}{drift}, "
-        f"{100 * quality.silent_share:.1f}% inactive; "
+        f"{100 * quality.inactive_share:.1f}% inactive; "
         f"in training: {100 * result.dead_share:.1f}% dead",
         {
             "fve": {row.model: row.fve for row in quality.fve},
             "l0": quality.l0,
-            "silent_share": quality.silent_share,
+            "inactive_share": quality.inactive_share,
             "dead_share": result.dead_share,
             "theta": result.theta,
             "theta_drift": result.theta_drift,

@@ -40,7 +40,7 @@ from labeler.taxonomies.showing import named_version
 from labeler.taxonomies.versions import UNREAD, study_version
 from labeler.text import plural
 from taxonomy import edits
-from taxonomy.edits import CategoryChange, Edit, changes_between
+from taxonomy.edits import CategoryEdit, Edit, changes_between
 from taxonomy.errors import InputError
 from taxonomy.proposal import Proposal
 from taxonomy.tree import Taxonomy, next_version
@@ -52,7 +52,7 @@ class Decided:
 
     changed: bool
     version: str
-    changes: tuple[CategoryChange, ...] = ()
+    changes: tuple[CategoryEdit, ...] = ()
     added: tuple[str, ...] = ()
     n_kept: int = 0
     """Latents whose label or decision is in force under the new version too."""
@@ -319,7 +319,7 @@ def _title(version: TaxonomyVersion) -> str:
     return f"{version.name} {version.version}"
 
 
-def _became(change: CategoryChange) -> str:
+def _became(change: CategoryEdit) -> str:
     if change.kind == "renamed" and change.to == (change.slug,):
         return "has another title"
     if change.kind == "merged" and change.to == (change.slug,):
@@ -379,9 +379,9 @@ def _edit(now: Taxonomy, new: Taxonomy, renamed: Mapping[str, str]) -> Edit:
     """
     earlier = {present: old for old, present in renamed.items() if old in new}
     gone = [
-        CategoryChange("renamed", slug, (earlier[slug],))
+        CategoryEdit("renamed", slug, (earlier[slug],))
         if slug in earlier
-        else CategoryChange("dropped", slug)
+        else CategoryEdit("dropped", slug)
         for slug in now.slugs
         if slug not in new
     ]

@@ -16,7 +16,7 @@ from labeler.store.schema import Category, CategoryMapping, EffectiveLabelCatego
 from labeler.store.taxonomies import line_between, load_version, versions
 from labeler.study.study_file import StudyFile, load_proposal
 from labeler.taxonomies.versions import stored_version, tree_of
-from taxonomy.edits import CategoryChange, Edit, changes_between, followed_by, reworded
+from taxonomy.edits import CategoryEdit, Edit, changes_between, followed_by, reworded
 from taxonomy.proposal import Proposal, follow, proposal_text, taxonomy_text
 from taxonomy.tree import Taxonomy
 
@@ -132,14 +132,14 @@ def _step(session: Session, old: TaxonomyVersion, new: TaxonomyVersion) -> Edit:
     declared = _recorded(session, old, new)
     known = {change.slug for change in declared}
     gone = [
-        CategoryChange("dropped", slug)
+        CategoryEdit("dropped", slug)
         for slug in before.slugs
         if slug not in after and slug not in known
     ]
     return Edit(after, changes_between(before, after, [*declared, *gone]))
 
 
-def _recorded(session: Session, old: TaxonomyVersion, new: TaxonomyVersion) -> list[CategoryChange]:
+def _recorded(session: Session, old: TaxonomyVersion, new: TaxonomyVersion) -> list[CategoryEdit]:
     """What was recorded of the step between two versions, beside what stayed the same."""
     names = {
         row.id: row.slug
@@ -164,7 +164,7 @@ def _recorded(session: Session, old: TaxonomyVersion, new: TaxonomyVersion) -> l
         _, targets = found.setdefault(names[row.from_category_id], (row.kind, []))
         targets += [] if row.to_category_id is None else [names[row.to_category_id]]
     return [
-        CategoryChange(kind, slug, tuple(targets))  # type: ignore[arg-type]
+        CategoryEdit(kind, slug, tuple(targets))  # type: ignore[arg-type]
         for slug, (kind, targets) in found.items()
     ]
 

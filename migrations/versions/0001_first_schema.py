@@ -357,7 +357,7 @@ def reports() -> Tables:
         ),
         "judge_correction": (
             link("report_run_id: run", "comparison_id"), time("computed_at"),
-            string(16, "estimand", "denominator"), text("refusal?"),
+            string(20, "estimand"), string(16, "denominator"), text("refusal?"),
             integer("target_reviewed", "target_judged"), flag("target_is_whole"),
             integer("reference_reviewed", "reference_judged"), flag("reference_is_whole"),
             unique("report_run_id", "comparison_id"), index("comparison_id"),

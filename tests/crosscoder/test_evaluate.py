@@ -49,7 +49,7 @@ def test_fve_is_one_minus_the_ratio_of_sums_over_the_whole_set() -> None:
         assert row.fve == pytest.approx(float(1 - error / spread))
     assert quality.n_tokens == 90
     assert quality.l0 == codes.n_active / 90
-    assert quality.silent_share == 1 - len(codes.latent.unique()) / 16
+    assert quality.inactive_share == 1 - len(codes.latent.unique()) / 16
 
 
 def test_fve_is_the_same_in_raw_space() -> None:

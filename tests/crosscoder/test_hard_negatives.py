@@ -1,4 +1,4 @@
-"""Hard negatives: the twin's text, and silent documents with the words a latent fires on."""
+"""Hard negatives: the counterpart's text, and inactive documents with the latent's words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from crosscoder.activations import ActivationStore, write_store
 from crosscoder.corpus import DocumentTokens
 from crosscoder.errors import InputError
 from crosscoder.evidence import EvidenceConfig, collect_evidence, gather
-from crosscoder.evidence_plan import FiringTokens, nearest_twins, similar_documents
+from crosscoder.evidence_plan import FiringTokens, nearest_counterparts, similar_documents
 from crosscoder.model import Crosscoder
 
 
@@ -46,15 +46,15 @@ def maxima(crosscoder: Crosscoder, store: ActivationStore) -> torch.Tensor:
     return (codes * mask[:, None]).view(N_DOCUMENTS, LENGTH, 6).max(dim=1).values
 
 
-def test_other_model_evidence_is_the_twins_strongest_text_where_the_latent_is_silent(
+def test_other_model_evidence_is_the_counterparts_strongest_text_where_the_latent_is_inactive(
     crosscoder: Crosscoder, store: ActivationStore, maxima: torch.Tensor
 ) -> None:
     tokenizer = WordTokenizer()
     config = CONFIG.model_copy(update={"other_model": 5, "negative": 0, "quantile": 0})
-    found = collect_evidence(crosscoder, store, tokenizer, [0], config, twins={0: 4})
+    found = collect_evidence(crosscoder, store, tokenizer, [0], config, counterparts={0: 4})
     shown = of_kind(found, 0, "other_model")
-    silent = (maxima[:, 0] == 0).nonzero().flatten()
-    ranked = silent[maxima[silent, 4].argsort(descending=True)]
+    inactive = (maxima[:, 0] == 0).nonzero().flatten()
+    ranked = inactive[maxima[inactive, 4].argsort(descending=True)]
     assert [document_of(item) for item in shown] == ranked[:5].tolist()
     assert all(maxima[document_of(item), 4] > 0 for item in shown)
     assert all(item.max_activation == 0 and len(item.tokens) == 8 for item in shown)
@@ -64,7 +64,9 @@ def test_other_model_evidence_is_the_twins_strongest_text_where_the_latent_is_si
 def test_a_latent_without_a_twin_has_no_other_model_evidence(
     crosscoder: Crosscoder, store: ActivationStore
 ) -> None:
-    found = collect_evidence(crosscoder, store, WordTokenizer(), [0, 1], CONFIG, twins={0: 4})
+    found = collect_evidence(
+        crosscoder, store, WordTokenizer(), [0, 1], CONFIG, counterparts={0: 4}
+    )
     assert of_kind(found, 0, "other_model")
     assert not of_kind(found, 1, "other_model")
 
@@ -75,10 +77,10 @@ def test_twins_are_the_nearest_directions_of_the_other_side() -> None:
     decoder[1, 1] = torch.tensor([0.0, 3.0, 0.1])
     decoder[2, 1] = torch.tensor([2.0, 0.0, 0.0])
     decoder[3, 0] = torch.tensor([0.0, 1.0, 0.0])
-    assert nearest_twins(decoder, [0, 3], 0, [1, 2], 1) == {0: 2, 3: 1}
-    assert nearest_twins(decoder, [2], 1, [2, 3], 0) == {2: 3}
-    assert nearest_twins(decoder, [2], 1, [2], 0) == {}
-    assert nearest_twins(decoder, [0], 0, [], 1) == {}
+    assert nearest_counterparts(decoder, [0, 3], 0, [1, 2], 1) == {0: 2, 3: 1}
+    assert nearest_counterparts(decoder, [2], 1, [2, 3], 0) == {2: 3}
+    assert nearest_counterparts(decoder, [2], 1, [2], 0) == {}
+    assert nearest_counterparts(decoder, [0], 0, [], 1) == {}
 
 
 def test_evidence_for_all_latents_is_that_of_each_alone(
@@ -150,4 +152,4 @@ def test_more_similar_negatives_than_negatives_are_refused() -> None:
 
 def test_an_unknown_twin_is_refused(crosscoder: Crosscoder, store: ActivationStore) -> None:
     with pytest.raises(InputError, match="latent 6: this crosscoder has latents 0 to 5"):
-        gather(crosscoder, store, [0], CONFIG, twins={0: 6})
+        gather(crosscoder, store, [0], CONFIG, counterparts={0: 6})

@@ -236,7 +236,7 @@ def build_planted(
         train_run = new_run(
             session,
             "train",
-            {"fve": {"it": 0.812, "simpo": 0.807}, "l0": 31.9, "silent_share": 0.021},
+            {"fve": {"it": 0.812, "simpo": 0.807}, "l0": 31.9, "inactive_share": 0.021},
         )
         run_id = new_run(session, "categorize", {"embedder": "minilm"})
         crosscoder = get_or_create_crosscoder(

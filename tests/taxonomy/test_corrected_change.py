@@ -39,7 +39,7 @@ def test_every_seen_category_is_corrected_with_its_parent() -> None:
     assert leaf.ci_low is not None
     assert leaf.ci_low > 0
     assert leaf.q_value == leaf.p_value < 0.001
-    assert leaf.alike_p > 0.05
+    assert leaf.equal_error_p > 0.05
 
 
 def test_a_side_with_too_few_reviews_stops_the_correction_and_is_named() -> None:

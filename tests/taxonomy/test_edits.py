@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taxonomy.edits import CategoryChange, changes_between, merge, rename, reworded, split
+from taxonomy.edits import CategoryEdit, changes_between, merge, rename, reworded, split
 from taxonomy.errors import InputError
 from taxonomy.proposal import Proposal, follow, proposal_from, proposal_text, taxonomy_text
 from taxonomy.tree import Category, Taxonomy, seed_taxonomy, taxonomy_from
@@ -25,7 +25,7 @@ TREE = Taxonomy(
 )
 
 
-def kinds(changes: tuple[CategoryChange, ...]) -> dict[str, str]:
+def kinds(changes: tuple[CategoryEdit, ...]) -> dict[str, str]:
     return {change.slug: change.kind for change in changes}
 
 
@@ -96,12 +96,12 @@ def test_every_category_is_accounted_for() -> None:
     without = Taxonomy(name="small", version="2", categories=TREE.categories[:-1])
     with pytest.raises(InputError, match="'lists' is gone and nothing says"):
         changes_between(TREE, without)
-    changes = changes_between(TREE, without, [CategoryChange("dropped", "lists")])
+    changes = changes_between(TREE, without, [CategoryEdit("dropped", "lists")])
     assert kinds(changes)["lists"] == "dropped"
     with pytest.raises(InputError, match="dropped and still there"):
-        changes_between(TREE, TREE, [CategoryChange("dropped", "lists")])
+        changes_between(TREE, TREE, [CategoryEdit("dropped", "lists")])
     with pytest.raises(InputError, match="needs one slug"):
-        changes_between(TREE, without, [CategoryChange("renamed", "lists")])
+        changes_between(TREE, without, [CategoryEdit("renamed", "lists")])
 
 
 def test_another_parent_is_a_move_and_other_words_are_seen() -> None:

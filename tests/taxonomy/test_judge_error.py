@@ -10,9 +10,9 @@ from taxonomy.judge_error import (
     LEAST_REVIEWED,
     JudgeErrors,
     SideAnswers,
-    alike_p,
     corrected_ratio,
     corrected_share,
+    equal_error_p,
     judge_errors,
     refusal_of,
     rogan_gladen,
@@ -90,7 +90,7 @@ def test_a_wholly_reviewed_side_is_counted_however_small() -> None:
     wilson = wilson_interval(Side(6, 40))
     assert wilson is not None
     assert (share.low, share.high) == (wilson.low, wilson.high)
-    exact = corrected_share(answers, "these latents")
+    exact = corrected_share(answers, "finite_population")
     assert exact.low == exact.share == exact.high == 6 / 40
 
 
@@ -99,7 +99,7 @@ def test_the_finite_population_correction_shrinks_the_interval_as_reviews_fill_t
     widths = []
     for n_reviewed in (100, 200, 290):
         answers = simulated(generator, 0.2, 300, n_reviewed)
-        share = corrected_share(answers, "these latents")
+        share = corrected_share(answers, "finite_population")
         widths.append(share.high - share.low)
     assert widths[0] > widths[1] > widths[2]
     assert widths[2] < 0.25 * widths[0]
@@ -107,7 +107,7 @@ def test_the_finite_population_correction_shrinks_the_interval_as_reviews_fill_t
 
 def test_a_sample_without_errors_still_has_a_variance_of_them() -> None:
     answers = table_answers(10, 0, 0, 90, (100, 800))
-    share = corrected_share(answers, "these latents")
+    share = corrected_share(answers, "finite_population")
     assert share.share == pytest.approx(110 / 1000, abs=0.002)
     assert share.high - share.low > 0.01
 
@@ -182,9 +182,9 @@ def test_corrected_intervals_cover_where_the_naive_one_misses() -> None:
 def test_a_judge_that_errs_on_one_side_alone_is_noticed() -> None:
     alike = JudgeErrors(Side(17, 20), Side(78, 80))
     overcalling = JudgeErrors(Side(17, 20), Side(60, 80))
-    assert alike_p(alike, alike) == 1.0
-    assert alike_p(alike, overcalling) < 0.001
-    assert alike_p(JudgeErrors(Side(0, 0), Side(5, 5)), alike) == 1.0
+    assert equal_error_p(alike, alike) == 1.0
+    assert equal_error_p(alike, overcalling) < 0.001
+    assert equal_error_p(JudgeErrors(Side(0, 0), Side(5, 5)), alike) == 1.0
 
 
 def test_errors_are_counted_in_the_sample_alone() -> None:

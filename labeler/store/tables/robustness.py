@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from labeler.store.tables.base import Base, FreeText, OneOf, UtcDateTime, utc_now
 from labeler.store.tables.review import DENOMINATORS
 
-ESTIMANDS = ("redraws", "these latents")
+ESTIMANDS = ("superpopulation", "finite_population")
 STABILITIES = ("stable", "unstable", "too few to say")
 
 
@@ -28,7 +28,7 @@ class JudgeCorrection(Base):
     report_run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
     comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"))
     computed_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    estimand: Mapped[str] = mapped_column(OneOf(ESTIMANDS))
+    estimand: Mapped[str] = mapped_column(OneOf(ESTIMANDS, length=20))
     denominator: Mapped[str] = mapped_column(OneOf(DENOMINATORS))
     refusal: Mapped[str | None] = mapped_column(FreeText)
     """Why nothing was corrected; NULL where it was."""

@@ -47,7 +47,7 @@ _CORRECTION_COLUMNS = {
             strict=True,
         )
     },
-    "alike_p": "p that the judge errs alike on both sides",
+    "alike_p": "p that the judge has the same error rates on both sides",
     "alike_q": "Benjamini-Hochberg over the categories of the same level",
     "target_rogan_gladen": "cross-check of the target share by Rogan and Gladen; NULL = unusable",
     "reference_rogan_gladen": "the same of the reference side",
@@ -96,7 +96,7 @@ VIEWS = (
         columns={
             "comparison": "name of the comparison",
             **_CORRECTION_COLUMNS,
-            "estimand": "redraws, or these latents",
+            "estimand": "superpopulation, or finite_population",
             "denominator": "labelled, assigned or isolated",
             **_WHEN,
         },

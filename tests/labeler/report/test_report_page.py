@@ -123,9 +123,13 @@ def test_provenance_names_runs_hashes_and_the_sql(planted_page: Page) -> None:
 @pytest.mark.parametrize(
     ("recorded", "said", "unsaid"),
     [
-        ({"silent_share": 0.25}, "25.0% of the latents inactive on held-out tokens.", "were dead"),
         (
-            {"silent_share": 0.25, "dead_share": 0.5},
+            {"inactive_share": 0.25},
+            "25.0% of the latents inactive on held-out tokens.",
+            "were dead",
+        ),
+        (
+            {"inactive_share": 0.25, "dead_share": 0.5},
             "25.0% of the latents inactive on held-out tokens. When training ended, 50.0% of the "
             "latents were dead.",
             "50.0% of the latents inactive",

@@ -1,4 +1,4 @@
-"""Collect: evidence for the sets' latents or for all, the twin's text as hard negatives."""
+"""Collect: evidence for the sets' latents or for all, the counterpart's text as hard negatives."""
 
 from __future__ import annotations
 

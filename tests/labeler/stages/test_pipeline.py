@@ -145,10 +145,10 @@ def test_the_inactive_share_of_the_report_is_that_of_held_out_text(
     result = json.loads(path.read_text(encoding="utf-8"))
     ((recorded,),) = rows(finished_study, "SELECT result FROM run WHERE kind = 'train'")
     stored = json.loads(recorded)
-    assert stored["silent_share"] == result["quality"]["silent_share"]
+    assert stored["inactive_share"] == result["quality"]["inactive_share"]
     assert stored["dead_share"] == result["dead_share"]
     page = (finished_study.folder / "report" / "index.html").read_text(encoding="utf-8")
-    share = 100 * result["quality"]["silent_share"]
+    share = 100 * result["quality"]["inactive_share"]
     assert f"{share:.1f}% of the latents inactive on held-out tokens" in page
 
 
