@@ -92,14 +92,14 @@ def gather(
     progress: Progress | None = None,
     counterparts: Mapping[int, int] | None = None,
 ) -> Gathered:
-    """One sequential pass that keeps the documents worth showing of some latents, or of all.
+    """Read all activations once and keep the best documents of some latents, or of all.
 
-    A window is centred on the strongest token of its document; for a negative, where an active
-    document of similar length has its own; for `other_model`, where the counterpart fires.
-    `counterparts` maps a latent to the other side's. Windows of one latent differ in their text, and each comes
-    from a document of its own. Same seed, same evidence, whatever the size of the shards and
-    whichever other latents are wanted. Memory is fixed by the number of latents: it grows
-    neither with the data nor with how often a latent fires.
+    A window is centred on the strongest token of its document. A negative has its centre where an
+    active document of similar length has it; `other_model`, where the counterpart fires.
+    `counterparts` maps a latent to the other side's. The windows of a latent differ in text, and
+    each comes from a different document. The same seed gives the same evidence, whatever the size
+    of the shards and whichever other latents are wanted. Memory depends on the number of latents
+    only, not on the data or on how often a latent fires.
     InputError where a latent does not exist, where source and crosscoder do not fit, or where
     theta is not calibrated.
     """
