@@ -28,8 +28,8 @@ from taxonomy.judge_error import (
     corrected_ratio,
     corrected_share,
 )
-from taxonomy.seeds import LogRatio, combine_seeds
 from taxonomy.settings import ALPHA
+from taxonomy.stability import LogRatio, combine_seeds
 
 log = logging.getLogger("change_coverage")
 FULL, QUICK = 4_000, 300

@@ -22,8 +22,7 @@ from pathlib import Path
 
 from labeler.embedding.base import Embedder
 from labeler.embedding.factory import find_minilm
-from labeler.embedding.minilm import MiniLmEmbedder
-from labeler.embedding.tfidf import TfidfEmbedder
+from labeler.embedding.local import MiniLmEmbedder, TfidfEmbedder
 from labeler.judge.base import CategoryOption, Example, LatentRecord
 from labeler.judge.embedding_judge import EvidenceJudge
 from labeler.judge.prompts import categorize_request

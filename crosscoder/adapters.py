@@ -14,10 +14,10 @@ from crosscoder.model_checks import (
     check_weight_file,
     read_config,
     read_header,
+    reading,
     require_content,
     require_quick_patterns,
 )
-from crosscoder.pretrained import reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

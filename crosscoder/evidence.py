@@ -7,22 +7,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 
 from crosscoder.config import EvidenceConfig, EvidenceKind
-from crosscoder.corpus import TokenRole
+from crosscoder.corpus import DocumentTokens, TokenRole, token_texts
 from crosscoder.errors import InputError
 from crosscoder.evaluate import restrict
-from crosscoder.evidence_pass import EvidencePass
-from crosscoder.evidence_plan import CandidatePlanner, Wanted
+from crosscoder.evidence_pass import EvidencePass, window_start
+from crosscoder.evidence_plan import Candidate, CandidatePlanner, Wanted
 from crosscoder.model import Crosscoder
 from crosscoder.progress import Progress, SilentProgress
 from crosscoder.scaling import check_store
 from crosscoder.sources import ActivationSource
-from crosscoder.windows import Window, WindowReader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
 
 __all__ = [
     "Evidence",
@@ -231,3 +232,68 @@ def _with_splits(
 
 def _hash(seed: int, latent: int, document_id: str) -> bytes:
     return hashlib.sha256(f"{seed}\0{latent}\0{document_id}".encode()).digest()
+
+
+_HIDDEN_ROLES = (int(TokenRole.TEMPLATE), int(TokenRole.BOS))
+
+
+@dataclass(frozen=True)
+class Window:
+    """A candidate with its text."""
+
+    candidate: Candidate
+    start: int
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    role_numbers: tuple[int, ...]
+    activations: tuple[float, ...]
+
+    @property
+    def content(self) -> str:
+        """The text without template tokens and without differences of white space."""
+        shown = zip(self.tokens, self.role_numbers, strict=True)
+        return " ".join("".join(t for t, role in shown if role not in _HIDDEN_ROLES).split())
+
+
+class WindowReader:
+    """Cuts windows out of some documents; the text of a document is decoded once."""
+
+    def __init__(
+        self,
+        documents: Mapping[int, DocumentTokens],
+        tokenizer: PreTrainedTokenizerBase,
+        length: int,
+    ) -> None:
+        self._documents = documents
+        self._tokenizer = tokenizer
+        self._length = length
+        self._texts: dict[int, list[str]] = {}
+
+    def read(self, candidate: Candidate) -> Window:
+        """The window of a candidate, moved inwards where the document begins or ends.
+
+        An inactive one is centred on the nearest token that takes part.
+        """
+        document = self._documents[candidate.document]
+        n_tokens = len(document.token_ids)
+        centre = int(candidate.centre * n_tokens)
+        if candidate.kind == "negative" and document.mask.any():
+            unmasked = np.flatnonzero(document.mask)
+            centre = int(unmasked[np.abs(unmasked - centre).argmin()])
+        start = int(window_start(np.array(centre), np.array(n_tokens), self._length))
+        shown = slice(start, min(start + self._length, n_tokens))
+        n_shown = shown.stop - start
+        return Window(
+            candidate=candidate,
+            start=start,
+            tokens=tuple(self._text(candidate.document)[shown]),
+            token_ids=tuple(document.token_ids[shown].tolist()),
+            role_numbers=tuple(document.roles[shown].tolist()),
+            activations=(candidate.activations or (0.0,) * n_shown)[:n_shown],
+        )
+
+    def _text(self, document: int) -> list[str]:
+        if document not in self._texts:
+            token_ids = self._documents[document].token_ids.tolist()
+            self._texts[document] = token_texts(self._tokenizer, token_ids)
+        return self._texts[document]

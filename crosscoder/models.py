@@ -16,7 +16,14 @@ import torch
 from crosscoder.adapters import CONFIG_NAME, merge_adapter
 from crosscoder.errors import InputError, WorkError
 from crosscoder.files import json_sha256
-from crosscoder.model_checks import check_size, check_weights, has_tokenizer
+from crosscoder.model_checks import (
+    check_size,
+    check_weights,
+    has_tokenizer,
+    load_pretrained,
+    reading,
+    without_bars,
+)
 from crosscoder.model_files import (
     FileHashes,
     SubjectSpec,
@@ -26,7 +33,6 @@ from crosscoder.model_files import (
     located,
     located_adapter,
 )
-from crosscoder.pretrained import load_pretrained, reading, without_bars
 from crosscoder.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:

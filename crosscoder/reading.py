@@ -14,8 +14,8 @@ from torch import nn
 
 from crosscoder.corpus import TokenizedDocument
 from crosscoder.errors import InputError
+from crosscoder.model_checks import reading
 from crosscoder.models import ModelInfo, SubjectModel, load_subject
-from crosscoder.pretrained import reading
 from crosscoder.progress import Advance
 from crosscoder.shards import STORAGE_DTYPES, ShardTokens
 

@@ -8,9 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from labeler.embedding.base import CachedEmbedder, DiskCachedEmbedder, Embedder
-from labeler.embedding.minilm import POOLING, MiniLmEmbedder, require_sentence_model
+from labeler.embedding.local import POOLING, MiniLmEmbedder, TfidfEmbedder, require_sentence_model
 from labeler.embedding.server import ServerEmbedder
-from labeler.embedding.tfidf import TfidfEmbedder
 from labeler.errors import UsageError, require_extra
 from labeler.http.connections import read_key
 from labeler.study.judge_config import EmbeddingSection

@@ -21,8 +21,8 @@ from labeler.store.judging import (
     judge_parameters,
     record_calls,
 )
+from labeler.store.runs import Claims, Worker
 from labeler.store.schema import JudgeCall, utc_now
-from labeler.store.work_items import Claims, Worker
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from labeler.embedding.base import Embedder
-from labeler.embedding.tfidf import fitted_to
+from labeler.embedding.local import fitted_to
 from labeler.judge.embedding_judge import short_form
 from labeler.store.judging import explanations_for
 from taxonomy.cluster_distance import LEAST_TEXTS, centred, sweep_thresholds

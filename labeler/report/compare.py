@@ -24,7 +24,7 @@ from labeler.text import interval_text, one_line, percent_text, probability_text
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from taxonomy.seeds import CombinedChange, LogRatio
+    from taxonomy.stability import CombinedChange, LogRatio
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _pair(first: ReportedComparison, second: ReportedComparison) -> SideBySide:
 def _row(
     slug: str, first: CategoryRow | None, second: CategoryRow | None, are_seeds: bool
 ) -> ComparedRow:
-    from taxonomy.seeds import combine_seeds
+    from taxonomy.stability import combine_seeds
 
     known_row = next(row for row in (first, second) if row is not None)
     ratios = [_log_ratio(row) for row in (first, second)]
@@ -173,7 +173,7 @@ def _row(
 
 
 def _log_ratio(row: CategoryRow | None) -> LogRatio | None:
-    from taxonomy.seeds import log_ratio_of
+    from taxonomy.stability import log_ratio_of
 
     if row is None or not row.target_total or not row.reference_total:
         return None

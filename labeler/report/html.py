@@ -14,9 +14,8 @@ from labeler.report.answer import Conclusion, answer_of, computed_sentence
 from labeler.report.checks import check_sentences
 from labeler.report.compare import summary
 from labeler.report.comparisons import LatentSetView
-from labeler.report.figures import Layout, delta_norm_histogram, forest_plot, nu_scatter
+from labeler.report.figures import Layout, delta_norm_histogram, forest_plot, inline_svg, nu_scatter
 from labeler.report.model import ChangeTable, EvidenceView, LatentView, ReportData
-from labeler.report.svg import inline_svg
 from labeler.report.sweep_figure import chosen_panels, sweep_plot
 from labeler.store.outcomes import OUTCOMES
 from labeler.text import (

@@ -6,8 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from labeler.report.figures import Layout
-from labeler.report.svg import DOWN, GRID, INK, MUTED, PAPER, UP, figure_style, render_svg
+from labeler.report.figures import (
+    DOWN,
+    GRID,
+    INK,
+    MUTED,
+    PAPER,
+    UP,
+    Layout,
+    figure_style,
+    render_svg,
+)
 from labeler.text import one_line
 
 if TYPE_CHECKING:

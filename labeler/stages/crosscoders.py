@@ -13,8 +13,7 @@ from crosscoder.config import SideName
 from labeler.errors import UsageError
 from labeler.stages.base import StageContext
 from labeler.store.schema import Crosscoder
-from labeler.study.config import ComparisonSection
-from labeler.study.crosscoders import crosscoder_of
+from labeler.study.config import ComparisonSection, crosscoder_of
 from labeler.study.study_file import StudyFile
 
 if TYPE_CHECKING:

@@ -23,8 +23,7 @@ from labeler.stages.train import opened_store
 from labeler.store.engine import write_session
 from labeler.store.latents import add_latents, add_scaling, create_latent_set, ensure_comparison
 from labeler.store.schema import CrosscoderModel, LatentSet, SubjectModel
-from labeler.study.config import ComparisonSection
-from labeler.study.crosscoders import pair_of
+from labeler.study.config import ComparisonSection, pair_of
 
 if TYPE_CHECKING:
     from crosscoder.isolation import LatentSelection

@@ -15,9 +15,9 @@ from labeler.stages.collect import comparison_latents
 from labeler.stages.isolate import comparisons
 from labeler.store.controls import control_latents, mixed
 from labeler.store.engine import read_session
-from labeler.store.latent_counts import on_each_side
 from labeler.store.outcomes import BY_NAME
 from labeler.store.schema import Comparison
+from labeler.store.taxonomy_moves import on_each_side
 from labeler.study.judge_config import JudgeSection
 from labeler.study.study_file import StudyFile
 

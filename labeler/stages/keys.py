@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from crosscoder.adapters import CONFIG_NAME
 from crosscoder.config import RECORDED
-from crosscoder.hub_files import HubRepository, cached, is_hub_name
+from crosscoder.model_files import HubRepository, cached, is_hub_name
 from labeler.errors import UsageError
 from labeler.stages.base import StageContext
 from labeler.store.engine import read_session

@@ -1,19 +1,30 @@
-"""Runs: begin, finish, find one that is done."""
+"""Runs of stages, and the claims of workers on requests.
+
+Several processes share a batch and pay nothing twice: a claim is a row that its worker deletes in
+the transaction that records the answer. It has a lease, which the worker renews; the lease of a
+worker that died runs out, or is cut short where the dead process was on this machine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, date, datetime
+import os
+import socket
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from crosscoder.files import json_sha256
 from labeler import __version__
-from labeler.store.schema import Run, utc_now
+from labeler.store.helpers import chunks
+from labeler.store.schema import Run, WorkItem, utc_now
 from labeler.store.secrets import masked_values
-from labeler.store.work_items import runs_at_work
 
 
 def begin_run(
@@ -89,3 +100,177 @@ def runs_broken_off(session: Session, kinds: Sequence[str]) -> list[int]:
     query = select(Run.id).where(Run.kind.in_(kinds), Run.status == "running").order_by(Run.id)
     at_work = runs_at_work(session)
     return [run_id for run_id in session.execute(query).scalars() if run_id not in at_work]
+
+
+LEASE_S = 60.0
+"""Seconds after which a claim that nobody renewed is another worker's to take."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A process (and a batch in it) that claims work; `name` is what the claims bear."""
+
+    machine: str
+    process: int
+    started: str
+    batch: str
+
+    @property
+    def name(self) -> str:
+        """Everything that tells two workers apart."""
+        return f"{self.machine}/{self.process}/{self.started}/{self.batch}"
+
+    @classmethod
+    def here(cls) -> Worker:
+        """A new worker of this process."""
+        process = os.getpid()
+        return cls(_machine(), process, _started(process), uuid.uuid4().hex[:12])
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The claims of one worker in one stage of one run."""
+
+    worker: Worker
+    run_id: int
+    lease_s: float = LEASE_S
+
+    def take(self, session: Session, stage: str, keys: Iterable[str]) -> set[str]:
+        """Claim requests that nobody else has in hand; returns those that are this worker's."""
+        taken: set[str] = set()
+        until = _now(session) + timedelta(seconds=self.lease_s)
+        for part in chunks(sorted(set(keys))):
+            taken |= self._insert(session, stage, part, until)
+            held = [key for key in part if key not in taken]
+            if held:
+                taken |= self._take_over(session, stage, held, until)
+        return taken
+
+    def give_back(self, session: Session, stage: str, keys: Iterable[str]) -> None:
+        """Drop claims: their requests are answered, or will not be asked."""
+        for part in chunks(sorted(set(keys))):
+            session.execute(
+                delete(WorkItem)
+                .where(
+                    WorkItem.stage == stage,
+                    WorkItem.item_key.in_(part),
+                    WorkItem.claimed_by == self.worker.name,
+                )
+                .execution_options(synchronize_session=False)
+            )
+
+    def give_all_back(self, session: Session) -> None:
+        """Drop every claim of this worker."""
+        session.execute(
+            delete(WorkItem)
+            .where(WorkItem.claimed_by == self.worker.name)
+            .execution_options(synchronize_session=False)
+        )
+
+    def renew(self, session: Session) -> None:
+        """Start every lease of this worker anew."""
+        session.execute(
+            update(WorkItem)
+            .where(WorkItem.claimed_by == self.worker.name)
+            .values(claimed_until=_now(session) + timedelta(seconds=self.lease_s))
+            .execution_options(synchronize_session=False)
+        )
+
+    def _insert(self, session: Session, stage: str, keys: list[str], until: datetime) -> set[str]:
+        values = [
+            {
+                "run_id": self.run_id,
+                "stage": stage,
+                "item_key": key,
+                "status": "claimed",
+                "claimed_by": self.worker.name,
+                "claimed_until": until,
+            }
+            for key in keys
+        ]
+        on_postgres = session.get_bind().dialect.name == "postgresql"
+        make = postgresql.insert if on_postgres else sqlite.insert
+        statement = make(WorkItem).on_conflict_do_nothing().returning(WorkItem.item_key)
+        return set(session.execute(statement, values).scalars())
+
+    def _take_over(
+        self, session: Session, stage: str, keys: list[str], until: datetime
+    ) -> set[str]:
+        """Claims that ran out, or whose process on this machine is gone; locked ones are left."""
+        now = _now(session)
+        rows = session.execute(
+            select(WorkItem.id, WorkItem.item_key, WorkItem.claimed_by, WorkItem.claimed_until)
+            .where(WorkItem.stage == stage, WorkItem.item_key.in_(keys))
+            .with_for_update(skip_locked=True)
+        ).all()
+        gone = {name for name in {row.claimed_by for row in rows} if _is_gone(name)}
+        free = [
+            row
+            for row in rows
+            if row.claimed_by in gone or row.claimed_until is None or row.claimed_until <= now
+        ]
+        if free:
+            session.execute(
+                update(WorkItem)
+                .where(WorkItem.id.in_([row.id for row in free]))
+                .values(
+                    run_id=self.run_id,
+                    status="claimed",
+                    claimed_by=self.worker.name,
+                    claimed_until=until,
+                )
+                .execution_options(synchronize_session=False)
+            )
+        return {row.item_key for row in free}
+
+
+def runs_at_work(session: Session) -> set[int]:
+    """Runs of which a worker, on this machine or elsewhere, has a piece in hand."""
+    query = select(WorkItem.run_id, WorkItem.claimed_by).where(
+        WorkItem.claimed_until > _now(session)
+    )
+    return {run_id for run_id, worker in session.execute(query) if not _is_gone(worker)}
+
+
+def _now(session: Session) -> datetime:
+    """The database server's clock where there is one: workers' own clocks may differ."""
+    if session.get_bind().dialect.name != "postgresql":
+        return utc_now()
+    moment: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+    return moment
+
+
+def _is_gone(name: str | None) -> bool:
+    """Whether a worker was a process of this machine that has ended."""
+    if name is None:
+        return True
+    machine, process, started, _ = name.split("/")
+    if machine != _machine():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return _started(int(process)) != started
+
+
+def _machine() -> str:
+    """This machine, this start of it, and its space of process numbers (containers)."""
+    parts = [socket.gethostname().replace("/", "-")]
+    boot, space = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    if boot.is_file():
+        parts.append(boot.read_text(encoding="ascii").strip()[:8])
+    if space.exists():
+        parts.append(str(space.readlink()).strip("pid:[]"))
+    return "-".join(parts)[:120]
+
+
+def _started(process: int) -> str:
+    """When a process started, in ticks since the machine did; `0` where that is not known."""
+    try:
+        words = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2]
+    except OSError:
+        return "0"
+    return words.split()[19]

@@ -46,8 +46,14 @@ from labeler.store.tables.robustness import (
     NullResult,
     NullResultChange,
 )
-from labeler.store.tables.runs import Corpus, Run, SubjectModel
-from labeler.store.tables.taxonomy import Category, CategoryMapping, TaxonomyVersion
+from labeler.store.tables.study import (
+    Category,
+    CategoryMapping,
+    Corpus,
+    Run,
+    SubjectModel,
+    TaxonomyVersion,
+)
 
 metadata = Base.metadata
 

@@ -21,6 +21,7 @@ from labeler.study.config import (
     ComparisonSection,
     CorpusSection,
     CrosscoderSection,
+    CrosscodersSection,
     DatabaseSection,
     HarvestSection,
     IsolateSection,
@@ -33,8 +34,9 @@ from labeler.study.config import (
     TaxonomySection,
     ThoroughSection,
     TrainSection,
+    check_crosscoders,
+    crosscoder_of,
 )
-from labeler.study.crosscoders import CrosscodersSection, check_crosscoders, crosscoder_of
 from labeler.study.judge_config import EmbeddingSection, FurtherJudgeSection, JudgeSection
 from labeler.text import clip
 from taxonomy.proposal import Proposal, proposal_from

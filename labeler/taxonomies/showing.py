@@ -10,10 +10,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
-from labeler.store.latent_counts import latents_under
 from labeler.store.query.result import QueryResult
 from labeler.store.schema import Category, CategoryMapping, EffectiveLabelCategory, TaxonomyVersion
 from labeler.store.taxonomies import line_between, load_version, versions
+from labeler.store.taxonomy_moves import latents_under
 from labeler.study.study_file import StudyFile, load_proposal
 from labeler.taxonomies.versions import stored_version, tree_of
 from taxonomy.edits import CategoryEdit, Edit, changes_between, followed_by, reworded

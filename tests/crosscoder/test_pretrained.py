@@ -16,9 +16,9 @@ from foreign_models import Payload, copy_of, with_code, with_json
 from tiny_models import chat, write_jsonl
 
 from crosscoder.errors import InputError, WorkError
+from crosscoder.model_checks import reading
 from crosscoder.models import SubjectSpec, inspect_subject, load_subject
-from crosscoder.pretrained import reading
-from labeler.embedding.minilm import MiniLmEmbedder
+from labeler.embedding.local import MiniLmEmbedder
 from labeler.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -145,7 +145,7 @@ def test_the_command_runs_no_code_and_asks_nothing_whatever_stdin_says(
 
 def test_every_loader_of_the_product_goes_through_the_one_door() -> None:
     """`from_pretrained` is called where code is refused, and by PEFT, which runs none."""
-    allowed = {"crosscoder/pretrained.py": 1, "crosscoder/adapters.py": 1}
+    allowed = {"crosscoder/model_checks.py": 1, "crosscoder/adapters.py": 1}
     found: dict[str, int] = {}
     for package in ("crosscoder", "labeler", "taxonomy", "benchmarks", "examples"):
         for path in sorted((ROOT / package).rglob("*.py")):

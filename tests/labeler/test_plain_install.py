@@ -15,8 +15,8 @@ import labeler
 import taxonomy
 
 PLAIN_CROSSCODER = (
-    "adapters", "config", "corpus", "errors", "files", "gguf_header", "hub_files", "limits",
-    "manifest", "model_checks", "model_files", "pretrained", "progress", "tokens",
+    "adapters", "config", "corpus", "errors", "files", "gguf_header", "limits",
+    "manifest", "model_checks", "model_files", "progress", "tokens",
 )  # fmt: skip
 """Modules of crosscoder that plain commands import: they read configs and hash files."""
 IMPORT_ALL = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n"

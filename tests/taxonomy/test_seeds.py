@@ -9,7 +9,7 @@ from scipy.stats import t as student_t
 
 from taxonomy.counts import Side
 from taxonomy.errors import InputError
-from taxonomy.seeds import LogRatio, combine_seeds, log_ratio_of
+from taxonomy.stability import LogRatio, combine_seeds, log_ratio_of
 
 
 def test_a_log_ratio_with_its_variance() -> None:

@@ -13,9 +13,8 @@ from stub_server import Received, Step, StubServer
 from labeler.embedding import factory
 from labeler.embedding.base import CachedEmbedder, Vectors, normalised
 from labeler.embedding.factory import find_minilm, make_embedder
-from labeler.embedding.minilm import MiniLmEmbedder
+from labeler.embedding.local import MiniLmEmbedder, TfidfEmbedder
 from labeler.embedding.server import ServerEmbedder
-from labeler.embedding.tfidf import TfidfEmbedder
 from labeler.errors import UsageError, WorkError
 from labeler.study.judge_config import EmbeddingSection
 

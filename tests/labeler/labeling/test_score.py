@@ -12,7 +12,7 @@ from labeler.judge.base import Example, JudgeReply, JudgeRequest
 from labeler.judge.scripted import ScriptedJudge
 from labeler.labeling.explain import label_latents
 from labeler.labeling.score import ScoreConfig, ScoreSummary, score_explanations
-from labeler.report.judge_scores import read_scores
+from labeler.report.robustness import read_scores
 from labeler.store.engine import read_session, write_session
 from labeler.store.schema import (
     Comparison,

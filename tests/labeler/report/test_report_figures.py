@@ -8,14 +8,18 @@ import pytest
 
 from labeler.report.comparisons import LatentSetView, ScalingCloud
 from labeler.report.figures import (
+    DOWN,
+    INK,
     MOST_POINTS,
+    NEUTRAL,
+    UP,
     Layout,
     delta_norm_histogram,
     forest_plot,
+    inline_svg,
     nu_scatter,
 )
 from labeler.report.rows import CategoryRow
-from labeler.report.svg import DOWN, INK, NEUTRAL, UP, inline_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 

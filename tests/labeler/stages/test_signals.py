@@ -20,8 +20,7 @@ from tiny_study import TinyStudy, write_study
 
 from labeler.cli.main import run
 from labeler.store.engine import read_session, write_session
-from labeler.store.runs import begin_run, runs_broken_off
-from labeler.store.work_items import Claims, Worker
+from labeler.store.runs import Claims, Worker, begin_run, runs_broken_off
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache"), pytest.mark.timeout(900)]
 START = """

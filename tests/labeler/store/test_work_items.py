@@ -11,8 +11,8 @@ from seeding import seed
 from sqlalchemy import Engine, func, select
 
 from labeler.store.engine import read_session, write_session
+from labeler.store.runs import Claims, Worker
 from labeler.store.schema import WorkItem
-from labeler.store.work_items import Claims, Worker
 
 KEYS = ["a" * 64, "b" * 64, "c" * 64]
 
