@@ -19,7 +19,7 @@ RANKED_AT_ONCE = 1 << 22
 
 
 class DeadCodes(Protocol):
-    """Which activations of dead latents are kept; the values travel beside, for autograd."""
+    """Kept activations of dead latents; their values are passed separately, for autograd."""
 
     def decode(self, value: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """sum_j value_ij rows_j over the dead latents j: (B, D), of rows (F, D)."""
@@ -31,7 +31,7 @@ class DeadCodes(Protocol):
         """out_j += sum_i value_ij left_i for the dead latents j, in place; out is (F, D)."""
 
     def unreached(self) -> torch.Tensor:
-        """Dead latents of which no activation is kept: AuxK has no gradient for them."""
+        """Dead latents without a kept activation: AuxK gives them no gradient."""
 
 
 def select_dead(
@@ -39,8 +39,8 @@ def select_dead(
 ) -> tuple[DeadCodes, torch.Tensor]:
     """Each token's `k_token` largest v > 0 among the latents `dead` (n_dead,), ascending.
 
-    Returns the codes and their unscaled values, of the shape that the codes ask for. Beside the
-    values, memory is bounded by 10 * B * k_token or `RANKED_AT_ONCE` activations.
+    Returns the codes and their unscaled values, of the shape that the codes ask for. Apart from
+    the values, memory is bounded by 10 * B * k_token or `RANKED_AT_ONCE` activations.
     """
     n_tokens, n_dead = pre.product.shape[0], dead.numel()
     if n_tokens == 0 or k_token > DENSE_FROM * n_dead:
@@ -204,7 +204,7 @@ class Selection(NamedTuple):
     dead: torch.Tensor | None = None
     """(n_dead,) ascending latents of AuxK."""
     k_dead: int = 0
-    """Largest v of each token that are kept among the dead latents, beside the others."""
+    """Largest v of each token that are kept among the dead latents, in addition to the others."""
 
 
 class EncodedBatch(NamedTuple):

@@ -64,11 +64,11 @@ class ChatTemplate:
         """
         if self._process is None:
             self._process = self._start()
-            self._checked(self._ask(self._setup(), where), where)
+            self._check_answer(self._ask(self._setup(), where), where)
         answers = self._ask(conversations, where)
-        return [self._rendered(answer, where) for answer in answers]
+        return [self._render_answer(answer, where) for answer in answers]
 
-    def _rendered(self, answer: dict[str, str], where: str) -> str | Refusal:
+    def _render_answer(self, answer: dict[str, str], where: str) -> str | Refusal:
         if "refused" in answer:
             return Refusal(_printable(answer["refused"]))
         if "limit" in answer:
@@ -80,7 +80,7 @@ class ChatTemplate:
             return Refusal("it writes half of a surrogate pair")
         return text
 
-    def _checked(self, answer: dict[str, str], where: str) -> None:
+    def _check_answer(self, answer: dict[str, str], where: str) -> None:
         if "refused" in answer:
             raise InputError(
                 f"{self._name}: no valid template ({_printable(answer['refused'])}); "
@@ -125,10 +125,10 @@ class ChatTemplate:
             process.stdin.flush()
         answer = process.stdout.readline()
         if not answer.endswith("\n"):
-            raise self._died(process, where)
+            raise self._death_error(process, where)
         return json.loads(answer)
 
-    def _died(self, process: subprocess.Popen[str], where: str) -> Exception:
+    def _death_error(self, process: subprocess.Popen[str], where: str) -> Exception:
         """Why there is no answer; the system ends the process with a signal of its own."""
         import signal
 

@@ -1,11 +1,11 @@
-"""The two ways in which work on a crosscoder ends early."""
+"""The two errors of this package: wrong input, and work that failed."""
 
 from __future__ import annotations
 
 
 class InputError(ValueError):
-    """What the caller gave is wrong; the message names it and the mend in one line."""
+    """The caller's input is wrong; the message names it and the fix in one line."""
 
 
 class WorkError(RuntimeError):
-    """The input was right and the work failed; what was finished is kept."""
+    """The input was right, but the work failed; finished parts are kept."""

@@ -328,7 +328,7 @@ class EvidencePass:
 
     def _add_active(self, codes: ActiveCodes, maxima: Maxima, documents: ShardDocuments) -> None:
         by_value = self._entries(maxima, documents, maxima.value.astype(np.float64))
-        drawn = self._hashed(maxima.latent, maxima.document)
+        drawn = self._hash_priority(maxima.latent, maxima.document)
         by_chance = self._entries(maxima, documents, drawn)
         for reservoir, windows, entries in (
             (self.top, self.top_windows, by_value),
@@ -361,7 +361,7 @@ class EvidencePass:
             inactive[maxima.latent[low:high] - start, fired] = False
             latent, place = np.nonzero(inactive)
             latent, document = latent + start, documents.usable[place]
-            drawn = self._hashed(latent, document)
+            drawn = self._hash_priority(latent, document)
             nothing = np.zeros(len(latent))
             self.inactive.offer(
                 Entries(latent, document, drawn, nothing.astype(np.int64), nothing.astype("f4"))
@@ -393,7 +393,7 @@ class EvidencePass:
         position = maxima.row - documents.first[at]
         return Entries(maxima.latent, maxima.document, priority, position, maxima.value)
 
-    def _hashed(self, latent: IntArray, document: IntArray) -> FloatArray:
+    def _hash_priority(self, latent: IntArray, document: IntArray) -> FloatArray:
         return hashed_priority(self.config.seed, self.latents[latent], document)
 
 

@@ -34,9 +34,9 @@ def check_gguf(where: str, path: Path) -> None:
         with path.open("rb") as file:
             values, end = _read(_Reader(file, size))
     except (EOFError, struct.error, ValueError, KeyError):
-        raise _damaged(where, path, "its header is cut off or damaged") from None
+        raise _damage_error(where, path, "its header is cut off or damaged") from None
     if end > size:
-        raise _damaged(where, path, f"it is cut off at {size:,} of {end:,} bytes")
+        raise _damage_error(where, path, f"it is cut off at {size:,} of {end:,} bytes")
     check_config(where, path, values)
 
 
@@ -116,5 +116,5 @@ def _tensor_end(reader: _Reader) -> int:
     return offset + n_bytes
 
 
-def _damaged(where: str, path: Path, what: str) -> InputError:
+def _damage_error(where: str, path: Path, what: str) -> InputError:
     return InputError(f"{where}: {path} is damaged: {what}; fetch it again")

@@ -179,7 +179,7 @@ def harvest(
     begun = manifest.plan.date if manifest.plan is not None else today
     corpus = read_text(inputs, documents, config, begun)
     shards = plan_shards(corpus.documents, config.shard_tokens)
-    manifest = _planned(out_dir, manifest, corpus.plan(shards))
+    manifest = _apply_plan(out_dir, manifest, corpus.plan(shards))
     before, manifest = manifest.shards, manifest.model_copy(update={"mask": None})
     damaged = damaged if before else []
     todo = [*damaged, *range(len(before), len(shards))]
@@ -276,7 +276,7 @@ def no_content(config: HarvestConfig) -> str:
     )
 
 
-def _planned(out_dir: Path, manifest: HarvestManifest, plan: TextPlan) -> HarvestManifest:
+def _apply_plan(out_dir: Path, manifest: HarvestManifest, plan: TextPlan) -> HarvestManifest:
     """The manifest with its plan; without the shards, where they are not of those tokens."""
     if manifest.plan is not None and manifest.plan.sha256 == plan.sha256:
         return manifest

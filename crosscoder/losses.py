@@ -21,7 +21,7 @@ class LossSettings:
     reconstruction: ReconstructionLoss = "squared"
     """`squared`: mean over tokens of sum over models of ||z - zhat||^2.
     `unsquared`: mean over tokens and models of ||z - zhat||, the published code's default.
-    Coefficients of one are no use with the other."""
+    Coefficients of one do not fit the other."""
     k: float = 32
     """Active latents per token under `batch_topk`; the batch keeps round(k * B) pairs."""
     aux_coefficient: float = 0.0
@@ -137,7 +137,7 @@ def _reconstruction(error: torch.Tensor, kind: ReconstructionLoss) -> torch.Tens
 
 
 def auxk_loss(residual: torch.Tensor, estimate: torch.Tensor) -> torch.Tensor:
-    """AuxK: the dead latents reconstruct what the living ones leave over.
+    """AuxK: the dead latents reconstruct the residual of the others.
 
     aux = mean_i ||r_i - rhat_i||^2 / mean_i ||r_i - mean r||^2, where rhat decodes, per token, the
     min(d // 2, n_dead) largest v among the dead latents, unscaled and without the bias; 0 where
@@ -205,7 +205,7 @@ def exclusive_latents(n_latents: int, n_models: int, fraction: float) -> tuple[r
 @torch.no_grad()
 def zero_excluded_weights(crosscoder: Crosscoder, fraction: float) -> None:
     """Set the weights of exclusive latents for the other models to zero."""
-    for latents, model in _excluded(crosscoder, fraction):
+    for latents, model in _excluded_weights(crosscoder, fraction):
         crosscoder.W_dec[latents, model] = 0
         crosscoder.W_enc[model, :, latents] = 0
 
@@ -213,14 +213,14 @@ def zero_excluded_weights(crosscoder: Crosscoder, fraction: float) -> None:
 @torch.no_grad()
 def zero_excluded_gradients(crosscoder: Crosscoder, fraction: float) -> None:
     """Set to zero the gradients of those weights: Adam then never moves them."""
-    for latents, model in _excluded(crosscoder, fraction):
+    for latents, model in _excluded_weights(crosscoder, fraction):
         if crosscoder.W_dec.grad is not None:
             crosscoder.W_dec.grad[latents, model] = 0
         if crosscoder.W_enc.grad is not None:
             crosscoder.W_enc.grad[model, :, latents] = 0
 
 
-def _excluded(crosscoder: Crosscoder, fraction: float) -> Iterator[tuple[slice, int]]:
+def _excluded_weights(crosscoder: Crosscoder, fraction: float) -> Iterator[tuple[slice, int]]:
     """Latents with a model that has no weights there."""
     config = crosscoder.config
     if fraction == 0:

@@ -53,7 +53,7 @@ def render_chat(
     InputError as `ChatTemplate.render` raises it.
     """
     contents = [message.content for message in messages]
-    forms = (_rendered(messages, template, where, as_parts) for as_parts in (False, True))
+    forms = (_render(messages, template, where, as_parts) for as_parts in (False, True))
     best = next(forms)
     if not best.is_whole:
         other = next(forms)
@@ -66,12 +66,12 @@ def render_chat(
         if exact is not None:
             return exact
     if not _MARK.search(text):
-        chat = _conversation(messages, _marked(contents), best.as_parts)
+        chat = _conversation(messages, _mark_ends(contents), best.as_parts)
         (marked,) = template.render([chat], where)
         found = _between_marks(contents, text, marked, best.shown)
         if found is not None:
             return found
-    return _aligned(contents, text, best.skeleton or "")
+    return _align(contents, text, best.skeleton or "")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class _Form:
         return not isinstance(self.text, Refusal), len(self.shown)
 
 
-def _rendered(
+def _render(
     messages: Sequence[Message], template: ChatTemplate, where: str, as_parts: bool
 ) -> _Form:
     contents = [message.content for message in messages]
@@ -152,7 +152,7 @@ def _with_contents(contents: Sequence[str], text: str, skeleton: str) -> Rendere
     )
 
 
-def _marked(contents: Sequence[str]) -> list[str]:
+def _mark_ends(contents: Sequence[str]) -> list[str]:
     """Each content with a mark before its first and after its last visible character."""
     marked = []
     for index, content in enumerate(contents):
@@ -184,7 +184,7 @@ def _between_marks(
     marked_messages = {span.message for span in found}
     if opened or any(contents[m].strip() for m in shown - marked_messages):
         return None
-    return _located(contents, text, _pieces_between_marks(contents, text, found))
+    return _locate(contents, text, _pieces_between_marks(contents, text, found))
 
 
 def _pieces_between_marks(
@@ -197,7 +197,7 @@ def _pieces_between_marks(
             yield _Found(span, piece.source_start, piece.source_end)
 
 
-def _aligned(contents: Sequence[str], text: str, skeleton: str) -> RenderedChat:
+def _align(contents: Sequence[str], text: str, skeleton: str) -> RenderedChat:
     """The chat by an alignment of its text with the template's own text and the contents."""
     expected: list[tuple[int | None, str]] = []
     for place, part in enumerate(_PLACEHOLDER.split(skeleton)):
@@ -208,7 +208,7 @@ def _aligned(contents: Sequence[str], text: str, skeleton: str) -> RenderedChat:
         behind = [place for place, (m, _) in enumerate(expected) if m == message - 1]
         expected.insert(behind[-1] + 1 if behind else 0, (message, contents[message]))
     pieces = common_pieces([each for _, each in expected], text)
-    return _located(contents, text, _pieces_of_messages(expected, pieces))
+    return _locate(contents, text, _pieces_of_messages(expected, pieces))
 
 
 def _pieces_of_messages(
@@ -230,7 +230,7 @@ class _Found:
     end: int
 
 
-def _located(contents: Sequence[str], text: str, found: Iterator[_Found]) -> RenderedChat:
+def _locate(contents: Sequence[str], text: str, found: Iterator[_Found]) -> RenderedChat:
     """The chat with its spans, and what of the contents is nowhere in it."""
     spans: list[Span] = []
     known: dict[int, list[tuple[int, int]]] = {m: [] for m in range(len(contents))}

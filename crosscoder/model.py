@@ -32,7 +32,7 @@ class Normaliser:
     """Per-model affine map z = (x - mean) / scale.
 
     `fit_normaliser` chooses `scale` so that the mean of ||z||^2 over tokens is d for every model
-    (the "sqrt(d)" convention: an average coordinate has rms 1). One scalar a model keeps the
+    (the "sqrt(d)" convention: an average coordinate has rms 1). One scalar per model keeps the
     relative variance of coordinates, so directions and their cosines are those of the raw space.
     """
 
@@ -266,10 +266,10 @@ class Crosscoder(nn.Module):
         precision: Precision = "float32",
         workspace: Workspace | None = None,
     ) -> EncodedBatch:
-        """Encode and select in one go, without keeping the (B, F) tensor; differentiable.
+        """Encode and select at once, without keeping the (B, F) tensor; differentiable.
 
         Of the latents `dead` (n_dead,), ascending, the d // 2 largest of each token are kept
-        beside. A `workspace` lends the memory of the pre-activations and of the gradient.
+        as well. A `workspace` lends the memory of the pre-activations and of the gradient.
         """
         selection = Selection(k_total, self.code_norms().detach(), dead, self.config.d_model // 2)
         return sparse_encode(z, self.W_enc, self.b_enc, selection, precision, workspace)

@@ -297,11 +297,11 @@ def weight_files(where: str, folder: Path) -> list[str]:
         candidates = _WEIGHTS
     for name in candidates:
         if (folder / name).is_file():
-            return _indexed(where, folder / name) if name.endswith(".index.json") else [name]
+            return _files_of_index(where, folder / name) if name.endswith(".index.json") else [name]
     return []
 
 
-def _indexed(where: str, index: Path) -> list[str]:
+def _files_of_index(where: str, index: Path) -> list[str]:
     require_content(where, index)
     places = read_config(where, index).get("weight_map")
     if not isinstance(places, dict) or not places:
@@ -357,11 +357,11 @@ def read_header(where: str, path: Path) -> dict[str, TensorRecord]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or not 0 < length <= min(limits.MAX_HEADER_BYTES, size - 8):
-            raise _damaged(where, path, "it has no safetensors header")
+            raise _damage_error(where, path, "it has no safetensors header")
         content = file.read(length)
     header = limits.parse_json(content, f"{where}: {path}: its header")
     if not isinstance(header, dict):
-        raise _damaged(where, path, "it has no safetensors header")
+        raise _damage_error(where, path, "it has no safetensors header")
     tensors = {name: row for name, row in header.items() if name != "__metadata__"}
     try:
         end = max((int(row["data_offsets"][1]) for row in tensors.values()), default=0)
@@ -370,13 +370,13 @@ def read_header(where: str, path: Path) -> dict[str, TensorRecord]:
             for name, row in tensors.items()
         }
     except (KeyError, IndexError, TypeError, ValueError):
-        raise _damaged(where, path, "its safetensors header is damaged") from None
+        raise _damage_error(where, path, "its safetensors header is damaged") from None
     if size < 8 + length + end:
-        raise _damaged(where, path, f"it is cut off at {size:,} of {8 + length + end:,} bytes")
+        raise _damage_error(where, path, f"it is cut off at {size:,} of {8 + length + end:,} bytes")
     return found
 
 
-def _damaged(where: str, path: Path, what: str) -> InputError:
+def _damage_error(where: str, path: Path, what: str) -> InputError:
     return InputError(f"{where}: {path} is damaged: {what}; fetch it again")
 
 

@@ -196,13 +196,13 @@ def check_location(spec: SubjectSpec) -> None:
         if path.is_absolute() or spec.path.startswith((".", "~")) or spec.path.count("/") != 1:
             raise InputError(
                 f"model {spec.name!r}: {path} does not exist; "
-                "mend its path, or give a Hub name as owner/name"
+                "fix its path, or give a Hub name as owner/name"
             )
         return
     gguf = gguf_path(spec)
     if gguf is not None:
         if not gguf.is_file():
-            raise InputError(f"model {spec.name!r}: {gguf} does not exist; mend its gguf_file")
+            raise InputError(f"model {spec.name!r}: {gguf} does not exist; fix its gguf_file")
     elif path.is_file():
         raise InputError(f"model {spec.name!r}: {path} is no GGUF file; give the model's folder")
     else:
@@ -398,7 +398,7 @@ def _without_pickles(files: list[Path]) -> list[Path]:
 
 
 def _read_cache(cache_file: Path | None) -> dict[str, list[int | str]]:
-    """What is remembered; nothing where the file is missing or damaged, as it can be made anew."""
+    """The cached hashes; empty if the file is missing or damaged, since it can be made again."""
     if cache_file is None or not cache_file.is_file():
         return {}
     remedy = "the files are hashed again"

@@ -66,7 +66,7 @@ def load_published(
 
     In the published layouts the base model comes first. `scaling_factors` multiply each model's
     activations: the ckkissane layout does not store them. `k` is needed where the file names none
-    and theta is not set. InputError names what does not fit and the mend.
+    and theta is not set. InputError names what does not fit and the fix.
     """
     files = read_published(path)
     if files.layout == "difflens":
@@ -212,7 +212,7 @@ def _normaliser(
         if len(scaling_factors) != n_models or min(scaling_factors) <= 0:
             raise InputError(
                 f"crosscoder.scaling_factors: {list(scaling_factors)}; give {n_models} positive "
-                "numbers, one a model"
+                "numbers, one per model"
             )
         factors = torch.tensor(list(scaling_factors), dtype=torch.float32)
         return Normaliser(torch.zeros(n_models, d_model), 1 / factors)
@@ -250,7 +250,7 @@ def _global_scale(files: PublishedFiles, std: torch.Tensor, n_models: int) -> to
         stored = target / (variance + _VARIANCE_FLOOR).sqrt()
     if stored.numel() not in (1, n_models):
         raise InputError(
-            f"{files.path}: {name} has shape {tuple(stored.shape)}, one scale a model is expected; "
+            f"{files.path}: {name} has shape {tuple(stored.shape)}, one scale per model expected; "
             f"{_REMEDY}"
         )
     require_finite({name: stored}, files.path, _REMEDY)

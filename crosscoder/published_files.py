@@ -30,7 +30,7 @@ class PublishedFiles:
     layout: Layout
     tensors: Mapping[str, torch.Tensor]
     config: Mapping[str, Any]
-    """Merged JSON beside the weights; empty where there is none."""
+    """Merged JSON next to the weights; empty where there is none."""
 
 
 def weights_file(path: Path) -> Path:
@@ -57,7 +57,7 @@ def weights_file(path: Path) -> Path:
 
 
 def read_published(path: Path) -> PublishedFiles:
-    """Read the weights and the JSON beside them; nothing in them is executed.
+    """Read the weights and the JSON next to them; nothing in them is executed.
 
     InputError where a file is damaged, is a pickle of more than tensors, or of no known layout.
     """

@@ -17,10 +17,10 @@ GATHER_BYTES = 1 << 26
 
 
 def document_blocks(document: torch.Tensor, n_blocks: int) -> torch.Tensor:
-    """Block of each document: a function of its index alone, whatever file it lies in.
+    """Block of each document; it depends on the document's index only, not on its file.
 
-    Every run of `n_blocks` documents is dealt out one to a block, in an order of its own, so
-    blocks are equally large and no regular pattern of the corpus falls into one of them.
+    Every `n_blocks` consecutive documents go to different blocks in a random order. So blocks are
+    equally large, and no regular pattern of the corpus falls into one of them.
     """
     if document.numel() == 0:
         return document.long()

@@ -1,4 +1,4 @@
-"""A shuffle buffer as a ring: which rows are drawn, and where new rows go."""
+"""A shuffle buffer: which rows are drawn, and where new rows go."""
 
 from __future__ import annotations
 

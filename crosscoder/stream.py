@@ -45,7 +45,7 @@ _SAMPLE_SEED = 0
 
 
 class ActivationStream:
-    """The residual stream of M models at the same tokens, made anew in every pass.
+    """The residual stream of M models at the same tokens, computed again in every pass.
 
     Reads as `crosscoder.sources.ActivationSource`; `crosscoder.training_sources` trains on it.
     """

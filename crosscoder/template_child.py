@@ -122,13 +122,13 @@ class _Renderer:
     def render(self, messages: list[dict[str, Any]]) -> dict[str, str]:
         try:
             with _Deadline(self._max_seconds):
-                return self._rendered(messages)
+                return self._render(messages)
         except MemoryError:
             return {"limit": "memory"}
         except Exception as error:
             return {"refused": _words(error)}
 
-    def _rendered(self, messages: list[dict[str, Any]]) -> dict[str, str]:
+    def _render(self, messages: list[dict[str, Any]]) -> dict[str, str]:
         parts: list[str] = []
         size = 0
         for part in self._template.generate(

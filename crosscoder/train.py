@@ -97,7 +97,7 @@ class TrainingCheckpoints:
 
 
 class MetricsLog:
-    """metrics.jsonl: one line a step, in order, without the steps a stop has undone."""
+    """metrics.jsonl: one line per step, in order, without steps that an interruption has undone."""
 
     def __init__(self, path: Path, n_done: int) -> None:
         """Keep the lines of the first `n_done` steps and open the file for the next."""
@@ -186,7 +186,7 @@ def train(
         if source.held_out is None:
             source = source.split(train_config.held_out, train_config.seed)
         source = StoreSource(source)
-    config = _completed(crosscoder_config, source)
+    config = _complete_config(crosscoder_config, source)
     run_key = _run_key(source, config, train_config)
     finished = _read_result(out_dir, run_key)
     if finished is not None:
@@ -382,7 +382,7 @@ def _under(prefix: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Te
     }
 
 
-def _completed(config: CrosscoderConfig, source: TrainingSource) -> CrosscoderConfig:
+def _complete_config(config: CrosscoderConfig, source: TrainingSource) -> CrosscoderConfig:
     """The config with what the source knows filled in; InputError where the two disagree."""
     stored = {
         "n_models": len(source.model_names),

@@ -46,7 +46,7 @@ class StoreBatches:
 
 
 class HarvestFacts:
-    """What a training source says of the harvest that it reads, stored or read anew."""
+    """Facts of the harvest that a training source reads, from disk or from the models."""
 
     def __init__(self, harvest: ActivationStore | ActivationStream) -> None:
         self._harvest = harvest

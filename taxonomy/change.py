@@ -56,11 +56,11 @@ def change_statistics(
     exceeds its total and for a category that occurs twice. `detectable` = False leaves out the
     search for the smallest detectable changes.
     """
-    return adjusted([_tested_alone(row, alpha, test, detectable) for row in counts], alpha)
+    return adjusted([_test_category(row, alpha, test, detectable) for row in counts], alpha)
 
 
 @lru_cache(maxsize=4096)
-def _tested_alone(
+def _test_category(
     row: CategoryCounts, alpha: float, test: ExactTest, detectable: bool
 ) -> CategoryChange:
     """The statistics of one category; kept, since a table is counted again after each decision."""
@@ -223,11 +223,12 @@ def weighted_change_statistics(
     p is that of the score test on effective numbers, so that it agrees with the interval.
     """
     return adjusted(
-        [statistics_of(_tested(row, target, reference, alpha), alpha) for row in counts], alpha
+        [statistics_of(_test_weighted(row, target, reference, alpha), alpha) for row in counts],
+        alpha,
     )
 
 
-def _tested(
+def _test_weighted(
     row: CategoryCounts, target: WeightedLatents, reference: WeightedLatents, alpha: float
 ) -> TestedCategory:
     sides = (

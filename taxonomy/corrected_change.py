@@ -60,7 +60,7 @@ class CategoryKey:
 
 @dataclass(frozen=True)
 class CorrectedChange:
-    """One category: corrected shares and change in percent, and the judge's errors beside it."""
+    """One category: corrected shares, change in percent, and the judge's errors."""
 
     category: str
     level: int
@@ -115,14 +115,14 @@ def correct_changes(
     if not reasons:
         seen = sides[0].categories | sides[1].categories
         rows = [
-            _corrected(key, sides[0].answers(key.category), sides[1].answers(key.category),
+            _correct_category(key, sides[0].answers(key.category), sides[1].answers(key.category),
                        estimand, alpha)
             for key in categories
             if key.category in seen
         ]  # fmt: skip
     return Correction(
         estimand=estimand,
-        rows=_adjusted(rows),
+        rows=_adjust(rows),
         refusal="; ".join(reasons) or None,
         n_reviewed=(blanks[0].n_reviewed, blanks[1].n_reviewed),
         n_latents=(blanks[0].n_latents, blanks[1].n_latents),
@@ -174,7 +174,7 @@ def _flags(values: Iterable[bool]) -> npt.NDArray[np.bool_]:
     return np.fromiter(values, dtype=np.bool_)
 
 
-def _corrected(
+def _correct_category(
     key: CategoryKey,
     target: SideAnswers,
     reference: SideAnswers,
@@ -188,7 +188,7 @@ def _corrected(
     ratio = corrected_ratio(*shares, alpha=alpha)
     interval: Interval | None = ratio.interval
     if estimand == "superpopulation" and target.is_wholly_reviewed and reference.is_wholly_reviewed:
-        interval = ratio_interval(_counted(target), _counted(reference), alpha)
+        interval = ratio_interval(_counted_side(target), _counted_side(reference), alpha)
     ci_low, ci_high = bounds(interval and interval.percent_change())
     errors = (judge_errors(target), judge_errors(reference))
     return CorrectedChange(
@@ -211,7 +211,7 @@ def _corrected(
     )
 
 
-def _counted(answers: SideAnswers) -> Side:
+def _counted_side(answers: SideAnswers) -> Side:
     inside = answers.human & answers.human_counts
     return Side(int(inside.sum()), int(answers.human_counts.sum()))
 
@@ -221,12 +221,12 @@ def _cross_check(answers: SideAnswers, alpha: float) -> RoganGladen:
     return rogan_gladen(judged, judge_errors(answers, counted_only=True), alpha)
 
 
-def _adjusted(rows: Sequence[CorrectedChange]) -> tuple[CorrectedChange, ...]:
+def _adjust(rows: Sequence[CorrectedChange]) -> tuple[CorrectedChange, ...]:
     """The rows with Benjamini-Hochberg q-values, a level being a family."""
     levels = [row.level for row in rows]
     q_values = adjust_by_level(levels, [row.p_value for row in rows])
-    alike = adjust_by_level(levels, [row.equal_error_p for row in rows])
+    error_q = adjust_by_level(levels, [row.equal_error_p for row in rows])
     return tuple(
         replace(row, q_value=q_value, equal_error_q=equal_error_q)
-        for row, q_value, equal_error_q in zip(rows, q_values, alike, strict=True)
+        for row, q_value, equal_error_q in zip(rows, q_values, error_q, strict=True)
     )

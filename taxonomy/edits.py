@@ -50,7 +50,7 @@ def rename(taxonomy: Taxonomy, slug: str, new_slug: str, name: str | None = None
         raise InputError(f"{slug!r} has that name already")
     _refuse_taken(taxonomy, new_slug, besides=(slug,))
     title = name or (old.name if slug == new_slug else title_of(new_slug))
-    renamed = _made({**old.model_dump(), "slug": new_slug, "name": title})
+    renamed = _make_category({**old.model_dump(), "slug": new_slug, "name": title})
     categories = [
         renamed if each.slug == slug else _under(each, {slug: new_slug})
         for each in taxonomy.categories
@@ -69,14 +69,14 @@ def merge(taxonomy: Taxonomy, slugs: Sequence[str], into: str) -> Edit:
     first = next((each for each in sources if each.slug == into), sources[0])
     others = [each for each in sources if each is not first]
     name = first.name if first.slug == into else title_of(into)
-    merged = _made(
+    merged = _make_category(
         {
             **first.model_dump(),
             "slug": into,
             "name": name,
-            "definition": _joined(first.definition, [each.definition for each in others]),
-            "include_when": _joined(first.include_when, [each.include_when for each in others]),
-            "prototypes": _interleaved([first, *others]),
+            "definition": _join(first.definition, [each.definition for each in others]),
+            "include_when": _join(first.include_when, [each.include_when for each in others]),
+            "prototypes": _interleave([first, *others]),
         }
     )
     gone = {each.slug: into for each in sources}
@@ -103,7 +103,10 @@ def split(taxonomy: Taxonomy, slug: str, into: Sequence[str]) -> Edit:
         raise InputError(f"split {slug!r} into two different categories or more")
     for part in parts:
         _refuse_taken(taxonomy, part, besides=(slug,))
-    made = [_made({"slug": part, "parent": old.parent}) if part != slug else old for part in parts]
+    made = [
+        _make_category({"slug": part, "parent": old.parent}) if part != slug else old
+        for part in parts
+    ]
     categories: list[Category] = []
     for each in taxonomy.categories:
         categories += made if each.slug == slug else [each]
@@ -226,7 +229,7 @@ def _under(category: Category, new_parents: Mapping[str, str]) -> Category:
     return category if parent is None else category.model_copy(update={"parent": parent})
 
 
-def _made(content: Mapping[str, object]) -> Category:
+def _make_category(content: Mapping[str, object]) -> Category:
     try:
         return Category.model_validate(dict(content))
     except ValueError as error:
@@ -235,11 +238,11 @@ def _made(content: Mapping[str, object]) -> Category:
         raise InputError(reason.split("Value error, ")[-1].split(" [type=")[0].strip()) from error
 
 
-def _joined(first: str, others: Sequence[str]) -> str:
+def _join(first: str, others: Sequence[str]) -> str:
     return " ".join(text for text in dict.fromkeys([first, *others]) if text)
 
 
-def _interleaved(categories: Sequence[Category]) -> tuple[str, ...]:
+def _interleave(categories: Sequence[Category]) -> tuple[str, ...]:
     """Prototypes of all, one of each in turn, so that a limit leaves some of every category."""
     longest = max(len(each.prototypes) for each in categories)
     in_turn = [

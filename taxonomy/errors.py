@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class InputError(ValueError):
-    """What the caller gave is wrong; the message names it and the mend in one line."""
+    """The caller's input is wrong; the message names it and the fix in one line."""

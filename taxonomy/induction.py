@@ -190,7 +190,7 @@ def induce(
         return Induction((), (), (), distance, sweep)
     clustering = clustering_of(rows, average_linkage(rows).cut(distance))
     leaves = _named_leaves(clustering, canonical.texts, counts, embed, naming, config)
-    leaves = _consolidated(leaves, rows, canonical.texts, embed, naming, merging, config)
+    leaves = _consolidate_leaves(leaves, rows, canonical.texts, embed, naming, merging, config)
     leaves.sort(key=lambda leaf: (-int(counts[leaf.rows].sum()), leaf.rows[0]))
     group_of, groups = _first_level(leaves, rows, embed, naming, config)
     owner = {row: number for number, leaf in enumerate(leaves) for row in leaf.rows.tolist()}
@@ -240,7 +240,7 @@ def _named_leaves(
     ]
 
 
-def _consolidated(
+def _consolidate_leaves(
     leaves: list[_Leaf],
     rows: Vectors,
     texts: Sequence[str],
@@ -249,7 +249,7 @@ def _consolidated(
     merging: Merging,
     config: InductionConfig,
 ) -> list[_Leaf]:
-    """The leaves with those that are one made one, and named anew."""
+    """Merge leaves of the same meaning and name the merged ones again."""
     groups = consolidate(
         [leaf.name for leaf in leaves],
         [leaf.examples[:SHOWN_EXAMPLES] for leaf in leaves],

@@ -171,7 +171,7 @@ _LEAST_LEAVES = 10
 
 @dataclass(frozen=True)
 class NoneCalibration:
-    """A threshold, from how many texts it comes, and the leave-one-out accuracy beside it.
+    """A threshold for `none`, the number of texts behind it, and the leave-one-out accuracy.
 
     `accuracy` is the share of single prototypes whose nearest leaf is their own when they are left
     out of it; None where no leaf has two prototypes.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from taxonomy.induction import Induction
 
 PROPOSAL_KEYS = frozenset({"based_on", "changes"})
-"""Keys that a proposal has beside those of a taxonomy file."""
+"""Keys that a proposal has in addition to those of a taxonomy file."""
 MOST_PROTOTYPES = 6
 
 HEADER = """\

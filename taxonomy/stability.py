@@ -1,7 +1,7 @@
-"""How much of a result is still there when it is computed again in another way.
+"""Stability: how much of a labelling remains when it is computed in other ways.
 
 A labelling gives every latent its primary category, `none`, or nothing at all (None: the latent is
-outside this labelling). The labelling in force is compared with reruns: partitions by adjusted
+outside this labelling). The active labelling is compared with reruns: partitions by adjusted
 mutual information, categories by their best match, changes by their sign.
 """
 
@@ -32,7 +32,7 @@ Labelling = Sequence[str | None]
 
 @dataclass(frozen=True)
 class Rerun:
-    """One other way to label the latents."""
+    """The labels of one rerun."""
 
     kind: str
     """What was varied: subsample, clustering, repeat or confidence."""
@@ -47,7 +47,7 @@ class Rerun:
 
 @dataclass(frozen=True)
 class RerunSummary:
-    """A rerun against the labelling in force, over the latents that both label."""
+    """A rerun compared with the active labelling, over the latents that both label."""
 
     kind: str
     setting: str
@@ -121,7 +121,7 @@ def jaccards(reference: Labelling, rerun: Rerun) -> dict[str, float]:
             name: float(table[row, places[name]]) if name in places else 0.0
             for row, name in enumerate(names)
         }
-    matches = _matched(table)
+    matches = _match(table)
     return {
         name: float(table[row, matches[row]]) if row in matches else 0.0
         for row, name in enumerate(names)
@@ -133,7 +133,7 @@ def renamed_clusters(reference: Labelling, rerun: Rerun) -> Labelling:
     if rerun.names_are_categories:
         return rerun.labels
     names, other, table = _overlaps(reference, rerun)
-    by_label = {other[column]: names[row] for row, column in _matched(table).items()}
+    by_label = {other[column]: names[row] for row, column in _match(table).items()}
     return tuple(
         label if label in (None, NONE) else by_label.get(label, f"cluster {label}")
         for label in rerun.labels
@@ -219,7 +219,7 @@ def _overlaps(reference: Labelling, rerun: Rerun) -> tuple[list[str], list[str],
     return names, other, table
 
 
-def _matched(table: Vectors) -> dict[int, int]:
+def _match(table: Vectors) -> dict[int, int]:
     """Row -> column of the assignment with the largest total; pairs that share nothing are none."""
     rows, columns = linear_sum_assignment(-table)
     return {

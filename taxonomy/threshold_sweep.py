@@ -1,4 +1,4 @@
-"""The change as the isolation gets stricter: does the conclusion hang on one threshold?"""
+"""The change at stricter isolation thresholds: does the conclusion depend on one threshold?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from taxonomy.intervals import ratio_interval
 from taxonomy.settings import ALPHA
 
 LEAST_LATENTS = 10
-"""Latents a side needs before the sign of a change at a stricter threshold is taken seriously."""
+"""Latents that a side needs for the sign of a change at a stricter threshold to count."""
 LEAST_SHARE = 0.2
 """Share of a side's latents that a threshold must keep for the same reason."""
 DEFAULT_POINTS = 12
@@ -46,7 +46,7 @@ class SweepPoint:
     percent_change: float | None
     ci_low: float | None
     ci_high: float | None
-    """None beside a `ci_low` = infinite."""
+    """None next to a `ci_low` = infinite."""
 
     @property
     def sign(self) -> int:
@@ -99,7 +99,7 @@ def sweep_changes(
     Thresholds in rising order; the last one keeps every latent of the study.
     """
     return tuple(
-        _swept(
+        _sweep_category(
             category,
             tuple(_point(category, target, reference, limit, alpha) for limit in thresholds),
         )
@@ -134,7 +134,7 @@ def _side(category: str, latents: Sequence[SweptLatent], threshold: float) -> Si
     return Side(sum(category in latent.categories for latent in kept), len(kept))
 
 
-def _swept(category: str, points: tuple[SweepPoint, ...]) -> SweptCategory:
+def _sweep_category(category: str, points: tuple[SweepPoint, ...]) -> SweptCategory:
     own = points[-1]
     compared = [point for point in points[:-1] if point.sign and _is_large(point, own)]
     same = sum(point.sign == own.sign for point in compared)

@@ -328,7 +328,7 @@ def _check_parent(category: Category, by_slug: dict[str, Category]) -> None:
 
 
 def _first_problem(error: ValidationError, content: dict[Hashable, Any]) -> str:
-    """Say where the first problem lies, with the slug beside the position where there is one."""
+    """Say where the first problem lies, and next to the position the slug, if there is one."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     location = problem["loc"]

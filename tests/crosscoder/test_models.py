@@ -137,7 +137,7 @@ def test_a_folder_that_holds_one_gguf_file_is_that_file(
 
 @pytest.mark.parametrize("path", ["/no/such/model", "./model", "~/no-such-model", "model"])
 def test_a_path_that_is_not_there_is_named(path: str) -> None:
-    with pytest.raises(InputError, match="does not exist; mend its path"):
+    with pytest.raises(InputError, match="does not exist; fix its path"):
         inspect_subject(SubjectSpec("base", path))
 
 
@@ -169,7 +169,7 @@ def test_a_hub_model_in_the_cache_loads_without_network_and_is_known_by_its_comm
     assert torch.equal(logits(load_subject(pinned).model), logits(local.model))
 
 
-def test_a_folder_without_tokenizer_is_named_with_the_mend(
+def test_a_folder_without_tokenizer_is_named_with_the_fix(
     subject_folder: Path, tmp_path: Path
 ) -> None:
     folder = copy_of(subject_folder / "base", tmp_path / "bare", "tokenizer*")
@@ -312,7 +312,7 @@ def test_known_files_are_hashed_once(
     assert hashed == ["model.safetensors"]
 
 
-def test_a_damaged_hash_cache_is_made_anew(subject_folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_hash_cache_is_made_again(subject_folder: Path, tmp_path: Path) -> None:
     cache = tmp_path / "hashes.json"
     cache.write_text("{half a fi")
     expected = fingerprint(spec_of(subject_folder / "base"), FileHashes(None))

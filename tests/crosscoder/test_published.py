@@ -1,4 +1,4 @@
-"""Published crosscoders load as what they are, or are refused with the mend."""
+"""Published crosscoders load as what they are, or are refused with the fix."""
 
 from __future__ import annotations
 
