@@ -49,11 +49,11 @@ def config_folder(repository: HubRepository, gguf_file: str | None = None) -> Pa
     machine nor from the Hub.
     """
     if gguf_file is not None:
-        return cached(repository, gguf_file) or _fetched(repository, [gguf_file], gguf_file)
+        return cached(repository, gguf_file) or _fetch(repository, [gguf_file], gguf_file)
     folder = cached(repository, "config.json")
     if folder is not None and has_tokenizer(folder):
         return folder
-    return _fetched(repository, _SMALL, "config.json")
+    return _fetch(repository, _SMALL, "config.json")
 
 
 def weights_folder(repository: HubRepository, gguf_file: str | None = None) -> Path:
@@ -67,9 +67,9 @@ def weights_folder(repository: HubRepository, gguf_file: str | None = None) -> P
         ("model.safetensors.index.json", "model.safetensors"),
         ("pytorch_model.bin.index.json", "pytorch_model.bin"),
     ):
-        folder = _fetched(pinned, [index, weights], "config.json")
+        folder = _fetch(pinned, [index, weights], "config.json")
         if names := weight_files(repository.where, folder):
-            return _fetched(pinned, names, "config.json")
+            return _fetch(pinned, names, "config.json")
     return folder
 
 
@@ -78,7 +78,7 @@ def adapter_folder(repository: HubRepository) -> Path:
     folder = cached(repository, _ADAPTER[0])
     if folder is not None and any((folder / name).is_file() for name in _ADAPTER[1:]):
         return folder
-    return _fetched(repository, _ADAPTER, _ADAPTER[0])
+    return _fetch(repository, _ADAPTER, _ADAPTER[0])
 
 
 def cached(repository: HubRepository, file: str) -> Path | None:
@@ -104,7 +104,7 @@ def _has_weights(repository: HubRepository, folder: Path) -> bool:
     return bool(names) and all((folder / name).is_file() for name in names)
 
 
-def _fetched(repository: HubRepository, files: Sequence[str], needed: str) -> Path:
+def _fetch(repository: HubRepository, files: Sequence[str], needed: str) -> Path:
     """The snapshot after some files of the repository's top folder were fetched."""
     from huggingface_hub import snapshot_download
 
