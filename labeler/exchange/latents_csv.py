@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 from crosscoder import limits
 from crosscoder.config import SIDES
 from labeler.errors import UsageError
-from labeler.store.helpers import chunks
 from labeler.store.latents import (
     add_latents,
     add_members,
@@ -23,6 +22,7 @@ from labeler.store.latents import (
     get_or_create_crosscoder,
 )
 from labeler.store.schema import Comparison, Latent, LatentSet, LatentSetMember
+from labeler.store.statements import chunks
 from labeler.text import clip
 
 REQUIRED = ("comparison", "side", "latent_index", "explanation", "category")

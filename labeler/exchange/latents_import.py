@@ -23,7 +23,6 @@ from labeler.exchange.latents_csv import (
 from labeler.store.copy import count_values
 from labeler.store.effective import refresh_effective
 from labeler.store.engine import write_session
-from labeler.store.helpers import chunks
 from labeler.store.judging import (
     LabelCategory,
     LabelRow,
@@ -41,6 +40,7 @@ from labeler.store.schema import (
     JudgeLabelCategory,
     TaxonomyVersion,
 )
+from labeler.store.statements import chunks
 from labeler.store.taxonomies import (
     add_categories,
     category_ids,

@@ -15,9 +15,9 @@ from labeler.judge.latents import load_subjects
 from labeler.labeling.score import score_requests
 from labeler.labeling.score_examples import Method, Trial, draw_trials
 from labeler.labeling.score_statistics import ExampleAnswer, Score, score_of, score_of_answers
-from labeler.store.helpers import chunks
 from labeler.store.schema import Explanation, ExplanationScore, Judge, JudgeCall, Run, ScoreCall
 from labeler.store.scores import add_score
+from labeler.store.statements import chunks
 
 IN_FILE = "in the imported file"
 

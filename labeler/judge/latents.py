@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session, aliased
 
 from labeler.judge.base import CategoryOption, Example, LatentFacts, LatentRecord
 from labeler.store.controls import matched_sets
-from labeler.store.helpers import chunks
 from labeler.store.schema import (
     Category,
     Comparison,
@@ -23,6 +22,7 @@ from labeler.store.schema import (
     LatentSetMember,
     SubjectModel,
 )
+from labeler.store.statements import chunks
 
 _LATENT_COLUMNS = (
     Latent.id,

@@ -19,10 +19,10 @@ from labeler.report.members import Members, read_members
 from labeler.report.model import ControlRate, Robustness, ScoreRow, ValidationResults
 from labeler.report.rows import CategoryRow, read_agreement
 from labeler.report.statistics import CategoryPlace, compute_variants
-from labeler.store.helpers import newest_explanation_ids
 from labeler.store.null_runs import read_null_runs
 from labeler.store.outcomes import LABELLED
 from labeler.store.schema import Comparison, Explanation, ExplanationScore, LatentSetMember
+from labeler.store.statements import newest_explanation_ids
 from labeler.store.view_definitions.base import DECISION, MEMBER, STANDING, VERDICT, with_tables
 from taxonomy.settings import ALPHA
 

@@ -14,10 +14,10 @@ from labeler.review.filters import Filters
 from labeler.review.queue import matching
 from labeler.review.queued_latents import QueuedLatent, Setting
 from labeler.review.table import QueueTable
-from labeler.store.helpers import chunks
 from labeler.store.outcomes import ANSWERS
 from labeler.store.reviews import Decision, record_decisions
 from labeler.store.schema import JudgeLabel, ReviewEvent
+from labeler.store.statements import chunks
 
 ACTIONS = {
     "accept": "Accept the judge's label",

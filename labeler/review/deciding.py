@@ -15,9 +15,9 @@ from labeler.review.access import LARGEST_BODY
 from labeler.review.filters import Filters
 from labeler.review.queued_latents import QueuedLatent, Setting
 from labeler.store.effective_rule import standing_events
-from labeler.store.helpers import chunks
 from labeler.store.reviews import Decision, record_decision, record_decisions, stream_of
 from labeler.store.schema import Explanation, JudgeLabel, ReviewEvent
+from labeler.store.statements import chunks
 from labeler.store.view_definitions.base import ADJUDICATED
 
 MOST_FIELDS = 200

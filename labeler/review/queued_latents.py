@@ -11,9 +11,9 @@ from sqlalchemy import bindparam, text
 from sqlalchemy.orm import Session
 
 from labeler.store.comparisons import NamedComparison, study_comparisons
-from labeler.store.helpers import chunks
 from labeler.store.outcomes import ANSWERS, WITHOUT_ANSWER, sql_list
 from labeler.store.reviews import AuditPlace, audit_places
+from labeler.store.statements import chunks
 from labeler.store.view_definitions.base import ADJUDICATED
 
 UNSURE = 0.5

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from labeler.store.helpers import chunks
 from labeler.store.schema import (
     Comparison,
     ControlLatent,
@@ -23,6 +22,7 @@ from labeler.store.schema import (
     LatentSet,
     LatentSetMember,
 )
+from labeler.store.statements import chunks
 
 SHARED_NORM = (0.4, 0.6)
 """Range of delta_norm in which a latent counts as shared (arXiv 2504.02922)."""

@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 
 from crosscoder.config import SIDES
 from labeler.store.effective_rule import CategoryChoice, Choice, Setting, choose
-from labeler.store.helpers import chunks
 from labeler.store.schema import (
     CategoryChangeStatistic,
     Comparison,
@@ -23,6 +22,7 @@ from labeler.store.schema import (
     LatentSetMember,
     utc_now,
 )
+from labeler.store.statements import chunks
 
 CLOCK_TICK = timedelta(microseconds=1)
 """What both databases keep of a moment."""

@@ -16,7 +16,6 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from labeler.store.helpers import chunks, newest_explanation_ids
 from labeler.store.outcomes import FAILED
 from labeler.store.schema import (
     Explanation,
@@ -25,6 +24,7 @@ from labeler.store.schema import (
     ReviewEvent,
     ReviewEventCategory,
 )
+from labeler.store.statements import chunks, newest_explanation_ids
 from labeler.store.view_definitions.base import ADJUDICATED
 
 HUMAN_OUTCOMES = {"set": "assigned", "none": "none", "uninterpretable": "uninterpretable"}

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
-from labeler.store.helpers import chunks, number, require_same_length
 from labeler.store.schema import Evidence, EvidenceDocument
+from labeler.store.statements import chunks, number, require_same_length
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from sqlalchemy.orm import Session
 
 from crosscoder.files import json_sha256
 from labeler.store.effective import refresh_effective
-from labeler.store.helpers import chunks, get_or_create, newest_explanation_ids, number
 from labeler.store.latents import freeze_version
 from labeler.store.outcomes import (
     BY_NAME,
@@ -34,6 +33,7 @@ from labeler.store.schema import (
     Latent,
     Prompt,
 )
+from labeler.store.statements import chunks, get_or_create, newest_explanation_ids, number
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
 from labeler.store.effective import refresh_effective, stamp_change
-from labeler.store.helpers import chunks, get_or_create, number
 from labeler.store.schema import (
     Comparison,
     ComparisonSetting,
@@ -24,6 +23,7 @@ from labeler.store.schema import (
     SubjectModel,
     TaxonomyVersion,
 )
+from labeler.store.statements import chunks, get_or_create, number
 from labeler.text import clip
 
 Row = Mapping[str, Any]

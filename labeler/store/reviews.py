@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError, WorkError
 from labeler.store.effective import refresh_effective
-from labeler.store.helpers import chunks
 from labeler.store.latents import freeze_version
 from labeler.store.outcomes import FAILED
 from labeler.store.schema import (
@@ -27,6 +26,7 @@ from labeler.store.schema import (
     ReviewEvent,
     ReviewEventCategory,
 )
+from labeler.store.statements import chunks
 from labeler.store.tables.base import new_act, utc_now
 from labeler.store.taxonomies import category_ids
 

@@ -22,9 +22,9 @@ from sqlalchemy.orm import Session
 
 from crosscoder.files import json_sha256
 from labeler import __version__
-from labeler.store.helpers import chunks
 from labeler.store.schema import Run, WorkItem, utc_now
 from labeler.store.secrets import masked_values
+from labeler.store.statements import chunks
 
 
 def begin_run(

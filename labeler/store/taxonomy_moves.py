@@ -10,7 +10,6 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from labeler.store.effective_rule import Setting, choose, standing_events
-from labeler.store.helpers import chunks
 from labeler.store.latents import current_setting, ensure_comparison_setting, freeze_version
 from labeler.store.outcomes import ANSWERS
 from labeler.store.schema import (
@@ -25,6 +24,7 @@ from labeler.store.schema import (
     ReviewEventCategory,
     TaxonomyVersion,
 )
+from labeler.store.statements import chunks
 from labeler.store.taxonomies import ADDED_NOTE, Carrying, carrying, map_same_categories
 
 Row = TypeVar("Row")

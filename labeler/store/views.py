@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, inspect, text
 
 from labeler.store.triggers import definitions
-from labeler.store.view_definitions import agreement, change, labels, review, robustness, scores
+from labeler.store.view_definitions import change, labels, review, robustness, scores
 from labeler.store.view_definitions.base import View
 
 VIEWS: tuple[View, ...] = (
@@ -21,7 +21,6 @@ VIEWS: tuple[View, ...] = (
     *review.VIEWS,
     *robustness.VIEWS,
     *scores.VIEWS,
-    *agreement.VIEWS,
 )
 """All views, in an order in which they can be made."""
 

@@ -1,4 +1,4 @@
-"""Small helpers of the functions that write to the database."""
+"""What statements share: keys in chunks, a row found or made, the newest explanations."""
 
 from __future__ import annotations
 
