@@ -7,11 +7,15 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from crosscoder.errors import InputError
+from crosscoder.registry import Registry
+
+if TYPE_CHECKING:
+    from crosscoder.sparsity import Activation
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +28,14 @@ Overlap = Literal["exclude", "keep"]
 SideName = Literal["target", "reference"]
 SIDES: tuple[SideName, SideName] = ("target", "reference")
 """The two sides of a comparison."""
+
+ACTIVATIONS: Registry[type[Activation]] = Registry(
+    "activation",
+    "difflens.activations",
+    {"batch_topk": "crosscoder.sparsity:BatchTopK", "l1": "crosscoder.sparsity:L1"},
+)
+"""How training keeps a crosscoder sparse; none is imported before it is used."""
+ActivationName = Annotated[str, ACTIVATIONS]
 
 DictionarySize = Annotated[int, Field(ge=2)]
 ActiveLatents = Annotated[int, Field(ge=1)]
@@ -136,7 +148,7 @@ class DictionarySettings(Settings):
     n_latents: DictionarySize = 4096
     """Dictionary size F."""
     k: ActiveLatents = 32
-    """Average number of active latents per token that training and theta aim at."""
+    """`batch_topk`: average number of active latents per token that training and theta aim at."""
 
     @model_validator(mode="after")
     def _k_fits(self) -> DictionarySettings:
@@ -163,9 +175,10 @@ class TrainSettings(Settings):
     exclusive_fraction: Annotated[float, FormerName("dedicated_share")] = Field(0.0, ge=0, lt=1)
     """Fraction of the latents that is exclusive to each model; not with `difference_weight`."""
     aux_coefficient: float = Field(1 / 32, ge=0)
-    """Weight of the AuxK loss on dead latents."""
+    """`batch_topk`: weight of the AuxK loss on dead latents."""
     revive_dead: Annotated[bool, FormerName("wake_silent")] = True
-    """Raise the biases of dead latents that no token activates, which AuxK cannot reach."""
+    """`batch_topk`: raise the biases of dead latents that no token activates, which AuxK cannot
+    reach."""
     dead_after_tokens: int | None = Field(None, ge=1)
     """Tokens without firing after which a latent is dead; the smaller of 10 M and an epoch."""
     max_dead_share: float = Field(0.9, gt=0, le=1)
@@ -175,7 +188,7 @@ class TrainSettings(Settings):
     device: Device = "auto"
     """Where the steps are taken; `auto` is the GPU where there is one."""
     precision: Precision = "float32"
-    """Of the two factors of the encoder product; all else is float32."""
+    """`batch_topk`: of the two factors of the encoder product; all else is float32."""
 
     @model_validator(mode="after")
     def _exclusive_latents_have_unscaled_differences(self) -> TrainSettings:
@@ -185,6 +198,13 @@ class TrainSettings(Settings):
                 "models; leave one of them out"
             )
         return self
+
+
+class SparsitySettings(Settings):
+    """The weight of the penalty of activations that have one."""
+
+    l1_coefficient: float = Field(1.0, ge=0)
+    """`l1`: weight of the sum-of-norms penalty."""
 
 
 class ScalingSettings(Settings):
@@ -249,7 +269,7 @@ def check_exclusive_fraction(fraction: float, n_models: int) -> None:
         )
 
 
-class TrainConfig(TrainSettings, SplitSettings):
+class TrainConfig(TrainSettings, SparsitySettings, SplitSettings):
     """How a crosscoder is trained; `held_out` counts where the store is not split already."""
 
     seed: int = 0
@@ -258,8 +278,6 @@ class TrainConfig(TrainSettings, SplitSettings):
     """The gradient of all weights together is scaled down to this L2 norm."""
     reconstruction: ReconstructionLoss = "squared"
     """`squared` or `unsquared`, see `LossSettings`; coefficients are not portable across them."""
-    l1_coefficient: float = Field(1.0, ge=0)
-    """Weight of the sum-of-norms penalty (`l1`)."""
     k_initial: int | None = Field(None, ge=1)
     """k of the first step, where `k_annealing_steps` > 0."""
     k_annealing_steps: int = Field(0, ge=0)

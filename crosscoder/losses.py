@@ -1,4 +1,4 @@
-"""The training objective: reconstruction, AuxK, sparsity, scaled differences, partitions."""
+"""The parts of the training objective: reconstruction, AuxK, scaled differences, partitions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from dataclasses import dataclass
 import torch
 
 from crosscoder.batch_topk import SparseCodes
-from crosscoder.config import Precision, ReconstructionLoss, check_exclusive_fraction
+from crosscoder.config import (
+    ACTIVATIONS,
+    Precision,
+    ReconstructionLoss,
+    check_exclusive_fraction,
+)
 from crosscoder.model import Crosscoder
 from crosscoder.selection import Workspace
 
@@ -65,71 +70,12 @@ def crosscoder_loss(
 
     With a `workspace` the gradients of the weights lie in it and are good until its next use.
     """
-    if crosscoder.config.activation == "l1":
-        return _l1_loss(crosscoder, z, settings)
-    return _batch_topk_loss(crosscoder, z, settings, dead, workspace or Workspace())
+    activation = ACTIVATIONS.get(crosscoder.config.activation)
+    return activation.loss(crosscoder, z, settings, dead, workspace or Workspace())
 
 
-def _batch_topk_loss(
-    crosscoder: Crosscoder,
-    z: torch.Tensor,
-    settings: LossSettings,
-    dead: torch.Tensor | None,
-    workspace: Workspace,
-) -> Losses:
-    if settings.aux_coefficient == 0 or (dead is not None and dead.numel() == 0):
-        dead = None
-    k_total = round(settings.k * z.shape[0])
-    encoded = crosscoder.encode_topk(z, k_total, dead, settings.precision, workspace)
-    z_hat, estimate = crosscoder.decode_encoded(encoded, z.shape[0], workspace)
-    codes = SparseCodes(encoded.token, encoded.latent, encoded.value.detach())
-    error = z - z_hat
-    reconstruction = _reconstruction(error, settings.reconstruction)
-    total, auxiliary = reconstruction, reconstruction.new_zeros(())
-    if dead is not None:
-        auxiliary = auxk_loss(error.detach(), estimate)
-        total = total + settings.aux_coefficient * auxiliary
-        if settings.revive_dead and encoded.dead is not None:
-            unreached = encoded.dead.unreached()
-            total = total + settings.aux_coefficient * revival_loss(crosscoder, unreached)
-    return Losses(
-        total=total,
-        reconstruction=reconstruction.detach(),
-        auxiliary=auxiliary.detach(),
-        sparsity=reconstruction.new_zeros(()),
-        codes=codes,
-        threshold=_smallest(codes, crosscoder.code_norms().detach()),
-        squared_errors=error.detach().square().sum((0, 2)),
-    )
-
-
-def _l1_loss(crosscoder: Crosscoder, z: torch.Tensor, settings: LossSettings) -> Losses:
-    """Anthropic's sparse crosscoder (2024): the penalty is weighted by the sum of norms."""
-    a = crosscoder.encode(z)
-    error = z - crosscoder.decode_dense(a)
-    reconstruction = _reconstruction(error, settings.reconstruction)
-    norms = crosscoder.code_norms()
-    sparsity = (a.sum(0) @ norms) / z.shape[0]
-    token, latent = a.detach().nonzero().unbind(1)
-    codes = SparseCodes(token, latent, a.detach()[token, latent])
-    return Losses(
-        total=reconstruction + settings.l1_coefficient * sparsity,
-        reconstruction=reconstruction.detach(),
-        auxiliary=reconstruction.new_zeros(()),
-        sparsity=sparsity.detach(),
-        codes=codes,
-        threshold=_smallest(codes, norms.detach()),
-        squared_errors=error.detach().square().sum((0, 2)),
-    )
-
-
-def _smallest(codes: SparseCodes, norms: torch.Tensor) -> torch.Tensor:
-    if codes.n_active == 0:
-        return codes.value.new_full((), float("nan"))
-    return (codes.value * norms.index_select(0, codes.latent)).min()
-
-
-def _reconstruction(error: torch.Tensor, kind: ReconstructionLoss) -> torch.Tensor:
+def reconstruction_loss(error: torch.Tensor, kind: ReconstructionLoss) -> torch.Tensor:
+    """() loss of the errors z - zhat (B, M, d), see `LossSettings.reconstruction`."""
     if kind == "squared":
         return error.square().sum() / error.shape[0]
     lengths: torch.Tensor = error.norm(dim=-1)

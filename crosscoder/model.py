@@ -21,7 +21,7 @@ from crosscoder.batch_topk import (
     sparse_encode,
     threshold_codes,
 )
-from crosscoder.config import ActiveLatents, DictionarySize, Precision, check_k
+from crosscoder.config import ActivationName, ActiveLatents, DictionarySize, Precision, check_k
 from crosscoder.errors import InputError
 from crosscoder.kernels import sum_rows
 from crosscoder.selection import Workspace
@@ -120,7 +120,7 @@ class CrosscoderConfig(BaseModel):
     """Average number of active latents per token that training and theta aim at."""
     model_names: tuple[str, ...]
     """Names of the subject models in the order of the model axis."""
-    activation: Literal["batch_topk", "l1"] = "batch_topk"
+    activation: ActivationName = "batch_topk"
     """`batch_topk` keeps the k*B largest weighted activations of a batch, `l1` all positive."""
     code_norm: Literal["sum_of_norms", "concatenated", "none"] = "sum_of_norms"
     """Weight n_j of a latent in the selection: `sum_of_norms` is sum_m ||d_j^m|| (arXiv

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from crosscoder.checkpoints import load_crosscoder, require_finite, require_positive
+from crosscoder.config import ACTIVATIONS
 from crosscoder.errors import InputError
 from crosscoder.files import write_text
 from crosscoder.folding import (
@@ -358,7 +359,7 @@ def export_dictionary_learning(
         "target_rms": 1.0,
     }
     named = {"dict_class": "CrossCoder"}
-    if config.activation == "batch_topk":
+    if ACTIVATIONS.get(config.activation).aims_at_k:
         named = {"dict_class": "BatchTopKCrossCoder"}
         settings["k"] = config.k
         tensors["k"] = torch.tensor(config.k, dtype=torch.int32)

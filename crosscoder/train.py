@@ -23,9 +23,9 @@ from crosscoder.checkpoints import (
     require_whole_crosscoder,
     save_crosscoder,
 )
-from crosscoder.config import Device, TrainConfig
+from crosscoder.config import ACTIVATIONS, Device, TrainConfig
 from crosscoder.errors import InputError, WorkError
-from crosscoder.evaluate import Quality, calibrate_theta, measure_quality
+from crosscoder.evaluate import Quality, measure_quality
 from crosscoder.files import (
     DamagedFileError,
     json_sha256,
@@ -165,7 +165,7 @@ class TrainResult:
     quality: Quality
     """On the unmasked tokens of the held-out documents."""
     theta_drift: float | None
-    """L0 at inference, held out, over k, minus 1; None under `l1`, which aims at no k."""
+    """L0 at inference, held out, over k, minus 1; None for activations that aim at no k (`l1`)."""
 
 
 def train(
@@ -210,6 +210,7 @@ class _Run:
     ) -> None:
         self._source = source
         self._config = config
+        self._activation = ACTIVATIONS.get(config.activation)
         self._train_config = train_config
         self._out_dir = out_dir
         self._run_key = run_key
@@ -232,7 +233,7 @@ class _Run:
     def _require_a_threshold(self) -> None:
         """WorkError, before the first step, where `ema_min` would start after the last."""
         config = self._train_config
-        follows = config.theta == "ema_min" and self._config.activation != "l1"
+        follows = config.theta == "ema_min" and self._activation.aims_at_k
         if follows and self._n_steps <= config.theta_start_step:
             raise WorkError(
                 f'train.theta: "ema_min" starts after step {config.theta_start_step} '
@@ -325,7 +326,7 @@ class _Run:
         return result
 
     def _theta_drift(self, quality: Quality) -> float | None:
-        if self._config.activation == "l1":
+        if not self._activation.aims_at_k:
             return None
         drift = quality.l0 / self._config.k - 1
         if abs(drift) > DRIFT_WORTH_A_WARNING:
@@ -340,12 +341,9 @@ class _Run:
         return drift
 
     def _set_theta(self, crosscoder: Crosscoder) -> None:
-        if self._config.activation == "l1":
-            theta = 0.0
-        elif self._train_config.theta == "calibrated":
-            theta = calibrate_theta(crosscoder, self._held_out, self._config.k)
-        else:
-            theta = float(crosscoder.theta)
+        theta = float(crosscoder.theta)
+        if self._train_config.theta == "calibrated" or not self._activation.aims_at_k:
+            theta = self._activation.threshold(crosscoder, self._held_out)
         if not (math.isfinite(theta) and theta >= 0):
             raise WorkError(
                 f"train.theta: never calibrated, it is {theta:g} after the last step; lower "

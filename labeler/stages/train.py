@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
+from crosscoder.config import ACTIVATIONS, SparsitySettings, TrainConfig, TrainSettings
 from labeler.errors import UsageError
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.stages.crosscoders import StudyCrosscoder, study_crosscoders
@@ -20,7 +21,6 @@ from labeler.study.study_file import StudyFile, subject_cache
 
 if TYPE_CHECKING:
     from crosscoder.activations import ActivationStore
-    from crosscoder.config import TrainConfig
     from crosscoder.model import Crosscoder, CrosscoderConfig
     from crosscoder.published import PublishedCrosscoder
     from crosscoder.sources import TrainingSource
@@ -131,7 +131,7 @@ def _set_theta(
     """Calibrate theta where the file or the study asks for it; says so."""
     from crosscoder.evaluate import calibrate_theta
 
-    if crosscoder.config.activation == "l1":
+    if not ACTIVATIONS.get(crosscoder.config.activation).aims_at_k:
         return []
     if crosscoder.calibrated and section.theta == "stored":
         return []
@@ -160,7 +160,7 @@ class TrainStage:
                 "held_out": harvest_section(context.study).held_out,
             }
         inputs: dict[str, Any] = {
-            "train": context.study.config.train.hash_content(exclude={"checkpoint_every"}),
+            "train": decisive(context.study.config.train),
             "held_out": harvest_section(context.study).held_out,
         }
         if context.study.config.crosscoders:
@@ -200,6 +200,14 @@ class TrainStage:
             for one in study_crosscoders(context.study)
             for name in ("crosscoder.safetensors", "config.json")
         )
+
+
+def decisive(section: TrainSection) -> dict[str, Any]:
+    """What decides the weights; the keys of the activation joined later, with their defaults."""
+    unread = {"checkpoint_every"}
+    if section.activation == TrainSection.model_fields["activation"].default:
+        unread |= {"activation", *SparsitySettings.model_fields}
+    return section.hash_content(exclude=unread)
 
 
 def _trained(
@@ -259,7 +267,6 @@ def configs(
     context: StageContext, store: ActivationStore | ActivationStream
 ) -> tuple[CrosscoderConfig, TrainConfig]:
     """The two configs of the crosscoder package, from `[train]`."""
-    from crosscoder.config import TrainConfig
     from crosscoder.model import CrosscoderConfig
 
     section = context.study.config.train
@@ -270,6 +277,7 @@ def configs(
         n_latents=section.n_latents,
         k=section.k,
         model_names=store.model_names,
+        activation=section.activation,
         normalisation="none" if published else "affine",
         layer=store.manifest.source.layer,
         tokenizer_sha256=store.manifest.source.tokenizer_sha256,
@@ -284,9 +292,8 @@ def configs(
 
 
 def _own_settings(section: TrainSection) -> dict[str, Any]:
-    from crosscoder.config import TrainSettings
-
-    return section.model_dump(include=set(TrainSettings.model_fields))
+    names = TrainSettings.model_fields | SparsitySettings.model_fields
+    return section.model_dump(include=set(names))
 
 
 def _register(

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validato
 from pydantic.fields import FieldInfo
 
 from crosscoder.config import (
+    ActivationName,
     ActiveLatents,
     DictionarySettings,
     EvidenceSettings,
@@ -19,6 +20,7 @@ from crosscoder.config import (
     ScalingSettings,
     Settings,
     SideName,
+    SparsitySettings,
     SplitSettings,
     StoredType,
     TextSettings,
@@ -54,11 +56,14 @@ def inner_section(annotation: Any) -> type[Section] | None:
     return next((section for section in found if section is not None), None)
 
 
-class TrainSection(Section, DictionarySettings, TrainSettings):
+class TrainSection(Section, DictionarySettings, TrainSettings, SparsitySettings):
     """`[train]`: the crosscoder and its optimiser."""
 
     preset: Literal["difflens", "minder2025"] = "difflens"
     """`minder2025` is the published recipe of arXiv 2504.02922."""
+    activation: ActivationName = "batch_topk"
+    """`batch_topk` keeps the k latents per token that weigh most, over a whole batch; `l1` keeps
+    all positive ones and makes them few by a penalty."""
 
 
 class CrosscoderSection(Section):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +13,7 @@ import pytest
 from pydantic import Field
 from tiny_study import TinyStudy
 
+from crosscoder.config import ACTIVATIONS
 from crosscoder.rules import RULES, IsolationRule
 from labeler.cli.main import run
 
@@ -36,6 +39,26 @@ def dense_rule() -> Iterator[None]:
 
     yield
     RULES.unregister("dense")
+
+
+@pytest.fixture
+def topmost_activation() -> Iterator[None]:
+    from crosscoder.sparsity import BatchTopK
+
+    @ACTIVATIONS.register("topmost")
+    class Topmost(BatchTopK):
+        """The best latent of each token on average, and a threshold of its own."""
+
+        @classmethod
+        def loss(cls, crosscoder: Any, z: Any, settings: Any, *rest: Any) -> Any:
+            return super().loss(crosscoder, z, replace(settings, k=1), *rest)
+
+        @classmethod
+        def threshold(cls, crosscoder: Any, held_out: Any) -> float:
+            return 0.25
+
+    yield
+    ACTIVATIONS.unregister("topmost")
 
 
 def sets_of(study: TinyStudy) -> list[tuple[str, str, str]]:
@@ -83,3 +106,61 @@ def test_keys_of_ones_own_rule_are_checked(
     study = changed(finished_study, tmp_path, **isolate)
     assert run(["isolate", str(study.path)]) == 2
     assert words in capsys.readouterr().err
+
+
+def metrics_of(study: TinyStudy, earlier: set[Path]) -> list[dict[str, Any]]:
+    """Steps of the one training that is not among the earlier ones."""
+    (path,) = set(study.folder.glob("artifacts/train/*/metrics.jsonl")) - earlier
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.usefixtures("own_cache", "topmost_activation")
+def test_an_activation_of_ones_own_is_trained_from_study_toml(
+    finished_study: TinyStudy, tmp_path: Path
+) -> None:
+    study = finished_study.copied_to(tmp_path / "study")
+    earlier = set(study.folder.glob("artifacts/train/*/metrics.jsonl"))
+    study = study.with_tables(train={"activation": "topmost"})
+    assert run(["train", str(study.path)]) == 0
+    assert {step["l0"] for step in metrics_of(study, earlier)} == {1}
+    with sqlite3.connect(study.database) as database:
+        (result,) = database.execute(
+            "SELECT result FROM run WHERE kind = 'train' ORDER BY id DESC LIMIT 1"
+        ).fetchone()
+    assert json.loads(result)["theta"] == 0.25
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_l1_is_chosen_in_study_toml_and_runs_to_the_report(
+    finished_study: TinyStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = finished_study.copied_to(tmp_path / "study")
+    earlier = set(study.folder.glob("artifacts/train/*/metrics.jsonl"))
+    study = study.with_tables(train={"activation": "l1", "l1_coefficient": 0.1, "k": None})
+    assert run(["run", str(study.path)]) == 0
+    steps = metrics_of(study, earlier)
+    for step in steps:
+        penalty = pytest.approx(step["reconstruction"] + 0.1 * step["sparsity"], rel=1e-5)
+        assert step["loss"] == penalty
+    assert steps[-1]["sparsity"] > 0
+    assert "% of k" not in capsys.readouterr().out
+    assert (study.folder / "report" / "index.html").is_file()
+
+
+def test_keys_of_the_activation_leave_the_hash_of_the_usual_one_as_it_was() -> None:
+    from labeler.stages.train import decisive
+    from labeler.study.config import TrainSection
+
+    usual = decisive(TrainSection())
+    assert not {"activation", "l1_coefficient"} & usual.keys()
+    chosen = decisive(TrainSection(activation="l1", l1_coefficient=0.5))
+    assert chosen == usual | {"activation": "l1", "l1_coefficient": 0.5}
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_an_unknown_activation_names_those_there_are(
+    finished_study: TinyStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = finished_study.copied_to(tmp_path / "study").with_tables(train={"activation": "l2"})
+    assert run(["train", str(study.path)]) == 2
+    assert "train.activation: no activation is called 'l2'" in capsys.readouterr().err

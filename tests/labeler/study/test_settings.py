@@ -31,6 +31,7 @@ COUNTERPARTS: dict[tuple[str, type[BaseModel]], set[str]] = {
     },
     ("harvest", TrainConfig): {"held_out"},
     ("train", TrainConfig): {
+        "l1_coefficient",
         "epochs", "batch_size", "learning_rate", "warmup_steps", "decay_fraction",
         "difference_weight", "exclusive_fraction", "aux_coefficient", "revive_dead",
         "dead_after_tokens", "max_dead_share", "checkpoint_every", "device", "precision",
