@@ -83,7 +83,7 @@ class Study:
         return propose(self.file, mode, None if output is None else Path(output))
 
     def accept_taxonomy(self, path: str | Path) -> Decided:
-        """Put the version of a proposal in force, with the labels that stay labels."""
+        """Make the version of a proposal active, with the labels that stay labels."""
         from labeler.taxonomies.verbs import accept
 
         return accept(self.file, Path(path))
@@ -203,7 +203,7 @@ class Study:
         export_dictionary_learning(trained_crosscoder(context, one), Path(folder), name_class)
 
     def export_labels(self, path: str | Path, overwrite: bool = False) -> int:
-        """Write the labels in force to a CSV or JSONL file; returns how many.
+        """Write the active labels to a CSV or JSONL file; returns how many.
 
         UsageError where the file is there already, unless `overwrite`.
         """

@@ -1,4 +1,4 @@
-"""Errors of the user and of the work, and which extra brings a library that is missing."""
+"""Errors of usage and of work, and the extra that installs a missing library."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from taxonomy.errors import InputError as TaxonomyInputError
 __all__ = ["USAGE_ERRORS", "Place", "UsageError", "WorkError", "doing"]
 
 USAGE_ERRORS = (UsageError, TaxonomyInputError)
-"""All that say that something given is wrong."""
+"""Errors about input that is wrong."""
 
 
 class Place(str):
-    """A note on an error: what was being done when it happened."""
+    """A note on an error: the step in which it happened."""
 
     __slots__ = ()
 
 
 @contextmanager
 def doing(words: str) -> Iterator[None]:
-    """Note on whatever error leaves the block what was being done: a stage, a file, a row.
+    """Add a Place with these words (a stage, a file, a row) to any error that leaves the block.
 
-    The command line prints these places, outermost first, for errors that do not say themselves
-    what is wrong.
+    The command line prints the places of an unexpected error, outermost first.
     """
     try:
         yield
@@ -45,7 +44,7 @@ LIBRARIES: dict[Extra, tuple[str, ...]] = {
     ),
     "postgres": ("psycopg",),
 }  # fmt: skip
-"""The modules that the code imports; vLLM runs in a process of its own."""
+"""The modules that the code imports; vLLM runs in a separate process."""
 
 
 def install_command(extra: Extra) -> str:
@@ -65,7 +64,7 @@ def require_extra(extra: Extra, who: str) -> None:
 
 @contextmanager
 def naming_extra(who: str) -> Iterator[None]:
-    """Raise a library of an extra that the block does not find as UsageError."""
+    """Turn a ModuleNotFoundError for a library of an extra into a UsageError."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -75,7 +74,7 @@ def naming_extra(who: str) -> Iterator[None]:
 
 
 def missing_extra(error: BaseException, who: str) -> str | None:
-    """What to install for `who`, where the error is that a library of an extra is missing."""
+    """What to install for `who`; None where the error is not a missing library of an extra."""
     if not isinstance(error, ModuleNotFoundError) or error.name is None:
         return None
     library = error.name.partition(".")[0]

@@ -1,4 +1,4 @@
-"""Text made safe to show, numbers as people read them, CSV that every reader takes apart alike."""
+"""Formats text, numbers and CSV for display: visible characters, safe spreadsheets."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ MAX_TOKEN_CHARACTERS = 200
 _FORMAT_CONTROLS = re.compile(
     "[\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
 )
-"""Invisible characters that reorder, hide or break text; joiners of scripts and emoji are kept."""
+"""Invisible characters that reorder, hide or break text, without joiners of scripts and emoji."""
 
 _SUSPECT = re.compile(
     "[\x00-\x1f\x7f-\x9f\ud800-\udfff\ue000-\uf8ff\U000f0000-\U0010ffff]|"
     + _FORMAT_CONTROLS.pattern
 )
-"""Any character that might be replaced: most texts have none and are passed through at once."""
+"""Characters that may be replaced; most texts have none and are returned at once."""
 
 
 def visible(text: str, keep: str = "\n\t") -> str:
-    """The text with control, reordering and unpaired characters replaced by visible signs."""
+    """The text with control characters, reordering marks and lone surrogates made visible."""
     if not _SUSPECT.search(text):
         return text
     return "".join(_visible_character(character, keep) for character in text)
@@ -53,7 +53,7 @@ def one_line(text: str, longest: int | None = None) -> str:
 
 
 def clip(text: str, longest: int) -> str:
-    """The text, or its start and how many characters are left out."""
+    """The text, or its start with the number of omitted characters."""
     if len(text) <= longest:
         return text
     return f"{text[:longest]}\u2026 (+{len(text) - longest:,} characters)"
@@ -67,7 +67,7 @@ def percent_text(value: float | None) -> str:
 
 
 def interval_text(low: float | None, high: float | None) -> str:
-    """A 95% interval of a percentage; an upper bound of None is infinite, two are undefined."""
+    """A 95% interval of a percentage; a bound of None is infinite, two mean undefined."""
     if low is None and high is None:
         return ""
     left = "-\u221e" if low is None else percent_text(low)
@@ -100,23 +100,23 @@ def plural(count: int, noun: str, nouns: str | None = None) -> str:
 
 
 def listed(items: list[str]) -> str:
-    """Items joined as in a sentence."""
+    """Items joined by commas and `and`."""
     if len(items) <= 1:
         return "".join(items)
     return f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 BYTE_ORDER_MARK = "\ufeff"
-"""Before a CSV that people open: without it spreadsheets take UTF-8 for the system's encoding."""
+"""First character of a CSV for spreadsheets, which else read UTF-8 in the system's encoding."""
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
-"""Text that a spreadsheet would take for a formula gets one quote mark more on the way out."""
+"""Text that a spreadsheet would take for a formula; it is written with a quote mark in front."""
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?%?")
 
 
 def guarded(value: Any) -> Any:
-    """The value with a quote mark before text that a spreadsheet would run as a formula.
+    """The value, with a quote mark before text that a spreadsheet would run as a formula.
 
-    Numbers and percentages stay as they are, those that are text too.
+    Numbers and percentages stay as they are, even as text.
     """
     if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
         return f"'{value}"
@@ -131,7 +131,7 @@ def unguarded(value: str) -> str:
 
 
 def csv_for_people(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """CSV for a spreadsheet: a byte-order mark, and nothing in it runs."""
+    """CSV for a spreadsheet, with a byte-order mark and without formulas."""
     safe = ([guarded(value) for value in row] for row in rows)
     return BYTE_ORDER_MARK + csv_text([guarded(name) for name in columns], safe)
 
@@ -139,8 +139,8 @@ def csv_for_people(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A header and rows, lines ending in a line feed; None is an empty field.
 
-    Python's writer quotes only the line break that ends its own lines, so a carriage return
-    within a field would begin a new row for the reader; it is told to end lines with both.
+    Python's writer quotes only its own line terminator. With `CR LF` as the terminator, a carriage
+    return within a field is quoted as well.
     """
     lines = []
     for values in (columns, *rows):

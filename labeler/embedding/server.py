@@ -17,7 +17,7 @@ from crosscoder.limits import MAX_VECTORS_BYTES, parse_json
 from labeler.embedding.base import Vectors, encodable, normalised
 from labeler.errors import UsageError, WorkError
 from labeler.http.connections import (
-    BlockingLine,
+    BlockingConnection,
     Connection,
     ConnectionFailedError,
     Endpoint,
@@ -30,14 +30,14 @@ from labeler.http.errors import is_worth_retrying, retry_after_s, server_error
 BATCH = 64
 """Texts in one request."""
 LONGEST_ANSWER_S = 600.0
-"""Seconds in which an answer must have come whole."""
+"""Seconds within which an answer must be complete."""
 LONGEST_WAIT_S = 60.0
-"""Seconds that a server may ask to wait with Retry-After; beyond, it is asked as if it had not."""
+"""Longest Retry-After, in seconds, that is followed; longer ones are ignored."""
 _BACKOFF = wait_random_exponential(multiplier=0.5, max=8)
 
 
-class _AgainError(WorkError):
-    """There is no answer now; there may be one later."""
+class _RetryableError(WorkError):
+    """No answer now; a later attempt may get one."""
 
     def __init__(self, words: str, wait_s: float | None = None) -> None:
         super().__init__(words)
@@ -45,10 +45,10 @@ class _AgainError(WorkError):
 
 
 class ServerEmbedder:
-    """Asks `POST {base_url}/embeddings`; the key comes from the environment and is kept nowhere.
+    """Embeds with `POST {base_url}/embeddings`; the key comes from the environment.
 
-    Transport errors, 408, 429 and 5xx are retried. Raises WorkError with the server's words when
-    it does not answer.
+    Transport errors, 408, 429 and 5xx are retried. Raises WorkError with the server's message
+    where it does not answer.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class ServerEmbedder:
         read_key(api_key_env, "embedding.api_key_env")
         self.model = model
         self._endpoint = endpoint = Endpoint(base_url.rstrip("/"), model, api_key_env)
-        self._line = BlockingLine(
+        self._connection = BlockingConnection(
             Connection(endpoint, tls_for((endpoint,)), MAX_VECTORS_BYTES, silence_s=timeout_s)
         )
         self._retrying = Retrying(
-            retry=retry_if_exception_type(_AgainError),
+            retry=retry_if_exception_type(_RetryableError),
             stop=stop_after_attempt(1 + max_retries),
             wait=_wait_s,
             reraise=True,
@@ -79,7 +79,7 @@ class ServerEmbedder:
 
     @property
     def fingerprint(self) -> str:
-        """The model's name: what a server computes under it is not known here."""
+        """The model's name, since the server's weights are unknown."""
         return self.name
 
     def embed(self, texts: Sequence[str]) -> Vectors:
@@ -99,31 +99,31 @@ class ServerEmbedder:
             "encoding_format": "float",
         }
         try:
-            answer = self._line.post("/embeddings", body, LONGEST_ANSWER_S)
+            answer = self._connection.post("/embeddings", body, LONGEST_ANSWER_S)
             if answer.status == 200:
                 return _vectors(answer.content, len(texts))
         except ConnectionFailedError as broken:
             words = without_key(str(broken), self._endpoint.api_key_env)
-            raise _AgainError(self._said(words)) from broken
+            raise _RetryableError(self._message(words)) from broken
         except TimeoutError:
             words = f"its answer did not come whole within {LONGEST_ANSWER_S:g} s"
-            raise WorkError(self._said(words)) from None
+            raise WorkError(self._message(words)) from None
         except UsageError as wrong:
-            raise WorkError(self._said(str(wrong))) from wrong
+            raise WorkError(self._message(str(wrong))) from wrong
         error = server_error(answer.status, answer.content, self._endpoint.api_key_env)
-        shown = self._said(error.shown)
+        shown = self._message(error.shown)
         if is_worth_retrying(answer.status):
-            raise _AgainError(shown, retry_after_s(answer.headers.get("retry-after")))
+            raise _RetryableError(shown, retry_after_s(answer.headers.get("retry-after")))
         raise WorkError(shown)
 
-    def _said(self, words: str) -> str:
+    def _message(self, words: str) -> str:
         return f"embedding server {self._endpoint.base_url}: {words}"
 
 
 def _wait_s(state: RetryCallState) -> float:
-    """What the server asked for, where that is not too long; else longer after every try."""
+    """The server's Retry-After where it is not too long, else exponential backoff."""
     error = state.outcome.exception() if state.outcome is not None else None
-    asked = error.wait_s if isinstance(error, _AgainError) else None
+    asked = error.wait_s if isinstance(error, _RetryableError) else None
     return asked if asked is not None and asked <= LONGEST_WAIT_S else float(_BACKOFF(state))
 
 

@@ -1,4 +1,4 @@
-"""delphi's folder of results: explanations and scores, one file for each latent."""
+"""Delphi's folder of results: explanations and scores, one file per latent."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ SCORERS: dict[Method, str] = {"detection": "detection", "fuzzing": "fuzz"}
 SILENT = -1
 """Distance of a text on which the latent does not fire."""
 _TRUTHS = ("activating", "ground_truth")
-"""The right answer, as files of today and older ones name it."""
+"""Keys of the right answer in newer and older files."""
 
 
 def write_scores(folder: Path, latents: Iterable[ExchangeLatent], hookpoint: str) -> int:
     """Write the scores that have examples; returns how many.
 
-    UsageError, before anything is written, where a file of another score of the same latent is in
-    the folder: it would stand beside an explanation that it did not test.
+    UsageError, before anything is written, where the folder has another score of the same latent:
+    it would stand next to an explanation that it did not test.
     """
     pending: list[tuple[Path, ExchangeScore]] = []
     for latent in latents:
@@ -46,9 +46,7 @@ def write_scores(folder: Path, latents: Iterable[ExchangeLatent], hookpoint: str
             if method in scores:
                 pending.append((path, scores[method]))
             elif path.exists():
-                raise UsageError(
-                    f"{path}: is of another export and fits no longer; name an empty folder"
-                )
+                raise UsageError(f"{path}: belongs to another export; name an empty folder")
     for path, score in pending:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps([_record(example) for example in score.examples])
@@ -61,8 +59,7 @@ def read_scores(
 ) -> dict[int, tuple[ExchangeScore, ...]]:
     """Scores of the explained latents of a hookpoint; UsageError names file and record.
 
-    Folders of other scorers are left alone. A latent without an explanation has nothing that its
-    score could be of.
+    Folders of other scorers are ignored. A score of a latent without an explanation is an error.
     """
     found: dict[int, list[ExchangeScore]] = defaultdict(list)
     for method, scorer in SCORERS.items():
@@ -137,7 +134,7 @@ def _answer(where: str, record: Any) -> ExampleAnswer:
 
 
 def _flag(where: str, key: str, value: Any, otherwise: str = "") -> bool:
-    """A flag written as a boolean or, as judges are asked to answer, as 0 or 1."""
+    """A flag written as a boolean, or as 0 or 1 like the answers of judges."""
     if isinstance(value, bool | int | float) and value in (0, 1):
         return bool(value)
     raise UsageError(f"{where}: {key} must be true, false, 1, 0{otherwise}, not {_shown(value)}")
@@ -157,7 +154,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 def write_delphi(folder: Path, latents: Iterable[ExchangeLatent], hookpoint: str) -> int:
     """Write the first explanation of each latent and its scores; returns how many latents.
 
-    The format has room for one explanation. UsageError where scores that fit no longer are there.
+    The format has room for one explanation. UsageError where the folder has outdated scores.
     """
     name = _UNSAFE.sub("--", hookpoint)
     explained = [latent for latent in latents if latent.explanations]
@@ -171,7 +168,7 @@ def write_delphi(folder: Path, latents: Iterable[ExchangeLatent], hookpoint: str
 
 
 def read_delphi(folder: Path) -> list[ExchangeLatent]:
-    """Read explanations and scores of one hookpoint; UsageError names a file that is none."""
+    """Read explanations and scores of one hookpoint; UsageError names an invalid file."""
     source = folder / _EXPLANATIONS if (folder / _EXPLANATIONS).is_dir() else folder
     found: dict[int, ExchangeLatent] = {}
     hookpoints: set[str] = set()

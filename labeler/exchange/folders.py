@@ -1,4 +1,4 @@
-"""Latents between the database and a folder in another tool's format."""
+"""Exports latents to a folder in another tool's format, and imports them."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ class ExchangeExport:
     n_latents: int
     n_scores: int = 0
     n_scores_left_out: int = 0
-    """Scores whose examples could not be drawn again as they were asked."""
+    """Scores whose examples could not be drawn again exactly."""
 
     @property
     def left_out(self) -> str | None:
-        """What is not in the folder, in words; None where nothing is missing."""
+        """What the folder lacks, in words; None where nothing is missing."""
         if not self.n_scores_left_out:
             return None
         return (
@@ -88,12 +88,12 @@ def export_latents(
     overwrite: bool = False,
     creator_id: str | None = None,
 ) -> ExchangeExport:
-    """Write the latents of one crosscoder that are labelled, or explained by an import; delphi's
-    format takes scores too. Neuronpedia's rows belong to its user `creator_id`, which it needs.
+    """Write the latents of one crosscoder that are labelled or have an imported explanation.
 
-    UsageError where `creator_id` is missing or goes with another format; where `crosscoder` is
-    missing and there are several, is not in the database, or has no such latent; and where the
-    folder holds anything, unless `overwrite`.
+    Delphi's format takes scores too. Neuronpedia requires `creator_id`, the user who owns the rows.
+    UsageError where `creator_id` is missing or does not fit the format; where `crosscoder` is
+    missing and there are several, is unknown, or has no such latent; and where the folder is not
+    empty, unless `overwrite`.
     """
     _check_creator(form, creator_id)
     if not overwrite and folder.is_dir() and any(folder.iterdir()):
@@ -133,7 +133,7 @@ def _check_creator(form: Format, creator_id: str | None) -> None:
 
 
 def _neuronpedia_source(row: Crosscoder, creator_id: str) -> NeuronpediaSource:
-    """Facts of a crosscoder that Neuronpedia has columns for; imported ones have hardly any."""
+    """A crosscoder's values for Neuronpedia's columns; an imported one has few."""
     config = row.config or {}
     return NeuronpediaSource(
         creator_id=creator_id,
@@ -165,11 +165,11 @@ def import_latents(
     dry_run: bool = False,
     new_crosscoder: bool = False,
 ) -> ExchangeResult:
-    """Read a folder and add what is new: all of it, or on any mistake nothing.
+    """Read a folder and add what is new: everything, or nothing on any mistake.
 
-    Explanations come under judges of the kind `import`, which are in force nowhere, and scores with
-    them; evidence comes to latents that have none. A crosscoder with weights must have the latents.
-    UsageError for a name that is not in the study, unless `new_crosscoder` makes one without
+    Explanations and scores are stored under judges of the kind `import`, which are never active.
+    Evidence is added to latents that have none. A crosscoder with weights must have the latents.
+    UsageError for a name that is not in the study, unless `new_crosscoder` creates one without
     weights.
     """
     read = {"neuronpedia": read_neuronpedia, "delphi": read_delphi}.get(form, read_saedashboard)
@@ -217,21 +217,22 @@ def _require_crosscoder(session: Session, name: str) -> None:
 
 
 def _latents(session: Session, crosscoder: Crosscoder) -> dict[int, ExchangeLatent]:
-    """Latents by their ids, in the order of their numbers: those with a label in force and those
-    that another tool explained; of a crosscoder without weights, which holds imports alone, all.
+    """Latents with an active label or an imported explanation, by id, in the order of their index.
+
+    Of a crosscoder without weights, which holds imports only, all latents.
     """
-    said = _explanations_in_force(session, crosscoder)
+    known = _active_explanations(session, crosscoder)
     for latent_id, explanations in _imported_explanations(session, crosscoder).items():
-        said.setdefault(latent_id, explanations)
-    ids = set(said)
+        known.setdefault(latent_id, explanations)
+    ids = set(known)
     if crosscoder.sha256 is None:
-        of_it = select(Latent.id).where(Latent.crosscoder_id == crosscoder.id)
-        ids |= set(session.execute(of_it).scalars())
+        own = select(Latent.id).where(Latent.crosscoder_id == crosscoder.id)
+        ids |= set(session.execute(own).scalars())
     latents = [session.get_one(Latent, latent_id) for latent_id in ids]
     return {
         latent.id: ExchangeLatent(
             latent.latent_index,
-            tuple(said.get(latent.id, ())),
+            tuple(known.get(latent.id, ())),
             tuple(_window(row) for row in evidence_of(session, latent.id)
                   if row.kind in FIRING_KINDS),
             latent.density,
@@ -241,7 +242,7 @@ def _latents(session: Session, crosscoder: Crosscoder) -> dict[int, ExchangeLate
     }  # fmt: skip
 
 
-def _explanations_in_force(
+def _active_explanations(
     session: Session, crosscoder: Crosscoder
 ) -> dict[int, list[ExchangeExplanation]]:
     """Explanations of labelled latents; an empty list where the label came without one."""
@@ -259,7 +260,7 @@ def _explanations_in_force(
 def _imported_explanations(
     session: Session, crosscoder: Crosscoder
 ) -> dict[int, list[ExchangeExplanation]]:
-    """The newest explanation of each author that other tools brought."""
+    """The newest imported explanation of each author."""
     newest: dict[int, dict[str, str]] = defaultdict(dict)
     for row in session.execute(_IMPORTED.where(Latent.crosscoder_id == crosscoder.id)):
         newest[row.latent_id][row.who] = row.text
@@ -270,7 +271,7 @@ def _imported_explanations(
 
 
 def _scores(session: Session, latents: Mapping[int, ExchangeLatent]) -> RedrawnScores:
-    """Scores of the explanations that are written."""
+    """Scores of the exported explanations."""
     texts = {
         latent_id: latent.explanations[0].text
         for latent_id, latent in latents.items()
@@ -338,7 +339,7 @@ class _Said:
 def _explain(
     session: Session, run_id: int, form: Format, latent_id: int, said: ExchangeExplanation
 ) -> _Said:
-    """Write an explanation unless it is the newest of its author already."""
+    """Write an explanation unless it already is the newest of its author."""
     judge = get_or_create_judge(
         session, f"{form}: {said.author}"[:200], said.author[:300], "import"
     )

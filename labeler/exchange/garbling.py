@@ -1,4 +1,4 @@
-"""Text that a program read with the wrong encoding: recognised, and refused with its rows."""
+"""Detects text that a program decoded wrongly, and refuses such files."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ ENCODINGS = {
     "cp1252": "Windows-1252", "latin-1": "Latin-1", "mac_roman": "Mac Roman",
     "cp1250": "Windows-1250", "cp1251": "Windows-1251", "cp437": "DOS 437", "cp850": "DOS 850",
 }  # fmt: skip
-"""What spreadsheets and editors take a file without a mark for, by their names in Python."""
+"""Encodings that spreadsheets and editors assume without a byte-order mark, by Python's names."""
 _LOST = "?"
-"""How comparisons write what an encoding has no sign for, however a program wrote it."""
+"""Stands in comparisons for a character that an encoding lacks."""
 
 
 def misread(text: str, encoding: str) -> str:
-    """The text as a program shows it that takes its UTF-8 for `encoding`.
+    """The text as a program shows it that decodes its UTF-8 as `encoding`.
 
-    Bytes that the encoding leaves undefined stay control characters, as in Windows.
+    Bytes that the encoding does not define become control characters, as in Windows.
     """
     return "".join(_decoded(byte, encoding) for byte in text.encode("utf-8", "replace"))
 
 
 def garbled_from(old: str, new: str) -> str | None:
-    """The encoding that `old` went through to become `new`, if it was one; else None.
+    """The encoding that turned `old` into `new`; None where there is none.
 
-    Found is text read wrongly once or twice, also where it was edited then or before, and text
-    whose signs were all replaced because the encoding lacks them.
+    Recognises text decoded wrongly once or twice, even if edited, and text whose characters were
+    replaced because the encoding lacks them.
     """
     outside = sorted({sign for sign in old if not sign.isascii()})
     if not outside or old == new:
@@ -54,7 +54,7 @@ def garbled_from(old: str, new: str) -> str | None:
 
 
 def looks_misread(text: str) -> bool:
-    """Whether text outside ASCII is, wrongly encoded, right UTF-8: chance hardly makes that."""
+    """Whether text outside ASCII becomes valid UTF-8 when encoded again, rare by chance."""
     if text.isascii():
         return False
     for encoding in ENCODINGS:
@@ -70,8 +70,8 @@ def looks_misread(text: str) -> bool:
 def first_misread(texts: Iterable[tuple[int, str]]) -> int | None:
     """The number of the first text outside ASCII where all of those look misread; else None.
 
-    A file that was read wrongly has no sign left that is right; one that merely speaks of garbled
-    text has others beside.
+    In a file that was decoded wrongly, no such character is right. A file that only quotes garbled
+    text has other characters as well.
     """
     outside = [(number, text) for number, text in texts if not text.isascii()]
     if outside and all(looks_misread(text) for _, text in outside):
@@ -81,7 +81,7 @@ def first_misread(texts: Iterable[tuple[int, str]]) -> int | None:
 
 @lru_cache(maxsize=4096)
 def _misread_sign(sign: str, encoding: str) -> tuple[str, ...]:
-    """The sign read wrongly once, and then once more in any way."""
+    """The character decoded wrongly once, and a second time in every way."""
     once = misread(sign, encoding)
     return once, *(misread(once, other) for other in ENCODINGS)
 
@@ -99,12 +99,12 @@ def _is_same(one: str, other: str) -> bool:
 
 
 def _without_controls(text: str) -> str:
-    """The text as a program keeps it that drops what it cannot show."""
+    """The text without C1 control characters, which some programs drop."""
     return "".join(sign for sign in text if not "\x7f" <= sign <= "\x9f")
 
 
 def _skeleton(text: str) -> str:
-    """The text without what differs between programs that lose signs or move spaces."""
+    """The text without differences between programs that lose characters or change spaces."""
     kept = [
         _LOST if "\x7f" <= sign <= "\x9f" or sign in "\ufffd_" else sign
         for sign in text.replace("\xa0", " ")
@@ -113,8 +113,8 @@ def _skeleton(text: str) -> str:
 
 
 FEWEST_CHANGED, CHANGED_SHARE = 20, 0.9
-"""Rows, and share of the rows with text, from which on a change of all is no work of a reviewer."""
-_MEND = (
+"""Changed rows, and share of the rows with text, from which an import asks for --all-changed."""
+_FIX = (
     "nothing imported; export again, open the file as UTF-8 and save it as"
     " CSV UTF-8, or export to .jsonl"
 )
@@ -131,8 +131,9 @@ class ComparedText:
 
 
 def refuse_garbled(source: Path, rows: Sequence[ComparedText], all_changed: bool = False) -> None:
-    """UsageError that names the first row whose text went through a wrong encoding, and one for a
-    file of which nearly all text changed, unless `all_changed`.
+    """UsageError for text that was decoded wrongly, naming the first row.
+
+    Also, unless `all_changed`, for a file in which nearly all text changed.
     """
     garbled = [
         (row, encoding)
@@ -144,11 +145,11 @@ def refuse_garbled(source: Path, rows: Sequence[ComparedText], all_changed: bool
         more = f", as are {plural(len(garbled) - 1, 'further row')}" if len(garbled) > 1 else ""
         raise UsageError(
             f"{source}: row {row.number}: the explanation is garbled, as by a program that took"
-            f" the file for {encoding}{more} ({clip(row.new, 60)!r}); {_MEND}"
+            f" the file for {encoding}{more} ({clip(row.new, 60)!r}); {_FIX}"
         )
     if all_changed:
         return
-    written = ((row.number, text) for row in rows for text in _written(row))
+    written = ((row.number, text) for row in rows for text in _new_texts(row))
     refuse_misread(source, written, "--all-changed")
     texts = [row for row in rows if row.old]
     changed = [row for row in texts if plain_signs(row.old) != plain_signs(row.new)]
@@ -161,16 +162,16 @@ def refuse_garbled(source: Path, rows: Sequence[ComparedText], all_changed: bool
 
 
 def refuse_misread(source: Path, texts: Iterable[tuple[int, str]], option: str) -> None:
-    """UsageError where every text outside ASCII looks misread; `texts` by the number of the row."""
+    """UsageError where every text outside ASCII looks misread; `texts` are (row number, text)."""
     number = first_misread(texts)
     if number is not None:
         raise UsageError(
             f"{source}: row {number}: the text is garbled, as by a program that read UTF-8 in"
-            f" another encoding, and no sign in the file is right; {_MEND}; {option} takes it"
+            f" another encoding, and no sign in the file is right; {_FIX}; {option} takes it"
             " as it is"
         )
 
 
-def _written(row: ComparedText) -> list[str]:
-    """What a reviewer wrote in the row: text that the database does not know."""
+def _new_texts(row: ComparedText) -> list[str]:
+    """A reviewer's new text in the row."""
     return [text for text in (row.new if row.new != row.old else "", row.note or "") if text]

@@ -1,4 +1,4 @@
-"""The rows of a file of labels: how they are written to, and read from, CSV and JSONL."""
+"""Reads and writes label files in CSV and JSONL."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from labeler.text import clip, csv_for_people, unguarded
 from taxonomy.tree import Taxonomy
 
 SEPARATOR = ";"
-"""Between the slugs of one cell, the primary one first."""
+"""Separates the slugs of a cell; the primary one is first."""
 RESERVED = ("none", "uninterpretable")
 _TYPED = str.maketrans({
     "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2026": "...", "\xa0": " ",
@@ -28,31 +28,31 @@ _TYPED = str.maketrans({
 
 
 def plain_text(text: str) -> str:
-    """The text without what spreadsheets change unasked: outer space, line ends, normal form."""
+    """The text without differences that spreadsheets add: outer space, line ends, normal form."""
     lines = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return "\n".join(line.rstrip() for line in lines).strip()
 
 
 def plain_signs(text: str) -> str:
-    """The text with the signs of a typewriter where programs set typographic ones unasked."""
+    """The text with plain quotes, dashes and spaces instead of typographic ones."""
     return plain_text(text.translate(_TYPED))
 
 
 def category_cell(text: str) -> str:
-    """The parts of a cell without outer space and without empty ones."""
+    """A cell's parts joined again, without outer space and empty parts."""
     parts = (part.strip() for part in text.split(SEPARATOR))
     return SEPARATOR.join(part for part in parts if part)
 
 
 def slugs_of(category: str) -> tuple[str, ...]:
-    """The slugs of a cell; none of them for a reserved word."""
+    """The slugs of a cell; empty for a reserved word."""
     return () if category in RESERVED else tuple(category.split(SEPARATOR))
 
 
 def by_slug(category: str, taxonomy: Taxonomy) -> str:
-    """The cell with the slug where a title stands, or a slug in another case.
+    """The cell with slugs instead of titles and of slugs in another case.
 
-    What is neither stays as it is; UsageError for a title that several categories have.
+    Other text stays as it is. UsageError for a title that several categories have.
     """
     return SEPARATOR.join(_slug(part, taxonomy) for part in category.split(SEPARATOR) if part)
 
@@ -72,30 +72,30 @@ def _slug(part: str, taxonomy: Taxonomy) -> str:
 
 
 SHOWN = 20
-"""How many are named; the rest are counted."""
+"""Mistakes that are listed; the rest are counted."""
 
 
 class RowMistakes:
-    """What is wrong with a file, row by row."""
+    """Collects the mistakes of a file, row by row."""
 
     def __init__(self, source: Path) -> None:
         self._source = source
         self._found: list[str] = []
 
     def add(self, words: str) -> None:
-        """Keep what is wrong with one row."""
+        """Add a mistake."""
         self._found.append(words)
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Keep an error of one row, and go on with the next."""
+        """Collect a UsageError of the block, so that the next row is read."""
         try:
             yield
         except UsageError as error:
             self.add(str(error))
 
     def require_none(self) -> None:
-        """Raise one UsageError that names them all, each in a line of its own."""
+        """Raise one UsageError that lists all mistakes, one per line."""
         if not self._found:
             return
         if len(self._found) == 1:
@@ -132,25 +132,25 @@ class LatentKey:
 
 @dataclass(frozen=True)
 class LabelContent:
-    """What a reviewer can change."""
+    """The parts of a row that a reviewer can change."""
 
     category: str
     """Slugs joined by `;`, `none`, `uninterpretable`, or empty = not labelled."""
     explanation: str
 
     def says_the_same(self, other: LabelContent) -> bool:
-        """Whether nothing differs but what a spreadsheet changes unasked."""
+        """Whether category and explanation are equal, apart from a spreadsheet's own changes."""
         return self.category == other.category and self.has_the_words_of(other)
 
     def has_the_words_of(self, other: LabelContent) -> bool:
-        """Whether the explanation reads the same."""
+        """Whether the explanation is equal, apart from a spreadsheet's own changes."""
         return plain_signs(self.explanation) == plain_signs(other.explanation)
 
     @property
     def base(self) -> str:
-        """Short hash by which an import tells an edited row from an untouched one.
+        """Short hash by which an import recognises edited rows.
 
-        It begins with a letter: spreadsheets take 12 digits, or `1e5`, for a number.
+        It begins with a letter, because spreadsheets take 12 digits, or `1e5`, for a number.
         """
         text = json.dumps([self.category, plain_text(self.explanation)], ensure_ascii=False)
         return "h" + hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
@@ -158,7 +158,7 @@ class LabelContent:
 
 @dataclass(frozen=True)
 class ExportRow:
-    """One label in force."""
+    """One active label."""
 
     key: LatentKey
     content: LabelContent
@@ -167,7 +167,7 @@ class ExportRow:
     decided_by: str | None
     """The judge or the reviewer."""
     base_revision: int
-    """How many decisions the latent had when the file was written."""
+    """Number of the latent's decisions when the file was written."""
 
     def record(self) -> dict[str, Any]:
         """Column -> value."""
@@ -186,7 +186,7 @@ class ExportRow:
 
 @dataclass(frozen=True)
 class EditedRow:
-    """One row of a file that comes back; `number` counts as a spreadsheet or editor does."""
+    """One row of an edited file; `number` counts like a spreadsheet or editor."""
 
     number: int
     key: LatentKey
@@ -201,7 +201,7 @@ SPREADSHEETS = frozenset({".xlsx", ".xls", ".ods", ".numbers"})
 
 
 def is_jsonl(path: Path) -> bool:
-    """Whether the name asks for JSON lines; UsageError for a spreadsheet program's own format."""
+    """Whether the name ends in .jsonl or .ndjson; UsageError for a spreadsheet program's format."""
     suffix = path.suffix.lower()
     if suffix in SPREADSHEETS:
         raise UsageError(f"{path}: {suffix} files are not read or written; name a .csv or .jsonl")
@@ -223,7 +223,7 @@ def write_rows(path: Path, rows: Iterable[ExportRow]) -> int:
 
 
 def read_edited(path: Path) -> list[EditedRow]:
-    """The rows of a file; UsageError names the file, every wrong row and its mend."""
+    """The rows of a file; UsageError names the file, every wrong row and its fix."""
     text = limits.read_text(path)
     mistakes = RowMistakes(path)
     records = _jsonl_records if is_jsonl(path) else _csv_records
@@ -304,7 +304,7 @@ def _edited(path: Path, number: int, record: Mapping[str, Any]) -> EditedRow:
 
 
 def _base(cell: str) -> str | None:
-    """The hash, in files of older versions too, which wrote it without its letter."""
+    """The hash; older versions wrote it without the letter."""
     return f"h{cell}" if _BARE_BASE.fullmatch(cell) else cell or None
 
 

@@ -1,4 +1,4 @@
-"""The round trip of labels through a spreadsheet: export, edit, import."""
+"""Exports labels for editing in a spreadsheet, and imports the edited file."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ class LabelImportResult:
 
 @dataclass(frozen=True)
 class _Current:
-    """The label in force of one latent, with what a decision on it needs to know."""
+    """The active label of one latent, with the data that a decision on it needs."""
 
     row: ExportRow
     latent_id: int
     taxonomy_version_id: int | None
     judge_label_id: int | None
     has_own_text: bool
-    """Whether a reviewer worded the explanation."""
+    """Whether a reviewer wrote the explanation."""
 
 
 def export_labels(engine: Engine, path: str | Path, overwrite: bool = False) -> int:
-    """Write every label in force to a CSV or JSONL file; returns how many.
+    """Write every active label to a CSV or JSONL file; returns how many.
 
     UsageError where the file is there already, perhaps edited, unless `overwrite`.
     """
@@ -84,12 +84,11 @@ def import_labels(
 ) -> LabelImportResult:
     """Write the edited rows of a file as decisions of `reviewer`: all of them, or none.
 
-    A row counts as edited when its category or explanation differs from what was exported by more
-    than outer space, line ends or Unicode's normal form. A latent of several comparisons has a row
-    in each, and an edit of one holds in all.
-    WorkError lists every edited row whose label has changed since; UsageError names the rows that
-    say nothing valid, the first whose text was garbled by a wrong encoding, and a file of which
-    nearly every explanation differs, unless `all_changed` says that it was meant.
+    A row is edited where its category or explanation differs from the export by more than outer
+    space, line ends or Unicode's normal form. A latent of several comparisons has a row in each; an
+    edit of one applies to all. WorkError lists every edited row whose label has changed since.
+    UsageError names invalid rows, the first row with text in a wrong encoding, and, unless
+    `all_changed`, a file in which nearly every explanation differs.
     """
     source = Path(path)
     rows = read_edited(source)
@@ -105,7 +104,7 @@ def import_labels(
 def _compared(
     rows: Sequence[EditedRow], current: Mapping[LatentKey, _Current]
 ) -> list[ComparedText]:
-    """Each row's text next to the label's, for rows of latents that are there."""
+    """Each row's text next to the label's, for rows of known latents."""
     return [
         ComparedText(row.number, now.row.content.explanation, row.content.explanation, row.note)
         for row in rows
@@ -139,7 +138,7 @@ def _decisions(
             _check_edit(session, source, row, first, now, taxonomies)
     for row in edited.values():
         with mistakes.gathered():
-            _refuse_untouched_twin(source, row, untouched.get(row.key))
+            _refuse_unedited_duplicate(source, row, untouched.get(row.key))
     mistakes.require_none()
     if conflicts:
         raise WorkError(
@@ -160,7 +159,7 @@ def _current_of(source: Path, row: EditedRow, current: Mapping[LatentKey, _Curre
 
 
 def _with_slugs(source: Path, row: EditedRow, taxonomy: Taxonomy | None) -> EditedRow:
-    """The row with a slug where a category's title was written."""
+    """The row with slugs instead of titles."""
     if taxonomy is None or not row.content.category:
         return row
     try:
@@ -170,7 +169,7 @@ def _with_slugs(source: Path, row: EditedRow, taxonomy: Taxonomy | None) -> Edit
     return replace(row, content=replace(row.content, category=category))
 
 
-def _refuse_untouched_twin(source: Path, row: EditedRow, other: EditedRow | None) -> None:
+def _refuse_unedited_duplicate(source: Path, row: EditedRow, other: EditedRow | None) -> None:
     if other is not None:
         raise UsageError(
             f"{source}: rows {row.number} and {other.number} differ on {row.key}, and row"
@@ -186,7 +185,7 @@ def _check_edit(
     now: _Current,
     taxonomies: Mapping[int, Taxonomy],
 ) -> None:
-    """UsageError where a row cannot become a decision; `first` decides on the same latent."""
+    """UsageError where a row cannot become a decision; `first` is the first row on its latent."""
     where = f"{source}: row {row.number}"
     if first.content != row.content:
         raise UsageError(
@@ -295,7 +294,7 @@ class _Stream:
 
 
 def _revisions(session: Session) -> Mapping[_Stream, int]:
-    """How many decisions each latent has, of all reviewers together."""
+    """Number of decisions on each latent by all reviewers."""
     rows = session.execute(
         select(
             ReviewEvent.latent_id,

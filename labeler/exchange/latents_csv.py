@@ -1,4 +1,4 @@
-"""Reads latents.csv: columns, rows, contradictions, and where imported latents belong."""
+"""Reads and checks latents.csv, and stores its latents and set members."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from labeler.text import clip
 REQUIRED = ("comparison", "side", "latent_index", "explanation", "category")
 OPTIONAL = ("crosscoder", "judge", "confidence")
 RESERVED = ("none", "uninterpretable")
-"""What `category` may say besides a slug."""
+"""Values of `category` other than slugs."""
 DEFAULT_JUDGE = "imported"
 _MAX_INDEX = 2**31 - 1
 _MAX_NAME = 200
@@ -44,7 +44,7 @@ class LatentName:
 
 @dataclass(frozen=True)
 class ImportRow:
-    """One row of latents.csv; `number` counts as a spreadsheet does, the header being row 1."""
+    """One row of latents.csv; `number` counts like a spreadsheet, where the header is row 1."""
 
     number: int
     comparison: str
@@ -58,17 +58,17 @@ class ImportRow:
 
     @property
     def outcome(self) -> str:
-        """The outcome of the label that the row gives."""
+        """Outcome of the row's label."""
         return self.category if self.category in RESERVED else "assigned"
 
     @property
     def slug(self) -> str | None:
-        """The category's slug; None for the reserved words and where not labelled."""
+        """Slug of the category; None for reserved words and unlabelled rows."""
         return None if self.category in RESERVED else self.category
 
 
 def read_rows(path: Path) -> list[ImportRow]:
-    """The rows of a file; UsageError names the file, the row and the mend."""
+    """The rows of a file; UsageError names the file, the row and the fix."""
     records = _records(path)
     header = next(records, None)
     if header is None:
@@ -82,7 +82,7 @@ def read_rows(path: Path) -> list[ImportRow]:
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Rows that are not blank, with their numbers."""
+    """Non-blank rows with their numbers."""
     for number, values in limits.csv_rows(limits.read_text(path), path):
         if any(value.strip() for value in values):
             yield number, values
@@ -187,7 +187,7 @@ def _refuse_both_sides(path: Path, rows: Sequence[ImportRow]) -> None:
 
 
 def _refuse_contradictions(path: Path, rows: Sequence[ImportRow]) -> None:
-    """One judge gives a latent one label, however many comparisons it lies in."""
+    """A judge must give a latent the same label in all comparisons."""
     seen: dict[tuple[LatentName, str], ImportRow] = {}
     for row in rows:
         first = seen.setdefault((row.latent, row.judge), row)
@@ -208,17 +208,17 @@ RULE = "imported"
 
 @dataclass(frozen=True)
 class PlacedLatents:
-    """Where the rows of a file ended up."""
+    """Ids of the latents of a file, and the new set members."""
 
     latent_ids: dict[LatentName, int]
     new_members: tuple[int, ...]
-    """Latent ids that were added to a side; their effective labels are still to be refreshed."""
+    """Ids of latents added to a side; their effective labels are not refreshed yet."""
 
 
 def ensure_imported_comparison(
     session: Session, name: str, run_id: Callable[[], int]
 ) -> Comparison:
-    """The comparison of that name; a new one has two empty sets of the rule `imported`."""
+    """The comparison of that name; a new one gets two empty sets with the rule `imported`."""
     found = find_comparison(session, name)
     if found is not None:
         return found
@@ -234,10 +234,10 @@ def place_latents(
     rows: Sequence[ImportRow],
     comparisons: Mapping[str, Comparison],
 ) -> PlacedLatents:
-    """Add what is missing of crosscoders, latents and members of sets, removing nothing.
+    """Add missing crosscoders, latents and set members; nothing is removed.
 
-    UsageError for a latent that lies on the other side, is no latent of a trained crosscoder, or
-    is no member of a set that a rule made.
+    UsageError for a latent that is on the other side, that a trained crosscoder does not have, or
+    that is not in a set made by another rule.
     """
     latent_ids = _latents(session, source, rows)
     new: list[int] = []
@@ -263,7 +263,7 @@ def _latents(session: Session, source: Path, rows: Sequence[ImportRow]) -> dict[
 def _require_latents(
     session: Session, source: Path, crosscoder_id: int, rows: Mapping[LatentName, ImportRow]
 ) -> None:
-    """A trained crosscoder has the latents it has: a file cannot add any."""
+    """UsageError for latents that a trained crosscoder does not have."""
     present: set[int] = set()
     for part in chunks(latent.latent_index for latent in rows):
         query = select(Latent.latent_index).where(

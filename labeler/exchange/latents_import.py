@@ -55,7 +55,7 @@ from taxonomy.tree import Taxonomy
 
 @dataclass(frozen=True)
 class Key:
-    """Whose label of which latent."""
+    """Latent and judge of a label."""
 
     latent_id: int
     judge_id: int
@@ -63,7 +63,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Content:
-    """What a label says, as a row would give it."""
+    """Content of a label, as in a row of the file."""
 
     explanation: str | None
     category: str | None
@@ -79,12 +79,12 @@ def write_labels(
     judge_ids: Mapping[str, int],
     run_id: Callable[[], int],
 ) -> int:
-    """Write every label that is new or changed; returns how many rows that were.
+    """Write every new or changed label; returns the number of rows written.
 
-    The effective labels of what changed, and of the latents newly placed, are refreshed.
+    The effective labels of changed and newly placed latents are refreshed.
 
-    UsageError for an empty category where the judge labelled the latent before, and for an
-    explanation that is the one before in a wrong encoding.
+    UsageError for an empty category where the judge has labelled the latent, and for an explanation
+    that equals the earlier one in a wrong encoding.
     """
     keys = [Key(placed.latent_ids[row.latent], judge_ids[row.judge]) for row in rows]
     known = _newest_labels(session, taxonomy_version_id, keys)
@@ -149,7 +149,7 @@ def _write_explanations(
     wordings: Mapping[Key, Explanation],
     run_id: Callable[[], int],
 ) -> dict[Key, int]:
-    """The explanation of each fresh row: the newest one where its text is the same."""
+    """Explanation id of each new row; an equal newest explanation is used again."""
     ids: dict[Key, int] = {}
     added: dict[Key, Explanation] = {}
     for key, row in fresh.items():
@@ -236,7 +236,7 @@ class ImportResult:
     taxonomy_version: str
     dry_run: bool
     notes: tuple[str, ...] = ()
-    """What the reader should know, one sentence each."""
+    """Notes for the user, one sentence each."""
 
     def summary(self) -> str:
         """The result in words."""
@@ -259,10 +259,10 @@ def import_latents(
     create_categories: bool = False,
     as_written: bool = False,
 ) -> ImportResult:
-    """Import a file: everything in it, or on any mistake nothing.
+    """Import a file: everything in it, or nothing on any mistake.
 
-    UsageError names the row and the mend; also for explanations that all look garbled, unless
-    `as_written`. With `dry_run` the same is done and undone.
+    UsageError names the row and the fix. It is raised as well where all explanations look garbled,
+    unless `as_written`. With `dry_run` everything is rolled back.
     """
     source = Path(path)
     rows = read_rows(source)
@@ -278,7 +278,7 @@ def import_latents(
 
 @dataclass
 class _Import:
-    """One import in one transaction; its run is recorded only if something changes."""
+    """One import in one transaction; a run is recorded only if something changes."""
 
     session: Session
     source: Path
@@ -319,7 +319,7 @@ class _Import:
         )
 
     def run_id(self) -> int:
-        """The run of this import, begun when it is first needed."""
+        """Id of this import's run, which begins at the first change."""
         if self._run_id is None:
             content = self.source.read_bytes()
             self._run_id = begin_run(
@@ -363,7 +363,7 @@ class _Import:
         version: TaxonomyVersion,
         judges: Mapping[str, int],
     ) -> tuple[str, ...]:
-        """Put the version, and in a new comparison the file's main judge, in force."""
+        """Make the version active; in a new comparison also the judge of most rows."""
         notes: list[str] = []
         for name, comparison in comparisons.items():
             used = Counter(
@@ -373,14 +373,14 @@ class _Import:
             setting = current_setting(self.session, comparison.id)
             if setting is None:
                 ensure_comparison_setting(self.session, comparison.id, version.id, judges[judge])
-                in_force = judges[judge]
+                active_judge = judges[judge]
             else:
                 move_comparison(self.session, comparison.id, version.id)
-                in_force = setting.judge_id
-            others = sum(n for label, n in used.items() if judges[label] != in_force)
+                active_judge = setting.judge_id
+            others = sum(n for label, n in used.items() if judges[label] != active_judge)
             if others:
                 notes.append(
-                    f"{name}: {others} rows are labels of a judge that is not in force; they are"
+                    f"{name}: {others} rows are labels of a judge that is not active; they are"
                     " in v_judge_label only"
                 )
         return tuple(notes)

@@ -5,9 +5,9 @@
     <folder>/config/explanation_type.jsonl  explanation_model_type.jsonl   what explanations name
 
 The importer (apps/webapp/lib/db/import.ts of hijohnnylin/neuronpedia, read at ebb8426) takes the
-columns of a batch from its first row, fails on an empty batch, and writes an absent value as NULL;
-so all rows of a table have the same keys, what has no rows has no file, and columns that must not
-be null have a number. Every table belongs to a user of Neuronpedia: its id is the caller's to give.
+columns of a batch from its first row, fails on an empty batch, and writes an absent value as NULL.
+Therefore all rows of a table have the same keys, a table without rows has no file, and columns that
+must not be null have a number. Every row belongs to a user of Neuronpedia; the caller gives the id.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TOP = -1.0
 
 @dataclass(frozen=True)
 class NeuronpediaSource:
-    """Where the latents belong on Neuronpedia, and to whom."""
+    """Owner, model and source of the latents on Neuronpedia."""
 
     creator_id: str
     """Id of the user of Neuronpedia who owns every row."""
@@ -57,7 +57,7 @@ class NeuronpediaSource:
 
     @property
     def model_id(self) -> str:
-        """Neuronpedia knows latents of one model; a crosscoder's are those of all, joined."""
+        """Neuronpedia's latents have one model; a crosscoder's models are joined to one name."""
         return slug("-".join(self.models)) or TYPE_NAME
 
     @property
@@ -107,7 +107,7 @@ def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _single_rows(source: NeuronpediaSource) -> dict[str, dict[str, Any]]:
-    """The row of each table that a source has one of, in the order of their foreign keys."""
+    """The tables with one row per source, in the order of their foreign keys."""
     owner = {"creatorId": source.creator_id}
     described = f"Crosscoder {source.name} over {', '.join(source.models) or 'unnamed models'}"
     return {
@@ -157,7 +157,7 @@ def _single_rows(source: NeuronpediaSource) -> dict[str, dict[str, Any]]:
 def _config_rows(
     source: NeuronpediaSource, authors: Sequence[str]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Rows that explanations refer to by name: how they were made, and by which model."""
+    """Rows that explanations refer to by name: types of explanation, and models."""
     judges = [author for author in authors if author != HUMAN]
     words = {HUMAN: "Written or approved by a person", TYPE_NAME: "Explained by difflens's judge"}
     names = ([HUMAN] if HUMAN in authors else []) + ([TYPE_NAME] if judges else [])
@@ -180,7 +180,7 @@ def _config_rows(
 
 
 def read_neuronpedia(folder: Path) -> list[ExchangeLatent]:
-    """Read what is there of the latents' three folders; UsageError names file and line."""
+    """Read the three folders of latents, as far as present; UsageError names file and line."""
     if not any((folder / part).is_dir() for part in PARTS):
         raise UsageError(f"{folder}: has no folder {', '.join(PARTS)}; name a Neuronpedia export")
     facts: dict[int, dict[str, Any]] = {}
@@ -212,7 +212,7 @@ def read_neuronpedia(folder: Path) -> list[ExchangeLatent]:
 def _rows(part: str, latent: ExchangeLatent, source: NeuronpediaSource) -> Iterator[dict[str, Any]]:
     key = {"modelId": source.model_id, "layer": source.id, "index": str(latent.index)}
     if part == "features":
-        # The column must not be null; that it is not known stays in a key that no table has.
+        # The column must not be null; an extra key that the importer ignores marks it as unknown.
         yield key | {
             "sourceSetName": source.set_name,
             "creatorId": source.creator_id,
@@ -271,7 +271,7 @@ def _in_order(paths: Iterable[Path]) -> Sequence[Path]:
 
 
 def _id(*parts: str) -> str:
-    """A key of the length that Neuronpedia uses, the same for the same content."""
+    """A key of Neuronpedia's length, derived from the content."""
     content = "\0".join(parts).encode("utf-8", "backslashreplace")
     return "c" + hashlib.sha256(content).hexdigest()[:24]
 

@@ -1,4 +1,4 @@
-"""What all the formats have in common: a latent by its number, its texts, what is said of it."""
+"""Types that all exchange formats share: latents with their texts, explanations and scores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMATS: tuple[Format, ...] = ("neuronpedia", "delphi", "saedashboard")
 
 @dataclass(frozen=True)
 class ExchangeExplanation:
-    """What somebody says of a latent."""
+    """An explanation of a latent by some author."""
 
     text: str
     author: str
@@ -42,7 +42,7 @@ class ExchangeExample:
 
     answer: ExampleAnswer
     window: ExchangeWindow | None = None
-    """What was shown; None where a file was read, of which only the answers count."""
+    """The text that was shown; None where read from a file, which needs only the answers."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ExchangeScore:
 
     @property
     def answers(self) -> tuple[ExampleAnswer, ...]:
-        """What was right and what was said, example by example."""
+        """Truth and answer of each example."""
         return tuple(example.answer for example in self.examples)
 
 
@@ -68,7 +68,7 @@ class ExchangeLatent:
     density: float | None = None
     max_activation: float | None = None
     scores: tuple[ExchangeScore, ...] = ()
-    """Of the first explanation, at most one of each method."""
+    """Scores of the first explanation, at most one per method."""
 
 
 def latent_index(where: object, value: Any) -> int:
@@ -94,13 +94,13 @@ def window_of(where: object, tokens: Any, values: Any, quantile: int | None) -> 
 
 
 def json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each object of a JSONL text with the words that say where it stands."""
+    """Each object of a JSONL text with its place, such as `FILE: line 3`."""
     for number, line in limits.lines_of(text, path):
         yield f"{path}: line {number}", json_object(f"{path}: line {number}", line)
 
 
 def json_object(where: object, text: str) -> dict[str, Any]:
-    """A JSON object; UsageError says where it is none."""
+    """A JSON object; UsageError for anything else."""
     value = limits.parse_json(text, where)
     if not isinstance(value, dict):
         raise UsageError(f"{where}: must be an object")

@@ -19,7 +19,7 @@ from labeler.exchange.records import (
 
 BATCH = 1024
 TOP = -1
-"""Both ends of the bin of the strongest texts."""
+"""Bin of the strongest texts, for `bin_min` and `bin_max`."""
 
 
 def write_saedashboard(
@@ -90,7 +90,7 @@ def _latent(where: str, feature: dict[str, Any]) -> ExchangeLatent:
     windows: list[ExchangeWindow] = []
     for row in rows:
         bin_min = row.get("bin_min", TOP)
-        # A bin is told by its lower end, a strength; its place among the bins is its stratum.
+        # `bin_min` is an activation; the bin's place among the others is its quantile.
         quantile = lower.index(bin_min) if bin_min in lower else None
         windows.append(window_of(where, row.get("tokens"), row.get("values"), quantile))
     density = feature.get("frac_nonzero")

@@ -1,4 +1,4 @@
-"""Scores of other tools, counted again by this one's formulas, and drawn again for export."""
+"""Imports scores of other tools, counted by difflens' formulas, and rebuilds scores for export."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ IN_FILE = "in the imported file"
 def add_imported_score(
     session: Session, run_id: int, explanation: Explanation, score: ExchangeScore
 ) -> bool:
-    """Write a score of an imported explanation, unless the newest one says the same.
+    """Write a score of an imported explanation, unless the newest one is equal.
 
-    It stands under the explanation's own judge: who was asked, the folder does not say.
+    It is stored under the explanation's judge, because the folder does not name the scoring judge.
     """
     counted = score_of_answers(score.answers, where=IN_FILE)
     row = ExplanationScore(
@@ -54,7 +54,7 @@ class RedrawnScores:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What a run drew its examples with."""
+    """The settings with which a run drew its examples."""
 
     examples: int
     per_call: int
@@ -71,10 +71,10 @@ class _Scored:
 
 
 def redraw_scores(session: Session, texts: Mapping[int, str]) -> RedrawnScores:
-    """The newest score of each method that tested a latent's text, with its examples.
+    """The newest score of a latent's explanation by each method, with its examples.
 
-    A score of the study's own judges goes before an imported one, which has no examples. A score
-    for which nothing was asked has nothing to show and is not counted.
+    A score of the study's judges is preferred to an imported one, which has no examples. Scores
+    without any example are not counted.
     """
     by_latent: dict[int, tuple[ExchangeScore, ...]] = {}
     n_left_out = 0
@@ -119,7 +119,7 @@ def _newest(session: Session, texts: Mapping[int, str]) -> dict[int, list[_Score
 
 
 def _settings(config: Mapping[str, Any]) -> _Settings | None:
-    """What the run's study said of scores; None where it said nothing."""
+    """The score settings of the run's study; None where it has none."""
     try:
         scores, seed = config["scores"], config["study"]["seed"]
         return _Settings(int(scores["examples"]), int(scores["per_call"]), int(seed))
@@ -133,7 +133,7 @@ def _redraw(
     windows: Sequence[Example],
     settings: _Settings | None,
 ) -> ExchangeScore | None:
-    """The score with its examples; None unless they are exactly those that were asked about."""
+    """The score with its examples; None where they are not exactly those of its calls."""
     if settings is None:
         return None
     method = cast(Method, each.score.method)

@@ -1,4 +1,4 @@
-"""One HTTP connection to a server, and the key that it is asked with."""
+"""One HTTP connection to a server, and the API key it sends."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def read_key(variable: str | None, key: str = "judge.api_key_env") -> str | None
         # An HTTP header cannot hold it, and the client's own error would print it.
         raise UsageError(
             f"{key}: the key in {variable} holds a line break or a character outside ASCII; "
-            "export it anew"
+            "export it again"
         )
     return value
 
 
 def without_key(words: str, variable: str | None) -> str:
-    """The words with the key blotted out: servers repeat a wrong key in their error."""
+    """The words without the key: servers repeat a wrong key in their error."""
     value = os.environ.get(variable) if variable is not None else None
     return words.replace(value, "***") if value else words
 
@@ -61,14 +61,14 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class HttpAnswer:
-    """What came back over a line."""
+    """An answer of a server."""
 
     status: int
     headers: Mapping[str, str]
     content: bytes
 
     def json_object(self, endpoint: Endpoint) -> dict[str, Any]:
-        """The JSON object that came; InputError for anything else. The key is blotted out of it."""
+        """The answer as a JSON object, without the key; InputError for anything else."""
         text = without_key(self.content.decode("utf-8", "replace"), endpoint.api_key_env)
         body = parse_json(text, "the server sent no JSON object", any_number=True)
         if not isinstance(body, dict):
@@ -77,7 +77,7 @@ class HttpAnswer:
 
 
 class ConnectionFailedError(Exception):
-    """The connection failed; nothing usable came back. `unpaid` where the server saw nothing."""
+    """The connection failed. `unpaid`: the server never saw the request."""
 
     def __init__(self, words: str, unpaid: bool) -> None:
         super().__init__(words)
@@ -85,10 +85,10 @@ class ConnectionFailedError(Exception):
 
 
 class Connection:
-    """Room for one request in flight at one endpoint.
+    """One connection to an endpoint: at most one request at a time.
 
-    An answer of more than `longest_answer` bytes is given up, and so is a server from which nothing
-    comes for `silence_s` seconds. Without `through_proxy` the environment's proxies are not asked.
+    ConnectionFailedError for an answer of more than `longest_answer` bytes, and where nothing comes
+    for `silence_s` seconds. Without `through_proxy` the environment's proxies are not used.
     """
 
     def __init__(
@@ -107,19 +107,19 @@ class Connection:
         self._session: ClientSession | None = None
 
     async def post(self, path: str, body: Mapping[str, Any]) -> HttpAnswer:
-        """Send a JSON body; LineError where no answer comes. The caller bounds the time."""
-        return await self._ask("POST", path, json.dumps(body).encode())
+        """POST a JSON body; ConnectionFailedError without an answer. The caller bounds the time."""
+        return await self._request("POST", path, json.dumps(body).encode())
 
     async def get(self, path: str) -> HttpAnswer:
-        """Ask for something; LineError where no answer comes. The caller bounds the time."""
-        return await self._ask("GET", path, None)
+        """GET a path; ConnectionFailedError without an answer. The caller bounds the time."""
+        return await self._request("GET", path, None)
 
-    async def _ask(self, method: str, path: str, payload: bytes | None) -> HttpAnswer:
+    async def _request(self, method: str, path: str, payload: bytes | None) -> HttpAnswer:
         import aiohttp
 
         try:
             url = self.endpoint.base_url + path
-            connected = self._connected()
+            connected = self._open_session()
             async with connected.request(
                 method, url, data=payload, allow_redirects=False
             ) as response:
@@ -127,22 +127,22 @@ class Connection:
                 return HttpAnswer(response.status, response.headers, content)
         except aiohttp.ClientConnectorError as error:
             raise ConnectionFailedError(
-                f"cannot connect: {_why(error.os_error)}", unpaid=True
+                f"cannot connect: {_connect_problem(error.os_error)}", unpaid=True
             ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise ConnectionFailedError(_words(error), unpaid=False) from error
+            raise ConnectionFailedError(_describe(error), unpaid=False) from error
 
     async def aclose(self) -> None:
-        """Hang up; a later request connects anew."""
+        """Close the connection; a later request opens it again."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()
 
-    def _connected(self) -> ClientSession:
+    def _open_session(self) -> ClientSession:
         import aiohttp
 
         if self._session is None:
-            # What is packed may unpack to any size.
+            # Compressed content may unpack to any size.
             headers = {"content-type": "application/json", "accept-encoding": "identity"}
             key = read_key(self.endpoint.api_key_env)
             if key is not None:
@@ -159,41 +159,46 @@ class Connection:
         return self._session
 
 
-class BlockingLine:
-    """A line for callers that do not await, even within a running event loop.
+class BlockingConnection:
+    """A connection for synchronous callers, even within a running event loop.
 
-    Its requests run in the loop of a thread of its own, so that the connection stays open between
-    them; both end with this object.
+    Its requests run in the event loop of a thread of its own, so that the connection stays open
+    between them. Thread and connection end with this object.
     """
 
-    def __init__(self, line: Connection) -> None:
-        self._line = line
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=_run, args=(self._loop,), daemon=True)
+        thread = threading.Thread(target=_run_loop, args=(self._loop,), daemon=True)
         thread.start()
-        weakref.finalize(self, _end, line, self._loop, thread)
+        weakref.finalize(self, _close, connection, self._loop, thread)
 
     def post(self, path: str, body: Mapping[str, Any], timeout_s: float) -> HttpAnswer:
-        """Send a JSON body; LineError where no answer comes, TimeoutError where none is whole."""
-        asked = asyncio.wait_for(self._line.post(path, body), timeout_s)
+        """POST a JSON body.
+
+        Raises ConnectionFailedError without an answer, TimeoutError where it is late.
+        """
+        asked = asyncio.wait_for(self._connection.post(path, body), timeout_s)
         return asyncio.run_coroutine_threadsafe(asked, self._loop).result()
 
 
-def _run(loop: asyncio.AbstractEventLoop) -> None:
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_forever()
     loop.close()
 
 
-def _end(line: Connection, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-    closed = asyncio.run_coroutine_threadsafe(line.aclose(), loop)
+def _close(
+    connection: Connection, loop: asyncio.AbstractEventLoop, thread: threading.Thread
+) -> None:
+    closed = asyncio.run_coroutine_threadsafe(connection.aclose(), loop)
     closed.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
     thread.join(timeout=1)
 
 
 def tls_for(endpoints: tuple[Endpoint, ...]) -> ssl.SSLContext:
-    """One context for all lines, because the system's certificates take 30 ms to read.
+    """One TLS context for all connections, because the system's certificates take 30 ms to read.
 
-    Where no address begins with https nothing is read, and no certificate would be accepted.
+    Without an https address no certificates are read, and none would be accepted.
     """
     if any(endpoint.base_url.startswith("https:") for endpoint in endpoints):
         return ssl.create_default_context()
@@ -201,7 +206,7 @@ def tls_for(endpoints: tuple[Endpoint, ...]) -> ssl.SSLContext:
 
 
 def proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for an address, asked once and not for each request."""
+    """The proxy that the environment names for an address."""
     parts = urlsplit(url)
     if parts.hostname is None or proxy_bypass(parts.hostname):
         return None
@@ -222,12 +227,12 @@ async def _bounded(response: ClientResponse, longest: int) -> bytes:
     return b"".join(parts)
 
 
-def _why(error: OSError) -> str:
-    """Why there is no connection: asyncio says which address was tried, not what was wrong."""
+def _connect_problem(error: OSError) -> str:
+    """Cause of a failed connection; asyncio's own message only names the address."""
     if isinstance(error, ConnectionError | TimeoutError) and error.errno is not None:
         return os.strerror(error.errno)
     return error.strerror or str(error)
 
 
-def _words(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

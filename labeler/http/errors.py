@@ -1,4 +1,4 @@
-"""What a server's error means: of this one request, of every request, or of the moment."""
+"""Server errors: whether they concern one request, every request, or pass with time."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from labeler.text import one_line
 SHOWN_CHARACTERS = 500
 """Most characters of a server's error that are kept."""
 UNKNOWN_IN_A_ROW = 5
-"""Requests of a stage refused for unknown reasons, without an answer, until that is asked again."""
+"""Refusals for unknown reasons in a row, per stage, after which a control request is sent."""
 YEAR_S = 365 * 86400.0
 RequestOutcome = Literal["too_long", "refused"]
-"""What a request can meet on its own, whatever happens to others."""
+"""Outcomes that concern one request alone."""
 
 _TOO_LONG = re.compile(
     r"context_length_exceeded|exceed_context_size|string_above_max_length|"
@@ -41,10 +41,10 @@ _FILTERED = re.compile(
     re.IGNORECASE,
 )
 _MODERATED = re.compile(r"moderation|\bflagged\b|content_filter|content_policy", re.IGNORECASE)
-"""What 403 must say to be a filter's word and not that a key may not."""
+"""A 403 that matches comes from a content filter; any other is about the key."""
 _BY_STATUS: dict[int, RequestOutcome] = {413: "too_long", 451: "refused"}
 _OF_THE_CALL = frozenset({400, 413, 422, 451})
-"""Statuses that speak of what was sent, and neither of who sent it nor of where."""
+"""Statuses about the content of the request, not about its sender or address."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ class ServerError:
 
     status: int
     words: str
-    """What the server says, on one line, a key in it blotted out."""
+    """The server's message on one line, without the key."""
     codes: tuple[str, ...] = ()
     """Machine-readable names of the error: code, type, parameter."""
 
     @cached_property
     def text(self) -> str:
-        """Words and codes, to be searched."""
+        """Words and codes, for searching."""
         return " ".join([self.words, *self.codes])
 
     @property
@@ -69,12 +69,12 @@ class ServerError:
 
     @property
     def is_of_the_call(self) -> bool:
-        """Whether it speaks of what was sent."""
+        """Whether the error is about the content of the request."""
         return self.status in _OF_THE_CALL
 
     @property
     def outcome(self) -> RequestOutcome | None:
-        """What became of the request, where the words say that it is this one's own fault."""
+        """The request's outcome, where the error concerns this request alone; else None."""
         if self.status == 403:
             return "refused" if _MODERATED.search(self.text) else None
         if self.status == 500:
@@ -89,7 +89,7 @@ class ServerError:
 
 
 def server_error(status: int, content: bytes, key_variable: str | None = None) -> ServerError:
-    """Read an error's body, whatever it is; the key in the named variable is blotted out."""
+    """Read an error's body of any form, without the key in the named variable."""
     words = without_key(server_words(content), key_variable)
     try:
         body = parse_json(content, "the error")
@@ -99,7 +99,7 @@ def server_error(status: int, content: bytes, key_variable: str | None = None) -
 
 
 def server_words(content: bytes) -> str:
-    """What a server says of an error, on one line: its message, else the beginning of the body."""
+    """A server's error message on one line, else the beginning of the body."""
     try:
         body = parse_json(content, "the error")
     except InputError:
@@ -115,7 +115,7 @@ def server_words(content: bytes) -> str:
 
 
 def _complaint(detail: Mapping[str, Any]) -> str:
-    """One complaint of a validator: where and what, without the value, which is the prompt."""
+    """One error of a validator: place and message, without the value, which is the prompt."""
     where = detail.get("loc")
     parts = [str(part) for part in where] if isinstance(where, list) else []
     return f"{'.'.join(parts)}: {detail.get('msg', '')}"
@@ -126,7 +126,7 @@ def _shown(text: str) -> str:
 
 
 def _codes(body: Any) -> Iterator[str]:
-    """Short texts under the names that servers give to codes, at the first two levels."""
+    """Error codes at the first two levels of the body."""
     if not isinstance(body, Mapping):
         return
     inner = body.get("error")
@@ -141,10 +141,10 @@ def _codes(body: Any) -> Iterator[str]:
 
 @dataclass
 class UnknownRefusals:
-    """Requests refused for reasons that nobody knows, by stage, since one was answered."""
+    """Counts refusals for unknown reasons, by stage, since the last answer."""
 
     since_answer: dict[str, int] = field(default_factory=dict)
-    """Stages of which no request was ever answered are missing."""
+    """A stage without any answer yet has no entry."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def answered(self, stage: str) -> None:
@@ -152,7 +152,7 @@ class UnknownRefusals:
         self.since_answer[stage] = 0
 
     def must_ask(self, stage: str) -> bool:
-        """Count a refusal; whether a harmless request must tell if it is this one's alone."""
+        """Count a refusal; True where a control request must tell if every request is refused."""
         count = self.since_answer.get(stage)
         if count is None or count >= UNKNOWN_IN_A_ROW:
             return True
@@ -160,7 +160,7 @@ class UnknownRefusals:
         return False
 
     def rest(self) -> None:
-        """A lock belongs to the loop in which it was first waited for."""
+        """Drop the lock: it belongs to the event loop in which it was first used."""
         self.lock = asyncio.Lock()
 
 
@@ -188,7 +188,7 @@ def retry_after_s(header: str | None, now: datetime | None = None) -> float | No
 
 
 def duration_words(seconds: float) -> str:
-    """A length of time in its largest fitting unit."""
+    """A duration in its largest fitting unit."""
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""The answers every judge gives: their JSON schemas, and how text becomes one of them."""
+"""The answers of a judge: their JSON schemas, and how they are parsed from text."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from labeler.judge.base import JudgeRequest
 from labeler.judge.parsing import AnswerError, json_objects, split_thinking
 
 MAX_EXPLANATION, MAX_QUOTE = 300, 200
-"""Most characters that the schema allows: a small model that repeats itself ends there, and what
-it said is an answer, and not one cut off."""
+"""Most characters that the schema allows: a small model that repeats itself ends there with a
+complete answer."""
 MAX_CATEGORIES = 3
 """Most categories of one label."""
 _REFUSAL = re.compile(
@@ -24,10 +24,10 @@ _REFUSAL = re.compile(
 
 
 class Answer(BaseModel):
-    """An answer; what it says beyond the asked keys is dropped.
+    """An answer; further keys are dropped.
 
-    Whatever the sent schema allows is accepted: what contradicts itself is settled here, and stays
-    as it was said in the call's raw words.
+    Everything that the schema allows is accepted. Contradictions are resolved here; the raw answer
+    of the call stays as it was.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -41,14 +41,14 @@ class ExplainAnswer(Answer):
     confidence: float = Field(ge=0, le=1)
 
     @model_validator(mode="after")
-    def _nothing_said_is_no_meaning(self) -> ExplainAnswer:
+    def _empty_is_uninterpretable(self) -> ExplainAnswer:
         if self.interpretable and not self.explanation.strip():
             return self.model_copy(update={"interpretable": False})
         return self
 
 
 class ChosenCategory(Answer):
-    """One category, with the words of the evidence that speak for it."""
+    """One category, with a quote from the evidence that supports it."""
 
     category: str
     confidence: float = Field(ge=0, le=1)
@@ -63,7 +63,7 @@ class CategorizeAnswer(Answer):
 
     @model_validator(mode="after")
     def _outcome_agrees_with_categories(self) -> CategorizeAnswer:
-        """The outcome wins over categories; `assigned` without one is none; doubles are dropped."""
+        """The outcome wins; `assigned` without a category is none; duplicates are dropped."""
         if self.outcome != "assigned":
             return self.model_copy(update={"categories": ()})
         once = {chosen.category: chosen for chosen in reversed(self.categories)}
@@ -79,7 +79,7 @@ class ExamplesAnswer(Answer):
 
 
 class NameAnswer(Answer):
-    """The name of a cluster, with the words that tell what belongs; an empty name is none."""
+    """Name and definition of a cluster; an empty name is none."""
 
     name: str
     definition: str = ""
@@ -142,14 +142,14 @@ def examples_schema(example_ids: Sequence[str]) -> dict[str, Any]:
 def parse_answer(request: JudgeRequest, text: str) -> dict[str, Any]:
     """Find and check the answer in a model's text; AnswerError says what is wrong with it.
 
-    Thinking, fences and prose around the JSON object are passed over; of several objects the
-    last one that is a valid answer counts.
+    Thinking, code fences and prose around the JSON object are ignored. Of several objects the last
+    valid answer counts.
     """
     return find_answer(request, split_thinking(text).words)
 
 
 def find_answer(request: JudgeRequest, words: str) -> dict[str, Any]:
-    """The last valid answer in a model's words, its thinking aside; AnswerError without one."""
+    """The last valid answer in a model's text without its thinking; AnswerError without one."""
     found = json_objects(words)
     problem = AnswerError("no JSON object in the answer")
     for candidate in reversed(found):
@@ -161,7 +161,7 @@ def find_answer(request: JudgeRequest, words: str) -> dict[str, Any]:
 
 
 def check_answer(request: JudgeRequest, value: dict[str, Any]) -> dict[str, Any]:
-    """Check an answer that is already JSON against the request; AnswerError where it is none."""
+    """Check a JSON answer against the request; AnswerError where it is invalid."""
     try:
         answer = _ANSWERS[request.stage].model_validate(value)
     except ValidationError as error:
@@ -174,7 +174,7 @@ def check_answer(request: JudgeRequest, value: dict[str, Any]) -> dict[str, Any]
 
 
 def is_refusal(text: str) -> bool:
-    """Tell whether a text without an answer is a model declining to give one."""
+    """Whether a text without an answer is a refusal."""
     return _REFUSAL.match(split_thinking(text).words) is not None
 
 

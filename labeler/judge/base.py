@@ -1,4 +1,4 @@
-"""What travels between the labeling stages and a judge, whoever the judge is."""
+"""Data types and protocols shared by the labeling stages and every judge."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Stage = Literal["explain", "categorize", "detect", "fuzz", "name", "merge"]
 EndpointKind = Literal["evidence", "openai", "scripted", "import"]
 ReplyStatus = Literal["ok", "parse_error", "refused", "too_long", "truncated", "transport_error"]
 CONTENT_ROLES = frozenset({"user", "assistant", "plain"})
-"""Roles whose tokens are text that somebody wrote; the others belong to the chat template."""
+"""Roles of written text; tokens of other roles belong to the chat template."""
 
 
 @dataclass(frozen=True)
 class JudgeIdentity:
-    """Who judges; two judges with equal identity give rows that may stand for each other."""
+    """Identity of a judge; answers of judges with equal identity are interchangeable."""
 
     name: str
     """Name shown in reports, e.g. `evidence-minilm`."""
@@ -36,7 +36,7 @@ class JudgeIdentity:
 
 @dataclass(frozen=True)
 class Example:
-    """A stretch of one document, token by token; the four sequences have equal length."""
+    """Part of a document, token by token; the three sequences have equal length."""
 
     kind: str
     """`top`, `quantile`, `negative` or `other_model`."""
@@ -52,17 +52,17 @@ class Example:
     def __post_init__(self) -> None:
         """Refuse sequences of different length."""
         if not len(self.tokens) == len(self.roles) == len(self.activations):
-            raise ValueError("tokens, roles and activations of a window differ in length")
+            raise ValueError("tokens, roles and activations of an example differ in length")
 
     @cached_property
     def peak(self) -> float:
-        """Largest activation in the window."""
+        """Largest activation in the example."""
         return max(self.activations, default=0.0)
 
 
 @dataclass(frozen=True)
 class LatentFacts:
-    """What the crosscoder says about a latent; None where it is unknown or undefined."""
+    """Statistics of a latent from the crosscoder; None where unknown or undefined."""
 
     target_model: str | None = None
     reference_model: str | None = None
@@ -86,7 +86,7 @@ class LatentRecord:
     facts: LatentFacts = LatentFacts()
 
     def of_kind(self, *kinds: str) -> tuple[Example, ...]:
-        """Windows of the given kinds, in order."""
+        """Examples of the given kinds, in order."""
         return tuple(window for window in self.windows if window.kind in kinds)
 
 
@@ -110,7 +110,7 @@ class CategoryOption:
 
 @dataclass(frozen=True)
 class ShownExample:
-    """A text that a judge is asked about, under an id that says nothing of it."""
+    """A text that a judge is asked about, under a neutral id."""
 
     id: str
     window: Example
@@ -128,7 +128,7 @@ class ChatMessage:
 
 @dataclass(frozen=True)
 class JudgeRequest:
-    """One question, as a chat for judges that read and as data for judges that compute."""
+    """One request: as a chat for language models, and as data for the evidence judge."""
 
     stage: Stage
     prompt_name: str
@@ -138,12 +138,12 @@ class JudgeRequest:
     schema: Mapping[str, Any]
     """JSON schema of the answer."""
     sample: int = 0
-    """Which of several answers to the same question."""
+    """Number of the answer, where a question is asked several times."""
     subject: LatentRecord | None = None
     options: tuple[CategoryOption, ...] = ()
     explanation: str | None = None
     examples: tuple[ShownExample, ...] = ()
-    """`detect` and `fuzz`: the texts that are asked about."""
+    """The texts that `detect` and `fuzz` ask about."""
 
     @property
     def example_ids(self) -> tuple[str, ...]:
@@ -151,7 +151,7 @@ class JudgeRequest:
         return tuple(example.id for example in self.examples)
 
     def sha256(self, identity: JudgeIdentity) -> str:
-        """Hash of who is asked what; nothing of the run or of the latent's number is in it."""
+        """Hash of judge and question; run and latent number are not part of it."""
         asked: dict[str, Any] = {
             "judge": [identity.name, identity.model, identity.endpoint_kind],
             "params": dict(identity.params),
@@ -168,63 +168,63 @@ class JudgeRequest:
 
 @dataclass(frozen=True)
 class JudgeReply:
-    """How one call ended; `parsed` is there exactly where `status` is ok."""
+    """Result of one call; `parsed` is set exactly where `status` is ok."""
 
     status: ReplyStatus
     raw: str | None = None
-    """The judge's words, untouched."""
+    """The judge's answer, unchanged."""
     parsed: dict[str, Any] | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     latency_s: float | None = None
     error: str | None = None
-    asked_with: Mapping[str, Any] | None = None
-    """How the server that answered wanted to be asked; None where it was not, or nobody knows."""
+    parameters: Mapping[str, Any] | None = None
+    """Request parameters that the server takes; None where unknown."""
 
     def __post_init__(self) -> None:
-        """Refuse an answer without its status, and the reverse."""
+        """Check that `parsed` and `status` agree."""
         if (self.status == "ok") != (self.parsed is not None):
             raise ValueError("a reply has a parsed answer exactly where its status is ok")
 
 
 OnAttempt = Callable[[JudgeReply], Awaitable[None]]
-"""Told of every ended attempt, the last one included, in order."""
+"""Called after every attempt, the last one included, in order."""
 
 
 async def ignore_attempt(_: JudgeReply) -> None:
-    """Keep no record of an attempt."""
+    """Record nothing."""
 
 
 @runtime_checkable
-class AskedAsWanted(Protocol):
-    """A judge whose server says how it wants to be asked."""
+class UsesParameters(Protocol):
+    """A judge that adapts its request parameters to its server."""
 
-    def ask_with(self, known: Mapping[str, Any]) -> None:
-        """Ask as an earlier run found out."""
+    def use_parameters(self, known: Mapping[str, Any]) -> None:
+        """Start with the parameters that an earlier run found."""
         ...
 
 
 class Judge(Protocol):
-    """Explains latents and puts them into categories."""
+    """Explains latents and assigns categories to them."""
 
     @property
     def identity(self) -> JudgeIdentity:
-        """Who this is."""
+        """The judge's identity."""
         ...
 
     @property
     def concurrency(self) -> int:
-        """How many requests it takes at a time."""
+        """Requests that it takes at a time."""
         ...
 
     async def ask(
         self, request: JudgeRequest, on_attempt: OnAttempt = ignore_attempt
     ) -> JudgeReply:
-        """Answer one request; WorkError when no request can succeed any more."""
+        """Answer one request; WorkError where no further request can succeed."""
         ...
 
     async def aclose(self) -> None:
-        """Give back connections."""
+        """Close connections."""
         ...
 
 

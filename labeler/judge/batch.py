@@ -1,4 +1,4 @@
-"""Asks many questions at a time and commits each ended call at once."""
+"""Sends many requests at a time and commits each call as soon as it has ended."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from labeler.store.outcomes import ENDED_STATUSES
 from labeler.text import one_line
 
 LINGER_S = 0.06
-"""Seconds in which calls that end together are gathered, where many are in flight."""
+"""Seconds to wait for more ended calls before a commit, where many are in flight."""
 LINGER_FROM = 32
-"""Calls in flight from which it pays to linger."""
+"""Calls in flight from which this wait pays off."""
 KEEP_MANY, KEEP_EVERY_S = 64, 0.25
-"""Final calls, or seconds, after which what follows from them is written."""
+"""Final calls, or seconds, after which `keep` is called."""
 MOST_PENDING = 4096
-"""Calls that wait to be written, above which no further questions are looked up."""
+"""Unwritten calls above which no further questions are read."""
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class _End:
-    """A question whose last attempt has ended, with those that had waited for its answer."""
+    """A question whose last attempt has ended, with the equal questions that waited for it."""
 
     asked: HashedRequest
     questions: Sequence[Question]
@@ -49,7 +49,7 @@ class _End:
 
 @dataclass
 class _Pending:
-    """What ended since the last commit."""
+    """Results since the last commit."""
 
     attempts: list[EndedAttempt] = field(default_factory=list)
     ends: list[_End] = field(default_factory=list)
@@ -60,7 +60,7 @@ class _Pending:
 
 
 class Recorder:
-    """Writes for one batch. Everything but `in_thread`'s functions runs in the event loop."""
+    """Writes the calls of one batch. Only functions given to `in_thread` leave the event loop."""
 
     def __init__(
         self, store: CallStore, on_answer: OnAnswer, keep: Keep | None, in_flight: int
@@ -71,7 +71,7 @@ class Recorder:
         self._linger_s = LINGER_S if in_flight >= LINGER_FROM else 0.0
         self._pending = _Pending()
         self._latest: dict[str, StoredCall] = {}
-        """The newest attempt of each question in hand."""
+        """The newest attempt at each open question."""
         self._kept: list[tuple[Question, StoredCall]] = []
         self._kept_at = self._renewed_at = time.monotonic()
         self._wake = asyncio.Event()
@@ -79,7 +79,7 @@ class Recorder:
         self._is_closing = False
         self._is_broken = False
         self._writing: tuple[_Pending, Future[list[StoredCall]]] | None = None
-        """What the thread is committing; it goes on when the loop is told to end."""
+        """The commit in progress; it goes on when the event loop is cancelled."""
         self._thread = ThreadPoolExecutor(1, "record")
 
     def attempt(self, asked: HashedRequest, reply: JudgeReply) -> None:
@@ -99,14 +99,14 @@ class Recorder:
         self._pending.found += [(question, call) for question in questions]
         self._wake.set()
 
-    async def room(self) -> None:
-        """Wait while very much is unwritten."""
+    async def wait_for_writes(self) -> None:
+        """Wait while more than MOST_PENDING calls are unwritten."""
         while len(self._pending) > MOST_PENDING and not self._is_broken:
             self._written.clear()
             await self._written.wait()
 
     async def in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Call something that reads or writes the database, in turn with the writes."""
+        """Call a function that uses the database, in turn with the writes."""
         working = self._thread.submit(function, *arguments)
         return await asyncio.shield(asyncio.wrap_future(working))
 
@@ -121,12 +121,12 @@ class Recorder:
             raise
 
     def finish(self) -> None:
-        """Nothing more will end."""
+        """Declare that no more calls will end."""
         self._is_closing = True
         self._wake.set()
 
     def close(self) -> None:
-        """Write what an early end left unwritten, and let go of every claim."""
+        """Write what is still unwritten, and release every claim."""
         try:
             if not self._is_broken:
                 self._write_rest()
@@ -134,7 +134,7 @@ class Recorder:
             self._thread.shutdown()
 
     async def _next(self) -> None:
-        """Until there is something to write, or claims must be renewed."""
+        """Wait until there is something to write, or claims must be renewed."""
         if not len(self._pending) and not self._is_closing:
             self._wake.clear()
             wait_s = KEEP_EVERY_S if self._kept else self._store.lease_s / 3
@@ -150,8 +150,8 @@ class Recorder:
         pending, self._pending = self._pending, _Pending()
         self._writing = (pending, self._thread.submit(self._record, pending))
         await asyncio.shield(asyncio.wrap_future(self._writing[1]))
-        self._settle_written()
-        if self._keep is not None and self._kept and self._is_time_to_keep():
+        self._report_committed()
+        if self._keep is not None and self._kept and self._must_keep():
             kept, self._kept = self._kept, []
             await self.in_thread(self._keep, kept)
             self._kept_at = time.monotonic()
@@ -160,7 +160,7 @@ class Recorder:
             self._renewed_at = time.monotonic()
         self._written.set()
 
-    def _is_time_to_keep(self) -> bool:
+    def _must_keep(self) -> bool:
         waited = time.monotonic() - self._kept_at
         return self._is_closing or len(self._kept) >= KEEP_MANY or waited >= KEEP_EVERY_S
 
@@ -169,8 +169,8 @@ class Recorder:
             return []
         return self._store.record_all(pending.attempts, [each.asked for each in pending.ends])
 
-    def _settle_written(self) -> None:
-        """Tell of the questions that ended, once their calls are committed."""
+    def _report_committed(self) -> None:
+        """Report the questions that ended, once their calls are committed."""
         if self._writing is None:
             return
         pending, working = self._writing
@@ -194,33 +194,33 @@ class Recorder:
             self._kept += answers
 
     def _write_rest(self) -> None:
-        self._settle_written()
+        self._report_committed()
         pending, self._pending = self._pending, _Pending()
         self._writing = (pending, self._thread.submit(self._record, pending))
-        self._settle_written()
+        self._report_committed()
         if self._keep is not None and self._kept:
             self._thread.submit(self._keep, self._kept).result()
         self._thread.submit(self._store.release_claims).result()
 
 
 READ_AHEAD = 32
-"""Questions that are made, looked up and claimed at a time."""
+"""Questions that are read, looked up and claimed at a time."""
 MANY = 16
-"""Requests in flight from which a quarter more workers wait for commits, so that the judge's
-server is not idle meanwhile."""
+"""Requests in flight from which half as many workers again run, so that the judge's server is
+not idle while others wait for commits."""
 MOST_HELD = 4 * READ_AHEAD
-"""Questions in other workers' hands above which no further ones are made."""
+"""Questions claimed by other workers above which no further ones are read."""
 POLL_S = 0.2
-"""Seconds between two looks at what another worker has in hand."""
+"""Seconds between two checks of the questions that another worker claimed."""
 Task = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True)
 class FailureLimit:
-    """When a batch is given up: more than `share` of at least `min_calls` calls failed.
+    """Stops a batch where more than `share` of at least `min_calls` calls failed.
 
-    A request that is too long, or refused, is no failure of the judge; where the first `min_calls`
-    all ended so, the batch is given up nevertheless.
+    A request that is too long, or refused, is not a failure of the judge. Where the first
+    `min_calls` all ended that way, the batch stops nevertheless.
     """
 
     share: float = 0.2
@@ -228,11 +228,11 @@ class FailureLimit:
 
 
 class _InterruptedError(Exception):
-    """Ctrl-C inside a task: as what it is, it would end the event loop before the clean-up."""
+    """Ctrl-C inside a task: a KeyboardInterrupt would end the event loop before the clean-up."""
 
 
 class _Failures:
-    """Counts calls that ended for good, and gives up."""
+    """Counts final calls and stops the batch at the limit."""
 
     def __init__(self, judge_name: str, limit: FailureLimit) -> None:
         self._judge_name = judge_name
@@ -242,7 +242,7 @@ class _Failures:
         self._last: JudgeReply | None = None
 
     def found(self, call: StoredCall) -> None:
-        """Another run or worker was answered: the judge does answer."""
+        """Count an answer that another run or worker got: the judge does answer."""
         self._ok += call.status == "ok"
 
     def count(self, reply: JudgeReply) -> None:
@@ -268,10 +268,10 @@ class _Failures:
 
 
 class BatchRunner:
-    """Asks questions with as many workers as the judge takes requests.
+    """Sends questions with as many requests in flight as the judge takes.
 
-    Several processes may share a batch: each asks what it claims and takes the others' answers
-    from the database.
+    Several processes may share a batch: each sends the questions that it claims and reads the
+    others' answers from the database.
     """
 
     def __init__(self, judge: Judge, store: CallStore, limit: FailureLimit) -> None:
@@ -280,28 +280,28 @@ class BatchRunner:
         self._store = store
         self._failures = _Failures(judge.identity.name, limit)
         self._equal: dict[str, list[Question]] = {}
-        """Questions in hand, by the key of their one call."""
+        """Open questions, by the key of the call that they share."""
         self._stop: BudgetReachedError | None = None
 
     async def run(
         self, questions: Iterable[Question], on_answer: OnAnswer, keep: Keep | None = None
     ) -> None:
-        """Ask all questions; the first error ends the batch, and what ended before it is kept.
+        """Send all questions. The first error ends the batch; earlier answers are kept.
 
-        `on_answer` is told of each final call after its commit; `keep`, if given, writes what
-        follows from final calls, many at a time, and has written all when this returns.
-        Raises BudgetReachedError once everything in flight has ended, where a limit was reached.
+        `on_answer` is called with each final call after its commit. `keep`, if given, writes the
+        rows that follow from final calls, many at a time; all are written when this returns.
+        Where a limit was reached, raises BudgetReachedError once no call is in flight.
         """
         in_flight = self._judge.concurrency
         n_workers = in_flight + (in_flight // 2 if in_flight >= MANY else 0)
-        room = asyncio.Semaphore(in_flight)
+        slots = asyncio.Semaphore(in_flight)
         queue: asyncio.Queue[HashedRequest | None] = asyncio.Queue(2 * in_flight)
         recorder = Recorder(self._store, on_answer, keep, in_flight)
 
         async def work() -> None:
             while (asked := await queue.get()) is not None:
-                await self._ask(asked, recorder, room)
-                # A judge that computes never waits, and the other tasks want their turn.
+                await self._ask(asked, recorder, slots)
+                # A judge that computes locally never awaits: let the other tasks run.
                 await asyncio.sleep(0)
 
         async def feed() -> None:
@@ -314,7 +314,7 @@ class BatchRunner:
             recorder.finish()
 
         try:
-            with _older_objects_left_out_of_collection():
+            with _existing_objects_not_collected():
                 await _together([ask_all, recorder.write_as_they_come])
         except _InterruptedError as interruption:
             raise KeyboardInterrupt from interruption
@@ -330,13 +330,13 @@ class BatchRunner:
         queue: asyncio.Queue[HashedRequest | None],
         recorder: Recorder,
     ) -> None:
-        """Queue what is this worker's to ask; wait for what others have in hand."""
+        """Queue the questions that this worker claims; wait for those that others claimed."""
         held: list[HashedRequest] = []
         are_left = True
         while self._stop is None and (are_left or held):
             read = [] if len(held) > MOST_HELD else await self._read(questions)
             are_left = bool(read) or len(held) > MOST_HELD
-            waiting = [*held, *self._first_of_equals(read)]
+            waiting = [*held, *self._without_duplicates(read)]
             if held and not read:
                 await asyncio.sleep(POLL_S)
             reserved = await recorder.in_thread(self._store.reserve, waiting)
@@ -350,18 +350,18 @@ class BatchRunner:
                     await queue.put(asked)
                 else:
                     held.append(asked)
-            await recorder.room()
+            await recorder.wait_for_writes()
 
     async def _read(self, questions: Iterator[Question]) -> list[HashedRequest]:
-        """Make some questions; replies that arrive meanwhile have their turn after each."""
+        """Read some questions; other tasks run after each."""
         read = []
         for question in islice(questions, READ_AHEAD):
-            read.append(self._store.keyed(question))
+            read.append(self._store.hashed(question))
             await asyncio.sleep(0)
         return read
 
-    def _first_of_equals(self, asked: list[HashedRequest]) -> list[HashedRequest]:
-        """Questions whose call nobody makes yet; the others wait for the one that does."""
+    def _without_duplicates(self, asked: list[HashedRequest]) -> list[HashedRequest]:
+        """The first question of each key; equal ones wait for its answer."""
         first = []
         for each in asked:
             others = self._equal.get(each.key)
@@ -372,32 +372,34 @@ class BatchRunner:
                 others.append(each.question)
         return first
 
-    async def _ask(self, asked: HashedRequest, recorder: Recorder, room: asyncio.Semaphore) -> None:
+    async def _ask(
+        self, asked: HashedRequest, recorder: Recorder, slots: asyncio.Semaphore
+    ) -> None:
         if self._stop is not None:
             return
-        ended: list[JudgeReply] = []
+        replies: list[JudgeReply] = []
 
         async def note(reply: JudgeReply) -> None:
-            ended.append(reply)
+            replies.append(reply)
             recorder.attempt(asked, reply)
 
         try:
-            async with room:
+            async with slots:
                 await self._judge.ask(asked.question.request, note)
         except BudgetReachedError as stop:
             self._stop = stop
-            if not ended:
+            if not replies:
                 return
         committed = recorder.end(asked, self._equal.pop(asked.key))
-        self._failures.count(ended[-1])
+        self._failures.count(replies[-1])
         await committed
 
 
 @contextmanager
-def _older_objects_left_out_of_collection() -> Iterator[None]:
-    """Spare the garbage collector what was there before: libraries are most of what it visits.
+def _existing_objects_not_collected() -> Iterator[None]:
+    """Exclude existing objects from garbage collection: most of them belong to libraries.
 
-    Thousands of prompts make it look often; measured at 256 in flight, 8% of the CPU.
+    Thousands of prompts trigger many collections, measured as 8% of the CPU at 256 in flight.
     """
     gc.freeze()
     try:
@@ -407,7 +409,7 @@ def _older_objects_left_out_of_collection() -> Iterator[None]:
 
 
 async def _together(functions: Iterable[Task]) -> None:
-    """Await coroutines together; the first error cancels the others and is raised as it is."""
+    """Await coroutines together; the first error cancels the rest and is raised unwrapped."""
     try:
         async with asyncio.TaskGroup() as group:
             for function in functions:

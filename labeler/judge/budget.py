@@ -1,4 +1,4 @@
-"""What calls cost: tokens told by the server, or estimated from characters, and a limit on both."""
+"""Tokens and cost of judge calls, as the server reports or as estimated, and limits on both."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Any
 
 from labeler.errors import WorkError
 from labeler.judge.base import (
-    AskedAsWanted,
     Judge,
     JudgeIdentity,
     JudgeReply,
     JudgeRequest,
     OnAttempt,
+    UsesParameters,
+    ignore_attempt,
 )
-from labeler.judge.base import ignore_attempt as nobody
 from labeler.store.outcomes import ENDED_STATUSES
 
-CHARACTERS_A_TOKEN = 4.0
-"""English prose under common tokenizers; used until a server's own counts say better."""
+CHARACTERS_PER_TOKEN = 4.0
+"""Characters per token of English prose; used until the server reports counts."""
 WEIGHT_OF_PRIOR = 1000.0
-"""Tokens that the assumed characters a token count for beside those that servers told."""
+"""Weight of the assumed rate, in tokens, against the tokens that servers reported."""
 MILLION = 1_000_000
 
 
 class BudgetReachedError(WorkError):
-    """Another attempt might pass a limit on tokens or cost."""
+    """The next attempt might exceed a limit on tokens or cost."""
 
     def __init__(self, spending: Spending) -> None:
         super().__init__(spending)
         self._spending = spending
 
     def __str__(self) -> str:
-        """What was used in the end: calls in flight are waited for after this was raised."""
+        """The message; usage is read late, because calls in flight end after this was raised."""
         return (
             f"stopped at {self._spending.words}: another call might pass the limit; "
             "what was answered is kept, run again to go on"
@@ -43,7 +43,7 @@ class BudgetReachedError(WorkError):
 
 @dataclass(frozen=True)
 class Prices:
-    """Price of a million tokens, in any one currency."""
+    """Prices per million tokens, in one currency."""
 
     prompt_per_million: float
     completion_per_million: float
@@ -56,7 +56,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens, and what they cost where prices are known."""
+    """Tokens used, and their cost where prices are known."""
 
     prompt_tokens: float = 0
     completion_tokens: float = 0
@@ -78,7 +78,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a command may use, all its judges together; None = no limit."""
+    """Limits on one command, over all its judges; None = no limit."""
 
     max_tokens: int | None = None
     max_cost: float | None = None
@@ -86,13 +86,13 @@ class Limits:
 
 @dataclass
 class CharacterRate:
-    """Characters a token, learned from what servers told."""
+    """Characters per token, learned from the counts that servers report."""
 
-    characters: float = CHARACTERS_A_TOKEN * WEIGHT_OF_PRIOR
+    characters: float = CHARACTERS_PER_TOKEN * WEIGHT_OF_PRIOR
     tokens: float = WEIGHT_OF_PRIOR
 
     def learn(self, characters: float, tokens: float) -> None:
-        """Count a prompt whose tokens a server told."""
+        """Count a prompt whose tokens a server reported."""
         self.characters += characters
         self.tokens += tokens
 
@@ -103,22 +103,22 @@ class CharacterRate:
 
 @dataclass
 class Spending:
-    """Counts what a command used, and keeps room for what its calls in flight may use at most.
+    """Counts what a command has used, and reserves the most that its calls in flight can use.
 
-    A call is let go only if everything in flight could end at its longest within the limits, so
-    that they are not overrun unless prompts have more tokens than estimated.
+    A call is sent only if all calls in flight could use their maximum within the limits. The limits
+    are exceeded only where prompts have more tokens than estimated.
     """
 
     limits: Limits
     used: Usage = Usage()
     _reserved: dict[int, Usage] = field(default_factory=dict)
     _waiting: list[asyncio.Future[None]] = field(default_factory=list)
-    """Attempts that wait for another to end."""
+    """Attempts waiting for another one to end."""
 
     async def reserve(self, key: int, most: Usage) -> None:
-        """Keep room for one attempt, waiting for calls in flight that leave some of theirs.
+        """Reserve the maximum of one attempt, waiting for calls in flight to release theirs.
 
-        Raises BudgetReachedError where the attempt might pass a limit with nothing in flight.
+        Raises BudgetReachedError where the attempt might exceed a limit with nothing in flight.
         """
         while not self._fits(most):
             if not self._reserved:
@@ -137,7 +137,7 @@ class Spending:
 
     @property
     def words(self) -> str:
-        """What was used of what is allowed."""
+        """Usage and limits in words."""
         limits, parts = self.limits, []
         if limits.max_tokens is not None:
             parts.append(f"{self.used.tokens:,.0f} of at most {limits.max_tokens:,} tokens")
@@ -146,7 +146,7 @@ class Spending:
         return " and ".join(parts)
 
     def release(self, key: int, spent: Usage | None = None) -> None:
-        """An attempt ended, with what it used, or will not be made."""
+        """End a reservation: the attempt used `spent`, or was not made."""
         self._reserved.pop(key, None)
         if spent is not None:
             self.used += spent
@@ -157,7 +157,7 @@ class Spending:
 
 
 class MeteredJudge:
-    """A judge that stops before a limit is passed."""
+    """A judge that stops before a limit is exceeded."""
 
     def __init__(
         self, judge: Judge, spending: Spending, prices: Prices | None, longest_answer: int
@@ -178,13 +178,15 @@ class MeteredJudge:
         """Requests in flight."""
         return self._judge.concurrency
 
-    def ask_with(self, known: Mapping[str, Any]) -> None:
+    def use_parameters(self, known: Mapping[str, Any]) -> None:
         """Ask as an earlier run found out."""
-        if isinstance(self._judge, AskedAsWanted):
-            self._judge.ask_with(known)
+        if isinstance(self._judge, UsesParameters):
+            self._judge.use_parameters(known)
 
-    async def ask(self, request: JudgeRequest, on_attempt: OnAttempt = nobody) -> JudgeReply:
-        """Ask within the limits; BudgetReachedError before an attempt that might pass them."""
+    async def ask(
+        self, request: JudgeRequest, on_attempt: OnAttempt = ignore_attempt
+    ) -> JudgeReply:
+        """Ask within the limits; BudgetReachedError before an attempt that might exceed them."""
 
         async def note(reply: JudgeReply) -> None:
             self._spending.release(id(request), self._spent(request, reply))
@@ -207,7 +209,7 @@ class MeteredJudge:
         await self._spending.reserve(id(request), self._usage(prompt, self._longest_answer))
 
     def _spent(self, request: JudgeRequest, reply: JudgeReply) -> Usage:
-        """What the server told, else an estimate where it answered at all."""
+        """Usage as the server reports it, else an estimate where it answered at all."""
         prompt, completion = reply.prompt_tokens, reply.completion_tokens
         if prompt is not None:
             self._rate.learn(characters_of(request), prompt)

@@ -1,4 +1,4 @@
-"""The record of every call: what was answered is never asked again."""
+"""Records every judge call in the database, so that no answered request is sent again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from labeler.judge.base import AskedAsWanted, Judge, JudgeIdentity, JudgeReply, JudgeRequest
+from labeler.judge.base import Judge, JudgeIdentity, JudgeReply, JudgeRequest, UsesParameters
 from labeler.judge.prompts import prompt_file
 from labeler.store.engine import read_session, write_session
 from labeler.store.judging import (
@@ -27,14 +27,14 @@ from labeler.store.schema import JudgeCall, utc_now
 
 @dataclass(frozen=True)
 class StoredCall:
-    """A call as it stands in the database."""
+    """A call as stored in the database."""
 
     id: int
     status: str
     parsed: dict[str, Any] | None
     error: str | None
     was_asked: bool
-    """False where an earlier run, another worker or an equal question had asked it."""
+    """False where the answer came from an earlier run, another worker or an equal question."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class HashedRequest:
 
 @dataclass(frozen=True)
 class EndedAttempt:
-    """One attempt that ended."""
+    """One finished attempt."""
 
     asked: HashedRequest
     reply: JudgeReply
@@ -63,22 +63,22 @@ class EndedAttempt:
 
 @dataclass(frozen=True)
 class Reservation:
-    """What may be asked of some questions, by the hashes of their requests."""
+    """Result of reserving questions, by the hashes of their requests."""
 
     ended: Mapping[str, StoredCall]
-    """Answered before, ended as they would end again, or failed since this batch began."""
+    """Calls that need no request: answered, or ended for good, or failed since this batch began."""
     claimed: Collection[str] = field(default_factory=frozenset)
-    """This worker's to ask; those in neither are another worker's at the moment."""
+    """Requests that this worker sends; those in neither field are with another worker."""
 
 
 OnAnswer = Callable[[Question, StoredCall], None]
-"""Told of the final call of each question, in the order in which they end."""
+"""Called with the final call of each question, in the order in which they end."""
 Keep = Callable[[Sequence[tuple[Question, StoredCall]]], None]
-"""Writes what follows from final calls, many at a time, in a thread of its own."""
+"""Writes the rows that follow from final calls, many at a time, in a separate thread."""
 
 
 class CallStore:
-    """Calls of one judge in one run; each is committed as soon as it has ended."""
+    """Stores the calls of one judge in one run, each as soon as it has ended."""
 
     def __init__(
         self, engine: Engine, identity: JudgeIdentity, run_id: int, worker: Worker | None = None
@@ -98,20 +98,20 @@ class CallStore:
                 params=identity.params,
                 params_sha256=identity.params_sha256,
             ).id
-            self._asked_with = judge_parameters(session, self.judge_id)
+            self._parameters = judge_parameters(session, self.judge_id)
 
     def prepare(self, judge: Judge) -> None:
-        """Tell a judge what earlier runs found out about its server."""
-        if self._asked_with is not None and isinstance(judge, AskedAsWanted):
-            judge.ask_with(self._asked_with)
+        """Give the judge the parameters that earlier runs found."""
+        if self._parameters is not None and isinstance(judge, UsesParameters):
+            judge.use_parameters(self._parameters)
 
     @property
     def lease_s(self) -> float:
         """Seconds after which claims that are not renewed may be taken over."""
         return self._claims.lease_s
 
-    def keyed(self, question: Question) -> HashedRequest:
-        """The question with its request's hash, the one key of its call."""
+    def hashed(self, question: Question) -> HashedRequest:
+        """The question with its request's hash, which is the key of its call."""
         return HashedRequest(question, question.request.sha256(self._identity))
 
     def find(self, request: JudgeRequest) -> StoredCall | None:
@@ -126,7 +126,7 @@ class CallStore:
             return _stored(find_ended_calls(session, self.judge_id, keys))
 
     def reserve(self, asked: Sequence[HashedRequest]) -> Reservation:
-        """Look up what has ended and claim the rest, so that no other worker asks it too."""
+        """Look up the calls that have ended and claim the rest for this worker."""
         ended = self.answered({each.key for each in asked})
         open_ = [each for each in asked if each.key not in ended]
         if not open_:
@@ -176,20 +176,20 @@ class CallStore:
         ]
 
     def _keep_parameters(self, session: Session, replies: Sequence[JudgeReply]) -> None:
-        """Write how the server wanted to be asked, where that was not known."""
+        """Store the server's parameters where they are new."""
         for reply in replies:
-            found = reply.asked_with
-            if found is not None and found != self._asked_with:
+            found = reply.parameters
+            if found is not None and found != self._parameters:
                 add_judge_parameters(session, self.judge_id, self._run_id, found)
-                self._asked_with = dict(found)
+                self._parameters = dict(found)
 
     def renew_claims(self) -> None:
-        """Keep what this worker has in hand from being taken over."""
+        """Extend this worker's claims, so that no other worker takes them over."""
         with write_session(self._engine) as session:
             self._claims.renew(session)
 
     def release_claims(self) -> None:
-        """Let others ask what this worker leaves unasked."""
+        """Release this worker's claims for others."""
         with write_session(self._engine) as session:
             self._claims.give_all_back(session)
 

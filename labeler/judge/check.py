@@ -1,4 +1,4 @@
-"""Is this judge fit to work? One schema-constrained request, and one line about what is wrong."""
+"""Checks a judge with one schema-constrained request; one line says what is wrong."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from labeler.http.errors import (
 from labeler.judge.answers import explain_schema
 from labeler.judge.base import ChatMessage, JudgeRequest
 from labeler.judge.completions import read_completion, read_message, shape_problem
-from labeler.judge.openai import CHAT_PATH, endpoints_of, forced_by, request_body
+from labeler.judge.openai import CHAT_PATH, endpoints_of, fixed_by, request_body
 from labeler.judge.parameters import Negotiation, Parameters, speaks_of_schema
 from labeler.judge.parsing import unfenced, whole_object
 from labeler.study.judge_config import JudgeSection
@@ -42,9 +42,9 @@ QUESTION = (
     "(text), interpretable (true or false) and confidence (a number from 0 to 1)."
 )
 LONGEST_PROMPT_TOKENS = 3000
-"""Tokens that a prompt of this program may have: instructions, some twenty windows of text."""
+"""Tokens that a prompt of this program may have: instructions, some twenty examples."""
 Result = TypeVar("Result")
-_FENCED = (
+_FENCE_WARNING = (
     "{}: warning: the answer stood in a code fence, so response_format json_schema was not obeyed; "
     "such answers are read all the same"
 )
@@ -52,17 +52,17 @@ _FENCED = (
 
 @dataclass(frozen=True)
 class Fit:
-    """A judge that answered as it should."""
+    """A judge that passed the check."""
 
     base_url: str
     model: str
     seconds: float
     prompt_tokens: int | None
     completion_tokens: int | None
-    asked_with: Parameters
-    """As the server wants to be asked."""
+    parameters: Parameters
+    """The parameters that the server takes."""
     warning: str | None = None
-    """What is not as it should be, and does no harm."""
+    """A harmless deviation, in words."""
 
     @property
     def words(self) -> str:
@@ -74,17 +74,17 @@ class Fit:
 
     @property
     def parameter_words(self) -> str:
-        """One line about how the server wants to be asked."""
-        return f"{self.base_url}: {self.asked_with.words}"
+        """One line about the parameters that the server takes."""
+        return f"{self.base_url}: {self.parameters.words}"
 
 
 def check_judge(section: JudgeSection) -> list[Fit]:
-    """Check every endpoint of a judge; all are asked in the same way.
+    """Check every endpoint of a judge, all with the same parameters.
 
     Raises UsageError where the config is wrong (key, model, context), WorkError where the server
     is (down, no schema support, other parameters than the servers before it).
     """
-    negotiation = Negotiation(forced_by(section))
+    negotiation = Negotiation(fixed_by(section))
     return [_check(endpoint, section, negotiation) for endpoint in endpoints_of(section)]
 
 
@@ -104,44 +104,44 @@ def _check(endpoint: Endpoint, section: JudgeSection, negotiation: Negotiation) 
         ) from None
 
 
-async def _within(section: JudgeSection, work: Awaitable[Result]) -> Result:
-    """Bounded as a whole, however slowly bytes come."""
+async def _with_timeout(section: JudgeSection, work: Awaitable[Result]) -> Result:
+    """Await `work` for at most `judge.timeout_s` in total."""
     async with asyncio.timeout(section.timeout_s):
         return await work
 
 
 async def _ask(endpoint: Endpoint, section: JudgeSection, negotiation: Negotiation) -> Fit:
-    line = Connection(endpoint, tls_for((endpoint,)))
+    connection = Connection(endpoint, tls_for((endpoint,)))
     try:
         while True:
-            asked_with = negotiation.current
+            parameters = negotiation.current
             body = request_body(endpoint.model, _request())
-            body |= asked_with.body(section.temperature, section.max_tokens)
+            body |= parameters.body(section.temperature, section.max_tokens)
             started = time.monotonic()
-            answer = await _within(section, line.post(CHAT_PATH, body))
+            answer = await _with_timeout(section, connection.post(CHAT_PATH, body))
             seconds = time.monotonic() - started
             if answer.status == 200:
                 break
             error = server_error(answer.status, answer.content, endpoint.api_key_env)
-            adapted = negotiation.refused(endpoint, asked_with, error)
+            adapted = negotiation.refused(endpoint, parameters, error)
             if adapted is None:
-                models = await _models(line, section)
+                models = await _models(connection, section)
                 raise _refusal(error, answer, endpoint, section, list(models))
             if adapted.stops_with is not None:
                 raise WorkError(f"{endpoint.base_url}: {error.shown}{adapted.stops_with}")
-        negotiation.answered(endpoint, asked_with)
-        models = await _models(line, section)
+        negotiation.answered(endpoint, parameters)
+        models = await _models(connection, section)
     finally:
-        await line.aclose()
-    return _judged(endpoint, section, answer, seconds, asked_with, models)
+        await connection.aclose()
+    return _fit_of(endpoint, section, answer, seconds, parameters, models)
 
 
-def _judged(
+def _fit_of(
     endpoint: Endpoint,
     section: JudgeSection,
     answer: HttpAnswer,
     seconds: float,
-    asked_with: Parameters,
+    parameters: Parameters,
     models: dict[str, int | None],
 ) -> Fit:
     _require_model(endpoint, list(models))
@@ -178,8 +178,8 @@ def _judged(
         seconds,
         reply.prompt_tokens,
         reply.completion_tokens,
-        asked_with,
-        _FENCED.format(endpoint.base_url) if unfenced(words) != words else None,
+        parameters,
+        _FENCE_WARNING.format(endpoint.base_url) if unfenced(words) != words else None,
     )
 
 
@@ -188,10 +188,10 @@ def _request() -> JudgeRequest:
     return JudgeRequest("explain", "check", "0" * 64, (message,), explain_schema())
 
 
-async def _models(line: Connection, section: JudgeSection) -> dict[str, int | None]:
-    """Models that the server has, with their context where it says."""
+async def _models(connection: Connection, section: JudgeSection) -> dict[str, int | None]:
+    """The server's models, with the length of their context where it is stated."""
     try:
-        answer = await _within(section, line.get("/models"))
+        answer = await _with_timeout(section, connection.get("/models"))
         rows = parse_json(answer.content, "the models")["data"] if answer.status == 200 else []
         found = {str(row["id"]): row.get("max_model_len") for row in rows}
         return {name: size if isinstance(size, int) else None for name, size in found.items()}

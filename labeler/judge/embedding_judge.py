@@ -1,4 +1,4 @@
-"""The embedded judge: no language model, only statistics of the evidence and an embedding."""
+"""The evidence judge: statistics of the evidence and a sentence embedding, no language model."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from taxonomy.clustering import canonical_text
 def alike(explanation: str, texts: Sequence[str], embedder: Embedder) -> list[bool]:
     """Whether each text belongs to the group that is nearer to the explanation.
 
-    The cosine similarities of the texts asked about are split in two where the variance between
-    the groups is largest (Otsu 1979). How many texts are right is not known to the split; it
-    always finds some, save where all similarities are equal: then no text is called alike.
+    The cosine similarities are split in two where the variance between the groups is largest (Otsu
+    1979). The split does not know how many texts are right. It always finds some, except where all
+    similarities are equal: then no text is alike.
     """
     if not texts:
         return []
@@ -49,13 +49,13 @@ def alike(explanation: str, texts: Sequence[str], embedder: Embedder) -> list[bo
 
 
 def split_point(values: NDArray[np.float64]) -> float:
-    """The value above which the upper group of Otsu's split begins; the largest where all agree."""
+    """The value above which Otsu's upper group begins; the largest where all are equal."""
     ordered = np.sort(values)
     sizes = np.arange(1, len(ordered))
     lower = np.cumsum(ordered)[:-1] / sizes
     upper = (ordered.sum() - np.cumsum(ordered)[:-1]) / (len(ordered) - sizes)
     between = sizes * (len(ordered) - sizes) * (upper - lower) ** 2
-    # Neighbours that are equal up to rounding belong together.
+    # Values that are equal up to rounding belong to one group.
     distinct = np.diff(ordered) > 1e-9
     if not distinct.any():
         return float(ordered[-1])
@@ -71,7 +71,7 @@ _ROLE_WORDS = {"assistant": "assistant turns", "user": "user turns", "plain": "p
 
 
 def explanation_of(statistics: EvidenceStatistics, example: str | None) -> str:
-    """One sentence: words, roles, languages, place in the turn, concentration, an example."""
+    """One sentence with words, roles, languages, position in the turn and an example."""
     parts = [
         f"Fires on {_words(statistics)} in {_roles(statistics)}",
         _languages(statistics),
@@ -83,7 +83,7 @@ def explanation_of(statistics: EvidenceStatistics, example: str | None) -> str:
 
 
 def short_form(explanation: str) -> str:
-    """The first statement of an explanation, short enough for a name."""
+    """The first statement of an explanation, cut to the length of a name."""
     one_line = " ".join(explanation.split())
     first = one_line.split(";")[0].split(". ")[0].rstrip(".")
     first = first.removeprefix("Fires on ").strip()
@@ -141,24 +141,24 @@ def _shortened(text: str) -> str:
 
 
 METHOD_VERSION = 1
-"""Raised whenever the same evidence could get another answer."""
+"""Increased whenever the same evidence could get another answer."""
 MIN_TEXTS = 3
-"""Different texts below which a latent is called uninterpretable."""
+"""Fewest different texts of an interpretable latent."""
 ENOUGH_TOP_WINDOWS = 6
-"""With fewer strongest windows those of the lower quantiles are read as well."""
+"""Fewest strongest examples; with fewer, those of the lower quantiles are read as well."""
 ENGLISH = "en"
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """What the judge reads of a latent: windows with readable text, one for each text."""
+    """The examples with readable text that the judge uses, one per text."""
 
     windows: tuple[Example, ...]
     snippets: tuple[Snippet, ...]
 
 
 class EvidenceJudge:
-    """Named `evidence-` and its embedder; the same evidence always gets the same answer."""
+    """Judge without a language model; the same evidence always gets the same answer."""
 
     concurrency = 1
 
@@ -227,7 +227,7 @@ class EvidenceJudge:
         centre = vectors.mean(axis=0)
         example = reading.snippets[int(np.argmax(vectors @ centre))]
         statistics = summarise(reading.windows, self._languages)
-        # The length of the mean of unit vectors: 1 where all texts are alike, 0 where unrelated.
+        # Length of the mean unit vector: 1 where all texts are alike, 0 where unrelated.
         cohesion = min(1.0, float(np.linalg.norm(centre)))
         return {
             "explanation": explanation_of(statistics, example.text),
@@ -238,7 +238,7 @@ class EvidenceJudge:
     def _categorize(self, request: JudgeRequest) -> dict[str, Any]:
         assert request.subject is not None
         if not request.subject.windows and request.explanation is not None:
-            # Latents that were explained elsewhere come without evidence: the words must do.
+            # Latents that were explained elsewhere have no evidence: use the explanation.
             return self._nearest(request, [canonical_text(request.explanation)], 0.0)
         reading = _read(request.subject)
         if len(reading.snippets) < MIN_TEXTS:
@@ -269,14 +269,14 @@ class EvidenceJudge:
         return self._finders[key]
 
     def _foreign_share(self, reading: _Reading) -> float:
-        """Share of the windows that are known to be in another language than English."""
+        """Share of the examples that are known not to be in English."""
         statistics = summarise(reading.windows, self._languages)
         foreign = statistics.n_known_language * (1 - statistics.language_share(ENGLISH))
         return foreign / len(reading.windows)
 
 
 def _read(subject: LatentRecord) -> _Reading:
-    """Windows of the explain half on which the latent fires, each different text once."""
+    """Examples of the explain half on which the latent fires, each text once."""
     shown = [window for window in subject.windows if window.split == "explain"]
     top = [window for window in shown if window.kind == "top"]
     if len(top) < ENOUGH_TOP_WINDOWS:

@@ -1,4 +1,4 @@
-"""Connections to a judge's servers: which gets the next request, its key, how long to wait."""
+"""Connections to a judge's servers: which server gets the next request, and which must rest."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ Clock = Callable[[], float]
 FAILURES_UNTIL_DOWN = 3
 """Failures in a row, without an answer in between, after which a server counts as down."""
 FIRST_REST_S, LONGEST_REST_S = 0.5, 5.0
-"""Seconds until a server that is down is tried again: doubled each time that it is not back."""
+"""Seconds until a server that is down is tried again, doubled with each failed try."""
 
 
 @dataclass
 class _Server:
-    """What is known of one endpoint."""
+    """State of one endpoint."""
 
     endpoint: Endpoint
     free: list[Connection]
     rest_until: float = 0.0
     failures: int = 0
     rests: int = 0
-    """Times in a row that it was left alone."""
+    """Rests in a row, without an answer in between."""
     is_down: bool = False
     is_tried: bool = False
     """A request is on its way to find out whether the server is back."""
     last_answer_at: float | None = None
-    asked_wait: RetryAfter = field(default_factory=RetryAfter)
+    retry_after: RetryAfter = field(default_factory=RetryAfter)
 
     def takes_requests(self, now: float) -> bool:
-        """Whether a request may be sent now, a free line supposed."""
+        """Whether a request may be sent now, given a free connection."""
         return now >= self.free_at and not (self.is_down and self.is_tried)
 
     @property
     def free_at(self) -> float:
-        """When it has rested, and the time that it asked for is over."""
-        return max(self.rest_until, self.asked_wait.until)
+        """Moment at which its rest and the time that it asked for are over."""
+        return max(self.rest_until, self.retry_after.until)
 
 
 @dataclass
 class Endpoints:
-    """The lines to all servers of a judge. `clock` and `sleep` are replaced in tests."""
+    """The connections to all servers of a judge. `clock` and `sleep` are replaced in tests."""
 
     endpoints: tuple[Endpoint, ...]
     sleep: Sleep = asyncio.sleep
@@ -57,7 +57,7 @@ class Endpoints:
     _jitter: random.Random = field(init=False, default_factory=lambda: random.Random(0))
 
     def __post_init__(self) -> None:
-        """Make the lines; they connect when they are used."""
+        """Make the connections; they open when they are used."""
         tls = tls_for(self.endpoints)
         self._servers = {
             endpoint: _Server(
@@ -72,7 +72,7 @@ class Endpoints:
         return sum(endpoint.concurrency for endpoint in self.endpoints)
 
     async def take(self, avoid: Endpoint | None = None) -> Connection:
-        """A free line to a server that takes requests; waits for one.
+        """Wait for a free connection to a server that takes requests.
 
         A request that failed at one server goes to another as long as one is up.
         """
@@ -90,9 +90,9 @@ class Endpoints:
                 return server.free.pop()
             await self._wait(now)
 
-    def give_back(self, line: Connection) -> None:
-        """Return a line after `answered`, `failed` or `told_to_wait` was said of it."""
-        self._servers[line.endpoint].free.append(line)
+    def give_back(self, connection: Connection) -> None:
+        """Return a connection after `answered`, `failed` or `asked_to_wait` was called."""
+        self._servers[connection.endpoint].free.append(connection)
         self._changed.set()
 
     def answered(self, endpoint: Endpoint) -> None:
@@ -102,21 +102,21 @@ class Endpoints:
         server.rest_until = 0.0
         server.is_down = server.is_tried = False
         server.last_answer_at = self.clock()
-        server.asked_wait.answered(self.clock())
+        server.retry_after.answered(self.clock())
 
-    def told_to_wait(self, endpoint: Endpoint, seconds: float) -> None:
-        """The server asked for time; nobody asks it anything until then."""
+    def asked_to_wait(self, endpoint: Endpoint, seconds: float) -> None:
+        """The server asked for time: it gets no requests until then."""
         server = self._servers[endpoint]
-        server.asked_wait.asked(self.clock(), seconds)
+        server.retry_after.asked(self.clock(), seconds)
         server.is_down = server.is_tried = False
         server.last_answer_at = self.clock()
 
-    def asked_wait(self, endpoint: Endpoint) -> RetryAfter:
+    def retry_after(self, endpoint: Endpoint) -> RetryAfter:
         """What a server asked for since its last answer."""
-        return self._servers[endpoint].asked_wait
+        return self._servers[endpoint].retry_after
 
-    def is_one_near(self, seconds: float, avoid: Endpoint | None = None) -> bool:
-        """Whether a server is up, or will have rested within that time."""
+    def is_available_within(self, seconds: float, avoid: Endpoint | None = None) -> bool:
+        """Whether a server is up, or will be available within that time."""
         near = self.clock() + seconds
         return any(
             not server.is_down and server.free_at <= near
@@ -127,7 +127,7 @@ class Endpoints:
     def failed(self, endpoint: Endpoint, unreachable: bool) -> None:
         """A request got no answer; unreachable servers count as down at once.
 
-        One that fails and has no substitute is asked on: the requests wait by themselves.
+        A server that fails without a substitute keeps getting requests: they back off themselves.
         """
         server = self._servers[endpoint]
         server.failures += 1
@@ -149,40 +149,40 @@ class Endpoints:
 
     @property
     def has_answered(self) -> bool:
-        """Whether any server ever answered."""
+        """Whether any server has answered yet."""
         return any(server.last_answer_at is not None for server in self._servers.values())
 
     @property
-    def somebody_is_up(self) -> bool:
-        """Whether a server would take a request now or after it is done with others."""
+    def is_any_up(self) -> bool:
+        """Whether a server takes requests now, even if all its connections are in use."""
         now = self.clock()
         return any(
             not server.is_down and now >= server.free_at for server in self._servers.values()
         )
 
-    def silent_for_s(self) -> float:
+    def seconds_without_answer(self) -> float:
         """Seconds since the last answer of any server, or the end of the time that one asked for.
 
         Infinite where there was none.
         """
         now = self.clock()
         heard = [
-            max(server.last_answer_at, min(server.asked_wait.until, now))
+            max(server.last_answer_at, min(server.retry_after.until, now))
             for server in self._servers.values()
             if server.last_answer_at is not None
         ]
         return now - max(heard) if heard else float("inf")
 
     async def aclose(self) -> None:
-        """Hang up all lines that are not in use."""
+        """Close all connections that are not in use."""
         for server in self._servers.values():
-            for line in server.free:
-                await line.aclose()
+            for connection in server.free:
+                await connection.aclose()
         # An event belongs to the loop in which it was first waited for.
         self._changed = asyncio.Event()
 
     async def _wait(self, now: float) -> None:
-        """Until a line is given back or a server has rested."""
+        """Wait until a connection is given back or a server has rested."""
         rests = [
             server.free_at - now
             for server in self._servers.values()

@@ -1,4 +1,4 @@
-"""What the evidence of a latent says by itself: words, roles, place in the turn, languages."""
+"""Statistics of a latent's evidence: words, roles, position in the turn, languages."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from labeler.judge.base import CONTENT_ROLES, Example
 from labeler.judge.rendering import Turn, content_text, joined, turns
 
 STRONG_SHARE = 0.5
-"""A token fires strongly where its activation exceeds this share of the window's peak."""
+"""A token fires strongly where its activation exceeds this share of the example's peak."""
 MIN_WORDS = 4
-"""Sentences shorter than this are read together with what stands next to them."""
+"""Sentences with fewer words are joined with their neighbours."""
 _SENTENCE_END = re.compile(r"[.!?\u2026]+[\"')\]\u201d\u2019]*(?=\s)|[\u3002\uff01\uff1f]+|\n+")
 _LETTER = re.compile(r"[^\W_]")
 
 
 @dataclass(frozen=True)
 class Snippet:
-    """A stretch of text on which a latent fires."""
+    """A text on which a latent fires."""
 
     text: str
     """Verbatim content."""
     role: str
-    """Who wrote the place where it fires most."""
+    """Role of the turn in which it fires most."""
     peak: float
 
 
 def snippet(window: Example) -> Snippet | None:
-    """The sentences of a turn from the first to the last strong token, as far as the window shows.
+    """The sentences of a turn from the first to the last strong token, as far as the example shows.
 
-    A sentence is what the categories' prototypes are, so that like is compared with like. None
-    where no content token fires, or the text holds no letter or digit.
+    Whole sentences, because the categories' prototypes are sentences too. None where no content
+    token fires, or where the text has no letter or digit.
     """
     turn = peak_turn(window)
     if turn is None:
@@ -68,7 +68,7 @@ def _peak(window: Example, turn: Turn) -> float:
 
 
 def _sentences(text: str, first: int, last: int) -> str:
-    """The sentences that hold the characters `first` to `last`, and the next ones if too short."""
+    """The sentences with the characters `first` to `last`, extended where too short."""
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     bounds = sorted({0, *ends, len(text)})
     begin = max(bound for bound in bounds if bound <= min(first, len(text)))
@@ -85,7 +85,7 @@ def _sentences(text: str, first: int, last: int) -> str:
 
 
 def _is_short(text: str) -> bool:
-    """Too few words; text without spaces counts by its characters."""
+    """Whether it has too few words; text without spaces is measured in characters."""
     return len(text.split()) < MIN_WORDS and len(text) < 4 * MIN_WORDS
 
 
@@ -105,11 +105,11 @@ LANGUAGE_NAMES = {
     "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sv": "Swedish",
     "th": "Thai", "tr": "Turkish", "uk": "Ukrainian", "vi": "Vietnamese", "zh": "Chinese",
 }  # fmt: skip
-"""Languages that are told apart; with fewer of them a short text is identified more surely."""
+"""Languages to choose from; with fewer of them short texts are identified more reliably."""
 MIN_BYTES = 20
 """Shortest text in UTF-8 bytes of letters: half a dozen Chinese characters, three words."""
 MIN_CONFIDENCE = 0.8
-"""Probability below which a text has no known language: code, numbers, lists of names."""
+"""Probability below which the language is unknown: code, numbers, lists of names."""
 
 SENTENCE_LETTERS, CERTAINTY = 30, 0.95
 """Letters of a sentence, and probability, from which its language counts as certain."""
@@ -127,7 +127,7 @@ class LanguageIdentifier:
         return str(language) if confidence >= MIN_CONFIDENCE else None
 
     def certain_language(self, text: str) -> str | None:
-        """The language of a sentence, where hardly any doubt is left; None otherwise."""
+        """The language of a sentence where it is certain; else None."""
         if sum(character.isalpha() for character in text) < SENTENCE_LETTERS:
             return None
         language, confidence = self._model.classify(text)
@@ -143,9 +143,9 @@ class LanguageIdentifier:
 
 
 EDGE_TOKENS = 8
-"""Tokens from a turn's first or last one that count as its start or its end."""
+"""Tokens at either end of a turn that count as its start or end."""
 LONGEST_WORD = 24
-"""Characters; a longer run of letters is text without spaces and is read token by token."""
+"""Most letters of a word; a longer run is text without spaces and is read token by token."""
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 
 
@@ -159,7 +159,7 @@ class WordShare:
 
 @dataclass(frozen=True)
 class EvidenceStatistics:
-    """Statistics over the windows of a latent; shares sum to at most 1."""
+    """Statistics over the examples of a latent; shares sum to at most 1."""
 
     n_windows: int
     words: tuple[WordShare, ...]
@@ -167,20 +167,20 @@ class EvidenceStatistics:
     role_shares: tuple[tuple[str, float], ...]
     """Roles by their share of activation, largest first."""
     language_shares: tuple[tuple[str, float], ...]
-    """Codes of languages by their share of the windows whose language is known."""
+    """Language codes by their share of the examples whose language is known."""
     n_known_language: int
     start_share: float
-    """Share of windows that fire strongest near the start of a turn."""
+    """Share of examples that fire most strongly near the start of a turn."""
     end_share: float
-    """Share of windows that fire strongest near the end of a turn."""
+    """Share of examples that fire most strongly near the end of a turn."""
 
     def language_share(self, language: str) -> float:
-        """Share of the windows with a known language that are in `language`."""
+        """Share of `language` among the examples with a known language."""
         return dict(self.language_shares).get(language, 0.0)
 
 
 def summarise(windows: Sequence[Example], languages: LanguageIdentifier) -> EvidenceStatistics:
-    """Statistics of the content of `windows`, each window with the same weight."""
+    """Statistics of the content of examples, each with the same weight."""
     words: dict[str, float] = defaultdict(float)
     roles: dict[str, float] = defaultdict(float)
     for window in windows:
@@ -203,9 +203,9 @@ def summarise(windows: Sequence[Example], languages: LanguageIdentifier) -> Evid
 
 
 def word_activations(window: Example) -> list[tuple[str, float]]:
-    """Words of a window's content with the activation on their tokens, where it is above 0.
+    """Words of an example's content with the activation on their tokens, where it is above 0.
 
-    A token outside any word stands for itself: punctuation, or a line break shown as such.
+    A token outside any word counts by itself, such as punctuation or a line break.
     """
     found: list[tuple[str, float]] = []
     for turn in turns(window):
@@ -219,7 +219,7 @@ def word_activations(window: Example) -> list[tuple[str, float]]:
 
 
 def edge_of_turn(window: Example) -> str | None:
-    """`start`, `middle` or `end` of the turn; None where the window does not show its edges."""
+    """`start`, `middle` or `end` of the turn; None where the example does not show its edges."""
     turn = peak_turn(window)
     if turn is None:
         return None
@@ -235,7 +235,7 @@ def edge_of_turn(window: Example) -> str | None:
 
 
 def _words_by_token(window: Example, turn: Turn) -> dict[int, tuple[int, str]]:
-    """For each token of a turn the word (its start and text) that most of it lies in."""
+    """Position of each token of a turn -> start and text of its word."""
     text = joined(window, turn.positions)
     spans = [match.span() for match in _WORD.finditer(text)]
     pieces: dict[int, tuple[int, str]] = {}
@@ -261,7 +261,7 @@ def _shown(token: str) -> str:
 
 
 def _one_case(words: dict[str, float]) -> dict[str, float]:
-    """Add up spellings that differ in case only, under the one with the largest share."""
+    """Sum the shares of spellings that differ only in case, under the most frequent one."""
     groups: dict[str, dict[str, float]] = defaultdict(dict)
     for word, share in words.items():
         groups[word.casefold()][word] = share
@@ -269,7 +269,7 @@ def _one_case(words: dict[str, float]) -> dict[str, float]:
 
 
 def _language(window: Example, languages: LanguageIdentifier) -> str | None:
-    """Language of the turn in which the latent fires most, else of all the window's content."""
+    """Language of the turn in which the latent fires most, else of the whole content."""
     turn = peak_turn(window)
     if turn is not None:
         language = languages.identify(joined(window, turn.positions))

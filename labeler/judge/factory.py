@@ -1,4 +1,4 @@
-"""The judge that a study asks for, and the embedder that it may compute with."""
+"""Creates the judge and the embedder of a study."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make_judge(
 ) -> Judge:
     """The judge of `[judge]`; `evidence` needs an embedder, a script lies relative to `folder`.
 
-    With `spending`, a judge that costs something stops before its limits are passed. Raises
+    With `spending`, a judge that costs something stops before its limits are exceeded. Raises
     UsageError that names the key which is missing or wrong.
     """
     judge = _judge_of(section, embedder, folder)
@@ -48,7 +48,7 @@ def study_embedder(study: StudyFile) -> Embedder:
 
 
 def judges_embedder(study: StudyFile) -> Embedder | None:
-    """The embedder where a judge of the study computes with it; else nothing is loaded."""
+    """The embedder where a judge of the study uses it; else None, and nothing is loaded."""
     sections = (study.config.judge, *study.config.judges)
     return study_embedder(study) if any(one.kind == "evidence" for one in sections) else None
 
@@ -61,18 +61,18 @@ def study_judge(
 
 
 def require_judge(study: StudyFile) -> None:
-    """Raise UsageError for what the judge of `[judge]` lacks, before anybody waits for it."""
+    """Raise UsageError early where `[judge]` is incomplete."""
     if study.config.judge.kind != "evidence":
         make_judge(study.config.judge, folder=study.folder)
 
 
 def require_embedding(study: StudyFile) -> None:
-    """Raise UsageError where the vectors of `[embedding]` can not be had, without loading any."""
+    """Raise UsageError where `[embedding]` cannot work; nothing is loaded."""
     check_embedding(study.config.embedding, study.folder)
 
 
 def prices_of(section: JudgeSection) -> Prices | None:
-    """What a judge's tokens cost; None unless both prices are given."""
+    """Prices of a judge's tokens; None unless both are given."""
     prompt, completion = section.price_prompt_per_million, section.price_completion_per_million
     return None if prompt is None or completion is None else Prices(prompt, completion)
 

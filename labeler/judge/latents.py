@@ -1,4 +1,4 @@
-"""Latents as a judge sees them, read from the database."""
+"""Reads latents with their evidence for a judge from the database."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ _SCALING_COLUMNS = (
 
 
 def load_subject(session: Session, latent_id: int, split: str = "explain") -> LatentRecord:
-    """One latent with its windows of one half and what the crosscoder says of it."""
+    """One latent with its examples of one half and its statistics."""
     return load_subjects(session, [latent_id], split)[0]
 
 
 def load_subjects(
     session: Session, latent_ids: Sequence[int], split: str = "explain"
 ) -> list[LatentRecord]:
-    """Latents in the given order; as many queries for some hundred of them as for one."""
+    """Latents in the given order; the number of queries hardly grows with theirs."""
     latents: dict[int, Row[Any]] = {}
     for part in chunks(latent_ids):
         query = (
@@ -104,7 +104,7 @@ def latents_of(session: Session, comparison_ids: Collection[int]) -> list[int]:
 
 
 def options_of(session: Session, taxonomy_version_id: int) -> tuple[CategoryOption, ...]:
-    """Leaves of a taxonomy version in their order."""
+    """Leaf categories of a taxonomy version in their order."""
     rows = session.execute(
         select(Category)
         .where(Category.taxonomy_version_id == taxonomy_version_id)
@@ -129,7 +129,7 @@ def options_of(session: Session, taxonomy_version_id: int) -> tuple[CategoryOpti
 
 
 def _windows(session: Session, latent_ids: Collection[int], split: str) -> dict[int, list[Example]]:
-    """Windows of each latent from the newest run that collected any for it."""
+    """Examples of each latent from the newest run that collected any for it."""
     found: dict[int, list[Example]] = defaultdict(list)
     for part in chunks(latent_ids):
         newest = (
@@ -147,7 +147,7 @@ def _windows(session: Session, latent_ids: Collection[int], split: str) -> dict[
             .where(Evidence.split == split)
             .order_by(Evidence.id)
         )
-        # Rows of the connection, not of the session: a judge's server waits for these prompts.
+        # Rows from the connection are faster than from the session, and a server waits for them.
         for row in session.connection().execute(query):
             latent_id, kind, half, tokens, roles, activations, quantile = row
             window = Example(
@@ -205,7 +205,7 @@ def _sets_of(session: Session, latent_ids: Collection[int]) -> dict[int, int]:
 
 
 def _pairs(session: Session, latent_set_ids: Collection[int]) -> dict[int, Row[Any]]:
-    """The two models of each latent set that names them."""
+    """The two models of each latent set that has them."""
     target, against = aliased(SubjectModel), aliased(SubjectModel)
     found: dict[int, Row[Any]] = {}
     for part in chunks(latent_set_ids):

@@ -1,4 +1,4 @@
-"""The category nearest to the text on which a latent is active, and how sure that is."""
+"""Finds the categories nearest to the texts on which a latent fires, with confidences."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ from taxonomy.mapping import (
 )
 
 MIN_CATEGORIES = 10
-"""Categories with two prototypes or more below which single prototypes must do."""
+"""Fewest categories with two or more prototypes for a calibration on carried prototypes."""
 SPREAD_FLOOR = 0.5
-"""Least spread of a category as a share of the median one."""
+"""Smallest spread of a category, as a share of the median spread."""
 _STEP = 5
-"""Carriers of one category come from categories this far apart, so that they differ."""
+"""Distance between the categories that a category's carriers come from, so that they differ."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The zero and the unit of each category's score, and two marks on it."""
+    """Normalisation of each category's score, with two reference values."""
 
     level: NDArray[np.float64]
-    """(C,) mean similarity of foreign latents."""
+    """(C,) mean similarity of latents of other categories."""
     spread: NDArray[np.float64]
-    """(C,) standard deviation of it."""
+    """(C,) standard deviation of that similarity."""
     none_threshold: float
     typical_score: float
-    """Median over categories of what a latent scores on its own one."""
+    """Median over categories of a latent's score on its own category."""
 
     def scores(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Similarities (..., C) as standard deviations above foreign latents."""
+        """Similarities (..., C) in standard deviations above latents of other categories."""
         result: NDArray[np.float64] = (raw - self.level) / self.spread
         return result
 
 
 def calibrate(index: CategoryIndex, prototypes: Sequence[str], embedder: Embedder) -> Scale:
-    """Find the scale; `prototypes` are the texts of `index.prototypes`, in their order."""
+    """Calibrate the scale; `prototypes` are the texts of `index.prototypes`, in their order."""
     groups = [np.flatnonzero(index.owners == leaf) for leaf in range(len(index.slugs))]
     usable = [leaf for leaf, rows in enumerate(groups) if len(rows) >= 2]
     if len(usable) < MIN_CATEGORIES:
@@ -72,7 +72,7 @@ def calibrate(index: CategoryIndex, prototypes: Sequence[str], embedder: Embedde
 
 
 class _Latents:
-    """One latent for each category: its prototypes with their carriers, embedded."""
+    """A simulated latent for each category: its prototypes with their carriers, embedded."""
 
     def __init__(
         self,
@@ -103,13 +103,13 @@ class _Latents:
         return similarities
 
     def own(self, leaf: int) -> float:
-        """Similarity of a latent to its own category, half of the prototypes against the rest."""
+        """Similarity of a latent to its own category: half of its prototypes against the rest."""
         rows = self._groups[leaf]
         halves = (rows[::2], rows[1::2])
         return float(np.mean([self._similarity(half, leaf) for half in halves]))
 
     def _similarity(self, rows: NDArray[np.int64], leaf: int) -> float:
-        """Similarity of the centre of some carried prototypes to what they do not contain."""
+        """Similarity of the centre of some carried prototypes to a category's other prototypes."""
         centre = normalise_rows(self._vectors[rows].mean(axis=0, keepdims=True))
         known = np.setdiff1d(self._groups[leaf], np.concatenate([rows, self._carriers[rows]]))
         to_definition = centre @ self._index.definitions[leaf]
@@ -118,7 +118,7 @@ class _Latents:
 
 
 def _carrier(row: int, leaf: int, groups: Sequence[NDArray[np.int64]]) -> int:
-    """A prototype of another category, a different one for each prototype of a category."""
+    """Prototype of another category; each prototype of a category gets a different carrier."""
     place = int(np.flatnonzero(groups[leaf] == row)[0])
     distance = 1 + place * _STEP % (len(groups) - 1)
     for further in range(len(groups)):
@@ -129,14 +129,14 @@ def _carrier(row: int, leaf: int, groups: Sequence[NDArray[np.int64]]) -> int:
 
 
 MULTILINGUAL = "multilingual"
-"""Slug of the category that is raised by text which is not English."""
+"""Slug of the category whose score rises with the share of non-English text."""
 SECONDARY_MARGIN = 0.5
-"""A category whose score is this close to the best one's is named as well."""
+"""Largest gap to the best score at which a category is assigned as well."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A category with its confidence and the snippet that is nearest to it."""
+    """A category with its confidence and the nearest snippet."""
 
     slug: str
     confidence: float
@@ -145,7 +145,7 @@ class Found:
 
 @dataclass(frozen=True)
 class CategoryFinder:
-    """Categories as vectors, with the scale on which a latent is scored."""
+    """Scores latents against category vectors on a calibrated scale."""
 
     index: CategoryIndex
     scale: Scale
@@ -167,10 +167,10 @@ class CategoryFinder:
     def find(self, vectors: NDArray[np.floating], foreign_share: float) -> list[Found]:
         """Categories of a latent from the vectors (s, e) of its snippets, best first; maybe none.
 
-        The centre of the snippets is scored: what differs between them cancels out, and what they
-        share remains. `foreign_share` is the share of windows whose language is not English: the
-        sentence model knows English best, so the score of `multilingual` is raised by that share
-        of what a latent typically scores on its own category, or of the threshold if that is more.
+        The centre of the snippets is scored, because it keeps what they share. `foreign_share` is
+        the share of examples whose language is not English. The sentence model knows English
+        best, so the score of `multilingual` is raised by that share of a latent's typical score
+        on its own category, or of the threshold if that is larger.
         """
         by_snippet = raw_similarities(vectors, self.index)
         centre = np.asarray(vectors).mean(axis=0, keepdims=True)

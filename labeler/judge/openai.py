@@ -36,29 +36,29 @@ from labeler.judge.base import (
 )
 from labeler.judge.completions import read_completion
 from labeler.judge.endpoints import Clock, Endpoints, Sleep
-from labeler.judge.parameters import Forced, Negotiation, Parameters, speaks_of_schema
+from labeler.judge.parameters import FixedParameters, Negotiation, Parameters, speaks_of_schema
 from labeler.judge.parsing import Marker
-from labeler.judge.retry import AttemptResult, RetryReason, again, retry_policy
+from labeler.judge.retry import AttemptResult, RetryReason, retry_policy, retry_reason_of
 from labeler.study.judge_config import JudgeSection
 from labeler.text import one_line
 
 CHAT_PATH = "/chat/completions"
-AT_ANOTHER: tuple[RetryReason, ...] = ("transport", "away", "wait")
-"""Ends of a try after which the next one goes to another server, where there is one."""
+RETRY_ELSEWHERE: tuple[RetryReason, ...] = ("transport", "away", "wait")
+"""Reasons for which the next attempt goes to another server, where there is one."""
 CONTROL_QUESTION = "Answer with any JSON object that the schema allows. Keep every text empty."
-"""What is asked to learn whether every request would be refused, and not this one alone."""
+"""A request without corpus text: it tells whether every request would be refused."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long one request is tried; nothing of this changes an answer."""
+    """How long one request is retried; nothing of this changes an answer."""
 
     timeout_s: float = 120.0
     """Seconds for one attempt, from the first byte sent to the last received."""
     max_attempts: int = 5
-    """Tries of one request that ends in a transport error, 408, 429 or 5xx."""
+    """Attempts at one request that ends in a transport error, 408, 429 or 5xx."""
     max_answers: int = 3
-    """Tries of one request that ends in an unusable answer."""
+    """Attempts at one request that ends in an unusable answer."""
     restart_wait_s: float = 180.0
     """Seconds to wait for servers that answered before and went away."""
     longest_wait_s: float = 3600.0
@@ -67,20 +67,20 @@ class Patience:
 
 @dataclass
 class _RetryState:
-    """What the tries of one request so far tell the next one."""
+    """What earlier attempts at one request tell the next one."""
 
     failed_at: Endpoint | None = None
 
 
 class OpenAiJudge:
-    """Sends chats with `response_format` = JSON schema and reports every ended attempt.
+    """Sends chats with `response_format` = JSON schema and reports every attempt.
 
-    Transport errors, 408, 429 and 5xx are retried, unusable answers a few times; a wait that a
-    server asks for (Retry-After) is no try. A request that is too long, or that a filter refuses,
-    ends as just that; any other 4xx that every request would get is a WorkError with the server's
-    words. The first request to a server goes alone and learns how the server wants to be asked.
-    Of several endpoints one that is down gets no requests until it is back. `sleep` and `clock`
-    are replaced in tests.
+    Transport errors, 408, 429 and 5xx are retried, unusable answers a few times. A wait that a
+    server asks for (Retry-After) does not count as an attempt. A request that is too long, or
+    that a filter refuses, ends as `too_long` or `refused`. Any other 4xx that every request would
+    get is a WorkError with the server's message. The first request to a server goes alone and
+    finds out which parameters the server takes. Of several endpoints one that is down gets no
+    requests until it is back. `sleep` and `clock` are replaced in tests.
     """
 
     def __init__(
@@ -90,14 +90,14 @@ class OpenAiJudge:
         patience: Patience | None = None,
         sleep: Sleep = asyncio.sleep,
         clock: Clock = time.monotonic,
-        forced: Forced | None = None,
+        fixed: FixedParameters | None = None,
         markers: Sequence[Marker] = (),
     ) -> None:
         self._identity = identity
         self._endpoints = Endpoints(endpoints, sleep, clock)
         self._patience = patience or Patience()
         self._sleep = sleep
-        self._negotiation = Negotiation(forced or Forced())
+        self._negotiation = Negotiation(fixed or FixedParameters())
         self._markers = tuple(markers)
         self._unknown = UnknownRefusals()
 
@@ -124,12 +124,12 @@ class OpenAiJudge:
             patience,
             sleep,
             clock,
-            forced_by(section),
+            fixed_by(section),
             section.thinking_markers,
         )
 
-    def ask_with(self, known: Mapping[str, Any]) -> None:
-        """Ask as an earlier run found out."""
+    def use_parameters(self, known: Mapping[str, Any]) -> None:
+        """Start with the parameters that an earlier run found."""
         self._negotiation.start_from(known)
 
     @property
@@ -145,16 +145,16 @@ class OpenAiJudge:
     async def ask(
         self, request: JudgeRequest, on_attempt: OnAttempt = ignore_attempt
     ) -> JudgeReply:
-        """Ask until there is an answer or the tries are used up; the last reply is returned."""
+        """Ask until there is an answer or the attempts are used up; returns the last reply."""
         patience = self._patience
         policy = retry_policy(patience.max_attempts, patience.max_answers, self._sleep)
-        ended: AttemptResult = await policy(self._attempt, request, on_attempt, _RetryState())
-        if ended.unpaid and not self._endpoints.has_answered:
+        result: AttemptResult = await policy(self._attempt, request, on_attempt, _RetryState())
+        if result.unpaid and not self._endpoints.has_answered:
             raise WorkError(
-                f"judge {self._addresses()}: nobody answers there ({ended.reply.error}); start "
-                "the server (`difflens judge serve`) or mend the address, then run again"
+                f"judge {self._urls()}: nobody answers there ({result.reply.error}); start "
+                "the server (`difflens judge serve`) or correct the address, then run again"
             )
-        return ended.reply
+        return result.reply
 
     async def aclose(self) -> None:
         """Close the connections; a later `ask` opens new ones."""
@@ -163,69 +163,73 @@ class OpenAiJudge:
         await self._endpoints.aclose()
 
     async def _attempt(
-        self, request: JudgeRequest, on_attempt: OnAttempt, tried: _RetryState
+        self, request: JudgeRequest, on_attempt: OnAttempt, state: _RetryState
     ) -> AttemptResult:
-        line = await self._endpoints.take(avoid=tried.failed_at)
+        connection = await self._endpoints.take(avoid=state.failed_at)
         try:
-            ended = await self._in_turn(line, request)
+            result = await self._send_alone_if_first(connection, request)
         except BaseException:
-            await line.aclose()
+            await connection.aclose()
             raise
         finally:
-            self._endpoints.give_back(line)
-        tried.failed_at = line.endpoint if ended.again in AT_ANOTHER else None
-        await on_attempt(ended.reply)
-        if ended.stops_the_batch:
-            raise WorkError(f"judge {line.endpoint.base_url}: {ended.reply.error}{ended.advice}")
-        if ended.again == "wait":
-            self._require_near(line.endpoint)
-        if ended.again == "away" and not self._endpoints.somebody_is_up:
-            self._require_patience()
-        return ended
+            self._endpoints.give_back(connection)
+        state.failed_at = connection.endpoint if result.retry_reason in RETRY_ELSEWHERE else None
+        await on_attempt(result.reply)
+        if result.stops_the_batch:
+            raise WorkError(
+                f"judge {connection.endpoint.base_url}: {result.reply.error}{result.advice}"
+            )
+        if result.retry_reason == "wait":
+            self._check_wait(connection.endpoint)
+        if result.retry_reason == "away" and not self._endpoints.is_any_up:
+            self._check_outage()
+        return result
 
-    async def _in_turn(self, line: Connection, request: JudgeRequest) -> AttemptResult:
+    async def _send_alone_if_first(
+        self, connection: Connection, request: JudgeRequest
+    ) -> AttemptResult:
         """Send a request; alone, where it is the first to its server."""
-        negotiation, endpoint = self._negotiation, line.endpoint
+        negotiation, endpoint = self._negotiation, connection.endpoint
         if not negotiation.is_open(endpoint):
             async with negotiation.gate(endpoint):
                 if not negotiation.is_open(endpoint):
-                    ended = await self._send(line, request)
-                    if ended.again != "parameters" and not ended.stops_the_batch:
+                    result = await self._send(connection, request)
+                    if result.retry_reason != "parameters" and not result.stops_the_batch:
                         negotiation.open(endpoint)
-                    return ended
-        return await self._send(line, request)
+                    return result
+        return await self._send(connection, request)
 
-    async def _send(self, line: Connection, request: JudgeRequest) -> AttemptResult:
+    async def _send(self, connection: Connection, request: JudgeRequest) -> AttemptResult:
         started = time.monotonic()
-        asked_with = self._negotiation.current
-        answer = await self._post(line, request, asked_with, started)
+        parameters = self._negotiation.current
+        answer = await self._post(connection, request, parameters, started)
         if isinstance(answer, AttemptResult):
             return answer
         seconds = time.monotonic() - started
         if answer.status == 200:
-            return self._read(line.endpoint, request, asked_with, answer, seconds)
-        return await self._refused_by_server(line, request, asked_with, answer, seconds)
+            return self._read_answer(connection.endpoint, request, parameters, answer, seconds)
+        return await self._read_error(connection, request, parameters, answer, seconds)
 
     async def _post(
-        self, line: Connection, request: JudgeRequest, parameters: Parameters, started: float
+        self, connection: Connection, request: JudgeRequest, parameters: Parameters, started: float
     ) -> HttpAnswer | AttemptResult:
         identity = self._identity.params
         sampling = parameters.body(identity["temperature"], identity["max_tokens"])
-        body = request_body(line.endpoint.model, request) | sampling
+        body = request_body(connection.endpoint.model, request) | sampling
         try:
             async with asyncio.timeout(self._patience.timeout_s):
-                return await line.post(CHAT_PATH, body)
+                return await connection.post(CHAT_PATH, body)
         except TimeoutError:
             words = f"no answer within {self._patience.timeout_s:g} s"
-            return await self._hung_up(line, started, words, unpaid=False)
+            return await self._disconnected(connection, started, words, unpaid=False)
         except ConnectionFailedError as error:
-            return await self._hung_up(line, started, str(error), error.unpaid)
+            return await self._disconnected(connection, started, str(error), error.unpaid)
 
-    def _read(
+    def _read_answer(
         self,
         endpoint: Endpoint,
         request: JudgeRequest,
-        asked_with: Parameters,
+        parameters: Parameters,
         answer: HttpAnswer,
         seconds: float,
     ) -> AttemptResult:
@@ -233,22 +237,22 @@ class OpenAiJudge:
             body = answer.json_object(endpoint)
         except InputError as error:
             self._endpoints.failed(endpoint, unreachable=False)
-            return _transport(str(error), seconds)
+            return _transport_error(str(error), seconds)
         self._endpoints.answered(endpoint)
-        self._negotiation.answered(endpoint, asked_with)
+        self._negotiation.answered(endpoint, parameters)
         self._unknown.answered(request.stage)
         reply = read_completion(request, body, seconds, self._markers)
-        return AttemptResult(replace(reply, asked_with=asked_with.as_json), again(reply))
+        return AttemptResult(replace(reply, parameters=parameters.as_json), retry_reason_of(reply))
 
-    async def _refused_by_server(
+    async def _read_error(
         self,
-        line: Connection,
+        connection: Connection,
         request: JudgeRequest,
-        asked_with: Parameters,
+        parameters: Parameters,
         answer: HttpAnswer,
         seconds: float,
     ) -> AttemptResult:
-        endpoint = line.endpoint
+        endpoint = connection.endpoint
         error = server_error(answer.status, answer.content, endpoint.api_key_env)
         if error.outcome is not None:
             self._endpoints.answered(endpoint)
@@ -256,104 +260,104 @@ class OpenAiJudge:
                 JudgeReply(error.outcome, error=error.shown, latency_s=seconds), "no"
             )
         if is_worth_retrying(error.status):
-            return self._busy(endpoint, answer, error, seconds)
+            return self._read_temporary_error(endpoint, answer, error, seconds)
         self._endpoints.answered(endpoint)
-        adapted = self._negotiation.refused(endpoint, asked_with, error)
+        adapted = self._negotiation.refused(endpoint, parameters, error)
         if adapted is not None and adapted.stops_with is None:
             return AttemptResult(_failed(error.shown, seconds), "parameters")
         if adapted is not None and adapted.stops_with is not None:
-            return _stop(error, seconds, adapted.stops_with)
+            return _stop_batch(error, seconds, adapted.stops_with)
         if speaks_of_schema(error):
-            return _stop(
+            return _stop_batch(
                 error, seconds, "; every answer needs response_format json_schema, and this server "
                 "takes none: use one that constrains JSON (vLLM does)",
             )  # fmt: skip
         if not error.is_of_the_call:
-            return _stop(error, seconds)
-        return await self._of_one_or_all(line, request, asked_with, error, seconds)
+            return _stop_batch(error, seconds)
+        return await self._check_with_control(connection, request, parameters, error, seconds)
 
-    def _busy(
+    def _read_temporary_error(
         self, endpoint: Endpoint, answer: HttpAnswer, error: ServerError, seconds: float
     ) -> AttemptResult:
         wait_s = retry_after_s(answer.headers.get("retry-after"))
         if wait_s:
-            self._endpoints.told_to_wait(endpoint, wait_s)
+            self._endpoints.asked_to_wait(endpoint, wait_s)
             return AttemptResult(_failed(error.shown, seconds), "wait")
         self._endpoints.failed(endpoint, unreachable=False)
-        return _transport(error.shown, seconds)
+        return _transport_error(error.shown, seconds)
 
-    async def _of_one_or_all(
+    async def _check_with_control(
         self,
-        line: Connection,
+        connection: Connection,
         request: JudgeRequest,
-        asked_with: Parameters,
+        parameters: Parameters,
         error: ServerError,
         seconds: float,
     ) -> AttemptResult:
-        """Whether a request is refused alone, or every one would be: a harmless one tells.
+        """Send a control request to tell whether only this request is refused, or every one.
 
-        It has the stage's schema and the same parameters and holds no text of the corpus. It is
-        asked where no request of the stage was ever answered, and again after some refusals in a
-        row.
+        The control has the stage's schema and the same parameters but no text of the corpus. It
+        is sent where no request of the stage was ever answered, and again after some refusals in
+        a row.
         """
         refused = JudgeReply("refused", error=error.shown, latency_s=seconds)
         async with self._unknown.lock:
             if not self._unknown.must_ask(request.stage):
                 return AttemptResult(refused, "no")
             control = replace(request, messages=(ChatMessage("user", CONTROL_QUESTION),))
-            answer = await self._post(line, control, asked_with, time.monotonic())
+            answer = await self._post(connection, control, parameters, time.monotonic())
             if isinstance(answer, AttemptResult) or is_worth_retrying(answer.status):
-                return _transport(error.shown, seconds)
+                return _transport_error(error.shown, seconds)
             if answer.status != 200:
-                return _stop(
+                return _stop_batch(
                     error, seconds, "; a request without any text of the corpus is refused as well"
                 )
             self._unknown.answered(request.stage)
             self._unknown.must_ask(request.stage)
-        return AttemptResult(_with_usage(refused, line.endpoint, control, answer), "no")
+        return AttemptResult(_with_usage(refused, connection.endpoint, control, answer), "no")
 
-    async def _hung_up(
-        self, line: Connection, started: float, words: str, unpaid: bool
+    async def _disconnected(
+        self, connection: Connection, started: float, words: str, unpaid: bool
     ) -> AttemptResult:
-        """A line that broke; an unpaid request does not count against its tries where it can."""
-        await line.aclose()
-        self._endpoints.failed(line.endpoint, unreachable=unpaid)
+        """The connection broke; an unpaid request is no attempt if a server is up."""
+        await connection.aclose()
+        self._endpoints.failed(connection.endpoint, unreachable=unpaid)
         seconds = time.monotonic() - started
-        said = without_key(one_line(words), line.endpoint.api_key_env)
-        if unpaid and (self._endpoints.has_answered or self._endpoints.somebody_is_up):
+        said = without_key(one_line(words), connection.endpoint.api_key_env)
+        if unpaid and (self._endpoints.has_answered or self._endpoints.is_any_up):
             return AttemptResult(_failed(said, seconds), "away", unpaid=True)
         return AttemptResult(
             _failed(said, seconds), "transport", is_waited_for=unpaid, unpaid=unpaid
         )
 
-    def _require_patience(self) -> None:
-        silent = self._endpoints.silent_for_s()
-        rests = self._endpoints.is_one_near(self._patience.longest_wait_s)
+    def _check_outage(self) -> None:
+        silent = self._endpoints.seconds_without_answer()
+        rests = self._endpoints.is_available_within(self._patience.longest_wait_s)
         if silent > self._patience.restart_wait_s and not rests:
             raise WorkError(
-                f"judge {self._addresses()}: went away and did not come back within "
+                f"judge {self._urls()}: went away and did not come back within "
                 f"{self._patience.restart_wait_s:g} s (judge.restart_wait_s); "
                 "what was answered is kept, run again to go on"
             )
 
-    def _require_near(self, endpoint: Endpoint) -> None:
+    def _check_wait(self, endpoint: Endpoint) -> None:
         """Say how long a server asked to wait; WorkError where that is longer than allowed."""
-        wait, longest = self._endpoints.asked_wait(endpoint), self._patience.longest_wait_s
+        wait, longest = self._endpoints.retry_after(endpoint), self._patience.longest_wait_s
         is_too_long = wait.needed_s > longest
-        if is_too_long and not self._endpoints.is_one_near(longest, avoid=endpoint):
+        if is_too_long and not self._endpoints.is_available_within(longest, avoid=endpoint):
             raise WorkError(
                 f"judge {endpoint.base_url}: asks to wait {duration_words(wait.needed_s)} "
                 f"(Retry-After), more than {duration_words(longest)} (judge.longest_wait_s); "
                 "what was answered is kept, run again later"
             )
-        wait.say(endpoint.base_url, self._endpoints.clock())
+        wait.announce(endpoint.base_url, self._endpoints.clock())
 
-    def _addresses(self) -> str:
+    def _urls(self) -> str:
         return ", ".join(endpoint.base_url for endpoint in self._endpoints.endpoints)
 
 
 def identity_of(section: JudgeSection) -> JudgeIdentity:
-    """Who judges: the same behind every endpoint of one model."""
+    """Identity of the judge: the same for every endpoint of one model."""
     if section.model is None:
         raise UsageError("judge.model: missing; kind = openai needs it")
     return JudgeIdentity(
@@ -369,7 +373,7 @@ def endpoints_of(section: JudgeSection) -> tuple[Endpoint, ...]:
     if section.model is None:
         raise UsageError("judge.model: missing; kind = openai needs it")
     if (section.base_url is None) == (not section.endpoints):
-        problem = "missing" if section.base_url is None else "stands beside [[judge.endpoints]]"
+        problem = "missing" if section.base_url is None else "stands next to [[judge.endpoints]]"
         raise UsageError(
             f"judge.base_url: {problem}; kind = openai needs it, or several [[judge.endpoints]]"
         )
@@ -390,13 +394,13 @@ def endpoints_of(section: JudgeSection) -> tuple[Endpoint, ...]:
     return found
 
 
-def forced_by(section: JudgeSection) -> Forced:
-    """What the config says of the parameters."""
-    return Forced(section.max_tokens_key, section.send_temperature)
+def fixed_by(section: JudgeSection) -> FixedParameters:
+    """The parameters that the config sets."""
+    return FixedParameters(section.max_tokens_key, section.send_temperature)
 
 
 def request_body(model: str, request: JudgeRequest) -> dict[str, Any]:
-    """A request as a server gets it, sampling parameters aside."""
+    """Body of a request, without the sampling parameters."""
     schema = {"name": request.stage, "schema": dict(request.schema), "strict": True}
     return {
         "model": model,
@@ -410,7 +414,7 @@ def request_body(model: str, request: JudgeRequest) -> dict[str, Any]:
 def _with_usage(
     refused: JudgeReply, endpoint: Endpoint, control: JudgeRequest, answer: HttpAnswer
 ) -> JudgeReply:
-    """The refusal with the tokens that the harmless request cost."""
+    """The refusal with the tokens that the control request used."""
     try:
         told = read_completion(control, answer.json_object(endpoint), 0.0)
     except InputError:
@@ -420,7 +424,7 @@ def _with_usage(
     )
 
 
-def _stop(error: ServerError, seconds: float, advice: str = "") -> AttemptResult:
+def _stop_batch(error: ServerError, seconds: float, advice: str = "") -> AttemptResult:
     return AttemptResult(
         _failed(error.shown, seconds), "transport", stops_the_batch=True, advice=advice
     )
@@ -430,5 +434,5 @@ def _failed(words: str, seconds: float) -> JudgeReply:
     return JudgeReply(status="transport_error", error=words, latency_s=seconds)
 
 
-def _transport(words: str, seconds: float) -> AttemptResult:
+def _transport_error(words: str, seconds: float) -> AttemptResult:
     return AttemptResult(_failed(words, seconds), "transport")

@@ -1,8 +1,8 @@
-"""How a judge's server wants to be asked: found out by the first request, and kept with the judge.
+"""Request parameters that a judge's server takes, found with the first request to it.
 
-Servers differ in the key of the longest answer and in whether they take a temperature. The first
-request to each server goes alone; where its words ask for another way it is sent again that way,
-which costs nothing, because a request that is refused so early is not paid for.
+Servers differ in the key for the longest answer and in whether they take a temperature. The first
+request to each server goes alone. Where its error names a parameter, the request is sent again
+without that parameter. This costs nothing: a request that is refused so early is not paid for.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SCHEMA = re.compile(r"response_format|json_schema|json schema|structured|guided
 
 @dataclass(frozen=True)
 class Parameters:
-    """What goes into a request besides model and messages."""
+    """Request parameters apart from model and messages."""
 
     max_tokens_key: MaxTokensKey = "max_tokens"
     sends_temperature: bool = True
@@ -43,7 +43,7 @@ class Parameters:
 
     @property
     def as_json(self) -> dict[str, Any]:
-        """What the database keeps of a server that answered: it took a JSON schema as well."""
+        """What the database keeps; a server that answered has also taken a JSON schema."""
         return asdict(self) | {"json_schema": True}
 
     @property
@@ -54,25 +54,25 @@ class Parameters:
 
 
 @dataclass(frozen=True)
-class Forced:
-    """What the config says of the parameters; None where the server is to say it."""
+class FixedParameters:
+    """Parameters that the config sets; None where the server decides."""
 
     max_tokens_key: MaxTokensKey | None = None
     sends_temperature: bool | None = None
 
-    def applied_to(self, found: Parameters) -> Parameters:
-        """The parameters with what is forced put in."""
+    def apply_to(self, found: Parameters) -> Parameters:
+        """`found` with the fixed parameters put in."""
         given = {key: value for key, value in asdict(self).items() if value is not None}
         return replace(found, **given)
 
     @property
     def is_all(self) -> bool:
-        """Whether nothing is left to find out."""
+        """Whether every parameter is fixed."""
         return None not in asdict(self).values()
 
 
 def parameters_of(known: Mapping[str, Any]) -> Parameters:
-    """The parameters that the database keeps; what a later version wrote beside them is left."""
+    """Parameters from the database; keys that a later version wrote are ignored."""
     key = known.get("max_tokens_key")
     return Parameters(
         max_tokens_key="max_completion_tokens" if key == "max_completion_tokens" else "max_tokens",
@@ -80,8 +80,8 @@ def parameters_of(known: Mapping[str, Any]) -> Parameters:
     )
 
 
-def wanted(parameters: Parameters, error: ServerError) -> Parameters | None:
-    """The parameters that a server's error asks for; None where it asks for no others."""
+def adapt(parameters: Parameters, error: ServerError) -> Parameters | None:
+    """The parameters that a server's error asks for; None where it is about something else."""
     if not error.is_of_the_call or not _NOT_TAKEN.search(error.text):
         return None
     if parameters.sends_temperature and "temperature" in error.text:
@@ -99,43 +99,43 @@ def speaks_of_schema(error: ServerError) -> bool:
 
 @dataclass(frozen=True)
 class Adapted:
-    """What follows from an error that speaks of parameters."""
+    """What follows from an error about parameters."""
 
     stops_with: str | None = None
-    """Why no other parameters are left to try; None = ask again with those in use now."""
+    """Why no other parameters are left to try; None = send again with the current ones."""
 
 
 class Negotiation:
-    """The parameters in use with all servers of a judge, and what each server said of them."""
+    """The parameters in use with all servers of a judge, and what each server answered to them."""
 
-    def __init__(self, forced: Forced) -> None:
-        self._forced = forced
-        self._is_known = forced.is_all
+    def __init__(self, fixed: FixedParameters) -> None:
+        self._fixed = fixed
+        self._is_known = fixed.is_all
         self._opened: set[Endpoint] = set()
         self._gates: dict[Endpoint, asyncio.Lock] = {}
         self._refused: set[Parameters] = set()
         self._answered: dict[Endpoint, Parameters] = {}
-        self.current = forced.applied_to(Parameters())
+        self.current = fixed.apply_to(Parameters())
 
     def start_from(self, known: Mapping[str, Any]) -> None:
-        """Use what an earlier run found out."""
-        self.current = self._forced.applied_to(parameters_of(known))
+        """Start with the parameters that an earlier run found."""
+        self.current = self._fixed.apply_to(parameters_of(known))
         self._is_known = True
 
     def is_open(self, endpoint: Endpoint) -> bool:
-        """Whether requests may go to a server together: nothing is left to find out."""
+        """Whether requests may go to a server together, because its parameters are known."""
         return self._is_known or endpoint in self._opened
 
     def open(self, endpoint: Endpoint) -> None:
-        """The first request has told what there is to know."""
+        """The first request has shown which parameters the server takes."""
         self._opened.add(endpoint)
 
     def gate(self, endpoint: Endpoint) -> asyncio.Lock:
-        """Through which requests to a server go one by one until it is open."""
+        """Lock that sends requests to a server one by one until it is open."""
         return self._gates.setdefault(endpoint, asyncio.Lock())
 
     def rest(self) -> None:
-        """A lock belongs to the loop in which it was first waited for."""
+        """Drop the locks: each belongs to the event loop in which it was first used."""
         self._gates.clear()
 
     def answered(self, endpoint: Endpoint, parameters: Parameters) -> None:
@@ -145,11 +145,11 @@ class Negotiation:
     def refused(
         self, endpoint: Endpoint, parameters: Parameters, error: ServerError
     ) -> Adapted | None:
-        """Change to what a server's error asks for; None where it does not speak of parameters."""
-        found = wanted(parameters, error)
+        """Change to the parameters that a server's error asks for; None where it names none."""
+        found = adapt(parameters, error)
         if found is None:
             return None
-        if self._forced.applied_to(found) != found:
+        if self._fixed.apply_to(found) != found:
             return Adapted("; study.toml says judge.max_tokens_key or judge.send_temperature")
         self._refused.add(parameters)
         if parameters != self.current:
@@ -157,7 +157,8 @@ class Negotiation:
         others = [one for one, used in self._answered.items() if used == parameters]
         if any(one != endpoint for one in others) or (found in self._refused and others):
             return Adapted(
-                f"; {others[0].base_url} takes it, and the servers of one judge must be asked alike"
+                f"; {others[0].base_url} takes it, and the servers of one judge must get the same "
+                "parameters"
             )
         if found in self._refused:
             return Adapted("; the other way was refused too")

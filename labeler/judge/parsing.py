@@ -1,6 +1,6 @@
-"""Finds the answer in what a model said: thinking apart, JSON objects by a bounded search.
+"""Finds JSON objects in a model's text and separates its thinking.
 
-Models are strangers: nothing here takes longer than in proportion to the text, whatever it holds.
+The text is untrusted: every function runs in time proportional to its length.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from crosscoder.errors import InputError
 from crosscoder.limits import check_value
 
 Marker = tuple[str, str]
-"""How thinking begins and how it ends."""
+"""Begin and end marker of thinking."""
 
 MARKERS: tuple[Marker, ...] = (
     ("<think>", "</think>"),
@@ -34,14 +34,15 @@ MARKERS: tuple[Marker, ...] = (
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
-"""Of the public model families, harmony's channels aside; `judge.thinking_markers` adds more."""
+"""Markers of public model families; harmony's channels are separate. `judge.thinking_markers` adds
+more."""
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^\n{}]{0,80}?<\|message\|>", re.IGNORECASE)
 _CHANNEL_END = re.compile(r"<\|(?:end|return|call|start)\|>", re.IGNORECASE)
 _FINAL = "final"
-"""The one channel of harmony that is meant for the reader."""
+"""Harmony's channel for the reader."""
 _BARE_CHANNEL = re.compile(r"\s*analysis(?=[A-Z]|\s*[\n{])")
 _BARE_FINAL = "assistantfinal"
-"""Channels whose marks the server dropped: their names are left, run into the text."""
+"""Channels whose marks the server dropped: only their names are left in the text."""
 
 _TAG = re.compile(r"<[\w:]+>")
 _ATTRIBUTES = re.compile(r"\s[^<>]*>$")
@@ -50,25 +51,25 @@ _FENCE = "```"
 _LANGUAGE = re.compile(r"[A-Za-z0-9_+-]*")
 _OBJECT = re.compile(r'\{(?=\s*["}])')
 LONGEST_TEXT = 400_000
-"""Characters of one answer with its thinking: some 100,000 tokens."""
+"""Most characters of one answer with its thinking: some 100,000 tokens."""
 LONGEST_OBJECT = 64 * 1024
-"""Characters of one JSON object."""
+"""Most characters of one JSON object."""
 MOST_FAILED, MOST_OBJECTS = 200, 1000
-"""Places where no object could be read, and objects, after which a text is given up."""
+"""Unreadable objects, and readable ones, after which a text is given up."""
 MOST_ENDINGS = 16
-"""Ends of thinking after which the rest of the text is looked at as a whole answer."""
+"""End markers after which the rest of the text is tried as a whole answer."""
 
 
 class AnswerError(ValueError):
-    """The text is no answer, or none to the request; the message says why."""
+    """The text holds no valid answer to the request; the message says why."""
 
 
 class _HopelessError(AnswerError):
-    """What is wrong with an object is wrong with the whole text."""
+    """An error that makes the whole text invalid."""
 
 
 class _SkippedError(AnswerError):
-    """An object that can be read and not be used; none of its parts is looked at."""
+    """An object that can be read but not used; its parts are skipped."""
 
     def __init__(self, words: str, length: int) -> None:
         super().__init__(words)
@@ -77,20 +78,20 @@ class _SkippedError(AnswerError):
 
 @dataclass(frozen=True)
 class Said:
-    """A model's text, its thinking apart."""
+    """A model's text, separated from its thinking."""
 
     words: str
-    """Without thinking, and without white space at both ends."""
+    """Text without thinking and outer white space."""
     thinking: str = ""
     is_open: bool = False
-    """The thinking never ended: what follows it was never said."""
+    """The thinking never ended, so there is no answer."""
 
 
 def split_thinking(text: str, markers: Sequence[Marker] = ()) -> Said:
-    """Tell thinking from words, closed or not, also where its opening was part of the prompt.
+    """Separate thinking from the text, also where its begin or end marker is missing.
 
-    A text that is one JSON object is words, whatever its strings hold. AnswerError for one of
-    more than LONGEST_TEXT characters.
+    A text that is one JSON object has no thinking, whatever its strings hold. AnswerError for more
+    than LONGEST_TEXT characters.
     """
     if len(text) > LONGEST_TEXT:
         raise AnswerError(
@@ -125,7 +126,7 @@ def _split_marked(text: str, markers: tuple[Marker, ...]) -> Said:
             words.append(passed)
             closed_by, depth = openings[found], 1
         else:
-            # An ending without an opening: all before it was thought.
+            # An end marker without a begin marker: everything before it is thinking.
             thinking += [passed] if closed_by is not None else [*words, passed]
             words = words if closed_by is not None else []
             depth = max(depth - 1, 0)
@@ -140,7 +141,7 @@ def _split_marked(text: str, markers: tuple[Marker, ...]) -> Said:
 
 
 def _split_channels(text: str) -> Said:
-    """Harmony's channels: the final ones are words, all others thinking."""
+    """Harmony's channels: the final ones are text, all others thinking."""
     words: list[str] = []
     heads = list(_CHANNEL.finditer(text))
     thinking = [text[: heads[0].start()]]
@@ -155,7 +156,7 @@ def _split_channels(text: str) -> Said:
 
 
 def whole_object(text: str) -> dict[str, Any] | None:
-    """The JSON object that the text is, code fences and white space aside; else None."""
+    """The JSON object that makes up the text, apart from code fences and white space; else None."""
     bare = unfenced(text)
     if not bare.startswith("{") or len(bare) > LONGEST_OBJECT:
         return None
@@ -167,7 +168,7 @@ def whole_object(text: str) -> dict[str, Any] | None:
 
 
 def unfenced(text: str) -> str:
-    """What stands between the code fences, where the whole text is fenced; else the text."""
+    """The text inside the code fences, where the whole text is fenced; else the text."""
     bare = text.strip()
     if len(bare) < 2 * len(_FENCE) or not (bare.startswith(_FENCE) and bare.endswith(_FENCE)):
         return bare
@@ -178,7 +179,7 @@ def unfenced(text: str) -> str:
 def json_objects(text: str) -> list[dict[str, Any]]:
     """The outermost JSON objects in a text, in order.
 
-    AnswerError where one answers a key twice, or where none is found, and why.
+    AnswerError where an object has two values for a key, or where no object is found.
     """
     found: list[dict[str, Any]] = []
     problem = "no JSON object in the answer"
@@ -209,7 +210,7 @@ def _starts(text: str) -> Iterator[int]:
 
 
 def _decode(text: str) -> tuple[dict[str, Any], int]:
-    """The object at the beginning of a text, and its length."""
+    """The object at the start of a text, and its length."""
     try:
         value, end = _DECODER.raw_decode(text)
     except json.JSONDecodeError:
@@ -245,14 +246,14 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_each_key_once, parse_constant=_no
 
 @lru_cache(maxsize=16)
 def _search_for(markers: tuple[Marker, ...]) -> tuple[dict[str, str], re.Pattern[str]]:
-    """Ends by opening, and what finds both."""
+    """End marker by begin marker, and a pattern that finds both."""
     pairs = [(begin.lower(), end.lower()) for begin, end in (*markers, *MARKERS)]
     marks = sorted({mark for pair in pairs for mark in pair}, key=len, reverse=True)
     return dict(pairs), re.compile("|".join(map(_pattern_of, marks)), re.IGNORECASE)
 
 
 def _pattern_of(mark: str) -> str:
-    """A mark as a pattern; a tag may have attributes."""
+    """A marker as a pattern; a tag may have attributes."""
     if _TAG.fullmatch(mark):
         return re.escape(mark[:-1]) + r"(?:\s[^<>{}]{0,200})?>"
     return re.escape(mark)

@@ -1,4 +1,4 @@
-"""Prompt files, and the requests that are made of them."""
+"""Loads prompt files and builds requests from them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SYSTEM, _USER = "### system\n", "### user\n"
 
 @dataclass(frozen=True)
 class PromptFile:
-    """The text of a prompt as it lies in the package."""
+    """A prompt file of the package."""
 
     name: str
     text: str
@@ -47,7 +47,7 @@ class PromptFile:
         return sha256_text(self.text)
 
     def messages(self, values: Mapping[str, str]) -> tuple[ChatMessage, ...]:
-        """Fill in both parts; a `$` inside a value stays what it is."""
+        """Fill in both parts; a `$` inside a value stays as it is."""
         system, user = self.text.removeprefix(_SYSTEM).split(_USER)
         return (
             ChatMessage("system", Template(system).substitute(values).strip()),
@@ -65,7 +65,7 @@ def prompt_file(name: str) -> PromptFile:
 def make_request(
     stage: Stage, values: Mapping[str, str], schema: Mapping[str, Any], **more: Any
 ) -> JudgeRequest:
-    """A request of the prompt that bears the stage's name; `more` are the request's other parts."""
+    """A request from the prompt with the stage's name; `more` are further fields of the request."""
     prompt = prompt_file(stage)
     return JudgeRequest(
         stage=stage,
@@ -132,7 +132,7 @@ def _examples_request(
     examples: Sequence[ShownExample],
     sample: int,
 ) -> JudgeRequest:
-    # The token hangs on the explanation alone, so that the prompts of one explanation start alike.
+    # The token depends on the explanation alone, so that its prompts share a prefix.
     framed = frame(render_examples(explanation, examples), key=explanation)
     return make_request(
         stage,

@@ -1,4 +1,4 @@
-"""Evidence inside a prompt: windows as turns with marked runs, in a frame they cannot close."""
+"""Renders evidence for a prompt: turns with marked tokens, in a frame that text cannot close."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from labeler.judge.base import (
 )
 
 MARK_SHARE = 0.3
-"""A token is marked where its activation exceeds this share of the window's peak."""
+"""A token is marked where its activation exceeds this share of the example's peak."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A run of content tokens of one role, by the tokens' positions in the window."""
+    """A run of content tokens of one role, by the tokens' positions in the example."""
 
     role: str
     positions: range
 
 
 def turns(window: Example) -> tuple[Turn, ...]:
-    """Content of a window, turn by turn; template, system and BOS tokens are left out."""
+    """Content of an example, turn by turn, without template, system and BOS tokens."""
     return tuple(
         Turn(window.roles[run.start], run)
         for run in _runs(window.roles)
@@ -40,12 +40,12 @@ def turns(window: Example) -> tuple[Turn, ...]:
 
 
 def content_text(window: Example) -> str:
-    """Everything that somebody wrote in a window, turns separated by a line break."""
+    """Written text of an example, turns separated by a line break."""
     return "\n".join(joined(window, turn.positions).strip() for turn in turns(window)).strip()
 
 
 def joined(window: Example, positions: range) -> str:
-    """The text of some tokens that follow each other."""
+    """The text of consecutive tokens."""
     return "".join(window.tokens[positions.start : positions.stop])
 
 
@@ -60,10 +60,10 @@ def marked_runs(window: Example, turn: Turn) -> list[tuple[bool, range]]:
 
 
 def _runs(values: Sequence[object]) -> list[range]:
-    """The positions of equal neighbours, run by run."""
+    """The positions of each run of equal values."""
     if not values:
         return []
-    # Most windows are of one role, and most turns are marked nowhere: counting is quick.
+    # Most examples have one role and most turns have no marks, where counting is faster.
     if values.count(values[0]) == len(values):
         return [range(len(values))]
     starts = [0, *(at for at in range(1, len(values)) if values[at] != values[at - 1])]
@@ -78,12 +78,12 @@ def strength(activation: float, scale: float) -> int:
 
 
 def scale_of(windows: Sequence[Example]) -> float:
-    """Largest activation in any of the windows."""
+    """Largest activation in any of the examples."""
     return max((window.peak for window in windows), default=0.0)
 
 
 def in_order(windows: Sequence[Example]) -> tuple[Example, ...]:
-    """Windows in the order in which a judge reads them: top, quantile, negative, other_model."""
+    """Examples in prompt order: strongest, quantiles, hard negatives, the counterpart's texts."""
     kinds = ("top", "quantile", "negative", "other_model")
 
     def place(window: Example) -> tuple[int, int, float, tuple[str, ...]]:
@@ -98,15 +98,15 @@ STRONGEST_TOKENS = 8
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _JOINERS = frozenset({"\u200c", "\u200d"})
-"""Needed to write Persian, Indic scripts and emoji; they move nothing on the page."""
+"""Needed for Persian, Indic scripts and emoji; they do not reorder text."""
 _MARK_LIKE = re.compile(r"<{2,}|>{2,}|^[<>]|[<>]$")
-"""Also one bracket at an edge: next to a mark it would read as part of it."""
+"""Also a single bracket at an edge, where it would look like part of a mark."""
 _LETTERS = {"top": "t", "quantile": "q", "negative": "n", "other_model": "o"}
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A block of data between two lines that carry a token which the data does not hold."""
+    """A block of data between two lines with a token that the data does not contain."""
 
     token: str
     text: str
@@ -116,7 +116,7 @@ def escaped(text: str) -> str:
     r"""Text on one line: control, format and unassigned characters, surrogates and line breaks
     become escapes such as `\n` and `\u{202e}`, and the marks `<<` and `>>` lose their meaning.
     """
-    # Printable text holds no character that is escaped, and most text is printable.
+    # Printable text, which is most text, has no character to escape.
     printable = text.isprintable()
     shown = text if printable else "".join(_visible_character(character) for character in text)
     if "<" not in shown and ">" not in shown:
@@ -127,8 +127,8 @@ def escaped(text: str) -> str:
 def frame(body: str, key: str | None = None) -> Frame:
     """Enclose `body` in lines with a token that it does not contain.
 
-    The token is derived from `key`, or from the body itself: whoever wrote a text of the corpus
-    knows neither.
+    The token is derived from `key`, or from the body itself. The author of a corpus text knows
+    neither.
     """
     counter = 0
     source = body if key is None else escaped(key)
@@ -140,7 +140,7 @@ def frame(body: str, key: str | None = None) -> Frame:
 
 
 def render_evidence(subject: LatentRecord) -> str:
-    """All windows of a latent with marks and strengths, relative to its strongest token."""
+    """All examples of a latent with marks and strengths, relative to its strongest token."""
     scale = scale_of(subject.windows)
     counts: dict[str, int] = {}
     blocks = []
@@ -152,13 +152,13 @@ def render_evidence(subject: LatentRecord) -> str:
 
 
 def render_examples(explanation: str, examples: Sequence[ShownExample]) -> str:
-    """An explanation and the texts it is tested on, with no more marks than each example has."""
+    """An explanation and the texts it is tested on, with the marks of each example only."""
     blocks = [_example(example) for example in examples]
     return "\n".join([f"explanation: {escaped(explanation)}", *blocks])
 
 
 def render_facts(facts: LatentFacts) -> str:
-    """What the crosscoder says, blind to the models' names and to the side of the comparison."""
+    """The crosscoder's statistics, without the models' names and the side of the comparison."""
     known = [
         ("nu error (0 = the other model lacks it, 1 = both have it)", facts.nu_error),
         ("nu reconstruction (0 = the other model lacks it, 1 = both have it)",
@@ -187,7 +187,7 @@ def _option(option: CategoryOption) -> str:
 
 
 def _norm_line(delta_norm: float) -> str:
-    """How strongly each model represents the latent: what it writes is its activation times this.
+    """Each model's share of the decoder norm, which scales what the latent writes.
 
     delta_norm = ((t - r) / max(t, r) + 1) / 2 for decoder norms t and r (arXiv 2504.02922), hence
     r / t = 2 - 2 delta_norm where t is the larger one, and t / r = 2 delta_norm where r is.
@@ -234,7 +234,7 @@ def _marked_window(label: str, window: Example, scale: float) -> str:
 
 
 def _marked(text: str) -> str:
-    """Text between marks; the space before it stays outside."""
+    """Text between marks; leading spaces stay outside."""
     inside = text.lstrip(" ")
     return f"{text[: len(text) - len(inside)]}{OPEN_MARK}{inside}{CLOSE_MARK}"
 

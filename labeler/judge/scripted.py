@@ -1,4 +1,4 @@
-"""A judge that reads its answers from a script: for tests, and to replay a recorded batch."""
+"""A judge with scripted answers: for tests, and to replay a recorded batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Script = Callable[[JudgeRequest], str | dict[str, Any] | JudgeReply]
 
 
 class ScriptLine(BaseModel):
-    """One line of a script; it answers a request that agrees with every key it names."""
+    """One line of a script; it answers a request that matches all its keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,7 +51,7 @@ class ScriptLine(BaseModel):
 
 
 class ScriptedJudge:
-    """Answers by a function; `asked` keeps what it was asked."""
+    """Answers by a function; `asked` holds its requests."""
 
     def __init__(self, script: Script, name: str = "scripted", concurrency: int = 4) -> None:
         self._script = script
@@ -83,7 +83,7 @@ class ScriptedJudge:
     async def ask(
         self, request: JudgeRequest, on_attempt: OnAttempt = ignore_attempt
     ) -> JudgeReply:
-        """Look the answer up and check it as a server's answer is checked."""
+        """Look up the answer and check it like a server's answer."""
         self.asked.append(request)
         reply = _as_reply(request, self._script(request))
         await on_attempt(reply)

@@ -1,4 +1,4 @@
-"""Starts vLLM with the study's judge, says when it is healthy, and stops all of it."""
+"""Starts vLLM with the study's judge, waits until it is healthy, and stops it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from labeler.errors import UsageError, WorkError, install_command
 from labeler.http.connections import Connection, ConnectionFailedError, Endpoint, read_key, tls_for
 from labeler.study.judge_config import JudgeSection
 
-_NOT_HAD = re.compile(
+_NO_MODEL = re.compile(
     r"RepositoryNotFoundError|Repository Not Found|is not a local folder|OfflineModeIsEnabled|"
     r"LocalEntryNotFoundError|couldn't connect to|Can't load the configuration of|"
     r"is not a valid model identifier|Invalid repository ID|GatedRepoError|MaxRetryError|"
@@ -39,15 +39,15 @@ def is_offline() -> bool:
 
 
 def is_in_hub_cache(name: str) -> bool:
-    """Whether some of a Hub model lies in the cache of this machine."""
+    """Whether a Hub model is, at least in part, in this machine's cache."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return (Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}").is_dir()
 
 
-def could_not_be_had(log: Path) -> bool:
-    """Whether a server's output says that it could not have its model."""
-    return _NOT_HAD.search(log.read_text(encoding="utf-8", errors="replace")) is not None
+def lacks_model(log: Path) -> bool:
+    """Whether a server's log says that it could not load or fetch its model."""
+    return _NO_MODEL.search(log.read_text(encoding="utf-8", errors="replace")) is not None
 
 
 MODULE = "vllm.entrypoints.openai.api_server"
@@ -57,14 +57,14 @@ HEALTH_TIMEOUT_S = 2.0
 SHOWN_LINES = 15
 """Last lines of the server's log that are shown where it died."""
 STOP_WAIT_S = 10.0
-"""Seconds that each signal is given to stop the server."""
+"""Seconds to wait after each signal."""
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""No statistics are sent; a model in a local folder is served without the network."""
+"""No statistics are sent, and a model in a local folder is served without the network."""
 # A JSON grammar that allows any white space lets small models write nothing else.
 NO_WHITESPACE = json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})
 _PROBE = (
@@ -79,10 +79,10 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EntryPoint:
-    """A way to start vLLM that works."""
+    """A working command that starts vLLM."""
 
     command: tuple[str, ...]
-    """Up to, and without, the model."""
+    """Everything before the model."""
     package: str
     """Name and version of the distribution."""
     python: Path
@@ -91,12 +91,12 @@ class EntryPoint:
 
     @property
     def words(self) -> str:
-        """The way, for people."""
+        """The entry point in words."""
         return f"{' '.join(self.command)} ({self.package})"
 
 
 def find_entry_point(python: str | None, folders: Sequence[Path]) -> EntryPoint:
-    """The console script of an installation where it works, else its server module.
+    """The console script `vllm` where it works, else the server module.
 
     Looks in the given interpreter, else in this one, then in `.venv-vllm` of each folder.
     UsageError says where it looked.
@@ -110,8 +110,8 @@ def find_entry_point(python: str | None, folders: Sequence[Path]) -> EntryPoint:
             )
         candidates = [named]
     else:
-        beside = [(folder / VENV / "bin/python").absolute() for folder in folders]
-        candidates = list(dict.fromkeys([Path(sys.executable), *beside]))
+        environments = [(folder / VENV / "bin/python").absolute() for folder in folders]
+        candidates = list(dict.fromkeys([Path(sys.executable), *environments]))
     for candidate in candidates:
         package = _package_of(candidate)
         if package is not None:
@@ -156,7 +156,7 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str] | None:
 
 @dataclass(frozen=True)
 class ServerPlan:
-    """Everything that starts one server."""
+    """Command line, environment and address of one server."""
 
     entry_point: EntryPoint
     arguments: tuple[str, ...]
@@ -327,14 +327,14 @@ def _wait_until_healthy(
 
 
 def died(process: subprocess.Popen[bytes], log: Path, hub_name: str | None) -> str:
-    """What to say of a server that ended by itself: its last lines, then one clear line.
+    """Message for a server that ended by itself: the end of its log, then one clear line.
 
-    Where it could not have its model that line says all.
+    Where it had no model, the one line is enough.
     """
-    if hub_name is not None and could_not_be_had(log):
+    if hub_name is not None and lacks_model(log):
         return (
-            f"judge.server.model_path: {hub_name!r} is no folder here and could not be had from "
-            f"the Hub; mend the path, or check the name and the network; the whole log is {log}"
+            f"judge.server.model_path: {hub_name!r} is no folder here and could not be fetched "
+            f"from the Hub; correct the path, or check name and network; the whole log is {log}"
         )
     return (
         f"{last_lines(log)}\nthe server ended by itself with status "
@@ -360,18 +360,18 @@ def is_healthy(url: str) -> bool:
 
 
 async def _answers_health(endpoint: Endpoint) -> bool:
-    line = Connection(endpoint, tls_for((endpoint,)), through_proxy=False)
+    connection = Connection(endpoint, tls_for((endpoint,)), through_proxy=False)
     try:
         async with asyncio.timeout(HEALTH_TIMEOUT_S):
-            return (await line.get("/health")).status == 200
+            return (await connection.get("/health")).status == 200
     except (ConnectionFailedError, TimeoutError):
         return False
     finally:
-        await line.aclose()
+        await connection.aclose()
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Stop a server and every process it started: politely, firmly, then at once."""
+    """Stop a server's process group with SIGINT, then SIGTERM, then SIGKILL."""
     for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         if not _is_group_alive(process):
             break

@@ -1,4 +1,4 @@
-"""Agreement of several judges, or of several answers of one, on the categories of latents."""
+"""Agreement of several judges, or of several answers of one judge, on categories."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from labeler.store.schema import (
 
 N_DRAWS = 2000
 MIN_UNITS = 5
-"""Latents with two answers or more below which the interval would say nothing."""
+"""Fewest latents with two answers or more for an interval."""
 
 
 @dataclass(frozen=True)
 class KrippendorffAlpha:
-    """Alpha with its interval; `alpha` is None exactly where `reason` says why."""
+    """Krippendorff's alpha with its interval; `alpha` is None exactly where `reason` is set."""
 
     alpha: float | None
     ci_low: float | None
     ci_high: float | None
     n_units: int
-    """Latents with at least two answers: the others say nothing of agreement."""
+    """Latents with at least two answers; only these measure agreement."""
     n_answers: int
     """Answers to these latents."""
     n_raters: int
@@ -49,9 +49,9 @@ def nominal_alpha(
 ) -> KrippendorffAlpha:
     """Agreement on units (latents), each with one value per rater, None where one is missing.
 
-    The interval is the percentile bootstrap over units (95 %). Undefined with fewer than two
-    raters, with no unit that two of them answered, and where all answers are the same: then there
-    is no disagreement to be expected, so chance is not told from skill.
+    The interval is the percentile bootstrap over units (95 %). Alpha is undefined with fewer than
+    two raters, without a unit that two of them answered, and where all answers are the same: then
+    no disagreement is expected by chance.
     """
     n_raters = max((len(unit) for unit in units), default=0)
     counts, categories = _counts(units)
@@ -74,7 +74,7 @@ def nominal_alpha(
 
 
 def _counts(units: Iterable[Sequence[str | None]]) -> tuple[NDArray[np.float64], list[str]]:
-    """(u, c) how many raters gave each value to each unit with at least two answers."""
+    """Counts (u, c) of each value for each unit with at least two answers."""
     tallies = [Counter(value for value in unit if value is not None) for unit in units]
     pairable = [tally for tally in tallies if sum(tally.values()) >= 2]
     categories = sorted({value for tally in pairable for value in tally})
@@ -111,7 +111,7 @@ def _interval(
         ]
     )
     defined = alphas[~np.isnan(alphas)]
-    # A draw of units that all have one answer says nothing; if that is common, so is the interval.
+    # Draws without any disagreement are undefined; if they are common, so is the interval.
     if len(defined) < 0.9 * n_draws:
         return None, None
     low, high = np.quantile(defined, [0.025, 0.975])
@@ -119,7 +119,7 @@ def _interval(
 
 
 def as_units(answers: Mapping[int, Mapping[str, str]]) -> list[list[str | None]]:
-    """Units in the order of their keys, from the answer of each rater by its name."""
+    """Units in the order of their keys, from each rater's answer."""
     raters = sorted({rater for given in answers.values() for rater in given})
     return [[answers[key].get(rater) for rater in raters] for key in sorted(answers)]
 
@@ -164,7 +164,7 @@ class AgreementRow:
 def read_agreement(session: Session, comparison: Comparison, seed: int = 0) -> list[AgreementRow]:
     """Agreement of all judges, and of the samples of each judge that was asked several times.
 
-    Labels count under the taxonomy version in force; errors are missing answers.
+    Labels count under the active taxonomy version; errors are missing answers.
     """
     setting = current_setting(session, comparison.id)
     if setting is None:

@@ -39,7 +39,7 @@ from labeler.store.taxonomy_moves import carry_decisions, members_of
 
 @dataclass(frozen=True)
 class SampleRow:
-    """One further answer."""
+    """One answer to a repeated question."""
 
     run_id: int
     latent_id: int
@@ -55,7 +55,7 @@ class SampleRow:
 def shuffled_options(
     options: Sequence[CategoryOption], seed: int, latent_id: int, sample: int
 ) -> tuple[CategoryOption, ...]:
-    """The categories in an order of this sample; sample 0 has that of the taxonomy."""
+    """The categories in the sample's order; sample 0 keeps the taxonomy's order."""
     if sample == 0:
         return tuple(options)
     order = list(options)
@@ -64,7 +64,7 @@ def shuffled_options(
 
 
 def add_sample(session: Session, row: SampleRow) -> bool:
-    """Write an answer unless it is there; returns whether it was new."""
+    """Write an answer unless it is stored already; returns whether it was new."""
     key = {
         "latent_id": row.latent_id,
         "judge_id": row.judge_id,
@@ -84,7 +84,7 @@ def add_sample(session: Session, row: SampleRow) -> bool:
 
 @dataclass(frozen=True)
 class CheckedQuote:
-    """A quote as it is kept: words that were found, or the fact that they were not."""
+    """A judge's quote and whether it was found; the text is kept only where it was."""
 
     text: str | None
     found: bool | None
@@ -94,44 +94,44 @@ class CheckedQuote:
 def check_quote(
     quote: str, subject: LatentRecord | None, explanation: str | None = None
 ) -> CheckedQuote:
-    """Look for a quote, verbatim but for white space, in the evidence and in the explanation.
+    """Look for a quote in the evidence and in the explanation; white space may differ.
 
-    It may be written as the prompt shows text, with escapes and without the marks of firing tokens.
+    The quote may have the escapes of the prompt and the marks of firing tokens.
     """
-    wanted = " ".join(quote.split())
-    if not wanted:
+    needle = " ".join(quote.split())
+    if not needle:
         return CheckedQuote(None, None)
     shown = [content_text(window) for window in subject.windows] if subject is not None else []
     if explanation is not None:
         shown.append(explanation)
     for text in shown:
         for form in (text, escaped(text)):
-            if wanted in " ".join(form.split()):
+            if needle in " ".join(form.split()):
                 return CheckedQuote(quote, True)
-    unmarked = wanted.replace("<<", "").replace(">>", "")
-    if unmarked != wanted:
+    unmarked = needle.replace("<<", "").replace(">>", "")
+    if unmarked != needle:
         return check_quote(unmarked, subject, explanation)
     return CheckedQuote(None, False)
 
 
 @dataclass(frozen=True)
 class CategorizeConfig:
-    """How explanations are grouped and when a batch is given up."""
+    """Settings of clusters, repeats and failures."""
 
     cluster_distance: float | None = None
-    """Cosine distance from which clusters of explanations stay apart; None = swept."""
+    """Cosine distance at which clusters of explanations stay separate; None = swept."""
     repeats: int = 1
-    """Times each latent is asked about; all but the first with shuffled categories."""
+    """Requests per latent; all but the first with shuffled categories."""
     seed: int = 0
-    """Of the shuffled orders and the sweep."""
-    in_force: bool = True
-    """Whether the judge and the version are put in force; a further judge's labels only compare."""
+    """Seed of the shuffled orders and the sweep."""
+    activate: bool = True
+    """Whether judge and version become active; False for a further judge."""
     failure_limit: FailureLimit = field(default_factory=FailureLimit)
 
 
 @dataclass(frozen=True)
 class CategorizeSummary:
-    """What became of the latents; the outcomes, `n_carried` and `n_without_explanation` sum to
+    """Counts of the latents; the outcomes, `n_carried` and `n_without_explanation` sum to
     `n_latents`."""
 
     judge_id: int
@@ -143,15 +143,15 @@ class CategorizeSummary:
     ended: dict[str, tuple[int, ...]]
     """Latents whose request is too long or was refused, by outcome; nobody asks again."""
     n_without_explanation: int
-    """Nothing was asked about these: their explanation failed; run `label` again."""
+    """Latents without an explanation, because it failed; run `label` again."""
     n_reused: int
-    """Latents whose answer an earlier run had paid for."""
+    """Latents whose answer came from an earlier run."""
     n_carried: int
-    """Latents whose label came from the version before; nothing was asked about these."""
+    """Latents whose label was carried from the version before, without a request."""
     n_quotes_not_found: int
-    """Categories whose quote is in neither evidence nor explanation."""
+    """Categories whose quote is neither in the evidence nor in the explanation."""
     clusters: tuple[ExplanationCluster, ...]
-    """Groups of like explanations, largest first."""
+    """Groups of similar explanations, largest first."""
 
 
 def categorize(
@@ -164,12 +164,12 @@ def categorize(
     config: CategorizeConfig | None = None,
     progress: Progress | None = None,
 ) -> CategorizeSummary:
-    """Ask the judge for the categories of every latent of the comparisons, then put it in force.
+    """Ask the judge for the categories of every latent of the comparisons, then make it active.
 
-    Labels are committed as they arrive, effective labels with them; a request that was ever
-    answered is not sent again. Where another judge or version is in force it stays so until all
-    latents are done. Raises UsageError for a taxonomy without categories, WorkError when the
-    judge can not go on or fails too often.
+    Labels and effective labels are committed as they arrive; an answered request is not sent
+    again. Another active judge or version stays active until all latents are done. Raises
+    UsageError for a taxonomy without categories, WorkError where the judge cannot go on or fails
+    too often.
     """
     config = config or CategorizeConfig()
     store = CallStore(engine, judge.identity, run_id)
@@ -193,7 +193,7 @@ def categorize(
         )
         asyncio.run(work.run(judge, mixed(latents, controls), config.failure_limit))
     with write_session(engine) as session:
-        for comparison_id in comparison_ids if config.in_force else ():
+        for comparison_id in comparison_ids if config.activate else ():
             _keep_decisions(session, comparison_id, taxonomy_version_id)
             ensure_comparison_setting(session, comparison_id, taxonomy_version_id, store.judge_id)
     with read_session(engine) as session:
@@ -228,7 +228,7 @@ class _Categorizer:
     config: CategorizeConfig
     advance: Advance
     counted: frozenset[int]
-    """The latents of the comparisons; the others are controls, which no summary counts."""
+    """The latents of the comparisons; controls are not counted."""
     outcomes: Counter[str] = field(default_factory=Counter)
     ended: dict[str, list[int]] = field(default_factory=dict)
     without_explanation: int = 0
@@ -245,17 +245,17 @@ class _Categorizer:
                 )
             )
             self._category_ids = {row.slug: row.id for row in rows}
-        pool = BatchRunner(judge, self.store, limit)
-        await pool.run(self._questions(latents), self._keep)
+        runner = BatchRunner(judge, self.store, limit)
+        await runner.run(self._questions(latents), self._keep)
 
     def _questions(self, latents: Sequence[int]) -> Iterator[Question]:
         for latent_id in latents:
             with read_session(self.engine) as session:
                 explanation = explanation_for(session, latent_id, self.store.judge_id)
                 subject = load_subject(session, latent_id)
-                stands = self._carried_stands(session, latent_id, explanation)
+                is_carried = self._keeps_carried_label(session, latent_id, explanation)
                 failed = failed_explanations(session, [explanation] if explanation else [])
-            if stands:
+            if is_carried:
                 self.carried += latent_id in self.counted
                 self.advance(1)
             elif explanation is None:
@@ -272,10 +272,10 @@ class _Categorizer:
                     request = categorize_request(subject, explanation.text, options, sample)
                     yield Question(latent_id, request)
 
-    def _carried_stands(
+    def _keeps_carried_label(
         self, session: Session, latent_id: int, explanation: Explanation | None
     ) -> bool:
-        """Whether the label in force was carried here, for the explanation that there still is."""
+        """Whether the newest label was carried and its explanation is still current."""
         label = _newest_label(session, latent_id, self.store.judge_id, self.version_id)
         if label is None or label.carried_from_id is None:
             return False
@@ -336,7 +336,7 @@ class _Categorizer:
         call_id: int | None,
         categories: tuple[LabelCategory, ...],
     ) -> None:
-        """Write the label, unless the newest one of this judge came from the same words."""
+        """Write the label, unless the newest one has the same call, explanation and outcome."""
         label = LabelRow(
             run_id=self.run_id,
             latent_id=latent_id,
@@ -358,7 +358,7 @@ class _Categorizer:
 
 
 def _keep_decisions(session: Session, comparison_id: int, taxonomy_version_id: int) -> None:
-    """People's decisions go along to a version of the same name, by equal slug."""
+    """Carry reviewers' decisions to a version of the same name, by equal slug."""
     setting = current_setting(session, comparison_id)
     if setting is None or setting.taxonomy_version_id == taxonomy_version_id:
         return

@@ -1,4 +1,4 @@
-"""Groups of like explanations, named by their most central one."""
+"""Groups similar explanations; the most central one names the group."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from taxonomy.mapping import Vectors
 
 @dataclass(frozen=True)
 class ExplanationCluster:
-    """Latents whose explanations are alike."""
+    """Latents with similar explanations."""
 
     name: str
     """Short form of the most central explanation."""
@@ -42,7 +42,7 @@ def cluster_explanations(
 ) -> tuple[ExplanationCluster, ...]:
     """Group the interpretable explanations that a judge works with, largest group first.
 
-    Without a distance it is the one at which subsamples agree best, for enough explanations.
+    Without a distance, the one at which subsamples agree best is used, given enough explanations.
     """
     known = explanations_for(session, latent_ids, judge_id)
     found = [known[key] for key in latent_ids if key in known and known[key].interpretable]
@@ -51,7 +51,7 @@ def cluster_explanations(
     texts = [explanation.text for explanation in found]
     canonical = [canonical_text(text) for text in texts]
     rows = centred(fitted_to(embedder, canonical).embed(canonical))
-    clustering = cluster(rows, distance if distance is not None else _swept(rows, seed))
+    clustering = cluster(rows, distance if distance is not None else _sweep_distance(rows, seed))
     names = name_clusters(clustering, texts, _name)
     clusters = [
         ExplanationCluster(name, tuple(found[row].latent_id for row in clustering.members(number)))
@@ -60,7 +60,7 @@ def cluster_explanations(
     return tuple(sorted(clusters, key=lambda each: -len(each.latent_ids)))
 
 
-def _swept(rows: Vectors, seed: int) -> float:
+def _sweep_distance(rows: Vectors, seed: int) -> float:
     if len(np.unique(rows, axis=0)) < LEAST_TEXTS:
         return DEFAULT_DISTANCE_THRESHOLD
     return sweep_thresholds(rows, seed=seed).threshold

@@ -33,16 +33,16 @@ READ_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """How explanations are asked for."""
+    """Settings of the explanations."""
 
     min_windows: int = 3
-    """Windows of the explain half, in which the latent fires, below which nothing is asked."""
+    """Fewest firing examples of the explain half for a latent that is asked about."""
     failure_limit: FailureLimit = field(default_factory=FailureLimit)
 
 
 @dataclass(frozen=True)
 class LabelSummary:
-    """What became of the latents; every latent is counted once, besides under `n_reused`."""
+    """Counts of the latents by result; `n_reused` counts some of them again."""
 
     judge_id: int
     n_latents: int
@@ -55,7 +55,7 @@ class LabelSummary:
     ended: dict[str, tuple[int, ...]]
     """Latents whose request is too long or was refused, by outcome; nobody asks again."""
     n_reused: int
-    """Latents whose answer an earlier run, or another worker, had paid for."""
+    """Latents whose answer came from an earlier run or another worker."""
 
 
 @dataclass
@@ -78,10 +78,10 @@ def label_latents(
 ) -> LabelSummary:
     """Ask the judge to explain latents; every call is committed as it arrives.
 
-    A request that was ever answered is not sent again. A latent with too little evidence gets an
-    explanation that says so and is not interpretable, and so does one whose request is too long for
-    the judge or was refused: it is not asked about again. Raises WorkError when the judge can not
-    go on or fails too often; a later call goes on from there.
+    An answered request is not sent again. A latent gets an explanation that states the reason and
+    is not interpretable where its evidence is too little, and where its request is too long or was
+    refused. Raises WorkError where the judge cannot go on or fails too often; a later call
+    continues from there.
     """
     latents = list(dict.fromkeys(latent_ids))
     store = CallStore(engine, judge.identity, run_id)
@@ -105,7 +105,7 @@ def label_latents(
 def explain_questions(
     engine: Engine, latent_ids: Sequence[int], min_windows: int
 ) -> Iterator[Question | TooLittle]:
-    """The question about each latent, in order, or that its evidence is too little to ask."""
+    """A question for each latent, in order, or TooLittle where its evidence does not suffice."""
     left = iter(latent_ids)
     while part := list(islice(left, READ_AT_ONCE)):
         with read_session(engine) as session:
@@ -139,8 +139,8 @@ class _Labeler:
 
     async def run(self, judge: Judge, latents: Sequence[int]) -> None:
         """Ask for all of them."""
-        pool = BatchRunner(judge, self.store, self.config.failure_limit)
-        await pool.run(self._questions(latents), self._count, self._keep)
+        runner = BatchRunner(judge, self.store, self.config.failure_limit)
+        await runner.run(self._questions(latents), self._count, self._keep)
 
     def _questions(self, latents: Sequence[int]) -> Iterator[Question]:
         for asked in explain_questions(self.engine, latents, self.config.min_windows):
@@ -176,7 +176,7 @@ class _Labeler:
         self._write([row for row in rows if row is not None])
 
     def _write(self, rows: Sequence[ExplanationRow]) -> None:
-        """Write explanations, except those that are their latent's newest already."""
+        """Write explanations, except those that already are the latent's newest."""
         latent_ids = [row.latent_id for row in rows]
         with write_session(self.engine) as session:
             lock_latents(session, latent_ids)
@@ -186,7 +186,7 @@ class _Labeler:
 
 
 def _explanation(latent_id: int, call: StoredCall) -> ExplanationRow | None:
-    """What a call says of a latent; None for a failure, which is asked again."""
+    """The explanation row of a call; None for a failure, which is asked again."""
     if call.status in OF_ONE_REQUEST:
         text = no_explanation(call.status, call.error)
         return ExplanationRow(latent_id, text, judge_call_id=call.id, interpretable=False)

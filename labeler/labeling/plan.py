@@ -1,4 +1,4 @@
-"""What `difflens label` would ask and what that would cost, without asking anything."""
+"""Plans the requests of `difflens label` and estimates their cost, without sending any."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from labeler.study.judge_config import JudgeSection
 from labeler.study.study_file import StudyConfig
 
 ASSUMED_ANSWER_TOKENS = 80
-"""Tokens of an answer where this judge has given none yet: one sentence in JSON."""
+"""Tokens of an answer, one sentence in JSON, where this judge has given none yet."""
 SAMPLED_LATENTS = 8
-"""Latents whose scoring calls are made up to learn how long such calls are."""
+"""Latents whose scoring requests are simulated to estimate their length."""
 ASSUMED_EXPLANATION = "Fires on words of one kind, named here, in one role and language. " * 2
 TEMPLATE_TOKENS = 12
 """Tokens that a chat template adds to two messages."""
@@ -36,14 +36,14 @@ CountTokens = Callable[[JudgeRequest], float]
 
 @dataclass(frozen=True)
 class PlannedCalls:
-    """Calls of one kind by one judge; tokens and cost are of those that are to be made."""
+    """Calls of one kind by one judge; tokens and cost cover the calls still to make."""
 
     judge: str
     stage: str
     n_calls: int
     """Calls to make."""
     n_answered: int
-    """Calls that were answered before and cost nothing."""
+    """Calls that are answered already and cost nothing."""
     usage: Usage
     cost: float | None
     """None without prices."""
@@ -51,7 +51,7 @@ class PlannedCalls:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that one `difflens label` would ask, and how its tokens were estimated."""
+    """All calls of one `difflens label`, and how their tokens were estimated."""
 
     calls: tuple[PlannedCalls, ...]
     prompt_tokens_by: str
@@ -60,7 +60,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Past:
-    """Earlier calls of a judge; one that never judged here has none."""
+    """Earlier calls of a judge, if any."""
 
     engine: Engine
     identity: JudgeIdentity
@@ -78,13 +78,13 @@ class _Past:
         with read_session(engine) as session:
             return cls(engine, identity, session.execute(query).scalar_one_or_none())
 
-    def keyed(self, questions: Iterable[Question]) -> dict[str, JudgeRequest]:
-        """Requests by their keys; equal ones are one call."""
+    def hashed(self, questions: Iterable[Question]) -> dict[str, JudgeRequest]:
+        """Requests by their hashes; equal requests are one call."""
         requests = [question.request for question in questions]
         return {request.sha256(self.identity): request for request in requests}
 
     def answered(self, keys: Collection[str]) -> dict[str, JudgeCall]:
-        """Those that were answered."""
+        """The answered calls among these hashes."""
         if self.judge_id is None:
             return {}
         with read_session(self.engine) as session:
@@ -106,11 +106,11 @@ def plan_labels(
     prices = prices_of(section)
     n_new, n_answered, prompts = 0, 0, 0.0
     for part in _parts(_asked(engine, latents)):
-        keyed = past.keyed(part)
-        answered = past.answered(keyed)
+        requests = past.hashed(part)
+        answered = past.answered(requests)
         n_answered += len(answered)
-        n_new += len(keyed) - len(answered)
-        prompts += sum(count(request) for key, request in keyed.items() if key not in answered)
+        n_new += len(requests) - len(answered)
+        prompts += sum(count(request) for key, request in requests.items() if key not in answered)
     name = judge.identity.name
     calls = [_planned(name, "explain", n_new, n_answered, prompts, n_new * answer, prices)]
     calls += _planned_scores(engine, name, section, config, latents, count, answer, prices)
@@ -140,7 +140,7 @@ def _planned_scores(
     answer: float,
     prices: Prices | None,
 ) -> list[PlannedCalls]:
-    """Scoring calls, at most: their explanations are not known yet, so a sample is made up."""
+    """Most scoring calls to expect, from a sample: the explanations are not known yet."""
     scores = config.scores
     if section.kind not in scores.judges or not latents:
         return []
@@ -182,7 +182,7 @@ def _parts(questions: Iterable[Question]) -> Iterable[list[Question]]:
 
 
 def _counter(past: _Past, latents: Sequence[int], folder: Path | None) -> tuple[CountTokens, str]:
-    """How the tokens of a prompt are counted, and in words."""
+    """The function that counts a prompt's tokens, and its description."""
     if folder is not None and (folder / "tokenizer.json").is_file():
         from tokenizers import Tokenizer
 
@@ -194,38 +194,40 @@ def _counter(past: _Past, latents: Sequence[int], folder: Path | None) -> tuple[
 
         return exact, f"the tokenizer in {folder}"
     rate = CharacterRate()
-    told = _learn(past, latents, rate)
+    n_calls = _learn(past, latents, rate)
     characters = rate.characters / rate.tokens
-    words = f"{told} earlier calls" if told else "an assumption, no earlier call told better"
+    words = (
+        f"{n_calls} earlier calls" if n_calls else "an assumption, no earlier call reported tokens"
+    )
     return (
         lambda request: rate.tokens_of(characters_of(request)),
-        f"{characters:.2f} characters a token ({words})",
+        f"{characters:.2f} characters per token ({words})",
     )
 
 
 def _learn(past: _Past, latents: Sequence[int], rate: CharacterRate) -> int:
-    """Learn from calls whose prompts are made again; returns from how many."""
-    told = 0
+    """Learn from answered calls of these latents; returns how many reported their tokens."""
+    n_calls = 0
     for part in _parts(_asked(past.engine, latents)):
-        keyed = past.keyed(part)
-        for key, call in past.answered(keyed).items():
+        requests = past.hashed(part)
+        for key, call in past.answered(requests).items():
             if call.prompt_tokens is not None:
-                rate.learn(characters_of(keyed[key]), call.prompt_tokens)
-                told += 1
-    return told
+                rate.learn(characters_of(requests[key]), call.prompt_tokens)
+                n_calls += 1
+    return n_calls
 
 
 def _answer_tokens(past: _Past, longest: int) -> tuple[float, str]:
-    """Mean tokens of this judge's answers so far, else an assumption, and which."""
+    """Mean tokens of this judge's answers, else an assumption, and its description."""
     query = select(func.avg(JudgeCall.completion_tokens)).where(
         JudgeCall.judge_id == past.judge_id, JudgeCall.completion_tokens.is_not(None)
     )
     with read_session(past.engine) as session:
         mean = session.execute(query).scalar_one()
     if mean is not None:
-        return float(mean), f"{float(mean):.0f} an answer, the mean so far"
+        return float(mean), f"{float(mean):.0f} per answer, the mean so far"
     assumed = min(ASSUMED_ANSWER_TOKENS, longest)
-    return assumed, f"{assumed} an answer, an assumption"
+    return assumed, f"{assumed} per answer, an assumption"
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -244,5 +246,5 @@ def plan_lines(plan: Plan) -> list[str]:
             "no cost: give judge.price_prompt_per_million and judge.price_completion_per_million"
         )
     if any(row.stage in ("detection", "fuzzing") for row in plan.calls):
-        lines.append("scoring calls are at most so many; their tokens come from a sample")
+        lines.append("scoring calls are an upper bound; their tokens are estimated from a sample")
     return lines

@@ -1,4 +1,4 @@
-"""Checks a judge on the puzzles: does it rank the true explanation above the false ones?"""
+"""Checks on puzzles whether a judge ranks the true explanation above the false ones."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ ROLE = "plain"
 
 @dataclass(frozen=True)
 class Puzzle:
-    """Texts of one imagined latent."""
+    """Texts of one invented latent, with a true and several false explanations."""
 
     name: str
     category: str
     language: str
     true: str
-    """What it stands for."""
+    """The right explanation."""
     false: tuple[str, ...]
-    """Plausible and wrong."""
+    """Plausible but wrong explanations."""
     windows: tuple[Example, ...]
-    """Texts in which it fires on the marked tokens, then texts in which it does not."""
+    """Texts in which it fires on the marked tokens, then texts in which it is inactive."""
 
 
 @cache
@@ -78,7 +78,7 @@ N_DRAWS = 2000
 
 @dataclass(frozen=True)
 class PuzzleResult:
-    """What a judge made of one puzzle."""
+    """Scores of one puzzle's explanations."""
 
     puzzle: str
     true_score: float | None
@@ -87,10 +87,9 @@ class PuzzleResult:
 
     @property
     def points(self) -> tuple[float, ...]:
-        """For each false explanation 1 where the true one scores higher, a half on a tie.
+        """For each false explanation 1 where the true one scores higher, 0.5 on a tie.
 
-        An undefined score is worth nothing: it ranks as chance, so that it neither wins nor loses
-        against chance.
+        An undefined score counts as chance, 0.5.
         """
         true = 0.5 if self.true_score is None else self.true_score
         others = (0.5 if score is None else score for score in self.false_scores)
@@ -105,7 +104,7 @@ class PuzzleCheck:
     methods: tuple[Method, ...]
     results: tuple[PuzzleResult, ...]
     accuracy: float
-    """Share of (true, false) pairs ranked rightly, ties a half."""
+    """Share of (true, false) pairs ranked correctly; a tie counts 0.5."""
     ci_low: float
     ci_high: float
     true_mean: float | None
@@ -149,7 +148,7 @@ def check_puzzles(
 ) -> PuzzleCheck:
     """Score every explanation of every puzzle and rank; nothing is written to a database.
 
-    Without `methods` both are used, save by the evidence judge, which reads no marks. WorkError
+    Without `methods` both are used, except for the evidence judge, which reads no marks. WorkError
     from the judge where it cannot go on.
     """
     chosen = tuple(puzzles) if puzzles is not None else puzzle_set()

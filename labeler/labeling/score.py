@@ -1,4 +1,4 @@
-"""Scores explanations on evidence that they were not written from, own and shuffled ones alike."""
+"""Scores explanations, own and shuffled ones, on held-out evidence."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ UNREADABLE = "the explanation says that the latent is not interpretable"
 
 
 class ScoreConfig(ScoreSettings):
-    """What is scored, on how many examples, and when a batch is given up."""
+    """Methods, number of examples and failure limit of the scores."""
 
     seed: int = 0
     failure_limit: FailureLimit = FailureLimit()
@@ -38,7 +38,7 @@ class ScoreConfig(ScoreSettings):
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """What became of the scores of one judge."""
+    """Counts of one judge's scores."""
 
     n_scores: int
     """Scores with a number, shuffled ones included."""
@@ -47,7 +47,7 @@ class ScoreSummary:
     """Examples."""
     n_parsed: int
     n_reused: int
-    """Calls whose answer an earlier run had paid for."""
+    """Calls whose answer came from an earlier run."""
     n_ended: Mapping[str, int]
     """Calls that are too long or were refused, by outcome; nobody asks again."""
 
@@ -72,11 +72,11 @@ def score_explanations(
     config: ScoreConfig | None = None,
     progress: Progress | None = None,
 ) -> ScoreSummary:
-    """Let the judge score its own explanations of some latents, and shuffled ones among them.
+    """Let the judge score its own explanations of some latents, and shuffled explanations.
 
-    The judge is never told whose explanation it tests. Calls are recorded as they end, and an
-    answer that was ever given is not asked for again. Raises WorkError when the judge can not go
-    on or fails too often; a later call goes on from there.
+    The judge is not told whose explanation it tests. Calls are recorded as they end, and an
+    answered request is not sent again. Raises WorkError where the judge cannot go on or fails too
+    often; a later call continues from there.
     """
     config = config or ScoreConfig()
     store = CallStore(engine, judge.identity, run_id)
@@ -91,7 +91,7 @@ def score_explanations(
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """An explanation on a latent's examples by one method."""
+    """An explanation to score on a latent's examples by one method."""
 
     latent_id: int
     explanation_id: int
@@ -133,9 +133,9 @@ def _tasks(
     latent_ids: Sequence[int],
     config: ScoreConfig,
 ) -> list[_Task]:
-    """Every explanation with every method, equal explanations side by side.
+    """Every explanation with every method, sorted by explanation.
 
-    Prompts of one explanation start alike, which a server's prefix cache makes use of.
+    Prompts of one explanation share a prefix, which a server can cache.
     """
     with write_session(engine) as session:
         lock_latents(session, latent_ids)
@@ -159,7 +159,7 @@ def _tasks(
                     row.text,
                     method,
                     trials,
-                    _why_not(row, failed.get(row.id), method, kind, trials),
+                    _reason_to_skip(row, failed.get(row.id), method, kind, trials),
                 )
                 for row in explanations
             ]
@@ -167,9 +167,9 @@ def _tasks(
 
 
 def shuffled_sources(own: Mapping[int, Explanation], seed: int) -> dict[int, Explanation]:
-    """For each interpretable latent the explanation of another one, with other words.
+    """For each interpretable latent the explanation of another one, with different words.
 
-    Each takes the candidate with the smallest hash, so that a further latent changes few pairs.
+    Each latent takes the candidate with the smallest hash, so that a new latent changes few pairs.
     """
     candidates = [row for row in own.values() if row.interpretable]
     sources: dict[int, Explanation] = {}
@@ -188,7 +188,7 @@ def _draw(seed: int, row: Explanation, other: Explanation) -> bytes:
     return hashlib.sha256(f"{seed}\0{row.latent_id}\0{other.latent_id}".encode()).digest()
 
 
-def _why_not(
+def _reason_to_skip(
     explanation: Explanation,
     failed: str | None,
     method: Method,
@@ -225,17 +225,17 @@ class _Scorer:
         self._calls: dict[_Task, set[int]] = defaultdict(set)
         self._ended: Counter[str] = Counter()
         self._words: dict[_Task, str] = {}
-        """What a server said of a request of its own."""
+        """The server's message where a request was too long or refused."""
         self._scores: list[Score] = []
         self._n_reused = 0
 
     async def run(self, judge: Judge, tasks: Sequence[_Task]) -> None:
         """Ask for all of them."""
-        pool = BatchRunner(judge, self._store, self._config.failure_limit)
-        await pool.run(self._questions(tasks), self._keep)
+        runner = BatchRunner(judge, self._store, self._config.failure_limit)
+        await runner.run(self._questions(tasks), self._keep)
 
     def summary(self) -> ScoreSummary:
-        """What became of them."""
+        """Counts of the scores."""
         defined = [score for score in self._scores if score.reason is None]
         return ScoreSummary(
             n_scores=len(defined),
@@ -271,7 +271,7 @@ class _Scorer:
         self._advance(1)
 
     def _score(self, task: _Task) -> Score:
-        """The score of a task; where it is undefined its reason names a refusal among the calls."""
+        """The score of a task; the reason of an undefined one names a refusal among its calls."""
         score = score_of(task.trials, self._answers[task])
         if score.reason is None or task not in self._words:
             return score

@@ -1,10 +1,10 @@
-"""The examples on which an explanation is tested, drawn so that nothing but the text tells.
+"""Draws the examples on which an explanation is tested, without cues other than the text.
 
 Detection asks about whole texts without marks. Fuzzing asks about marks: right ones, or marks on
 tokens of the same text on which the latent does not fire. Wrong marks have the number, the shape
-and the role of the right ones and stand as near to the middle of the window, and every text is cut
-anew around its marks, so that a place in the text says nothing (a window has its strongest token in
-the middle). Each text is used once.
+and the role of the right ones and stand close to them. An example has its strongest token in the
+middle, so every text is cropped at random around its marks: their position gives no cue. Each text
+is used once.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from labeler.judge.rendering import MARK_SHARE, content_text, turns
 
 Method = Literal["detection", "fuzzing"]
 CROP_SHARE = 0.5
-"""Part of a window's tokens that a fuzzing example shows."""
+"""Share of an example's tokens that fuzzing shows."""
 NEAREST_PLACES = 8
-"""Places among which a wrong mark is drawn, the nearest to the right one."""
+"""Number of places nearest to a right mark among which the wrong one is drawn."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """An example with the answer that is right."""
+    """An example with its right answer."""
 
     example: ShownExample
     truth: bool
@@ -38,10 +38,10 @@ class Trial:
 def draw_trials(
     method: Method, windows: Sequence[Example], limit: int, seed: int
 ) -> tuple[Trial, ...]:
-    """Trials of one latent from the windows of its score half, at most `limit`, in random order.
+    """Trials of one latent from its score half, at most `limit`, in random order.
 
-    The draw hangs on the seed and the windows alone: an explanation and its shuffled control are
-    asked about the same examples.
+    The draw depends on the seed and the evidence alone, so an explanation and its shuffled control
+    are tested on the same examples.
     """
     generator = np.random.default_rng(_entropy(method, windows, seed))
     distinct = _distinct(windows)
@@ -64,7 +64,7 @@ def _entropy(method: str, windows: Sequence[Example], seed: int) -> int:
 
 
 def _distinct(windows: Iterable[Example]) -> list[Example]:
-    """Windows with text, each text once."""
+    """Examples with text, each text once."""
     found: dict[str, Example] = {}
     for window in windows:
         text = " ".join(content_text(window).split())
@@ -77,10 +77,10 @@ def _detection(
     windows: Sequence[Example], limit: int, generator: np.random.Generator
 ) -> list[Trial]:
     firing = [window for window in windows if _fires_on_content(window)]
-    silent = [window for window in windows if window.peak <= 0]
-    n_silent = min(len(silent), max(limit // 2, limit - len(firing)))
-    chosen = [(window, True) for window in _drawn(firing, limit - n_silent, generator)]
-    chosen += [(window, False) for window in _drawn(silent, n_silent, generator)]
+    inactive = [window for window in windows if window.peak <= 0]
+    n_inactive = min(len(inactive), max(limit // 2, limit - len(firing)))
+    chosen = [(window, True) for window in _draw(firing, limit - n_inactive, generator)]
+    chosen += [(window, False) for window in _draw(inactive, n_inactive, generator)]
     return [Trial(ShownExample("", window), truth) for window, truth in chosen]
 
 
@@ -88,8 +88,8 @@ def _fires_on_content(window: Example) -> bool:
     return any(window.activations[at] > 0 for turn in turns(window) for at in turn.positions)
 
 
-def _drawn(windows: Sequence[Example], count: int, generator: np.random.Generator) -> list[Example]:
-    """Some windows; as many of each kind as can be, top and lower quantiles alike."""
+def _draw(windows: Sequence[Example], count: int, generator: np.random.Generator) -> list[Example]:
+    """Some examples, spread evenly over the kinds."""
     shuffled = [windows[at] for at in generator.permutation(len(windows)).tolist()]
     by_kind: dict[str, list[Example]] = {}
     for window in shuffled:
@@ -112,7 +112,7 @@ def _fuzzing(windows: Sequence[Example], limit: int, generator: np.random.Genera
     trials = []
     for number, (window, right, wrong) in enumerate(shuffled):
         truth = number % 2 == first_is_right
-        trials.append(Trial(_cropped(window, right if truth else wrong, generator), truth))
+        trials.append(Trial(_crop(window, right if truth else wrong, generator), truth))
     return trials
 
 
@@ -128,10 +128,9 @@ def _right_marks(window: Example) -> frozenset[int]:
 def _wrong_marks(
     window: Example, right: frozenset[int], generator: np.random.Generator
 ) -> frozenset[int] | None:
-    """As many tokens in runs as long, of the same role, none active; None where there is no room.
+    """Inactive tokens in runs of the same lengths and roles; None where there is no room.
 
-    Of several places the ones whose tokens are words where the right ones are, and marks where
-    those are, are preferred.
+    Places whose tokens match the right ones in word starts and punctuation are preferred.
     """
     taken: set[int] = set()
     for run in _runs(sorted(right)):
@@ -151,7 +150,7 @@ def _runs(positions: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def _places(window: Example, run: tuple[int, ...], taken: set[int]) -> list[tuple[int, ...]]:
-    """Where a run of marks could stand instead, nearest first, left before right by turns."""
+    """Other places for a run of marks, nearest first."""
     free = {
         at
         for turn in turns(window)
@@ -176,10 +175,8 @@ def _shape(window: Example, run: Sequence[int]) -> list[tuple[bool, bool]]:
     return [(token[:1].isspace(), any(map(str.isalnum, token))) for token in tokens]
 
 
-def _cropped(
-    window: Example, marks: frozenset[int], generator: np.random.Generator
-) -> ShownExample:
-    """A part of the window with all marks in it, at a place drawn evenly."""
+def _crop(window: Example, marks: frozenset[int], generator: np.random.Generator) -> ShownExample:
+    """A part of the example with all marks in it, at a random position."""
     n_tokens = len(window.tokens)
     first, last = min(marks), max(marks)
     span = last - first + 1

@@ -12,7 +12,7 @@ from taxonomy.settings import ALPHA
 
 @dataclass(frozen=True)
 class Score:
-    """How well an explanation predicts; the balanced accuracy is None exactly where `reason` is."""
+    """Score of an explanation; the balanced accuracy is None exactly where `reason` is set."""
 
     n_asked: int
     n_positive: int
@@ -33,15 +33,15 @@ class Score:
 
 @dataclass(frozen=True)
 class ExampleAnswer:
-    """What is right for an example, and what was said of it."""
+    """Truth and answer for one example."""
 
     truth: bool
     said: bool | None
-    """None where nothing usable was said."""
+    """None without a usable answer."""
 
 
 def score_of(trials: Sequence[Trial], answers: Mapping[str, bool], alpha: float = ALPHA) -> Score:
-    """Count the answers by example id; an example without an answer counts nowhere but as asked."""
+    """Count the answers by example id; an unanswered example counts only in `n_asked`."""
     return score_of_answers(
         [ExampleAnswer(trial.truth, answers.get(trial.example.id)) for trial in trials], alpha
     )
@@ -50,7 +50,7 @@ def score_of(trials: Sequence[Trial], answers: Mapping[str, bool], alpha: float 
 def score_of_answers(
     answers: Sequence[ExampleAnswer], alpha: float = ALPHA, where: str = "in the score half"
 ) -> Score:
-    """Count the answers; `where` says in the reason what has no example of one kind.
+    """Count the answers; `where` names the source of the examples in the reason.
 
     The interval combines the Wilson intervals of the two rates by MOVER (Zou and Donner 2008):
     a half of the sum of independent estimates, each with its own lower and upper distance.
@@ -81,12 +81,12 @@ def not_scored(reason: str) -> Score:
 def _reason(
     answers: Sequence[ExampleAnswer], positive: Sequence[bool], negative: Sequence[bool], where: str
 ) -> str | None:
-    """Why the balanced accuracy is undefined: what was not there, or was not answered."""
-    for wanted, answered, words in (
+    """Why the balanced accuracy is undefined: a kind of example is missing or unanswered."""
+    for truth, answered, words in (
         (True, positive, "positive"),
         (False, negative, "negative"),
     ):
-        asked = sum(each.truth is wanted for each in answers)
+        asked = sum(each.truth is truth for each in answers)
         if not asked:
             return f"no {words} example {where}"
         if not answered:
@@ -109,7 +109,7 @@ class PairedDifference:
 def paired_difference(
     own: Sequence[float], shuffled: Sequence[float], alpha: float = ALPHA
 ) -> PairedDifference:
-    """Paired t interval over latents: the latent, not the example, is the unit that was drawn."""
+    """Paired t interval over latents, which are the sampled units, not the examples."""
     if len(own) != len(shuffled):
         raise ValueError("own and shuffled scores come in pairs")
     n = len(own)

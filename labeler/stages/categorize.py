@@ -12,7 +12,7 @@ from labeler.errors import UsageError, WorkError
 from labeler.judge.factory import study_embedder, study_judge
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.stages.isolate import comparisons
-from labeler.stages.judges import NO_MATTER_TO_ANSWERS, ended_words, judging_inputs
+from labeler.stages.judges import FIELDS_NOT_IN_KEY, ended_words, judging_inputs
 from labeler.store.comparisons import study_comparisons
 from labeler.store.engine import read_session, write_session
 from labeler.store.latents import current_setting
@@ -48,7 +48,7 @@ class CategorizeStage:
                 "cluster_distance": config.taxonomy.cluster_distance,
                 "min_members": config.taxonomy.min_members,
                 "repeats": config.judge.categorize_repeats,
-                "judges": [row.model_dump(exclude=NO_MATTER_TO_ANSWERS) for row in config.judges],
+                "judges": [row.model_dump(exclude=FIELDS_NOT_IN_KEY) for row in config.judges],
                 "imported": imported,
                 **judging_inputs(context.study),
             }
@@ -118,7 +118,7 @@ class _Work:
         from labeler.labeling.agreement import read_agreement
 
         for section in self._study.config.judges:
-            self._categorized(make_judge(section, self._embedder, self._study.folder), section)
+            self._categorize(make_judge(section, self._embedder, self._study.folder), section)
         with read_session(self._context.engine) as session:
             rows = [
                 row
@@ -129,10 +129,10 @@ class _Work:
 
     def categorized(self) -> CategorizeSummary:
         """Ask for the categories of every latent."""
-        return self._categorized(self._judge, self._study.config.judge, in_force=True)
+        return self._categorize(self._judge, self._study.config.judge, activate=True)
 
-    def _categorized(
-        self, judge: Judge, section: JudgeSection, in_force: bool = False
+    def _categorize(
+        self, judge: Judge, section: JudgeSection, activate: bool = False
     ) -> CategorizeSummary:
         from labeler.labeling.categorize import CategorizeConfig, categorize
 
@@ -152,7 +152,7 @@ class _Work:
                 cluster_distance=config.taxonomy.cluster_distance,
                 repeats=section.categorize_repeats,
                 seed=config.study.seed,
-                in_force=in_force,
+                activate=activate,
             ),
             self._context.progress,
         )

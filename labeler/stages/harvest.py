@@ -41,7 +41,7 @@ class HarvestStage:
             "models": [[spec.name, spec.dtype, fingerprint(spec, hashes)] for spec in specs],
             "corpus": hashes.sha256(existing_corpus(study)),
             "max_length": corpus.max_length,
-            "harvest": harvest.model_dump(exclude=undecided(harvest)),
+            "harvest": harvest.model_dump(exclude=fields_not_in_key(harvest)),
             **day,
         }
 
@@ -131,7 +131,7 @@ def named_inputs(study: StudyFile) -> dict[str, Any]:
     corpus = corpus_section(study)
     named["corpus.max_length"] = corpus.max_length
     named["corpus.date"] = corpus.date and corpus.date.isoformat()
-    decided = harvest.model_dump(exclude=undecided(harvest))
+    decided = harvest.model_dump(exclude=fields_not_in_key(harvest))
     return named | {f"harvest.{key}": value for key, value in decided.items()}
 
 
@@ -139,10 +139,10 @@ def _file_hashes() -> FileHashes:
     return FileHashes(subject_cache() / "file-hashes.json")
 
 
-def undecided(section: HarvestSection) -> set[str]:
+def fields_not_in_key(section: HarvestSection) -> set[str]:
     """Settings that change nothing of what is stored; `cache` joined them with its default."""
-    undecided = {"held_out", "batch_tokens"}
-    return undecided | {"cache"} if section.cache else undecided - {"batch_tokens"}
+    fields = {"held_out", "batch_tokens"}
+    return fields | {"cache"} if section.cache else fields - {"batch_tokens"}
 
 
 def harvest_config(study: StudyFile) -> HarvestConfig:

@@ -21,13 +21,13 @@ from labeler.store.taxonomy_moves import on_each_side
 from labeler.study.judge_config import JudgeSection
 from labeler.study.study_file import StudyFile
 
-NO_MATTER_TO_ANSWERS = {
+FIELDS_NOT_IN_KEY = {
     "base_url", "endpoints", "api_key_env", "timeout_s", "concurrency", "max_attempts",
     "restart_wait_s", "longest_wait_s", "price_prompt_per_million", "price_completion_per_million",
     "server", "categorize_repeats", "max_tokens_key", "send_temperature", "thinking_markers",
 }  # fmt: skip
-"""Keys of `[judge]` that say how it is reached and started, what it costs, how often it asks;
-and how its server wants to be asked, which is found out and must not make old answers stale."""
+"""Fields of `[judge]` that do not change an answer and so are not part of the stage's key: address,
+start of the server, costs, repeats, and the parameters that the server takes."""
 
 
 def ended_words(
@@ -50,7 +50,7 @@ def ended_words(
 def judging_inputs(study: StudyFile) -> dict[str, Any]:
     """What decides a judge's answers; addresses, keys and concurrency do not."""
     return {
-        "judge": study.config.judge.model_dump(exclude=NO_MATTER_TO_ANSWERS),
+        "judge": study.config.judge.model_dump(exclude=FIELDS_NOT_IN_KEY),
         "embedding": study.config.embedding.model_dump(exclude={"base_url", "api_key_env"}),
     }
 
@@ -71,7 +71,7 @@ def compared(session: Session, context: StageContext) -> list[int]:
 
 def further_inputs(study: StudyFile) -> dict[str, Any]:
     """What decides the work of further judges and the scores."""
-    judges = [section.model_dump(exclude=NO_MATTER_TO_ANSWERS) for section in study.config.judges]
+    judges = [section.model_dump(exclude=FIELDS_NOT_IN_KEY) for section in study.config.judges]
     return {"judges": judges, "scores": study.config.scores.model_dump()}
 
 

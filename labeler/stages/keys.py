@@ -109,14 +109,16 @@ def _corpus_settings(corpus: CorpusSection) -> dict[str, Any]:
 
 def _settings(config: StudyConfig, name: str) -> dict[str, Any]:
     """What decides a stage's key, files aside."""
-    from labeler.stages.harvest import undecided
+    from labeler.stages.harvest import fields_not_in_key
 
     harvest = config.harvest
     settings: dict[str, Any] = {
         "seed": config.study.seed,
         "models": [model.model_dump() for model in config.models],
         "corpus": _corpus_settings(config.corpus) if config.corpus is not None else None,
-        "harvest": harvest.model_dump(exclude=undecided(harvest)) if harvest is not None else None,
+        "harvest": harvest.model_dump(exclude=fields_not_in_key(harvest))
+        if harvest is not None
+        else None,
     }
     if name == "train" and harvest is not None:
         settings |= {"crosscoder": config.crosscoder.model_dump(), "held_out": harvest.held_out}

@@ -1,8 +1,7 @@
-"""Which of the database's comparisons are the study's, in which order, and which are retired.
+"""Selects the comparisons of the study, in order, and the retired ones.
 
-The study shows what study.toml names, in its order, and then the imported ones by name: a file of
-latents is a part of the study although study.toml does not name it. Whatever else the database
-holds came from an earlier study.toml: it is retired, which nothing but SQL shows.
+A study has the comparisons that study.toml names, in its order, and then the imported ones by name.
+All others come from an earlier study.toml: they are retired and appear in SQL only.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ IMPORTED = "imported"
 
 
 class NamedComparison(Protocol):
-    """A `[[comparison]]` of study.toml, as far as it says what a comparison is."""
+    """The defining fields of a `[[comparison]]` of study.toml."""
 
     @property
     def name(self) -> str:
@@ -50,7 +49,7 @@ class NamedComparison(Protocol):
 
 @dataclass(frozen=True)
 class AbsentComparison:
-    """A comparison that study.toml names and nothing can be shown of yet."""
+    """A comparison that study.toml names but that has no results yet."""
 
     name: str
     reason: str
@@ -67,19 +66,19 @@ class RetiredComparison:
 
 @dataclass(frozen=True)
 class StudyComparisons:
-    """What a study shows, what it waits for, and what it has left behind."""
+    """The present, absent and retired comparisons of a study."""
 
     shown: tuple[Comparison, ...]
-    """Those with a taxonomy and a judge in force, in the study's order."""
+    """Comparisons with an active taxonomy and judge, in the study's order."""
     present: tuple[Comparison, ...]
-    """The same and those that wait for their first label."""
+    """These and the comparisons that wait for their first label."""
     absent: tuple[AbsentComparison, ...] = ()
     retired: tuple[RetiredComparison, ...] = ()
     """By name."""
 
     @property
     def why_none(self) -> str:
-        """Why nothing is shown, in words that end a message."""
+        """Why there is no comparison, as the end of a message."""
         if self.absent:
             reasons = "; ".join(f"{one.name}: {one.reason}" for one in self.absent)
             return f"{reasons}; `difflens run` makes them"
@@ -97,7 +96,7 @@ class _Stored:
     row: Comparison
     is_imported: bool
     models: tuple[str | None, ...]
-    """Target model of each side, then the model that each is isolated against."""
+    """Target and reference model, then the model that each is isolated against."""
     is_labelled: bool
 
 
@@ -106,8 +105,8 @@ def study_comparisons(
 ) -> StudyComparisons:
     """The comparisons of the study whose study.toml holds `named`; all by name where it is None.
 
-    A comparison whose models study.toml names otherwise than the database is absent: its latents
-    are those of another comparison under the same name.
+    A comparison whose models differ between study.toml and the database is absent: its latents
+    belong to another comparison of the same name.
     """
     stored = {one.row.name: one for one in _read(session)}
     present: list[_Stored] = []
@@ -157,7 +156,7 @@ def _why_absent(entry: NamedComparison, found: _Stored | None) -> str | None:
 
 @cache
 def _every_comparison() -> Select[*tuple[Any, ...]]:
-    """Each comparison with what `_Stored` says of it; built once, since every page asks for it."""
+    """All comparisons as `_Stored`; the query is built once, because every page needs it."""
     sides = [aliased(LatentSet), aliased(LatentSet)]
     models = [aliased(SubjectModel) for _ in range(4)]
     target, reference = sides
@@ -187,7 +186,7 @@ def _read(session: Session) -> list[_Stored]:
 
 
 def _reported_at(session: Session) -> dict[int, datetime]:
-    """When a report last covered each comparison, by its id."""
+    """Time of the last report on each comparison, by its id."""
     query = select(
         CategoryChangeStatistic.comparison_id, func.max(CategoryChangeStatistic.computed_at)
     ).group_by(CategoryChangeStatistic.comparison_id)

@@ -1,7 +1,7 @@
-"""Control latents: specific to no side, as dense as the specific ones, labelled like these.
+"""Control latents: shared by both models, as dense as the specific ones, labelled like these.
 
-Their categories are base rates: what the judge says of latents that the two models share. They are
-members of no latent set, so no effective label and no change counts them.
+Their categories are base rates of the judge. They belong to no latent set, so they have no
+effective label and no change counts them.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def ensure_controls(
 ) -> list[int]:
     """Draw the control latents of some comparisons for one run; returns them, each once.
 
-    Specific latents take turns in an order drawn by `seed`, and each takes the free shared latent
-    whose density is nearest on a logarithmic scale; a latent that is specific in any comparison
-    is never a control. A run that has drawn keeps its draw.
+    In an order drawn by `seed`, each specific latent takes the free shared latent whose density is
+    nearest on a logarithmic scale. A latent that is specific in any comparison is never a control.
+    A run draws only once.
     """
     specific = _specific(session)
     drawn: dict[int, None] = {}
@@ -59,7 +59,7 @@ def ensure_controls(
 
 
 def control_latents(session: Session, comparison_ids: Collection[int]) -> list[int]:
-    """The control latents in force of some comparisons, each once, in the order of the draw."""
+    """The active control latents of some comparisons, each once, in the order of the draw."""
     newest = (
         select(func.max(ControlLatent.run_id))
         .where(ControlLatent.comparison_id.in_(list(comparison_ids)))
@@ -77,7 +77,7 @@ def control_latents(session: Session, comparison_ids: Collection[int]) -> list[i
 
 
 def mixed(latents: Sequence[int], controls: Sequence[int]) -> list[int]:
-    """Both in one list, the controls spread evenly among the others."""
+    """Latents and controls in one list, the controls spread evenly."""
     step = max(1, len(latents) // (len(controls) + 1))
     result = list(latents)
     for number, control in enumerate(controls, start=1):
@@ -176,7 +176,7 @@ def _shared(session: Session, comparison: Comparison) -> list[_Dense]:
 
 
 def matched_sets(session: Session, latent_ids: Collection[int]) -> dict[int, int]:
-    """For control latents the latent set of the latent that each is matched with."""
+    """Control latent -> latent set of the latent that it is matched with."""
     found: dict[int, int] = {}
     for part in chunks(latent_ids):
         query = (

@@ -35,9 +35,9 @@ def write_rows(connection: Connection, table: Table, rows: Sequence[Sequence[Any
 
 
 def count_values(connection: Connection) -> None:
-    """Let PostgreSQL's planner see the rows of this transaction; SQLite plans without.
+    """Update PostgreSQL's planner statistics for this transaction's rows; SQLite needs none.
 
-    PostgreSQL looks by itself once a minute only, and until then takes new tables for empty.
+    PostgreSQL does so by itself only once a minute, and until then treats new tables as empty.
     """
     if connection.dialect.name == "postgresql":
         quote = connection.dialect.identifier_preparer.quote
@@ -60,7 +60,7 @@ def _copy_rows(connection: Connection, table: Table, rows: Sequence[Sequence[Any
 
 
 def _processor(connection: Connection, kind: TypeEngine[Any]) -> Callable[[Any], Any]:
-    """What SQLAlchemy does to a value of this type before the driver gets it."""
+    """SQLAlchemy's conversion of a value of this type for the driver."""
     dialect = connection.dialect
     return kind.dialect_impl(dialect).bind_processor(dialect) or _unchanged
 
@@ -95,7 +95,7 @@ class RunningDigest:
     def add(self, rows: Sequence[Iterable[Any]]) -> None:
         """Take the next rows, as values in the order of the table's columns."""
         if rows:
-            # One call for all: the sign between two rows is the same within and between parts.
+            # One call per part: rows have the same separator within and between parts.
             words = self._encode([list(row) for row in rows])
             self._hash.update(f"{words[1:-1]},".encode())
             self._rows += len(rows)
@@ -116,7 +116,7 @@ def digest_table(connection: Connection, table: Table) -> TableDigest:
 
 
 def _plain(value: object) -> str:
-    """A moment in words; TypeError for a type that no column has."""
+    """JSON form of a time; TypeError for any other type."""
     if isinstance(value, datetime):
         return value.isoformat(timespec="microseconds")
     raise TypeError(f"no checksum for {type(value).__name__}")
@@ -137,7 +137,7 @@ class CopyResult:
 def copy_database(
     source: str | URL, target: str | URL, progress: Progress | None = None
 ) -> CopyResult:
-    """Copy every row with its keys, then compare the checksums of every table; all or nothing.
+    """Copy every row with its keys and compare the checksums of every table; all or nothing.
 
     UsageError where the source is missing or of another revision, or where the target holds a
     study; WorkError where writing fails or a checksum differs: then the target has no rows.
@@ -190,7 +190,7 @@ def _copy(source: Engine, target: Engine, progress: Progress) -> CopyResult:
 
 @contextmanager
 def _snapshot(engine: Engine) -> Iterator[Connection]:
-    """A connection that sees one state of the database, whoever writes meanwhile."""
+    """A connection with one snapshot of the database, whoever writes meanwhile."""
     options: dict[str, object] = {READ_ONLY_OPTION: True}
     if engine.dialect.name == "postgresql":
         options["isolation_level"] = "REPEATABLE READ"
@@ -215,7 +215,7 @@ def _require_empty(connection: Connection) -> None:
 def _copy_table(
     source: Connection, target: Connection, table: Table, advance: Callable[[int], None]
 ) -> TableDigest:
-    """Copy all rows in the order of their keys: a row refers to earlier rows of its table only."""
+    """Copy all rows by primary key, because rows refer to earlier rows of their table."""
     digest = RunningDigest(table)
     query = select(table).order_by(*table.primary_key.columns)
     with source.execution_options(yield_per=ROWS_AT_ONCE).execute(query) as rows:
@@ -227,7 +227,7 @@ def _copy_table(
 
 
 def _continue_keys(connection: Connection) -> None:
-    """Let PostgreSQL's sequences go on after the copied keys; SQLite does so by itself."""
+    """Set PostgreSQL's sequences after the copied keys; SQLite does so by itself."""
     if connection.dialect.name != "postgresql":
         return
     for table in metadata.sorted_tables:

@@ -1,4 +1,4 @@
-"""Where a study's database is: URLs read, built and shown, and how a SQLite file is opened."""
+"""Parses, builds and shows database URLs, and finds the options for a SQLite file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SQLITE_OPTIONS = frozenset({
     "cache", "cached_statements", "check_same_thread", "detect_types", "immutable",
     "isolation_level", "mode", "nolock", "psow", "timeout", "uri", "vfs",
 })  # fmt: skip
-"""What may follow `?` in a SQLite URL; anything else is the name of a file that holds a `?`."""
+"""Options that may follow `?` in a SQLite URL; any other `?` is part of the file's name."""
 _NO_URL = "database.url: not a database URL; write sqlite:///FILE or postgresql://HOST/NAME"
 _ESCAPES = str.maketrans({"%": "%25", "?": "%3F", "$": "%24"})
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -75,7 +75,7 @@ def url_of_file(path: Path) -> str:
 
 
 def shown_url(url: str | URL) -> str:
-    """The URL as it may be printed, without its passwords; `parse_url` reads what is left."""
+    """The URL without passwords, for printing; `parse_url` can read it."""
     path = sqlite_file(url)
     if path is not None:
         return url_of_file(path)
@@ -86,7 +86,7 @@ def shown_url(url: str | URL) -> str:
 
 
 def url_in_a_command(url: str | URL) -> str:
-    """The URL as one word of a command line that a user copies."""
+    """The URL quoted for a command line that a user copies."""
     return shlex.quote(shown_url(url))
 
 
@@ -155,12 +155,12 @@ _LOG_VERSION_AT, _USES_LOG = 18, 2
 
 
 def may_write(path: Path) -> bool:
-    """Whether this process may change a database: the file, and the files beside it."""
+    """Whether this process may change a database: the file, and the files next to it."""
     path = path.resolve()
-    beside = (_log(path), _index(path))
+    companions = (_log(path), _index(path))
     if not _allowed(path, os.W_OK):
         return False
-    return _allowed(path.parent, os.W_OK) or all(_allowed(each, os.W_OK) for each in beside)
+    return _allowed(path.parent, os.W_OK) or all(_allowed(each, os.W_OK) for each in companions)
 
 
 def reading_options(path: Path) -> dict[str, str]:

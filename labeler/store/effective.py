@@ -1,4 +1,4 @@
-"""Keeps the table of effective labels current, in the transaction of whatever changed them."""
+"""Keeps the table of effective labels current, in the transaction of each change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from labeler.store.schema import (
 from labeler.store.statements import chunks
 
 CLOCK_TICK = timedelta(microseconds=1)
-"""What both databases keep of a moment."""
+"""Resolution of times in both databases."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def refresh_effective(
 ) -> int:
     """Recompute the labels of whole comparisons or of single latents; returns how many changed.
 
-    Call it after the writes, in their transaction. Comparisons that change are stamped, which
+    Call it after the writes, in their transaction. Changed comparisons get a new timestamp, which
     makes their reports stale.
     """
     session.flush()
@@ -67,10 +67,10 @@ def refresh_effective(
 
 
 def stamp_change(session: Session, comparison_id: int) -> None:
-    """Say that a comparison's labels have changed: its reports are stale from now on.
+    """Record that a comparison's labels have changed, which makes its reports stale.
 
-    The stamp is later than the one before and than every report's, whatever the clock says: two
-    changes at one clock value are told apart, and a clock set back hides none.
+    The timestamp is later than the one before and than every report, whatever the clock says. So
+    two changes at the same time differ, and a clock set back hides no change.
     """
     comparison = session.get_one(Comparison, comparison_id)
     reported = session.execute(
@@ -94,9 +94,9 @@ def _comparisons_of(session: Session, latent_ids: Collection[int]) -> set[int]:
 
 
 def _lock(session: Session, comparison_ids: Iterable[int]) -> None:
-    """Let refreshes of one comparison follow each other (SQLite has one writer anyway).
+    """Serialise refreshes of one comparison (SQLite has one writer anyway).
 
-    Without it two transactions could each compute a label without seeing the other's write.
+    Without this, two transactions could each compute a label without the other's write.
     """
     session.execute(
         select(Comparison.id)
@@ -207,7 +207,7 @@ def _remove(session: Session, places: Sequence[Place]) -> None:
     for table in (EffectiveLabelCategory, EffectiveLabel):
         for (comparison_id, side), latent_ids in sides.items():
             for part in chunks(latent_ids):
-                # Column by column: SQLite looks up no index for a tuple in a list.
+                # Column by column, because SQLite uses no index for a tuple in a list.
                 session.execute(
                     delete(table)
                     .where(

@@ -1,7 +1,7 @@
 """The rule of the effective label, applied to a list of latents.
 
 In order: the adjudicated decision; else the latest decision that is neither skipped nor undone;
-else the newest label with an answer of the judge in force, under the taxonomy version in force;
+else the newest label with an answer of the active judge, under the active taxonomy version;
 else its newest label without one. `v_effective_label_computed` states the same rule in SQL, and
 tests compare the two.
 """
@@ -28,7 +28,7 @@ from labeler.store.statements import chunks, newest_explanation_ids
 from labeler.store.view_definitions.base import ADJUDICATED
 
 HUMAN_OUTCOMES = {"set": "assigned", "none": "none", "uninterpretable": "uninterpretable"}
-"""What a decision says; `accept` takes the outcome of the label it is based on."""
+"""Outcome of each action; `accept` takes the outcome of the accepted label."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class CategoryChoice:
 
 @dataclass(frozen=True)
 class Choice:
-    """What an effective label says; equal choices need no write."""
+    """Content of an effective label; equal content needs no write."""
 
     outcome: str
     source: str | None = None
@@ -55,7 +55,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Setting:
-    """The taxonomy version and the judge in force."""
+    """The active taxonomy version and judge."""
 
     taxonomy_version_id: int
     judge_id: int
@@ -78,7 +78,7 @@ class _Decision:
 
 @dataclass(frozen=True)
 class _Facts:
-    """Everything the rule looks at, by latent."""
+    """The rule's input, by latent."""
 
     decisions: dict[int, _Decision]
     labels: dict[int, _Label]
@@ -106,10 +106,10 @@ def choose(
 
 
 def standing_events(events: Iterable[ReviewEvent]) -> dict[str, ReviewEvent]:
-    """The decision that stands in each reviewer's stream of one latent.
+    """The current decision of each reviewer's stream of one latent.
 
-    `events` come in the order of their revision. Skips count for nothing,
-    and an undo stands for the decision it restores, or for none.
+    `events` are ordered by revision. Skips are ignored, and an undo counts as the decision that it
+    restores, or as none.
     """
     by_id: dict[int, ReviewEvent] = {}
     heads: dict[str, ReviewEvent] = {}
@@ -127,7 +127,7 @@ def standing_events(events: Iterable[ReviewEvent]) -> dict[str, ReviewEvent]:
 
 
 def event_in_force(events: Iterable[ReviewEvent]) -> ReviewEvent | None:
-    """The decision in force among one latent's events: the adjudicated one, else the latest."""
+    """The active decision among one latent's events: the adjudicated one, else the latest."""
     standing = standing_events(events)
     if ADJUDICATED in standing:
         return standing[ADJUDICATED]
@@ -205,7 +205,7 @@ def _decisions(
 def _labels(
     session: Session, setting: Setting, latent_ids: Sequence[int]
 ) -> tuple[dict[int, _Label], dict[int, _Label]]:
-    """The newest label with an answer and the newest without, of the judge in force, by latent."""
+    """The newest label with an answer and the newest without, of the active judge, by latent."""
     rows = session.execute(
         select(JudgeLabel.latent_id, JudgeLabel.id, JudgeLabel.outcome, JudgeLabel.explanation_id)
         .where(

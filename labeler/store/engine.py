@@ -1,4 +1,4 @@
-"""Engines and sessions for SQLite and PostgreSQL, and what a database says when it fails."""
+"""Engines and sessions for SQLite and PostgreSQL, and messages for database errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from labeler.store.database_url import (
 )
 
 _LOCAL = "put the study on a local disk, or in PostgreSQL"
-_SQLITE_MENDS = {
+_SQLITE_FIXES = {
     "SQLITE_BUSY": "another process has kept it locked; wait for it, or stop it",
     "SQLITE_CORRUPT": "the file is damaged; restore a backup",
     "SQLITE_FULL": "make room on the disk",
@@ -35,50 +35,50 @@ _SQLITE_MENDS = {
     "SQLITE_PROTOCOL": f"the file system does not lock files; {_LOCAL}",
     "SQLITE_READONLY": "the file or its folder may not be written; give yourself the right to",
 }
-"""By SQLite's name of the error; longer names (SQLITE_IOERR_LOCK) begin with these."""
+"""Fix by SQLite's error name; longer names (SQLITE_IOERR_LOCK) begin with these."""
 
 
 def database_failure(error: DBAPIError) -> str:
-    """One line: what the driver said, and what to do about it."""
+    """One line: the driver's message and the fix."""
     words = str(error.orig).strip().split("\n", maxsplit=1)[0]
     if error.connection_invalidated:
         return f"{words}; the connection is lost, the same command goes on once it is back"
-    return "; ".join([words, *_mends(error.orig)])
+    return "; ".join([words, *_fixes(error.orig)])
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether SQLite found its file cut short or overwritten."""
+    """Whether SQLite found its file truncated or overwritten."""
     driver = error.orig if isinstance(error, DBAPIError) else error
     return _sqlite_name(driver).startswith("SQLITE_CORRUPT")
 
 
 def is_locked(error: BaseException) -> bool:
-    """Whether another program kept a lock for longer than was waited."""
+    """Whether another program held a lock for longer than the timeout."""
     driver = error.orig if isinstance(error, DBAPIError) else error
     is_unavailable = getattr(driver, "sqlstate", None) == "55P03"
     return is_unavailable or _sqlite_name(driver).startswith("SQLITE_BUSY")
 
 
 def unforeseen_failure(error: Exception) -> str | None:
-    """One line on a database's error that nobody caught; None for any other error.
+    """One line for an uncaught database error with a known fix; None for any other error.
 
-    Only for what the database itself failed at: a statement it refuses is a defect to be seen.
+    A statement that the database rejects is a defect and keeps its traceback.
     """
     if isinstance(error, DBAPIError):
         foreseen = error.connection_invalidated or _is_known(error.orig)
         return f"database: {database_failure(error)}" if foreseen else None
     if isinstance(error, sqlite3.Error) and _is_known(error):
-        return f"database: {'; '.join([str(error), *_mends(error)])}"
+        return f"database: {'; '.join([str(error), *_fixes(error)])}"
     return None
 
 
 def _is_known(error: BaseException | None) -> bool:
-    return bool(_mends(error))
+    return bool(_fixes(error))
 
 
-def _mends(error: BaseException | None) -> list[str]:
+def _fixes(error: BaseException | None) -> list[str]:
     name = _sqlite_name(error)
-    return [mend for start, mend in _SQLITE_MENDS.items() if name.startswith(start)]
+    return [fix for start, fix in _SQLITE_FIXES.items() if name.startswith(start)]
 
 
 def _sqlite_name(error: BaseException | None) -> str:
@@ -91,11 +91,11 @@ LONGEST_WAIT_OPTION = "difflens_longest_wait_ms"
 
 
 class WriteLockedError(WorkError):
-    """Another program keeps the database locked; nothing was written."""
+    """Another program holds a lock on the database; nothing was written."""
 
 
 def require_existing(url: str | URL) -> None:
-    """Raise UsageError when a SQLite file is not there; nothing is created."""
+    """Raise UsageError where a SQLite file does not exist; nothing is created."""
     path = sqlite_file(url)
     if path is not None and path.is_dir():
         raise UsageError(f"database.url: {path} is a folder; name a file in it")
@@ -109,7 +109,7 @@ def require_existing(url: str | URL) -> None:
 def open_engine(url: str | URL, create: bool = False) -> Engine:
     """An engine; a SQLite file that is missing is a UsageError unless `create`.
 
-    A file that this user may not write can be read. WorkError where it cannot be read whole.
+    A file without write permission is opened for reading. WorkError where that is impossible.
     """
     parsed = parse_url(url)
     if parsed.get_backend_name() == "postgresql":
@@ -139,7 +139,7 @@ def _open_postgresql(url: URL) -> Engine:
 
 
 def _open_to_read(path: Path) -> Engine:
-    """An engine on a file that may not be written; whatever would write is refused by SQLite."""
+    """A read-only engine on a file without write permission."""
     file_url = _file_url(path, reading_options(path))
     engine = create_engine(file_url, json_deserializer=_read_json)
     event.listen(engine, "connect", _prepare_reading)
@@ -158,7 +158,7 @@ def _prepare_reading(connection: Any, _record: object) -> None:
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
-    """Set the PRAGMAs; the driver's own transactions are off, as they do not cover DDL."""
+    """Set the PRAGMAs; the driver's own transactions are off, because they exclude DDL."""
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
@@ -174,16 +174,16 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 
 def _read_json(text: str) -> Any:
-    """Any JSON, as `json` reads it but in half the time: evidence is most of what is read."""
+    """Parse JSON like `json`, but in half the time, which matters for evidence."""
     try:
         return from_json(text)
     except ValueError:
-        # Half of a surrogate pair, escaped, is all that only the standard library reads.
+        # Only the standard library reads an escaped lone surrogate.
         return parse_json(text, "a JSON column of the database", any_number=True)
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """Take the write lock at once, so that two writers queue instead of failing half-way."""
+    """Take the write lock at once, so that two writers queue instead of failing midway."""
     options = connection.get_execution_options()
     if options.get(READ_ONLY_OPTION, False):
         connection.exec_driver_sql("BEGIN")
@@ -206,7 +206,7 @@ def write_session(
     """One transaction: committed at the end, rolled back by any exception and with `dry_run`.
 
     With `longest_wait_s` the transaction is open when the block begins, and WriteLockedError is
-    raised where another program keeps what it has locked for longer than that.
+    raised where another program holds a lock for longer than that.
     """
     if longest_wait_s is not None:
         longest_wait = {LONGEST_WAIT_OPTION: max(1, int(1000 * longest_wait_s))}

@@ -1,4 +1,4 @@
-"""Writing and reading evidence."""
+"""Writes and reads evidence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labeler.store.statements import chunks, number, require_same_length
 
 @dataclass(frozen=True)
 class EvidenceRow:
-    """One window of text for one latent; the four sequences have one length."""
+    """One example of a latent; the four sequences have equal length."""
 
     latent_id: int
     kind: str
@@ -29,7 +29,7 @@ class EvidenceRow:
 
 
 def add_evidence(session: Session, run_id: int, rows: Iterable[EvidenceRow]) -> int:
-    """Add windows; returns how many.
+    """Add examples; returns their number.
 
     A document keeps the half (explain or score) that it was first given for a latent, so what a
     score is measured on never becomes what an explanation was written from.
@@ -48,13 +48,13 @@ def add_evidence(session: Session, run_id: int, rows: Iterable[EvidenceRow]) -> 
 
 
 def latents_with_evidence(session: Session, run_id: int) -> set[int]:
-    """Latents that have evidence of that run: what an interrupted collection need not repeat."""
+    """Latents with evidence of that run, which an interrupted collection need not repeat."""
     query = select(Evidence.latent_id).where(Evidence.run_id == run_id).distinct()
     return set(session.execute(query).scalars())
 
 
 def evidence_of(session: Session, latent_id: int, split: str | None = None) -> list[Evidence]:
-    """Windows of a latent from the newest run that collected any, in the order of collection."""
+    """Examples of a latent from the newest run that collected any, in the order of collection."""
     newest = (
         select(func.max(Evidence.run_id)).where(Evidence.latent_id == latent_id).scalar_subquery()
     )

@@ -1,4 +1,4 @@
-"""Every judge label and decision of a latent, oldest first."""
+"""History of a latent: every judge label and decision, oldest first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from labeler.store.schema import (
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """One thing that was said about a latent."""
+    """One judge label or decision."""
 
     at: datetime
     kind: str
@@ -39,19 +39,17 @@ class HistoryEntry:
     confidence: float | None
     taxonomy_version: str
     revision: int | None = None
-    """Of a decision, in its reviewer's stream."""
+    """Revision in the reviewer's stream; decisions only."""
     restores: int | None = None
-    """Of an undo: the event that stands again."""
+    """The event that an undo restores."""
     run_id: int | None = None
-    """Of a label."""
+    """The judge's confidence; labels only."""
     note: str | None = None
     entered_by: str | None = None
-    """Of a decision in a stream that is not a person's own: the person."""
+    """Who decided, where the stream is shared."""
     is_control: bool = False
     carried_from: int | None = None
-    """The label or event of an earlier taxonomy version that this one repeats: nobody said it
-    anew.
-    """
+    """The label or event of an earlier taxonomy version from which this one was carried."""
 
 
 def latent_history(session: Session, latent_id: int) -> list[HistoryEntry]:

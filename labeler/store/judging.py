@@ -38,7 +38,7 @@ from labeler.store.statements import chunks, get_or_create, newest_explanation_i
 
 @dataclass(frozen=True)
 class CallRow:
-    """One call that ended."""
+    """One finished call."""
 
     judge_id: int
     request_sha256: str
@@ -64,7 +64,7 @@ class LabelCategory:
     confidence: float | None = None
     quote: str | None = None
     quote_found: bool | None = None
-    """False where the judge's words were in neither evidence nor explanation."""
+    """False where the quote is neither in the evidence nor in the explanation."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class LabelRow:
     carried_from_id: int | None = None
     confidence: float | None = None
     is_control: bool = False
-    """Set too where the explanation is a control."""
+    """Also True where the explanation is a control."""
 
 
 def get_or_create_judge(
@@ -112,7 +112,7 @@ def get_or_create_prompt(session: Session, sha256: str, name: str, text: str) ->
 def find_ok_call(
     session: Session, judge_id: int, request_sha256: str, sample: int = 0
 ) -> JudgeCall | None:
-    """The newest answered call of that request: what need not be paid twice."""
+    """The newest answered call of that request, which need not be paid for again."""
     return session.execute(
         select(JudgeCall)
         .where(
@@ -132,12 +132,11 @@ def find_ended_calls(
     request_sha256s: Collection[str],
     failed_since: datetime | None = None,
 ) -> dict[str, JudgeCall]:
-    """For each request its newest answered call, else its newest one that would end the same
-    again (too long, refused); else, where a moment is given, its last failure since then. The
-    sample is part of a request's hash.
+    """The call of each request that counts, by the request's hash.
 
-    What ended before the judge had answered anything is asked again: then the server was at fault,
-    and not the request.
+    That is its newest answered call, else its newest final one (too long, refused), else, with
+    `failed_since`, its last failure since then. The hash includes the sample. Final calls from
+    before the judge's first answer are ignored: then the server was at fault, not the request.
     """
     found: dict[str, JudgeCall] = {}
     answered = and_(JudgeCall.judge_id == judge_id, JudgeCall.status == "ok")
@@ -161,14 +160,14 @@ def find_ended_calls(
 
 
 def _standing(call: JudgeCall) -> int:
-    """Which of two calls of a request counts: an answer, then what is final, then a failure."""
+    """Sort key of a request's calls: answers first, then final calls, then failures."""
     if call.status == "ok":
         return 2
     return int(call.status in ENDED_STATUSES)
 
 
 def judge_parameters(session: Session, judge_id: int) -> dict[str, Any] | None:
-    """How the judge's server wants to be asked, as was found out last; None where nobody knows."""
+    """The newest request parameters of the judge's server; None where unknown."""
     query = (
         select(JudgeParameters.parameters)
         .where(JudgeParameters.judge_id == judge_id)
@@ -182,22 +181,22 @@ def judge_parameters(session: Session, judge_id: int) -> dict[str, Any] | None:
 def add_judge_parameters(
     session: Session, judge_id: int, run_id: int, parameters: Mapping[str, Any]
 ) -> None:
-    """Write what was found out, unless it is known."""
+    """Store request parameters, unless they are the newest already."""
     if judge_parameters(session, judge_id) != dict(parameters):
         session.add(JudgeParameters(judge_id=judge_id, run_id=run_id, parameters=dict(parameters)))
         session.flush()
 
 
 def record_call(session: Session, call: CallRow) -> JudgeCall:
-    """Write one call that ended, under the next free attempt number."""
+    """Write one finished call under the next free attempt number."""
     return session.get_one(JudgeCall, record_calls(session, [call])[0])
 
 
 def record_calls(session: Session, calls: Sequence[CallRow]) -> list[int]:
-    """Write calls that ended, in order, each under its request's next free attempt number.
+    """Write finished calls, in order, each under its request's next free attempt number.
 
-    Returns their ids. Two workers that number the same request at once are told apart by the
-    unique key: the later one counts again.
+    Returns their ids. Where two workers number the same request at once, the unique key makes the
+    later one count again.
     """
     while True:
         numbered = _numbered(session, calls)
@@ -240,7 +239,7 @@ def _numbered(session: Session, calls: Sequence[CallRow]) -> list[dict[str, Any]
 
 @dataclass(frozen=True)
 class ExplanationRow:
-    """What a judge says a latent stands for."""
+    """A judge's explanation of a latent."""
 
     latent_id: int
     text: str
@@ -261,7 +260,7 @@ def add_explanation(
     confidence: float | None = None,
     is_control: bool = False,
 ) -> Explanation:
-    """Write one explanation; effective labels that lack one get it."""
+    """Write one explanation; effective labels without one get it."""
     row = ExplanationRow(latent_id, text, judge_call_id, interpretable, confidence, is_control)
     (explanation_id,) = add_explanations(session, run_id, judge_id, [row])
     return session.get_one(Explanation, explanation_id)
@@ -270,9 +269,7 @@ def add_explanation(
 def add_explanations(
     session: Session, run_id: int, judge_id: int, explanations: Sequence[ExplanationRow]
 ) -> list[int]:
-    """Write explanations in their order; effective labels that lack one get it. Returns their
-    ids.
-    """
+    """Write explanations in order; returns their ids. Effective labels without one get it."""
     if not explanations:
         return []
     made = insert(Explanation).returning(Explanation.id, sort_by_parameter_order=True)
@@ -293,7 +290,7 @@ def add_explanations(
 
 
 def lock_latents(session: Session, latent_ids: Collection[int]) -> None:
-    """Let writers of explanations of the same latents follow each other (PostgreSQL)."""
+    """Serialise writers of explanations of the same latents (PostgreSQL)."""
     for part in chunks(sorted(set(latent_ids))):
         session.execute(
             select(Latent.id)
@@ -317,9 +314,9 @@ def add_judge_label(session: Session, label: LabelRow) -> JudgeLabel:
 
 
 def add_judge_labels(session: Session, labels: Iterable[LabelRow]) -> list[int]:
-    """Write labels in their order and refresh the effective labels; returns their ids.
+    """Write labels in order and refresh the effective labels; returns their ids.
 
-    ValueError for categories without the outcome `assigned`, or the other way round.
+    ValueError where there are categories without the outcome `assigned`, or the reverse.
     """
     pending = list(labels)
     controls = _control_explanations(session, pending)
@@ -415,12 +412,12 @@ def explanation_for(session: Session, latent_id: int, judge_id: int) -> Explanat
 
 
 def no_explanation(outcome: str, error: str | None) -> str:
-    """What stands in the place of an explanation whose request is too long, or was refused."""
+    """Text of the explanation for a request that was too long or refused."""
     return f"No explanation: {BY_NAME[outcome].short}: {error or 'no words'}"
 
 
 def failed_explanations(session: Session, explanations: Iterable[Explanation]) -> dict[int, str]:
-    """The outcome of each explanation that stands for a request without an answer, by its id."""
+    """Outcome of each explanation that replaces a missing answer, by explanation id."""
     calls: dict[int, list[int]] = defaultdict(list)
     for row in explanations:
         if not row.interpretable and row.judge_call_id is not None:

@@ -29,7 +29,7 @@ from labeler.text import clip
 Row = Mapping[str, Any]
 """Column -> value."""
 LARGEST_INDEX = 2**31 - 1
-"""What an integer column of both databases holds."""
+"""Largest value of an integer column in both databases."""
 
 
 def get_or_create_subject_model(
@@ -55,7 +55,7 @@ def get_or_create_crosscoder(
     models: Sequence[SubjectModel] = (),
     **facts: Any,
 ) -> Crosscoder:
-    """The crosscoder with these weights; a name taken by other weights gets their hash's start.
+    """The crosscoder with these weights. Where its name is taken, it gets the start of their hash.
 
     facts: run_id, corpus_id, path, n_latents, config. Use the returned row's name.
     """
@@ -84,9 +84,9 @@ def get_or_create_crosscoder(
 
 
 def add_latents(session: Session, crosscoder_id: int, latents: Iterable[Row]) -> dict[int, int]:
-    """Add the latents that are missing; returns latent_index -> latent_id of all given ones.
+    """Add missing latents; returns latent_index -> latent_id of all given ones.
 
-    `latents` are columns of Latent, all with the same keys; what they leave out is unknown.
+    `latents` are columns of Latent, all with the same keys; other columns stay unknown.
     """
     rows = {int(row["latent_index"]): row for row in latents}
     ids: dict[int, int] = {}
@@ -112,7 +112,7 @@ def _latent_ids(session: Session, crosscoder_id: int, indices: Sequence[int]) ->
 def add_scaling(
     session: Session, target_model_id: int, reference_model_id: int, rows: Iterable[Row]
 ) -> int:
-    """Add the scaling of one ordered pair; latents that have theirs keep it. Returns how many.
+    """Add the scaling of one ordered pair; existing rows are kept. Returns the number of new rows.
 
     `rows` are columns of LatentScaling, all with the same keys; NaN = undefined.
     """
@@ -157,7 +157,7 @@ def create_latent_set(
 
 
 def add_members(session: Session, latent_set_id: int, members: Iterable[Row]) -> int:
-    """Add the latents that are missing in a set, removing none; returns how many.
+    """Add missing latents to a set; returns their number. None is removed.
 
     `members` are columns of LatentSetMember, all with the same keys.
     """
@@ -198,7 +198,7 @@ def ensure_comparison(
 
 
 def current_setting(session: Session, comparison_id: int) -> ComparisonSetting | None:
-    """The setting in force of a comparison."""
+    """The active setting of a comparison."""
     return session.execute(
         select(ComparisonSetting)
         .where(ComparisonSetting.comparison_id == comparison_id)
@@ -210,7 +210,7 @@ def current_setting(session: Session, comparison_id: int) -> ComparisonSetting |
 def ensure_comparison_setting(
     session: Session, comparison_id: int, taxonomy_version_id: int, judge_id: int
 ) -> ComparisonSetting:
-    """Put a taxonomy version and a judge in force, unless they are; the version is frozen."""
+    """Make a taxonomy version and a judge active, unless they are; the version is frozen."""
     now = current_setting(session, comparison_id)
     if now is not None and (now.taxonomy_version_id, now.judge_id) == (
         taxonomy_version_id,
@@ -237,14 +237,14 @@ def freeze_version(session: Session, taxonomy_version_id: int) -> None:
 
 
 BY_ID = "id"
-"""Before a latent_id that is also the index of another latent."""
+"""Prefix of a latent_id, where the number may also be an index."""
 _SPELLINGS = "write crosscoder:latent_index, or id:latent_id"
 
 
 def find_latent(session: Session, name: str) -> Latent:
     """The latent named `crosscoder:latent_index`, `id:latent_id`, or by a bare number.
 
-    UsageError where there is none, and where a bare number is one latent's index and another's
+    UsageError for an unknown latent, and for an ambiguous number: one latent's index and another's
     id, or the index of several.
     """
     crosscoder, separator, digits = name.rpartition(":")

@@ -1,4 +1,4 @@
-"""Upgrade, downgrade and check a database, in one transaction with views and triggers."""
+"""Upgrades, downgrades and checks a database, in one transaction with views and triggers."""
 
 from __future__ import annotations
 
@@ -84,18 +84,18 @@ UNRELEASED = frozenset(f"{number:04d}" for number in range(1, 10))
 
 @dataclass(frozen=True)
 class DatabaseState:
-    """What a database is, as far as migrations are concerned."""
+    """State of a database with respect to migrations."""
 
     revision: str | None
     """Its revision; None where it has none."""
     is_empty: bool
     """No table at all."""
     definitions_sha256: str | None
-    """Hash of the views and triggers it has; None where they are missing."""
+    """Hash of its views and triggers; None where they are missing."""
 
     @property
     def is_current(self) -> bool:
-        """Whether it is what this version makes."""
+        """Whether it matches this version."""
         return (self.revision, self.definitions_sha256) == (head_revision(), definitions_sha256())
 
 
@@ -106,10 +106,10 @@ def current(url: str | URL | Engine) -> str | None:
 
 
 def upgrade(url: str | URL, backup: bool = True) -> Path | None:
-    """Bring a database to the newest revision, making a SQLite file that is missing.
+    """Upgrade a database to the newest revision; a missing SQLite file is created.
 
-    Returns the backup written beside a SQLite file that held data and had steps to go, else
-    None. UsageError for a revision this version does not know; the database is not touched.
+    Returns the path of the backup next to a SQLite file with data that was not current, else None.
+    UsageError for an unknown revision; the database is not touched then.
     """
     path = sqlite_file(url)
     if path is not None and not path.exists():
@@ -153,7 +153,7 @@ def require_current(url: str | URL | Engine) -> None:
 
 
 def check(url: str | URL) -> list[str]:
-    """How the database differs from what this version declares; an empty list is clean.
+    """Differences between the database and this version's schema; an empty list is clean.
 
     WorkError where SQLite finds its file damaged, UsageError for a database made before 0.1.0.
     """
@@ -212,7 +212,7 @@ def _state(connection: Connection) -> DatabaseState:
 
 @contextmanager
 def _reading(url: str | URL | Engine) -> Iterator[Connection]:
-    """A connection to a database that is there; one line where it cannot be read."""
+    """A connection to an existing database; a one-line error where it cannot be read."""
     if isinstance(url, Engine):
         with _readable(url) as connection:
             yield connection
@@ -228,7 +228,7 @@ def _reading(url: str | URL | Engine) -> Iterator[Connection]:
 
 @contextmanager
 def _readable(engine: Engine) -> Iterator[Connection]:
-    """A connection that reads; one line where the file or the server does not let it."""
+    """A read-only connection; a one-line error where file or server does not allow it."""
     try:
         with engine.execution_options(**{READ_ONLY_OPTION: True}).connect() as connection:
             yield connection
@@ -247,7 +247,7 @@ def _readable(engine: Engine) -> Iterator[Connection]:
 
 
 def _refuse_damage(connection: Connection, shown: str) -> None:
-    """WorkError with what SQLite finds wrong with its own pages."""
+    """WorkError with the damage that SQLite's quick check finds."""
     if connection.dialect.name != "sqlite":
         return
     found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
@@ -266,7 +266,7 @@ def _refuse_unreleased(state: DatabaseState, shown: str) -> None:
 
 
 def _first_line(error: DatabaseError) -> str:
-    """What the driver said, without the statement and the lines of advice."""
+    """First line of the driver's message, without statement and advice."""
     return str(error.orig).strip().split("\n", maxsplit=1)[0]
 
 
@@ -318,7 +318,7 @@ def _present_triggers(connection: Connection) -> set[str]:
 def opened(database_url: URL, create: bool = False) -> Iterator[Engine]:
     """A study's database: migrated first if `create`, else required to be current.
 
-    Raises WorkError, inside the block too, where the database refuses: disk full, connection lost.
+    Raises WorkError, also inside the block, where the database fails: disk full, connection lost.
     """
     with doing(f"opening {shown_url(database_url)}"):
         if create:

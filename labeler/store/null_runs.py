@@ -1,4 +1,4 @@
-"""Null runs of a comparison: written once, the newest of each kind read."""
+"""Stores null runs of a comparison, and reads the newest of each kind."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from labeler import __version__
 from labeler.store.schema import Comparison, LatentSet, NullResult, NullResultChange, Run
 
 NullKind = Literal["seed", "permuted", "noise"]
-"""`seed`: crosscoders of the same models with other seeds; `permuted`: sides dealt at random;
-`noise`: a model against a noisy copy of itself, where latents are counted, not verdicts."""
+"""`seed`: crosscoders of the same models with other seeds; `permuted`: sides assigned at random;
+`noise`: a model against a noisy copy of itself, which counts latents instead of verdicts."""
 
 
 @dataclass(frozen=True)
 class NullChange:
-    """One category under the null: what changes come out where nothing differs."""
+    """Changes of one category under the null, where nothing differs."""
 
     category: str
     low: float | None
     """2.5% quantile of the percentage change over the draws; None = undefined."""
     high: float | None
-    """97.5% quantile, percent; None beside a `low` = infinite."""
+    """97.5% quantile, percent; None next to a `low` = infinite."""
     share_as_far: float | None
     """Share of the draws whose change lies at least as far from zero as the result's."""
 
@@ -36,7 +36,7 @@ class NullRun:
 
     kind: NullKind
     title: str
-    """What was drawn, in a few words."""
+    """Description of the draws."""
     n_draws: int
     n_called: int
     """Verdicts `up` or `down` over all draws and categories, every one of them false."""
@@ -64,16 +64,16 @@ def add_null_run(
 
 
 _COLUMNS = ("kind", "title", "n_draws", "n_called", "n_tested")
-"""What a null run and its row share."""
+"""Columns that a null run and its row share."""
 
 
 def read_null_runs(
     session: Session, comparison: Comparison, denominator: str = "labelled", test: str = "fisher"
 ) -> tuple[NullRun, ...]:
-    """The newest run of each kind that speaks of the comparison as it is now.
+    """The newest run of each kind that is valid for the comparison as it is now.
 
-    A run from before its latents were isolated is of other latents, and one with another
-    denominator or test counts other verdicts: such runs stay in the database and out of a report.
+    A run from before the current isolation has other latents, and one with another denominator or
+    test has other verdicts. Such runs stay in the database but not in a report.
     """
     query = (
         select(NullResult)

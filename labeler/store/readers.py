@@ -1,4 +1,4 @@
-"""The PostgreSQL role under which questions are asked: it may read and nothing else."""
+"""The PostgreSQL role for `difflens sql`, which can only read."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ INSUFFICIENT_PRIVILEGE = "42501"
 def make_reader(url: str | URL, users: Sequence[str] = ()) -> str:
     """Create the role `<database>_reader`, or renew its rights; returns its name.
 
-    It cannot log in: `difflens sql` takes it on within a transaction, where the URL's user is one
-    of its members. The URL's user becomes one, and so do `users`, who may be others than the
-    administrator that makes roles. UsageError for SQLite, which has no roles, where the URL's user
-    may not create one, and for a user that is not there.
+    The role cannot log in: `difflens sql` assumes it within a transaction, for which the URL's user
+    must be a member. The URL's user and `users` become members. UsageError for SQLite, which has no
+    roles, where the URL's user may not create one, and for an unknown user.
     """
     if parse_url(url).get_backend_name() != "postgresql":
         raise UsageError("db reader: SQLite has no roles; questions open its file read-only")
@@ -56,7 +55,7 @@ def _make(connection: Connection, users: Sequence[str]) -> str:
         f"GRANT USAGE ON SCHEMA {place} TO {role}",
         f"GRANT SELECT ON ALL TABLES IN SCHEMA {place} TO {role}",
     ]
-    # Tables of later versions are made by those who own today's.
+    # Default privileges cover tables that the present owner creates later.
     owners = connection.execute(
         text("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = :schema"),
         {"schema": schema},
@@ -72,7 +71,7 @@ def _make(connection: Connection, users: Sequence[str]) -> str:
 
 
 def _mend(error: ProgrammingError, url: str | URL) -> str:
-    """What to do where the study's user may not make roles."""
+    """Advice where the study's user may not create roles."""
     if getattr(error.orig, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
         return ""
     user = parse_url(url).username or "USER"

@@ -33,13 +33,13 @@ from labeler.store.taxonomies import category_ids
 
 @dataclass(frozen=True)
 class Decision:
-    """What a reviewer decided about one latent, having seen `base_revision` of their stream."""
+    """A reviewer's decision on one latent, based on `base_revision` of their stream."""
 
     latent_id: int
     taxonomy_version_id: int
     reviewer: str
     base_revision: int
-    """Newest revision of this reviewer's stream when the page or file was made; 0 = none."""
+    """Newest revision of the reviewer's stream when the page or file was made; 0 = none."""
     action: str
     """accept, set, none, uninterpretable, skip or undo."""
     categories: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ class Decision:
 
 
 class RevisionConflictError(WorkError):
-    """The reviewer's stream has moved on since the decision was based on it."""
+    """The reviewer's stream has a revision newer than the decision's base."""
 
     def __init__(self, decision: Decision, current_revision: int) -> None:
         self.decision = decision
@@ -99,18 +99,18 @@ def stream_revision(
 def record_decision(session: Session, decision: Decision) -> ReviewEvent:
     """Append a decision as revision `base_revision` + 1 and refresh the effective labels.
 
-    RevisionConflictError when the stream has moved on; UsageError for a decision that says
-    nothing valid. Nothing is written then.
+    RevisionConflictError where the stream has a newer revision; UsageError for an invalid
+    decision. Nothing is written then.
     """
     (event_id,) = record_decisions(session, [decision])
     return session.get_one(ReviewEvent, event_id)
 
 
 def record_decisions(session: Session, decisions: Sequence[Decision]) -> list[int]:
-    """Append decisions, one a stream, in one step; returns the ids of their events.
+    """Append decisions, one per stream, in one step; returns the ids of their events.
 
-    They are one act, which is undone as one.
-    Raises as `record_decision` does, for the first decision at fault. Nothing is written then.
+    They form one act, which is undone together. Raises like `record_decision` for the first invalid
+    decision. Nothing is written then.
     """
     streams = _streams(session, decisions)
     rows = [_event_row(decision, streams[_stream_key(decision)]) for decision in decisions]
@@ -163,7 +163,7 @@ def _streams(session: Session, decisions: Sequence[Decision]) -> dict[StreamKey,
 
 
 def _event_row(decision: Decision, stream: Sequence[ReviewEvent]) -> dict[str, Any]:
-    """Column -> value of a decision's event; RevisionConflictError for a stale base."""
+    """Columns of a decision's event; RevisionConflictError for a stale base."""
     newest = stream[-1].revision if stream else 0
     if newest != decision.base_revision:
         raise RevisionConflictError(decision, newest)
@@ -178,7 +178,7 @@ def _event_row(decision: Decision, stream: Sequence[ReviewEvent]) -> dict[str, A
 def _insert_events(
     session: Session, decisions: Sequence[Decision], rows: list[dict[str, Any]]
 ) -> list[int]:
-    """Insert the events; RevisionConflictError where another writer was faster."""
+    """Insert the events; RevisionConflictError where another writer was first."""
     if not rows:
         return []
     statement = insert(ReviewEvent).returning(ReviewEvent.id, sort_by_parameter_order=True)
@@ -204,14 +204,14 @@ def _category_ids(session: Session, decision: Decision) -> list[int]:
     known = category_ids(session, decision.taxonomy_version_id)
     for slug in decision.categories:
         if slug not in known:
-            raise UsageError(f"category {slug!r}: not in the taxonomy version in force")
+            raise UsageError(f"category {slug!r}: not in the active taxonomy version")
     if len(set(decision.categories)) < len(decision.categories):
         raise UsageError(f"categories {', '.join(decision.categories)}: one is named twice")
     return [known[slug] for slug in decision.categories]
 
 
 def _accepted(session: Session, decision: Decision) -> list[int]:
-    """Category ids of the label that is accepted, in the order of their rank."""
+    """Category ids of the accepted label, by rank."""
     label = (
         session.get(JudgeLabel, decision.based_on_judge_label_id)
         if decision.based_on_judge_label_id is not None
@@ -237,7 +237,7 @@ def _accepted(session: Session, decision: Decision) -> list[int]:
 
 
 def _restored(stream: Sequence[ReviewEvent]) -> int | None:
-    """Which decision stands again when the one that stands now is undone."""
+    """The decision that an undo of the current one restores."""
     acts = [event for event in stream if event.action != "skip"]
     standing: list[int | None] = [None]
     for event in acts:
@@ -251,7 +251,7 @@ def _restored(stream: Sequence[ReviewEvent]) -> int | None:
 
 @dataclass(frozen=True)
 class AuditPlace:
-    """Where a latent stands in the draw in force."""
+    """A latent's position in the active draw."""
 
     side: str
     position: int
@@ -261,7 +261,7 @@ class AuditPlace:
 def draw_audit(
     session: Session, comparison_id: int, side: str, size: int, seed: int, drawn_by: str
 ) -> AuditDraw:
-    """Draw `size` latents of a side (all of them, where it has fewer) and put the draw in force.
+    """Draw `size` latents of a side, or all where it has fewer, and make the draw active.
 
     UsageError for a size below 1, an unknown side, or a side without latents.
     """
@@ -296,7 +296,7 @@ def draw_audit(
     return draw
 
 
-def draws_in_force(session: Session, comparison_id: int) -> dict[str, AuditDraw]:
+def active_draws(session: Session, comparison_id: int) -> dict[str, AuditDraw]:
     """The newest draw of each side that has one."""
     newest = (
         select(func.max(AuditDraw.id))
@@ -308,9 +308,9 @@ def draws_in_force(session: Session, comparison_id: int) -> dict[str, AuditDraw]
 
 
 def audit_places(session: Session, comparison_id: int) -> Mapping[int, AuditPlace]:
-    """Every latent of the draws in force, by its id."""
+    """Every latent of the active draws, by its id."""
     places: dict[int, AuditPlace] = {}
-    for draw in draws_in_force(session, comparison_id).values():
+    for draw in active_draws(session, comparison_id).values():
         members = session.execute(
             select(AuditMember.latent_id, AuditMember.position).where(
                 AuditMember.audit_draw_id == draw.id
@@ -323,7 +323,7 @@ def audit_places(session: Session, comparison_id: int) -> Mapping[int, AuditPlac
 
 
 def _population(session: Session, comparison_id: int, side: str) -> list[int]:
-    """Latent ids of a side, in an order that the database does not choose."""
+    """Latent ids of a side, sorted."""
     if side not in ("target", "reference"):
         raise UsageError(f"audit side: {side!r} is neither target nor reference")
     comparison = session.get_one(Comparison, comparison_id)

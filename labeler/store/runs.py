@@ -35,9 +35,11 @@ def begin_run(
     code_version: str = __version__,
     parent_run_id: int | None = None,
 ) -> int:
-    """The id of a running run: the newest of its kind goes on if it is unfinished and has the
-    same key, config and version; else a new one, so that of two results the later has the
-    higher id. No password of a URL in the config is stored.
+    """Begin a run and return its id.
+
+    The newest run of the kind continues where it is unfinished and has the same key, config and
+    version. Else a new run begins, so that later results have higher ids. Passwords in URLs of the
+    config are not stored.
     """
     config = masked_values(config)
     newest = session.execute(
@@ -69,11 +71,11 @@ def finish_run(
 ) -> None:
     """Record how a run ended: `done`, `failed` or `interrupted`.
 
-    Of several workers in one run the one that finished it counts, not one that gave up later.
+    With several workers in one run, `done` is not replaced by a later failure.
     """
     run = session.get(Run, run_id)
     if run is None or (run.status == "done" and status != "done"):
-        # A run whose beginning was rolled back has no end either.
+        # The beginning of the run was rolled back: there is nothing to finish.
         return
     run.status = status
     run.finished_at = utc_now()
@@ -82,7 +84,7 @@ def finish_run(
 
 
 def first_run_day(session: Session) -> date | None:
-    """The UTC day of the study's first run, of whatever kind; None before it."""
+    """UTC day of the study's first run of any kind; None without runs."""
     started: datetime | None = session.execute(select(func.min(Run.started_at))).scalar_one()
     return started.astimezone(UTC).date() if started is not None else None
 
@@ -96,19 +98,19 @@ def latest_done_run(session: Session, kind: str, stage_key: str | None = None) -
 
 
 def runs_broken_off(session: Session, kinds: Sequence[str]) -> list[int]:
-    """Runs of these kinds that are `running` although no worker has a piece of them in hand."""
+    """Runs of these kinds with status `running` in which no worker holds a claim."""
     query = select(Run.id).where(Run.kind.in_(kinds), Run.status == "running").order_by(Run.id)
     at_work = runs_at_work(session)
     return [run_id for run_id in session.execute(query).scalars() if run_id not in at_work]
 
 
 LEASE_S = 60.0
-"""Seconds after which a claim that nobody renewed is another worker's to take."""
+"""Seconds after which another worker may take a claim that was not renewed."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A process (and a batch in it) that claims work; `name` is what the claims bear."""
+    """A process, and a batch in it, that claims work; `name` is stored with its claims."""
 
     machine: str
     process: int
@@ -117,7 +119,7 @@ class Worker:
 
     @property
     def name(self) -> str:
-        """Everything that tells two workers apart."""
+        """Unique name of the worker."""
         return f"{self.machine}/{self.process}/{self.started}/{self.batch}"
 
     @classmethod
@@ -136,7 +138,7 @@ class Claims:
     lease_s: float = LEASE_S
 
     def take(self, session: Session, stage: str, keys: Iterable[str]) -> set[str]:
-        """Claim requests that nobody else has in hand; returns those that are this worker's."""
+        """Claim requests that no other worker holds; returns this worker's claims."""
         taken: set[str] = set()
         until = _now(session) + timedelta(seconds=self.lease_s)
         for part in chunks(sorted(set(keys))):
@@ -147,7 +149,7 @@ class Claims:
         return taken
 
     def give_back(self, session: Session, stage: str, keys: Iterable[str]) -> None:
-        """Drop claims: their requests are answered, or will not be asked."""
+        """Drop claims whose requests are answered or will not be sent."""
         for part in chunks(sorted(set(keys))):
             session.execute(
                 delete(WorkItem)
@@ -168,7 +170,7 @@ class Claims:
         )
 
     def renew(self, session: Session) -> None:
-        """Start every lease of this worker anew."""
+        """Renew every lease of this worker."""
         session.execute(
             update(WorkItem)
             .where(WorkItem.claimed_by == self.worker.name)
@@ -196,7 +198,7 @@ class Claims:
     def _take_over(
         self, session: Session, stage: str, keys: list[str], until: datetime
     ) -> set[str]:
-        """Claims that ran out, or whose process on this machine is gone; locked ones are left."""
+        """Claims that expired or whose local process has ended; locked rows are skipped."""
         now = _now(session)
         rows = session.execute(
             select(WorkItem.id, WorkItem.item_key, WorkItem.claimed_by, WorkItem.claimed_until)
@@ -225,7 +227,7 @@ class Claims:
 
 
 def runs_at_work(session: Session) -> set[int]:
-    """Runs of which a worker, on this machine or elsewhere, has a piece in hand."""
+    """Runs in which a worker, on this machine or elsewhere, holds a claim."""
     query = select(WorkItem.run_id, WorkItem.claimed_by).where(
         WorkItem.claimed_until > _now(session)
     )
@@ -233,7 +235,7 @@ def runs_at_work(session: Session) -> set[int]:
 
 
 def _now(session: Session) -> datetime:
-    """The database server's clock where there is one: workers' own clocks may differ."""
+    """The database server's time where there is one, because workers' clocks may differ."""
     if session.get_bind().dialect.name != "postgresql":
         return utc_now()
     moment: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
@@ -257,7 +259,7 @@ def _is_gone(name: str | None) -> bool:
 
 
 def _machine() -> str:
-    """This machine, this start of it, and its space of process numbers (containers)."""
+    """Identifies this machine, its boot and its PID namespace (containers)."""
     parts = [socket.gethostname().replace("/", "-")]
     boot, space = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     if boot.is_file():
@@ -268,7 +270,7 @@ def _machine() -> str:
 
 
 def _started(process: int) -> str:
-    """When a process started, in ticks since the machine did; `0` where that is not known."""
+    """Start of a process in ticks since boot; `0` where unknown."""
     try:
         words = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2]
     except OSError:

@@ -1,4 +1,4 @@
-"""Writing scores of explanations, and the explanations that are shuffled."""
+"""Writes scores of explanations, and shuffled explanations as controls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labeler.store.schema import Explanation, ExplanationScore, ScoreCall, Shuff
 
 
 def add_score(session: Session, score: ExplanationScore, call_ids: Collection[int]) -> bool:
-    """Write a score with the calls it was counted from, unless the newest one says the same."""
+    """Write a score with the calls it was counted from, unless the newest one is equal."""
     newest = session.execute(
         select(ExplanationScore)
         .where(
@@ -41,7 +41,7 @@ def add_score(session: Session, score: ExplanationScore, call_ids: Collection[in
 def shuffled_explanation(
     session: Session, run_id: int, latent_id: int, source: Explanation
 ) -> Explanation:
-    """The control explanation that puts the words of `source` under another latent."""
+    """The control explanation with the text of `source` for another latent."""
     known = session.execute(
         select(Explanation)
         .join(ShuffledExplanation, ShuffledExplanation.explanation_id == Explanation.id)
@@ -60,7 +60,7 @@ def shuffled_explanation(
 
 
 def _says(newest: ExplanationScore, score: ExplanationScore) -> bool:
-    """Whether a score says the same, whenever and in whatever run it was written."""
+    """Whether two scores are equal apart from time and run."""
     columns = set(ExplanationScore.__table__.columns.keys()) - {"id", "run_id", "created_at"}
     return all(getattr(newest, name) == getattr(score, name) for name in columns)
 

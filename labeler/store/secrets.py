@@ -1,7 +1,7 @@
-"""What must not be printed or stored: passwords and keys, wherever they stand in a text.
+"""Masks passwords and keys in text, before it is printed or stored.
 
-`masked` is for any text. `Secrets` knows the values of one call and stands between the program
-and the terminal: no line that reaches stderr repeats them, whoever wrote it.
+`masked` works on any text. `Secrets` knows the secret values of one call and removes them from
+everything that is written to stderr.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from urllib.parse import quote, unquote
 
 MASK = "***"
 SHORTEST_VALUE = 4
-"""Characters below which a value is masked in URLs only: masking every "pw" garbles a line."""
+"""Shorter values, in characters, are masked in URLs only: masking every "pw" garbles a line."""
 LARGEST_STUDY = 1_000_000
 _NAME = r"[\w.-]*(?:passw|passphrase|pwd|secret|token|api[_-]?key|apikey|credential)[\w.-]*"
 _SECRET_NAME = re.compile(rf"(?i)^(?:{_NAME}|key|auth|sig|signature)$")
 _IN_USER = re.compile(r"""(://[^\s:/@'"]*):(?!\d+(?:[/?\#\s]|$))[^\s'"]*@""")
-"""User and password before a host; a port before a slash is none."""
+"""User and password before a host; a port before a slash is not a password."""
 _IN_QUERY = re.compile(rf"""(?i)([?&;](?:{_NAME}|key|auth|sig|signature)=)[^&\s'"\#]*""")
 _IN_WORDS = re.compile(
     r"""(?i)\b((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+?(?=;?(?:[\s&]|$)))"""
@@ -59,10 +59,10 @@ def masked_values(value: Any) -> Any:
 
 @dataclass(frozen=True, repr=False)
 class Secrets:
-    """The secret values of one call of the program."""
+    """The secret values of one run of the program."""
 
     values: tuple[str, ...]
-    """The longest first, so that none is left over from a part of it."""
+    """Longest first, so that no part of a longer value remains."""
 
     @classmethod
     def of_call(cls, arguments: Sequence[str], environment: Mapping[str, str]) -> Secrets:
@@ -81,14 +81,14 @@ class Secrets:
 
     @classmethod
     def of(cls, values: Iterable[str]) -> Secrets:
-        """These values, and how a URL writes them."""
+        """These values, also in their URL-encoded form."""
         known = {value.strip() for value in values}
         known |= {form(value) for value in known for form in (unquote, _quoted)}
         kept = {value for value in known if len(value) >= SHORTEST_VALUE and value != MASK}
         return cls(tuple(sorted(kept, key=lambda value: (-len(value), value))))
 
     def masked(self, text: str) -> str:
-        """The text without the values; part of a longer word is not one."""
+        """The text without the values; a match inside a longer word is kept."""
         text = masked(text)
         for value in self.values:
             if value in text:
@@ -97,7 +97,7 @@ class Secrets:
 
 
 class MaskedStream:
-    """A text stream that writes nothing secret; in all else the stream that it stands for."""
+    """A text stream that masks secrets and otherwise behaves like the wrapped stream."""
 
     def __init__(self, stream: TextIO, secrets: Secrets) -> None:
         self._stream = stream
@@ -114,7 +114,7 @@ class MaskedStream:
             self.write(line)
 
     def __getattr__(self, name: str) -> Any:
-        """Everything else is the stream's own."""
+        """Delegate everything else to the stream."""
         return getattr(self._stream, name)
 
 
@@ -139,7 +139,7 @@ def _after(arguments: Sequence[str], option: str) -> list[str]:
 
 
 def _studies(arguments: Sequence[str]) -> list[str]:
-    """The text of the study files among the arguments; what cannot be read says nothing."""
+    """The text of the study files among the arguments; unreadable files are skipped."""
     texts = []
     for argument in arguments:
         if not argument.endswith(".toml"):

@@ -1,4 +1,4 @@
-"""Taxonomy versions in the database, and what became of categories from one to a later one."""
+"""Taxonomy versions in the database, and the mappings of categories between them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from taxonomy.tree import Taxonomy
 ADDED_NOTE = "categories added by an import"
 """Note of a version that only adds categories to its parent."""
 ACCEPTED_NOTE = "accepted: "
-"""How the note of a version begins that a person accepted in the place of its parent."""
+"""Start of the note of a version that a person accepted to replace its parent."""
 INDUCED_NOTE = "accepted as induced: "
-"""How the note of a version begins that was made from explanations and follows no other."""
+"""Start of the note of a version that was induced from explanations and has no parent."""
 
 
 def ensure_taxonomy_version(
@@ -89,7 +89,7 @@ def category_ids(session: Session, taxonomy_version_id: int) -> dict[str, int]:
 
 
 def current_version(session: Session, taxonomy: Taxonomy) -> TaxonomyVersion:
-    """The newest version that was accepted in the place of this taxonomy, or its own."""
+    """The newest version that follows this taxonomy, or its own version."""
     return newest_in_line(session, ensure_taxonomy_version(session, taxonomy))
 
 
@@ -100,7 +100,7 @@ def find_version(session: Session, taxonomy: Taxonomy) -> TaxonomyVersion | None
 
 
 def newest_in_line(session: Session, version: TaxonomyVersion) -> TaxonomyVersion:
-    """The newest version that follows this one step by step, by an import or a decision."""
+    """The newest version that follows this one through imports or decisions."""
     while True:
         newer = session.execute(
             select(TaxonomyVersion)
@@ -118,7 +118,7 @@ def newest_in_line(session: Session, version: TaxonomyVersion) -> TaxonomyVersio
 
 
 def newest_induced(session: Session) -> TaxonomyVersion | None:
-    """The version in force of the newest taxonomy that was made from explanations."""
+    """The active version of the newest taxonomy that was made from explanations."""
     first = session.execute(
         select(TaxonomyVersion)
         .where(TaxonomyVersion.note.startswith(INDUCED_NOTE))
@@ -136,7 +136,7 @@ def versions(session: Session) -> list[TaxonomyVersion]:
 def add_categories(
     session: Session, version: TaxonomyVersion, slugs: Sequence[str]
 ) -> TaxonomyVersion:
-    """A new version that has these categories too; `current_version` finds it from then on."""
+    """A new version with these further categories, which `current_version` returns from then on."""
     added = load_version(session, version.id).with_added(slugs)
     newer = ensure_taxonomy_version(session, added, parent_version_id=version.id)
     if newer.note is None and not newer.frozen:
@@ -164,18 +164,18 @@ def _category_row(
 
 @dataclass(frozen=True)
 class Carrying:
-    """How labels of one version become labels of a later one."""
+    """Mapping of labels from one version to a later one."""
 
     targets: dict[int, int]
     """Old category id -> new category id, for categories whose labels stay."""
     keeps_none: bool
-    """False where the later version has leaves that nobody had to choose from before."""
+    """False where the later version has new leaves."""
     is_in_line: bool
     """Whether the later version follows the older one by recorded steps."""
 
 
 def record_mappings(session: Session, old_version_id: int, new_version_id: int, edit: Edit) -> None:
-    """Write what became of every category of the old version, once."""
+    """Write the mapping of every category of the old version, once."""
     old, new = category_ids(session, old_version_id), category_ids(session, new_version_id)
     known = session.execute(
         select(CategoryMapping.id)
@@ -215,7 +215,7 @@ def map_same_categories(session: Session, old_version_id: int, new_version_id: i
 
 
 def carrying(session: Session, old_version_id: int, new_version_id: int) -> Carrying:
-    """How labels go from one version to another: step by step where the versions are in line.
+    """Mapping of labels between versions, step by step where one follows the other.
 
     Versions that do not follow each other share the categories of equal slug.
     """
@@ -234,7 +234,7 @@ def carrying(session: Session, old_version_id: int, new_version_id: int) -> Carr
 
 
 def same_slugs(session: Session, old_version_id: int, new_version_id: int) -> Carrying:
-    """How labels go to a version with the very same categories, whatever lies in between."""
+    """Mapping of labels to a version with the same categories, whatever lies in between."""
     targets = _equal_slugs(session, old_version_id, new_version_id)
     return Carrying(targets, keeps_none=True, is_in_line=True)
 
@@ -257,7 +257,7 @@ def _equal_slugs(session: Session, old_version_id: int, new_version_id: int) -> 
 
 
 def _step(session: Session, new_version_id: int) -> dict[int, int]:
-    """What was recorded of the step that made a version, for categories whose labels stay."""
+    """Recorded mapping of one step, for categories whose labels stay."""
     rows = session.execute(
         select(CategoryMapping.from_category_id, CategoryMapping.to_category_id)
         .join(Category, Category.id == CategoryMapping.to_category_id)
@@ -276,7 +276,7 @@ def _adds_leaves(session: Session, version_id: int, step: dict[int, int]) -> boo
 
 
 def _targets(slugs: Sequence[str], ids: Mapping[str, int]) -> list[int | None]:
-    """The new categories of an old one; one None where it has none."""
+    """The new categories of an old one; [None] where it has none."""
     return [ids[slug] for slug in slugs] or [None]
 
 
@@ -288,7 +288,7 @@ _WORDS = {
 
 
 def missing_category_hint(session: Session, taxonomy_version_id: int, slug: str) -> str:
-    """Where an unknown slug went, if an earlier version had it; else the nearest there is."""
+    """Hint for an unknown slug: what it became, else the nearest slug."""
     told = _fate(session, taxonomy_version_id, slug)
     if told is not None:
         return told
@@ -296,7 +296,7 @@ def missing_category_hint(session: Session, taxonomy_version_id: int, slug: str)
 
 
 def renames_since(session: Session, taxonomy_version_id: int) -> dict[str, dict[str, str]]:
-    """Hash of each earlier version -> its slugs that are other ones now, with these."""
+    """Hash of each earlier version -> its renamed slugs, old to new."""
     found: dict[str, dict[str, str]] = {}
     now: dict[str, str] = {}
     for before, after in reversed(list(pairwise(_line(session, taxonomy_version_id)))):
@@ -341,7 +341,7 @@ def _line(session: Session, taxonomy_version_id: int) -> list[TaxonomyVersion]:
 
 
 def _steps(session: Session, before_id: int, after_id: int) -> list[tuple[str, str, str | None]]:
-    """Old slug, kind and new slug of what was recorded of one step."""
+    """Old slug, kind and new slug of each recorded change of one step."""
     old, new = aliased(Category), aliased(Category)
     rows = session.execute(
         select(old.slug.label("old"), CategoryMapping.kind, new.slug.label("new"))

@@ -37,7 +37,7 @@ _NEW_IN_A_COPY = frozenset(
 
 
 def move_comparison(session: Session, comparison_id: int, taxonomy_version_id: int) -> bool:
-    """Put a later version in force, carrying labels and decisions; False where it is already."""
+    """Make a later version active, carrying labels and decisions; False where it is already."""
     setting = current_setting(session, comparison_id)
     if setting is None or setting.taxonomy_version_id == taxonomy_version_id:
         return False
@@ -66,12 +66,12 @@ def members_of(session: Session, comparison_id: int) -> list[int]:
 def carry_labels(
     session: Session, old_version_id: int, new_version_id: int, latent_ids: Collection[int]
 ) -> int:
-    """Copy the newest labels and the standing decisions of latents to a later version.
+    """Copy the newest labels and the current decisions of latents to a later version.
 
-    Carried is what the recorded mappings carry (same, renamed, merged, moved); a label one of whose
-    categories was split or dropped stays behind, and so does `none` where the later version has
-    leaves that nobody had to choose from before. Latents that the new version already has labels or
-    decisions for keep those. Refresh the effective labels afterwards. Returns how many rows.
+    The recorded mappings same, renamed, merged and moved are carried. A label stays behind where
+    one of its categories was split or dropped, and so does `none` where the later version has new
+    leaves. Latents with labels or decisions under the new version keep those. Refresh the effective
+    labels afterwards. Returns the number of rows.
     """
     way = carrying(session, old_version_id, new_version_id)
     freeze_version(session, new_version_id)
@@ -86,7 +86,7 @@ def carry_labels(
 def carry_decisions(
     session: Session, old_version_id: int, new_version_id: int, latent_ids: Collection[int]
 ) -> int:
-    """Copy the standing decisions alone: for a version whose labels the judge gives afresh."""
+    """Copy only the current decisions, for a version that the judge labels again."""
     way = carrying(session, old_version_id, new_version_id)
     freeze_version(session, new_version_id)
     return sum(
@@ -103,9 +103,9 @@ def carry_back(
     latent_ids: Collection[int],
     undecided: Collection[int],
 ) -> None:
-    """Copy labels of `latent_ids`, and standing decisions of `undecided`, the given way.
+    """Copy labels of `latent_ids` and current decisions of `undecided` by the given mapping.
 
-    For a version that takes up an earlier one's categories. Refresh the effective labels
+    For a version that restores an earlier one's categories. Refresh the effective labels
     afterwards.
     """
     freeze_version(session, new_version_id)
@@ -148,7 +148,7 @@ def _carry_judge_labels(
         categories = _categories_of_label(session, label.id)
         if key in taken or any(row.category_id not in way.targets for row in categories):
             continue
-        # Nobody can ask an import again: what it said of fewer choices is all there will be.
+        # An import cannot be asked again: its `none` is kept although there are new leaves.
         if label.outcome == "none" and not way.keeps_none and label.judge_id not in imports:
             continue
         copy = JudgeLabel(
@@ -223,7 +223,7 @@ def _carry_event(
     way: Carrying,
     labels: dict[int, int],
 ) -> bool:
-    """Copy one decision; an accepted label that stays behind is decided in its own words."""
+    """Copy one decision; an accepted label that is not carried becomes a decision of its own."""
     rows = session.execute(
         select(ReviewEventCategory)
         .where(ReviewEventCategory.review_event_id == event.id)
@@ -270,7 +270,7 @@ def _decides_none(session: Session, event: ReviewEvent) -> bool:
 
 
 def _first_of_each(way: Carrying, categories: Iterable[tuple[int, Row]]) -> dict[int, Row]:
-    """New category id -> the first of the old ones that became it, in their order."""
+    """New category id -> the first old category that became it."""
     found: dict[int, Row] = {}
     for category_id, row in categories:
         found.setdefault(way.targets[category_id], row)
@@ -287,7 +287,7 @@ def _categories_of_label(session: Session, label_id: int) -> list[JudgeLabelCate
 
 
 def latents_under(session: Session, taxonomy_version_id: int) -> dict[str, int]:
-    """Slug -> latents whose primary category it is, or was when the version was last in force."""
+    """Slug -> latents whose primary category it is, or was when the version was last active."""
     slugs = {
         row.id: row.slug
         for row in session.execute(

@@ -69,7 +69,7 @@ def trigger_names(dialect: str) -> set[str]:
 
 
 def drop_triggers(connection: Connection) -> None:
-    """Drop every trigger of this module, whichever release made it."""
+    """Drop every trigger of this module, of any release."""
     if connection.dialect.name == "sqlite":
         names = connection.execute(
             text("SELECT name FROM sqlite_master WHERE type = 'trigger' AND name LIKE :prefix"),

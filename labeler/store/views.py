@@ -1,7 +1,7 @@
 """The registry of views: the contract for people who write SQL.
 
-Views are no part of a migration: they are dropped before and made again after every upgrade,
-because SQLite refuses to rebuild a table that a view reads.
+Views are not part of a migration. They are dropped before every upgrade and created again after
+it, because SQLite refuses to rebuild a table that a view reads.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ VIEWS: tuple[View, ...] = (
     *robustness.VIEWS,
     *scores.VIEWS,
 )
-"""All views, in an order in which they can be made."""
+"""All views, in an order in which they can be created."""
 
 _FINGERPRINT = "v_definitions"
-"""A view of one row: the hash of the views and triggers that are installed."""
+"""A view with one row: the hash of the installed views and triggers."""
 
 
 @dataclass(frozen=True)
 class ForeignView:
-    """A view that somebody else made in the database."""
+    """A user's own view in the database."""
 
     name: str
     statement: str
@@ -69,7 +69,7 @@ def drop_views(connection: Connection) -> list[ForeignView]:
 
 
 def restore_foreign_views(connection: Connection, views: list[ForeignView]) -> None:
-    """Make other people's views again, in the order in which they were made."""
+    """Create users' own views again, in their original order."""
     for view in views:
         connection.exec_driver_sql(view.statement)
 

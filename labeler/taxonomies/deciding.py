@@ -1,4 +1,4 @@
-"""What a person decides: a proposal accepted, categories renamed, merged, split, restored."""
+"""Decisions on a taxonomy: accept a proposal; rename, merge, split and restore categories."""
 
 from __future__ import annotations
 
@@ -48,26 +48,24 @@ from taxonomy.tree import Taxonomy, next_version
 
 @dataclass(frozen=True)
 class Decided:
-    """What a decision did; nothing where `changed` is False."""
+    """Result of a decision; nothing was done where `changed` is False."""
 
     changed: bool
     version: str
     changes: tuple[CategoryEdit, ...] = ()
     added: tuple[str, ...] = ()
     n_kept: int = 0
-    """Latents whose label or decision is in force under the new version too."""
+    """Latents whose label or decision is active under the new version too."""
     n_back: int = 0
     """Latents that go back to the judge and to review."""
     n_undecided: int = 0
-    """Latents that lose a person's decision, as its category is gone; a judge's label may stand
-    there.
-    """
+    """Latents that lose a reviewer's decision because its category is gone."""
 
     def summary(self) -> str:
         """The result in words."""
         if not self.changed:
-            return f"nothing to do: {self.version} is in force already"
-        words = [f"{self.version} is in force"]
+            return f"nothing to do: {self.version} is active already"
+        words = [f"{self.version} is active"]
         told = [change for change in self.changes if change.kind != "same"]
         words += [f"{change.slug} {_became(change)}" for change in told]
         if self.added:
@@ -82,10 +80,10 @@ class Decided:
 
 
 def accept(engine: Engine, study: StudyFile, path: Path, unread: bool = False) -> Decided:
-    """Put the version of a proposal in the place of the one it follows.
+    """Replace the active version by a proposal that follows it.
 
-    UsageError where it follows another version than the one in force, or none although the study
-    maps to one.
+    UsageError where the proposal follows another version, or none although the study has a fixed
+    taxonomy.
     """
     return accept_proposal(engine, study, load_proposal(path), path.name, unread)
 
@@ -102,12 +100,12 @@ def accept_proposal(
         tree = load_version(session, version.id)
         if content_of(proposal.taxonomy) == content_of(tree):
             if proposal.based_on.sha256 == version.sha256:
-                _refuse_idle_changes(proposal, tree, source)
+                _refuse_unmade_changes(proposal, tree, source)
             return Decided(False, _title(version))
         if proposal.based_on.sha256 != version.sha256:
             raise UsageError(
                 f"{source}: follows {proposal.based_on.name} {proposal.based_on.version}, and "
-                f"{_title(version)} is in force; write a new one by `difflens taxonomy show "
+                f"{_title(version)} is active; write a new one by `difflens taxonomy show "
                 "--format yaml` or `propose`, and carry your edits over"
             )
         if proposal.taxonomy.version == tree.version:
@@ -119,8 +117,8 @@ def accept_proposal(
         )
 
 
-def _refuse_idle_changes(proposal: Proposal, tree: Taxonomy, source: str) -> None:
-    """UsageError where `changes` speaks of what `categories` leaves as it is."""
+def _refuse_unmade_changes(proposal: Proposal, tree: Taxonomy, source: str) -> None:
+    """UsageError where `changes` names a change that `categories` does not make."""
     try:
         proposal.edit_of(tree)
     except InputError as error:
@@ -136,7 +134,7 @@ def _refuse_idle_changes(proposal: Proposal, tree: Taxonomy, source: str) -> Non
 def rename(
     engine: Engine, study: StudyFile, slug: str, new_slug: str, name: str | None = None
 ) -> Decided:
-    """Give a category another slug or title."""
+    """Give a category a new slug or title."""
 
     def is_done(session: Session, tree: Taxonomy) -> bool:
         return slug not in tree and _became_before(session, slug, new_slug, tree)
@@ -148,7 +146,7 @@ def rename(
 
 
 def merge(engine: Engine, study: StudyFile, slugs: Sequence[str], into: str) -> Decided:
-    """Make one category of several."""
+    """Merge several categories into one."""
 
     def is_done(session: Session, tree: Taxonomy) -> bool:
         gone = [slug for slug in slugs if slug != into]
@@ -156,7 +154,7 @@ def merge(engine: Engine, study: StudyFile, slugs: Sequence[str], into: str) -> 
             slug not in tree and _became_before(session, slug, into, tree) for slug in gone
         )
 
-    def merged(tree: Taxonomy) -> Edit:
+    def merge_checked(tree: Taxonomy) -> Edit:
         if into in tree and into not in slugs:
             raise InputError(
                 f"{into!r} is a category already and none of those to be merged; name it among"
@@ -165,12 +163,12 @@ def merge(engine: Engine, study: StudyFile, slugs: Sequence[str], into: str) -> 
         return edits.merge(tree, slugs, into)
 
     return _decide(
-        engine, study, f"merge {' '.join(slugs)} into {into}", slugs, is_done, merged
+        engine, study, f"merge {' '.join(slugs)} into {into}", slugs, is_done, merge_checked
     )  # fmt: skip
 
 
 def split(engine: Engine, study: StudyFile, slug: str, into: Sequence[str]) -> Decided:
-    """Put several categories in the place of one."""
+    """Replace one category by several."""
 
     def is_done(session: Session, tree: Taxonomy) -> bool:
         return all(
@@ -210,7 +208,7 @@ def _decide(
 
 
 def required_version(session: Session, study: StudyFile) -> TaxonomyVersion:
-    """The version in force; UsageError where none is induced yet."""
+    """The active version; UsageError where none is induced yet."""
     version = study_version(session, study)
     if version is None:
         raise UsageError(
@@ -250,7 +248,8 @@ def apply_edit(
 ) -> Decided:
     """Store the new version with its mappings, and move every comparison to it.
 
-    `before_moving` gets the new version and each comparison's id: what it carries over stays.
+    `before_moving` is called with the new version and each comparison's id; labels that it carries
+    are kept.
     """
     new = ensure_taxonomy_version(session, edit.taxonomy, parent_version_id=version.id)
     if not new.frozen:
@@ -284,7 +283,7 @@ def _n_labelled(session: Session, comparison_ids: Sequence[int]) -> int:
 
 
 def _decided(session: Session, comparison_ids: Sequence[int]) -> set[tuple[int, int]]:
-    """Comparison and latent wherever a person's decision is in force."""
+    """(comparison, latent) of every active decision of a reviewer."""
     query = select(EffectiveLabel.comparison_id, EffectiveLabel.latent_id).where(
         EffectiveLabel.comparison_id.in_(comparison_ids), EffectiveLabel.source == "human"
     )
@@ -298,7 +297,7 @@ def _became_before(
     tree: Taxonomy,
     kinds: Sequence[str] = ("renamed", "merged"),
 ) -> bool:
-    """Whether an earlier decision made `into`, which is still there, of `slug`."""
+    """Whether an earlier decision turned `slug` into `into`, which still exists."""
     old, new = aliased(Category), aliased(Category)
     query = (
         select(CategoryMapping.id)
@@ -333,11 +332,11 @@ def _became(change: CategoryEdit) -> str:
 
 
 def restore(engine: Engine, study: StudyFile, name: str) -> Decided:
-    """Put the categories of an earlier version in force again, as a new version.
+    """Make the categories of an earlier version active again, as a new version.
 
-    Labels and decisions of the earlier version come back where nobody decided on the latent since;
-    later decisions are carried by equal slug. UsageError for a version that the one in force does
-    not follow.
+    Labels and decisions of the earlier version are restored where there is no later decision on the
+    latent; later decisions are carried by equal slug. UsageError for a version that the active one
+    does not follow.
     """
     with write_session(engine) as session:
         now = required_version(session, study)
@@ -346,7 +345,7 @@ def restore(engine: Engine, study: StudyFile, name: str) -> Decided:
         title = f"{earlier.name} {earlier.version}"
         if line is None:
             raise UsageError(
-                f"taxonomy restore: {now.name} {now.version}, which is in force, does not follow"
+                f"taxonomy restore: {now.name} {now.version}, which is active, does not follow"
                 f" {title}; `difflens taxonomy show --versions` lists what follows what"
             )
         tree, old = load_version(session, now.id), load_version(session, earlier.id)
@@ -373,9 +372,10 @@ def restore(engine: Engine, study: StudyFile, name: str) -> Decided:
 
 
 def _edit(now: Taxonomy, new: Taxonomy, renamed: Mapping[str, str]) -> Edit:
-    """What becomes of the present categories: renamed ones get their name back.
+    """The edit from the present categories to the earlier ones.
 
-    What the earlier version lacks otherwise is dropped. `renamed`: earlier slug -> present slug.
+    Renamed categories get their earlier slug; others that the earlier version lacks are dropped.
+    `renamed`: earlier slug -> present slug.
     """
     earlier = {present: old for old, present in renamed.items() if old in new}
     gone = [
@@ -389,7 +389,7 @@ def _edit(now: Taxonomy, new: Taxonomy, renamed: Mapping[str, str]) -> Edit:
 
 
 def _decided_since(session: Session, version_ids: list[int]) -> set[int]:
-    """Latents on which somebody decided under one of these versions."""
+    """Latents with a reviewer's own decision under one of these versions."""
     query = select(ReviewEvent.latent_id).where(
         ReviewEvent.taxonomy_version_id.in_(version_ids), ReviewEvent.carried_from_id.is_(None)
     )

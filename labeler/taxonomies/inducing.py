@@ -1,4 +1,4 @@
-"""`taxonomy propose`: categories made from explanations, named by the judge or their own words."""
+"""`taxonomy propose`: induces categories from explanations; the judge or their terms name them."""
 
 from __future__ import annotations
 
@@ -39,40 +39,40 @@ Mode = Literal["induce", "residual"]
 MOST_PROTOTYPES = 6
 SHOWN_MEMBERS = 3
 KNOWN_SIMILARITY = 0.5
-"""Cosine of two descriptions from which a new category is compared with one there is."""
+"""Cosine of two descriptions from which a new category is compared with an existing one."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A proposal with what it was made from."""
+    """A proposal and the data that it was made from."""
 
     proposal: Proposal
     notes: Mapping[str, tuple[str, ...]]
-    """Slug -> what its category was made from."""
+    """Slug -> notes on the explanations of its category."""
     n_explanations: int
     n_left_out: int
     n_categories: int
     distance: float
     named_by: str
     known: tuple[str, ...]
-    """Made categories that are ones there are already; they are left out of the proposal."""
+    """Induced categories that exist already; they are left out of the proposal."""
 
 
 @dataclass(frozen=True)
 class DraftRequest:
-    """What a proposal is made from, and how."""
+    """Input and settings of a proposal."""
 
     mode: Mode
     comparison_ids: tuple[int, ...]
     current: Taxonomy | None
-    """The version in force; None where a taxonomy is made from nothing."""
+    """The active version; None where a taxonomy is made from nothing."""
     config: InductionConfig = field(default_factory=InductionConfig)
 
 
 def make_draft(
     engine: Engine, judge: Judge, embedder: Embedder, run_id: int, request: DraftRequest
 ) -> Draft | None:
-    """Make a proposal, or None where no category came out: too few explanations are alike."""
+    """Make a proposal; None without any category, because too few explanations are alike."""
     with read_session(engine) as session:
         found = _explanations(session, judge, request)
     texts = [explanation.text for explanation in found]
@@ -110,7 +110,7 @@ def make_draft(
 
 
 def _explanations(session: Session, judge: Judge, request: DraftRequest) -> list[Explanation]:
-    """Interpretable explanations of the comparisons' latents; for `residual` those of `none`."""
+    """Interpretable explanations of the comparisons; for `residual` those labelled none."""
     identity = judge.identity
     judge_id = session.execute(
         select(JudgeRow.id).where(
@@ -130,7 +130,7 @@ def _explanations(session: Session, judge: Judge, request: DraftRequest) -> list
 def _without_known(
     induction: Induction, current: Taxonomy, embedder: Embedder, namer: JudgeNamer | TermNamer
 ) -> tuple[Induction, tuple[str, ...]]:
-    """Leave out categories that are, by the namer's word, the nearest one that there is."""
+    """Leave out categories that the namer considers equal to the nearest existing one."""
     leaves = current.leaves()
     names = [category.name for category in induction.categories]
     if not names:
@@ -165,7 +165,7 @@ def _without_known(
 def _prototypes(
     session: Session, latent_ids: Sequence[int], category: InducedCategory
 ) -> tuple[str, ...]:
-    """Texts on which the members fire; without evidence, the explanations themselves."""
+    """Texts on which the members fire; without evidence, explanations."""
     found: list[str] = []
     for latent_id in latent_ids:
         windows = [
@@ -190,7 +190,7 @@ def _taxonomy(
 def _notes(
     taxonomy: Taxonomy, induction: Induction, texts: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
-    """What each new leaf was made from; new leaves come in the order in which they were written."""
+    """Notes on the explanations of each new leaf."""
     by_name: dict[str, list[int]] = {}
     for row, category in enumerate(induction.categories):
         by_name.setdefault(" ".join(category.name.name.split()), []).append(row)
@@ -214,13 +214,13 @@ PROPOSAL_NAME = "taxonomy-proposal.yaml"
 
 @dataclass(frozen=True)
 class Proposed:
-    """What became of a wish for a proposal; `path` is None where no category came out."""
+    """Result of `propose`; `path` is None without any category."""
 
     path: Path | None
     draft: Draft | None
     accept_command: str = ""
     needs: str = ""
-    """The setting without which the study does not accept it."""
+    """The setting that the study needs to accept the proposal."""
 
     def summary(self) -> str:
         """The result in words."""
@@ -248,7 +248,7 @@ def draft_of(
     run_id: int,
     mode: Mode,
 ) -> Draft | None:
-    """Make a proposal from the explanations that the database holds; None where nothing came."""
+    """Make a proposal from the stored explanations; None without any category."""
     section = study.config.taxonomy
     seed = study.config.study.seed
     with read_session(engine) as session:
@@ -273,14 +273,14 @@ def draft_of(
 
 
 def write_draft(study: StudyFile, draft: Draft | None, output: Path | None = None) -> Proposed:
-    """Write a proposal where a person finds it.
+    """Write a proposal next to the study, or to `output`.
 
-    The same text again changes nothing; UsageError where another one, maybe edited, is there.
+    UsageError where the file exists with another text, perhaps edited.
     """
     if draft is None:
         return Proposed(None, None)
     path = (study.folder / PROPOSAL_NAME) if output is None else output
-    command = f"difflens taxonomy accept {study.path.name} {_beside(path, study)}"
+    command = f"difflens taxonomy accept {study.path.name} {_shown_path(path, study)}"
     text = proposal_text(draft.proposal, command, draft.notes)
     if path.exists():
         if path.read_text(encoding="utf-8") != text:
@@ -297,6 +297,6 @@ def write_draft(study: StudyFile, draft: Draft | None, output: Path | None = Non
     return Proposed(path, draft, command, 'taxonomy.mode = "induce"' if is_own else "")
 
 
-def _beside(path: Path, study: StudyFile) -> str:
+def _shown_path(path: Path, study: StudyFile) -> str:
     resolved = path.resolve()
     return resolved.name if resolved.parent == study.folder else str(path)

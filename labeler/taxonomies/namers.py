@@ -1,4 +1,4 @@
-"""Who names clusters and says which are one: the study's judge, or the words themselves."""
+"""Names clusters and decides merges: by the study's judge, or by contrastive terms."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from taxonomy.tree import CategoryName
 
 TERMS_IN_A_NAME = 3
 SAME_TERMS = 0.5
-"""Share of two names' terms in common from which the words say that two categories are one."""
+"""Share of common terms in two names from which their categories are equal."""
 
 
 class JudgeNamer:
-    """Asks the judge; every call is a row, and what was answered is not asked again."""
+    """Asks the judge; every call is recorded, and an answered request is not sent again."""
 
     def __init__(self, engine: Engine, judge: Judge, run_id: int) -> None:
         self._judge = judge
@@ -32,11 +32,11 @@ class JudgeNamer:
 
     @property
     def name(self) -> str:
-        """Who names."""
+        """Name of the judge."""
         return self._judge.identity.name
 
     def names(self, tasks: Sequence[NamingTask]) -> list[CategoryName | None]:
-        """A name for each task; WorkError where the judge names nothing at all."""
+        """A name for each task; WorkError where the judge names none of them."""
         calls = self._ask([name_request(task) for task in tasks])
         found = [
             CategoryName(**call.parsed) if call.parsed and call.parsed["name"].strip() else None
@@ -47,7 +47,7 @@ class JudgeNamer:
         return found
 
     def merges(self, tasks: Sequence[PairTask]) -> list[bool]:
-        """Whether the two of each task are one; two without an answer stay two."""
+        """Whether the two categories of each task are equal; False without an answer."""
         calls = self._ask([merge_request(task) for task in tasks])
         return [call.parsed is not None and bool(call.parsed["same"]) for call in calls]
 
@@ -55,10 +55,10 @@ class JudgeNamer:
         return asyncio.run(self._ask_all(requests))
 
     async def _ask_all(self, requests: Sequence[JudgeRequest]) -> list[StoredCall]:
-        places = asyncio.Semaphore(self._judge.concurrency)
+        slots = asyncio.Semaphore(self._judge.concurrency)
 
         async def one(request: JudgeRequest) -> StoredCall:
-            async with places:
+            async with slots:
                 found = self._store.find(request)
                 return found if found is not None else await self._ask_one(request)
 
@@ -68,30 +68,30 @@ class JudgeNamer:
             await self._judge.aclose()
 
     async def _ask_one(self, request: JudgeRequest) -> StoredCall:
-        ended: list[StoredCall] = []
+        calls: list[StoredCall] = []
 
         async def record(reply: JudgeReply) -> None:
-            ended.append(self._store.record(request, reply, None))
+            calls.append(self._store.record(request, reply, None))
 
         await self._judge.ask(request, record)
-        return ended[-1]
+        return calls[-1]
 
 
 class TermNamer:
-    """Names a cluster by the words that its members have and the outsiders lack.
+    """Names a cluster by contrastive terms, without a judge.
 
-    It is no judge and understands nothing: a word counts by the share of members that hold it minus
-    the share of outsiders that do. Two categories are one where their names share most words.
+    A word's score is the share of members with it minus the share of outsiders with it. Two
+    categories are equal where their names share at least half of their words.
     """
 
     name = "contrastive terms"
 
     def names(self, tasks: Sequence[NamingTask]) -> list[CategoryName | None]:
-        """The most telling words of each task; None where the members hold no word."""
+        """The best terms of each task; None where the members have no word."""
         return [self._name(task) for task in tasks]
 
     def merges(self, tasks: Sequence[PairTask]) -> list[bool]:
-        """Whether half of the words of both names together are the same."""
+        """Whether the two names share at least half of their words."""
         return [_shared(task.first.name, task.second.name) >= SAME_TERMS for task in tasks]
 
     def _name(self, task: NamingTask) -> CategoryName | None:
@@ -105,7 +105,7 @@ class TermNamer:
 
 
 def contrastive_terms(members: Sequence[str], outsiders: Sequence[str], n: int = 6) -> list[str]:
-    """Words by the share of members that hold them minus that of outsiders, best first."""
+    """Words by their share of members minus their share of outsiders, best first."""
     from sklearn.feature_extraction.text import CountVectorizer
 
     vectorizer = CountVectorizer(
@@ -123,7 +123,7 @@ def contrastive_terms(members: Sequence[str], outsiders: Sequence[str], n: int =
 
 
 def namer_of(engine: Engine, judge: Judge, run_id: int) -> JudgeNamer | TermNamer:
-    """The judge where it can name; the evidence judge can not, so its clusters get their words."""
+    """The judge where it can name clusters, else contrastive terms (evidence judge)."""
     if judge.identity.endpoint_kind == "evidence":
         return TermNamer()
     return JudgeNamer(engine, judge, run_id)

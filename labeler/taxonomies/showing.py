@@ -1,4 +1,4 @@
-"""What a taxonomy version holds, and what lies between two versions."""
+"""Shows taxonomy versions and the changes between them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from taxonomy.proposal import Proposal, follow, proposal_text, taxonomy_text
 from taxonomy.tree import Taxonomy
 
 DIFF_COLUMNS = ("kind", "category", "to", "latents_before", "latents_after")
-"""Latents whose primary category was the old one under the old version, and is one of the new ones
-under the new version; `latents_after` is NULL for a file, which nobody has labelled by yet."""
+"""`latents_before` and `latents_after` count primary categories under the old and the new version;
+`latents_after` is NULL for a file, which has no labels yet."""
 
 
 def taxonomy_rows(session: Session, study: StudyFile, name: str | None = None) -> QueryResult:
-    """Categories, one row each, with the latents that have them as primary category in force.
+    """Categories, one row each, with the latents that have them as active primary category.
 
-    Of an earlier version, by its name, with the latents that had them under it.
+    With `name`, the categories of an earlier version with its latents.
     """
     version = stored_version(session, study)
     tree = version_tree(session, study, name)
@@ -44,7 +44,7 @@ def taxonomy_rows(session: Session, study: StudyFile, name: str | None = None) -
 
 
 def version_tree(session: Session, study: StudyFile, name: str | None) -> Taxonomy:
-    """The categories of a version; without a name those in force."""
+    """The categories of a version; without a name those of the active one."""
     if name is None:
         return tree_of(session, study)
     current = stored_version(session, study)
@@ -54,7 +54,7 @@ def version_tree(session: Session, study: StudyFile, name: str | None) -> Taxono
 
 
 def taxonomy_yaml(session: Session, study: StudyFile, name: str | None = None) -> str:
-    """A version as a file: the one in force can be edited and accepted."""
+    """A version as a file: the active one can be edited and accepted."""
     if name is not None:
         return taxonomy_text(version_tree(session, study, name))
     tree = tree_of(session, study)
@@ -78,10 +78,10 @@ def version_rows(session: Session) -> QueryResult:
 def diff_rows(
     session: Session, study: StudyFile, old: str | None = None, new: str | None = None
 ) -> QueryResult:
-    """What became of the categories from one version to another, or to a file.
+    """Changes of the categories from one version to another, or to a file.
 
-    Without names: from the version before to the one in force. One name: from the one in force to
-    it, where it is a file, else from it to the one in force. Unchanged categories are left out.
+    Without names, from the previous to the active version. With one name, from the active version
+    to that file, or from that version to the active one. Unchanged categories are left out.
     """
     current = stored_version(session, study)
     if current is None:
@@ -111,7 +111,7 @@ def _to_file(session: Session, version: TaxonomyVersion, path: Path) -> QueryRes
 
 def _between_stored(session: Session, old: TaxonomyVersion, new: TaxonomyVersion) -> QueryResult:
     if load_version(session, old.id).categories == load_version(session, new.id).categories:
-        # What was restored is not told as dropped and added.
+        # A restored version has no changes, although its steps dropped and added categories.
         return QueryResult(DIFF_COLUMNS, (), truncated=False)
     line = line_between(session, old.id, new.id) or [old, new]
     edit = _step(session, line[0], line[1]) if len(line) > 1 else None
@@ -140,7 +140,7 @@ def _step(session: Session, old: TaxonomyVersion, new: TaxonomyVersion) -> Edit:
 
 
 def _recorded(session: Session, old: TaxonomyVersion, new: TaxonomyVersion) -> list[CategoryEdit]:
-    """What was recorded of the step between two versions, beside what stayed the same."""
+    """Recorded changes of the step between two versions."""
     names = {
         row.id: row.slug
         for row in session.execute(
@@ -190,7 +190,7 @@ def _rows(
 
 
 def _latents(session: Session, version: TaxonomyVersion | None) -> dict[str, int]:
-    """Latents whose primary category in force is this one."""
+    """Slug -> latents with this active primary category."""
     if version is None:
         return {}
     query = (
@@ -205,9 +205,9 @@ def _latents(session: Session, version: TaxonomyVersion | None) -> dict[str, int
 def named_version(
     session: Session, current: TaxonomyVersion, name: str, verb: str = "diff"
 ) -> TaxonomyVersion:
-    """The version of that label, of the present taxonomy where there are several.
+    """The version with that name, preferably of the current taxonomy.
 
-    UsageError, which names `verb`, where there is none.
+    UsageError, which names `verb`, for an unknown name.
     """
     found = [
         each for each in versions(session) if name in (each.version, f"{each.name} {each.version}")

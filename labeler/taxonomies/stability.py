@@ -1,7 +1,7 @@
-"""`taxonomy stability`: the labelling in force against other ways to arrive at one.
+"""`taxonomy stability`: compares the active labelling with reruns.
 
-Nobody is asked: subsamples of latents, clusters of the stored explanations at several distances,
-the judge's stored repeats, and labels of low confidence taken for none.
+Reruns need no judge: subsamples of latents, clusters of the stored explanations at several
+distances, the judge's stored repeats, and labels of low confidence counted as none.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from taxonomy.stability import (
 )
 
 DISTANCES = (0.9, 1.0, 1.1)
-"""Cluster distances that are tried, as multiples of the study's."""
+"""Cluster distances of the reruns, as multiples of the study's."""
 CONFIDENCES = (0.3, 0.5, 0.7, 0.9)
-"""Confidences below which a label is taken for none."""
+"""Confidences below which a label counts as none."""
 
 
 @dataclass(frozen=True)
 class StabilityPlan:
-    """How often things are done again."""
+    """Number and settings of the reruns."""
 
     n_subsamples: int = 20
     share: float = 0.8
@@ -58,7 +58,7 @@ class StabilityPlan:
 
 @dataclass(frozen=True)
 class ComparisonStability:
-    """What reruns make of one comparison."""
+    """Stability of one comparison over the reruns."""
 
     comparison: str
     reruns: tuple[RerunSummary, ...]
@@ -67,7 +67,7 @@ class ComparisonStability:
 
 @dataclass(frozen=True)
 class _Members:
-    """The latents of a comparison with their labels in force, aligned."""
+    """The latents of a comparison with their active labels, aligned."""
 
     latent_ids: tuple[int, ...]
     is_target: tuple[bool, ...]
@@ -79,7 +79,7 @@ class _Members:
 def comparison_stability(
     session: Session, comparison: Comparison, embedder: Embedder, plan: StabilityPlan
 ) -> ComparisonStability | None:
-    """Do the labelling of a comparison again in every way; None where nothing is labelled."""
+    """Rerun the labelling of a comparison in every way; None where nothing is labelled."""
     setting = current_setting(session, comparison.id)
     if setting is None:
         return None
@@ -215,12 +215,12 @@ def _clusterings(
         kept = np.sort(generator.choice(len(rows), round(plan.share * len(rows)), replace=False))
         tree = average_linkage(table[kept])
         for factor in DISTANCES:
-            tried = min(2.0, distance * factor)
-            labels = _cluster_labels(tree.cut(tried).tolist(), plan.min_members)
+            rerun_distance = min(2.0, distance * factor)
+            labels = _cluster_labels(tree.cut(rerun_distance).tolist(), plan.min_members)
             found: list[str | None] = [None] * len(members.primary)
             for place, label in zip(kept.tolist(), labels, strict=True):
                 found[rows[place]] = label
-            setting = f"distance {tried:.3f}, seed {plan.seed}.{number}"
+            setting = f"distance {rerun_distance:.3f}, seed {plan.seed}.{number}"
             yield Rerun(
                 "clustering", setting, tuple(found), (1,) * len(found), names_are_categories=False
             )

@@ -1,4 +1,4 @@
-"""The verbs of `difflens taxonomy` on a study."""
+"""The subcommands of `difflens taxonomy` on a study."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _SIGNS = {1: "up", -1: "down", 0: "same", None: None}
 
 
 def current_taxonomy(study: StudyFile) -> Taxonomy:
-    """The categories that the study works with; without a database, those of its file."""
+    """The study's categories; without a database, those of its file."""
     path = sqlite_file(study.database_url)
     if path is not None and not path.is_file():
         return study_taxonomy(study)
@@ -61,13 +61,13 @@ def version_taxonomy(study: StudyFile, version: str) -> Taxonomy:
 
 
 def show(study: StudyFile, version: str | None = None) -> QueryResult:
-    """Categories in force, or of a version, with their latents."""
+    """Active categories, or those of a version, with their latents."""
     with _engine(study) as engine, read_session(engine) as session:
         return taxonomy_rows(session, study, version)
 
 
 def show_yaml(study: StudyFile, version: str | None = None) -> str:
-    """The version in force as a file to edit and accept, or an earlier one to read."""
+    """The active version as a file to edit and accept, or an earlier one to read."""
     with _engine(study) as engine, read_session(engine) as session:
         return taxonomy_yaml(session, study, version)
 
@@ -79,13 +79,13 @@ def show_versions(study: StudyFile) -> QueryResult:
 
 
 def diff(study: StudyFile, old: str | None = None, new: str | None = None) -> QueryResult:
-    """What became of the categories from one version, or file, to another."""
+    """Changes of the categories from one version to another, or to a file."""
     with _engine(study) as engine, read_session(engine) as session:
         return diff_rows(session, study, old, new)
 
 
 def propose(study: StudyFile, mode: Mode | None = None, output: Path | None = None) -> Proposed:
-    """Make a proposal from the explanations and write it beside the study."""
+    """Make a proposal from the explanations and write it next to the study."""
     require_embedding(study)
     wanted: Mode = mode or ("induce" if study.config.taxonomy.mode == "induce" else "residual")
     with _engine(study) as engine:
@@ -102,7 +102,7 @@ def propose(study: StudyFile, mode: Mode | None = None, output: Path | None = No
 
 
 def accept(study: StudyFile, path: Path) -> Decided:
-    """Put the version of a proposal in force."""
+    """Make the version of a proposal active."""
     with _engine(study) as engine:
         return deciding.accept(engine, study, path)
 
@@ -126,7 +126,7 @@ def split(study: StudyFile, slug: str, into: Sequence[str]) -> Decided:
 
 
 def restore(study: StudyFile, version: str) -> Decided:
-    """Put the categories of an earlier version in force again."""
+    """Make the categories of an earlier version active again."""
     with _engine(study) as engine:
         return restoring.restore(engine, study, version)
 

@@ -1,4 +1,4 @@
-"""Which taxonomy version a study works with."""
+"""Finds the taxonomy version of a study."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from labeler.study.study_file import StudyFile, study_taxonomy
 from taxonomy.tree import Taxonomy
 
 UNREAD = " (nobody read it)"
-"""How the note of a version ends that was accepted by `taxonomy.accept = "auto"`."""
+"""End of the note of a version that was accepted by `taxonomy.accept = "auto"`."""
 
 
 def study_version(session: Session, study: StudyFile) -> TaxonomyVersion | None:
-    """The version to map to, stored if it was not; None where it has yet to be induced."""
+    """The version to map to, stored if new; None where it is not induced yet."""
     if study.config.taxonomy.mode == "induce":
         return newest_induced(session)
     return current_version(session, study_taxonomy(study))
 
 
 def stored_version(session: Session, study: StudyFile) -> TaxonomyVersion | None:
-    """The same without writing anything; None where no such version is stored."""
+    """The version to map to, without writing; None where none is stored."""
     if study.config.taxonomy.mode == "induce":
         return newest_induced(session)
     found = find_version(session, study_taxonomy(study))
@@ -35,15 +35,15 @@ def stored_version(session: Session, study: StudyFile) -> TaxonomyVersion | None
 
 
 def tree_of(session: Session, study: StudyFile) -> Taxonomy:
-    """The categories that the study works with: as stored, else as its file or the seed says."""
+    """The study's categories: the stored version, else its file or the seed taxonomy."""
     version = stored_version(session, study)
     return study_taxonomy(study) if version is None else load_version(session, version.id)
 
 
 def taxonomy_input(session: Session, study: StudyFile) -> dict[str, str | None]:
-    """What of the taxonomy decides the labels: mode, file, and what a person accepted since.
+    """The taxonomy's part of the stage key: mode, file, and the version that a person accepted.
 
-    A version that was accepted unread is a product of the stage, not an input.
+    A version that was accepted automatically is a product of the stage, not an input.
     """
     version = stored_version(session, study)
     while version is not None and (version.note or "").endswith(UNREAD):

@@ -33,7 +33,7 @@ def assert_names(line: str, *words: str | Path) -> None:
 
 
 def sides(database: Path) -> list[tuple[Any, ...]]:
-    """Every label in force."""
+    """Every active label."""
     with closing(sqlite3.connect(database)) as connection:
         query = "SELECT side, latent_id, category FROM v_effective_label ORDER BY 1, 2, 3"
         return connection.execute(query).fetchall()

@@ -65,7 +65,7 @@ def study_in(folder: Path, tree: dict[str, object] | None, extra: str = "") -> P
 
 
 def labels(path: Path) -> dict[int, str | None]:
-    """Primary category in force of each latent."""
+    """Active primary category of each latent."""
     rows = Study.open(path).sql("select latent_index, category from v_effective_label where rank=1")
     return dict(rows.rows)
 

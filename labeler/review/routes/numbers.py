@@ -10,7 +10,7 @@ from labeler.review.progress import read_progress
 from labeler.review.queue_index import change_rows, reviewed_rows
 from labeler.review.routes.queue import names_of
 from labeler.review.table import QueueTable
-from labeler.store.reviews import draw_audit, draws_in_force
+from labeler.store.reviews import active_draws, draw_audit
 
 DEFAULT_DRAW = 60
 """Latents a side from which on the corrected estimates are steadier than the plain ones."""
@@ -61,7 +61,7 @@ def show_audit(asked: Asked) -> Page:
             "audit.html.j2",
             "audit",
             table,
-            draws=draws_in_force(session, table.setting.comparison_id),
+            draws=active_draws(session, table.setting.comparison_id),
             left=int((table.hidden(asked.reviewer)).sum()),
             sizes=_sizes(table),
             size=min(DEFAULT_DRAW, max(_sizes(table).values())),

@@ -1,4 +1,4 @@
-"""What every table shares: names of constraints, UTC times, text that both databases accept."""
+"""Shared parts of the tables: names of constraints, UTC times, text for both databases."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def utc_now() -> datetime:
 
 
 def new_act() -> str:
-    """A name for one act of a reviewer that no other act has; decisions of one act share it."""
+    """A unique id for one act of a reviewer; the decisions of one act share it."""
     return uuid.uuid4().hex
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment in UTC; SQLite keeps no zone, so it is removed on the way in and put back."""
+    """A time in UTC; SQLite stores no zone, so it is removed on writing and added on reading."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -83,7 +83,7 @@ class FreeText(TypeDecorator[str]):
 
 
 class OneOf(TypeDecorator[str]):
-    """Text out of a list that only the code knows: the database has no CHECK of it.
+    """Text from a list that only the code knows: the database has no CHECK for it.
 
     So a longer list needs no migration. Writing another value raises ValueError.
     """
@@ -96,7 +96,7 @@ class OneOf(TypeDecorator[str]):
         self.values = tuple(values)
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """Refuse a value that is not in the list."""
+        """Reject a value that is not in the list."""
         if value is not None and value not in self.values:
             raise ValueError(f"{value!r} is not one of {', '.join(self.values)}")
         return value

@@ -29,7 +29,7 @@ class Prompt(Base):
 
 
 class Judge(Base):
-    """Who judges: name, model, kind of endpoint, and parameters."""
+    """A judge: name, model, kind of endpoint, and parameters."""
 
     __tablename__ = "judge"
     __table_args__ = (UniqueConstraint("name", "model", "endpoint_kind", "params_sha256"),)
@@ -44,7 +44,7 @@ class Judge(Base):
 
 
 class JudgeParameters(Base):
-    """How a judge's server wants to be asked, as its first request found out; the newest counts.
+    """Request parameters of a judge's server, found by its first request; the newest row counts.
 
     No part of the judge's identity, so that what is found out makes no answer another judge's.
     """
@@ -60,7 +60,7 @@ class JudgeParameters(Base):
 
 
 class JudgeCall(Base):
-    """One call that ended, with the judge's raw words."""
+    """One finished call, with the judge's raw answer."""
 
     __tablename__ = "judge_call"
     __table_args__ = (
@@ -89,7 +89,7 @@ class JudgeCall(Base):
 
 
 class WorkItem(Base):
-    """A claim of a worker on a piece of work: the one table that is mutable by nature."""
+    """A worker's claim on a request; rows of this table are updated and deleted."""
 
     __tablename__ = "work_item"
     __table_args__ = (UniqueConstraint("stage", "item_key"), Index(None, "run_id", "status"))
@@ -105,7 +105,7 @@ class WorkItem(Base):
 
 
 class Explanation(Base):
-    """What a judge (or an imported file) says a latent stands for; never changed."""
+    """A latent's explanation by a judge or an imported file; never changed."""
 
     __tablename__ = "explanation"
     __table_args__ = (Index(None, "latent_id", "judge_id"), Index(None, "run_id"))
@@ -119,12 +119,12 @@ class Explanation(Base):
     interpretable: Mapped[bool] = mapped_column(default=True)
     confidence: Mapped[float | None]
     is_control: Mapped[bool] = mapped_column(default=False)
-    """The explanation of another latent, shuffled in to measure the judge."""
+    """True for another latent's explanation, added as a control of the judge."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
 class ExplanationScore(Base):
-    """How well an explanation predicts evidence that it never saw."""
+    """How well an explanation predicts held-out evidence."""
 
     __tablename__ = "explanation_score"
     __table_args__ = (Index(None, "explanation_id"),)
@@ -138,7 +138,7 @@ class ExplanationScore(Base):
     ci_low: Mapped[float | None]
     ci_high: Mapped[float | None]
     n_asked: Mapped[int]
-    """Examples put to the judge."""
+    """Examples that the judge was asked about."""
     n_parsed: Mapped[int]
     """Examples with a usable answer; the counts below are of these."""
     n_positive: Mapped[int | None]
@@ -185,9 +185,9 @@ class JudgeLabelCategory(Base):
     category_id: Mapped[int] = mapped_column(ForeignKey("category.id"))
     confidence: Mapped[float | None]
     quote: Mapped[str | None] = mapped_column(FreeText)
-    """Words of the evidence or the explanation; what the judge invented stays in its call."""
+    """Quote from the evidence or the explanation; an invented one is only in the call."""
     quote_found: Mapped[bool | None]
-    """False where the judge quoted words that are in neither; NULL where it quoted none."""
+    """False where the quote is in neither; NULL without a quote."""
 
 
 class ScoreCall(Base):
@@ -213,9 +213,9 @@ class ShuffledExplanation(Base):
 
 
 class ControlLatent(Base):
-    """A latent that is specific to no side, as dense as the specific one it is matched with.
+    """A latent shared by both models, matched in density with a specific one.
 
-    The rows of the newest run of a comparison are in force.
+    The rows of the newest run of a comparison are active.
     """
 
     __tablename__ = "control_latent"
@@ -232,7 +232,7 @@ class ControlLatent(Base):
 
 
 class LabelSample(Base):
-    """A further answer of a judge to the same categorisation: it measures agreement, no more."""
+    """A judge's answer to a repeated categorisation, used for agreement only."""
 
     __tablename__ = "label_sample"
     __table_args__ = (
@@ -256,7 +256,7 @@ class LabelSample(Base):
     explanation_id: Mapped[int] = mapped_column(ForeignKey("explanation.id"))
     judge_call_id: Mapped[int] = mapped_column(ForeignKey("judge_call.id"))
     sample: Mapped[int]
-    """From 1; the answer 0 is the judge label itself."""
+    """Counts from 1; sample 0 is the judge label itself."""
     outcome: Mapped[str] = mapped_column(OneOf(LABEL_OUTCOMES))
     category_id: Mapped[int | None] = mapped_column(ForeignKey("category.id"))
     """Primary category, where the outcome is assigned."""

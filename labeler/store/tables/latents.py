@@ -109,7 +109,7 @@ class LatentSet(Base):
     rule: Mapped[str] = mapped_column(String(32))
     rule_params: Mapped[dict[str, Any]] = mapped_column(JSON)
     message: Mapped[str | None] = mapped_column(FreeText)
-    """What the rule saw, in words."""
+    """The rule's observations, in words."""
     run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
@@ -143,11 +143,11 @@ class Comparison(Base):
     reference_set_id: Mapped[int] = mapped_column(ForeignKey("latent_set.id"))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     labels_changed_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    """When an effective label or the membership last changed: later than a report = stale."""
+    """When an effective label or the membership last changed; reports from before are stale."""
 
 
 class ComparisonSetting(Base):
-    """Taxonomy version and judge of a comparison; the newest row is in force."""
+    """Taxonomy version and judge of a comparison; the newest row is active."""
 
     __tablename__ = "comparison_setting"
     __table_args__ = (Index(None, "comparison_id"),)
@@ -171,7 +171,7 @@ class EvidenceDocument(Base):
 
 
 class Evidence(Base):
-    """A window of text for one latent; its half is the one of its document."""
+    """An example of one latent; its half is the one of its document."""
 
     __tablename__ = "evidence"
     __table_args__ = (

@@ -88,7 +88,7 @@ class ReviewEventCategory(Base):
 
 
 class EffectiveLabel(Base):
-    """The label in force of a latent in a comparison, derived and kept current."""
+    """The active label of a latent in a comparison, derived and kept current."""
 
     __tablename__ = "effective_label"
     __table_args__ = (Index(None, "latent_id"),)
@@ -186,21 +186,21 @@ class CategoryChangeStatistic(Base):
     verdict: Mapped[str] = mapped_column(OneOf(VERDICTS, 32))
     printed_change: Mapped[str] = mapped_column(String(32))
     situation: Mapped[str] = mapped_column(String(32))
-    """Where the counts lie: counted, on neither side, only on one side, ..."""
+    """Situation of the counts: counted, on neither side, only on one side, ..."""
     test: Mapped[str] = mapped_column(String(16))
     """fisher, boschloo or score."""
     target_effective: Mapped[float | None]
-    """Number of equally weighted latents as uncertain as the weighted ones."""
+    """Number of equally weighted latents with the same uncertainty as the weighted ones."""
     reference_effective: Mapped[float | None]
     detectable_rise: Mapped[float | None]
-    """Smallest rise in percent that this size could have shown; NULL = none could."""
+    """Smallest rise in percent that these counts could have shown; NULL = none."""
     detectable_fall: Mapped[float | None]
     is_main: Mapped[bool]
-    """The way of counting that the report leads with."""
+    """True for the report's main way of counting."""
 
 
 class AuditDraw(Base):
-    """A simple random sample, without replacement, of one side; the newest one is in force."""
+    """A simple random sample, without replacement, of one side; the newest one is active."""
 
     __tablename__ = "audit_draw"
     __table_args__ = (

@@ -1,4 +1,4 @@
-"""What a report found beside the change itself: judge error taken out, thresholds swept."""
+"""Robustness results of a report: correction of judge errors, threshold sweeps, null runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STABILITIES = ("stable", "unstable", "too few to say")
 
 
 class JudgeCorrection(Base):
-    """Whether a report could take the judge's errors out of a comparison, and from what."""
+    """A report's correction of judge errors in a comparison, or the reason for none."""
 
     __tablename__ = "judge_correction"
     __table_args__ = (
@@ -35,9 +35,9 @@ class JudgeCorrection(Base):
     target_reviewed: Mapped[int]
     """Latents of the side reviewed blind from a random draw."""
     target_judged: Mapped[int]
-    """Latents of the side with a label of the judge in force."""
+    """Latents of the side with a label of the active judge."""
     target_is_whole: Mapped[bool]
-    """Every one of them has a reviewer's decision: nothing is left to correct."""
+    """All of them have a reviewer's decision, so nothing needs correction."""
     reference_reviewed: Mapped[int]
     reference_judged: Mapped[int]
     reference_is_whole: Mapped[bool]
@@ -62,7 +62,7 @@ class CategoryCorrection(Base):
     reference_share_low: Mapped[float]
     reference_share_high: Mapped[float]
     target_judge_share: Mapped[float | None]
-    """What the judge alone says."""
+    """Share by the judge's labels alone."""
     reference_judge_share: Mapped[float | None]
     percent_change: Mapped[float | None]
     ci_low: Mapped[float | None]
@@ -70,18 +70,18 @@ class CategoryCorrection(Base):
     p_value: Mapped[float]
     q_value: Mapped[float]
     target_hits: Mapped[int]
-    """Reviewed latents of the category that the judge puts there too."""
+    """Reviewed latents of the category that the judge assigns to it too."""
     target_positives: Mapped[int]
     """Reviewed latents of the category."""
     target_rejections: Mapped[int]
-    """Reviewed latents outside the category that the judge keeps out too."""
+    """Reviewed latents outside the category that the judge does not assign to it either."""
     target_negatives: Mapped[int]
     reference_hits: Mapped[int]
     reference_positives: Mapped[int]
     reference_rejections: Mapped[int]
     reference_negatives: Mapped[int]
     alike_p: Mapped[float]
-    """p that the judge errs alike on both sides."""
+    """p that the judge's error rates are equal on both sides."""
     alike_q: Mapped[float]
     target_rogan_gladen: Mapped[float | None]
     reference_rogan_gladen: Mapped[float | None]
@@ -108,7 +108,7 @@ class CategorySweep(Base):
     computed_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     category: Mapped[str] = mapped_column(String(200))
     swept: Mapped[str] = mapped_column(String(64))
-    """What the threshold is a threshold of."""
+    """The quantity that the threshold applies to."""
     threshold: Mapped[float]
     target_count: Mapped[int]
     target_total: Mapped[int]
@@ -125,7 +125,7 @@ NULL_KINDS = ("seed", "permuted", "noise")
 
 
 class NullResult(Base):
-    """One null run of a comparison; the newest of each kind is the one that counts."""
+    """One null run of a comparison; the newest of each kind counts."""
 
     __tablename__ = "null_result"
     __table_args__ = (Index(None, "comparison_id"),)

@@ -35,7 +35,7 @@ class Run(Base):
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     parent_run_id: Mapped[int | None] = mapped_column(ForeignKey("run.id"))
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    """What the stage says of its outcome, written when it finishes."""
+    """The stage's result, written when it finishes."""
 
 
 class SubjectModel(Base):
@@ -56,7 +56,7 @@ class SubjectModel(Base):
 
 
 class Corpus(Base):
-    """The text that every model reads, by hash."""
+    """A corpus, by hash."""
 
     __tablename__ = "corpus"
     __table_args__ = (UniqueConstraint("sha256"),)
@@ -113,7 +113,7 @@ class Category(Base):
 
 
 class CategoryMapping(Base):
-    """What became of a category in a later version; NULL where it was dropped."""
+    """Mapping of a category to a later version; NULL where it was dropped."""
 
     __tablename__ = "category_mapping"
     __table_args__ = (UniqueConstraint("from_category_id", "to_category_id"),)

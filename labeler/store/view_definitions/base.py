@@ -1,4 +1,4 @@
-"""What a view is, and the common table expressions that several of them share."""
+"""The class of a view, and the common table expressions that several views share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from labeler.store.outcomes import ANSWERS, sql_list
 
 @dataclass(frozen=True)
 class View:
-    """One view: what it answers, what its columns mean, and its SELECT."""
+    """One view: description, meaning of the columns, and SELECT."""
 
     name: str
     description: str
@@ -31,7 +31,7 @@ setting AS (
   ) AS ranked_setting
   WHERE n = 1
 )"""
-"""The taxonomy version and the judge in force of each comparison."""
+"""The active taxonomy version and judge of each comparison."""
 
 MEMBER = """
 member AS (
@@ -82,7 +82,7 @@ decision AS (
   ) AS ranked_decision
   WHERE n = 1
 )"""
-"""The decision in force: the adjudicated one, else the latest."""
+"""The active decision: the adjudicated one, else the latest."""
 
 _ANSWERS = sql_list(ANSWERS)
 
@@ -103,7 +103,7 @@ verdict AS (
 
 
 LEVEL = "1 = a group, or a leaf without one; 2 = a leaf under a group"
-"""What `level` means wherever a view has it; levels are the families of the q-values."""
+"""Meaning of `level` in every view; levels are the families of the q-values."""
 
 IS_LEAF = "k.id NOT IN (SELECT parent_id FROM category WHERE parent_id IS NOT NULL)"
 """Whether the category `k` is a leaf: none stands below it, at whatever level it is itself."""

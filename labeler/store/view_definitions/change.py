@@ -72,7 +72,7 @@ _STATISTIC_COLUMNS = {
     "parent": "slug of its parent; NULL for a parent itself",
     "level": LEVEL,
     "counting": "primary = primary categories only, any = every category of a latent",
-    "weighting": "what a latent counts: none = 1, frequency = density, mass = density * mean",
+    "weighting": "weight of a latent: none = 1, frequency = density, mass = density * mean",
     "denominator": "labelled, assigned or isolated",
     "target_count": "latents of the target side in the category",
     "target_total": "latents of the target side in the denominator",
@@ -94,11 +94,11 @@ _STATISTIC_COLUMNS = {
     "q_value": "Benjamini-Hochberg over the categories of the same level",
     "verdict": "up, down, too few to say, or no evidence",
     "printed_change": "the change as the report prints it",
-    "situation": "counted, on neither side, only on one side, ...: where formulas break down",
+    "situation": "counted, on neither side, only on one side, ...: special cases of the counts",
     "test": "fisher, boschloo, or score for weighted shares",
-    "target_effective": "equally weighted latents as uncertain as the target's weighted ones",
+    "target_effective": "equally weighted latents with the target's uncertainty",
     "reference_effective": "the same of the reference side",
-    "detectable_rise": "smallest rise in percent that this size could have shown; NULL = none",
+    "detectable_rise": "smallest rise in percent that these counts could have shown; NULL = none",
     "detectable_fall": "smallest fall in percent; NULL = none",
 }
 
@@ -107,7 +107,7 @@ _REPORTED_COLUMNS = {
     **_STATISTIC_COLUMNS,
     "taxonomy_version": "name and version of the taxonomy the report used",
     "report_run_id": "run of the report",
-    "computed_at": "when its counts were read, UTC",
+    "computed_at": "when the counts were read, UTC",
     "is_stale": "an effective label changed after that",
     "is_leaf": LEAF,
 }
@@ -155,7 +155,7 @@ SELECT id AS run_id, kind, status, started_at, finished_at, config_sha256, code_
 
 CATEGORY_CHANGE = View(
     name="v_category_change",
-    description="Counts, shares and percentage change of every category of the version in force.",
+    description="Counts, shares and percentage change of every category of the active version.",
     columns={
         "comparison": "name of the comparison",
         "category": "slug of the category",
@@ -174,14 +174,14 @@ CATEGORY_CHANGE = View(
 )
 CATEGORY_CHANGE_STATISTIC = View(
     name="v_category_change_statistic",
-    description="The newest report's statistics of each comparison, as the report leads with them.",
+    description="The newest report's main statistics of each comparison.",
     columns=_REPORTED_COLUMNS,
     select=_STATISTIC,
 )
 CATEGORY_CHANGE_SENSITIVITY = View(
     name="v_category_change_sensitivity",
-    description="The same, counted in every way: counting x weighting x denominator.",
-    columns={**_REPORTED_COLUMNS, "is_main": "the way of counting that the report leads with"},
+    description="The same in every way of counting: counting x weighting x denominator.",
+    columns={**_REPORTED_COLUMNS, "is_main": "whether this is the report's main way of counting"},
     select=_SENSITIVITY,
 )
 COVERAGE = View(

@@ -1,4 +1,4 @@
-"""Views of labels: the effective one, the same computed afresh, and every judge's."""
+"""Views of labels: the effective ones, the same computed again, and those of every judge."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _EFFECTIVE_COLUMNS = {
     "crosscoder": "name of the crosscoder",
     "latent_index": "index of the latent within its crosscoder",
     "latent_id": "key of the latent",
-    "explanation": "the explanation in force; NULL where there is none",
+    "explanation": "the active explanation; NULL where there is none",
     "category": "slug of the category; NULL unless the outcome is assigned",
     "parent": "slug of the category's parent; NULL for a parent itself",
     "rank": "1 = primary category; 1 too on the one row of a latent without category",
     "outcome": ", ".join(EFFECTIVE_OUTCOMES),
     "confidence": "the judge's confidence, 0 to 1; NULL for a reviewer's decision",
     "source": "human, judge or import; NULL where unlabelled",
-    "judge": "name of the judge whose label is in force; NULL for a reviewer's decision",
+    "judge": "name of the judge whose label is active; NULL for a reviewer's decision",
     "reviewer": "who decided; NULL for a judge's label",
     "revision": "revision of the decision in its reviewer's stream",
-    "taxonomy_version": "name and version of the taxonomy in force",
+    "taxonomy_version": "name and version of the active taxonomy",
 }
 
 _TABLE = """
@@ -159,19 +159,19 @@ WHERE NOT j.is_control
 
 EFFECTIVE_LABEL = View(
     name="v_effective_label",
-    description="The label in force of every latent: one row per latent and category.",
+    description="The active label of every latent: one row per latent and category.",
     columns=_EFFECTIVE_COLUMNS,
     select=_TABLE,
 )
 EFFECTIVE_LABEL_COMPUTED = View(
     name="v_effective_label_computed",
-    description="v_effective_label computed afresh from labels and decisions: equal, but slower.",
+    description="v_effective_label computed again from labels and decisions: equal, but slower.",
     columns=_EFFECTIVE_COLUMNS,
     select=_COMPUTED,
 )
 JUDGE_LABEL = View(
     name="v_judge_label",
-    description="Every label of every judge under the taxonomy version in force.",
+    description="Every label of every judge under the active taxonomy version.",
     columns={
         "comparison": "name of the comparison",
         "side": "target or reference",
@@ -183,8 +183,8 @@ JUDGE_LABEL = View(
         "rank": "1 = primary category",
         "confidence": "the judge's confidence, 0 to 1",
         "created_at": "when the label was written, UTC",
-        "quote": "words of the evidence or the explanation that speak for the category",
-        "quote_found": "false where the judge quoted words that are in neither; NULL for no quote",
+        "quote": "quote from the evidence or the explanation that supports the category",
+        "quote_found": "false where the quote is in neither; NULL without a quote",
     },
     select=_JUDGE_LABEL,
 )

@@ -1,4 +1,4 @@
-"""Views for reviewers: what to look at next, and how judge and people agree."""
+"""Views for reviewers: the queue, and agreement of judge and reviewers."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ audited AS (
   FROM standing AS s JOIN review_event AS r ON r.id = s.id
   WHERE r.selection = 'random'
 )"""
-"""Latents of the random draws in force, and those on which a decision of a draw stands."""
+"""Latents of the active random draws, and those on which a decision of a draw stands."""
 
 _OPEN = f"""
 open_item AS (
@@ -126,7 +126,7 @@ decided AS (
     AND ec.rank = 1
   LEFT JOIN category AS k ON k.id = ec.category_id
 )"""
-"""The decisions in force."""
+"""The active decisions."""
 
 _AGREEMENT = (
     with_tables(SETTING, VERDICT, _JUDGED, _DECIDED)
@@ -153,16 +153,16 @@ REVIEW_QUEUE = View(
         "reason": f"reviewers disagree, {', '.join(WITHOUT_ANSWER)}, audit, judges disagree or "
         "not reviewed",
         "priority": "0 to 1, the highest first",
-        "disagreement": "share of judges and samples whose primary category is not the commonest",
-        "confidence": "confidence of the judge in force in its primary category",
-        "selection": "random = of the random draw in force, else uncertain",
-        "inclusion_prob": "probability with which the random draw includes it; NULL otherwise",
+        "disagreement": "share of judges and samples whose primary category is not the most common",
+        "confidence": "confidence of the active judge in its primary category",
+        "selection": "random = of the active random draw, else uncertain",
+        "inclusion_prob": "probability of inclusion in the random draw; NULL otherwise",
     },
     select=_QUEUE,
 )
 JUDGE_VS_HUMAN = View(
     name="v_judge_vs_human",
-    description="Primary category of the judge in force against the reviewers' decision.",
+    description="Primary category of the active judge against the reviewers' decision.",
     columns={
         "comparison": "name of the comparison",
         "side": "target or reference",

@@ -1,4 +1,4 @@
-"""Views of the newest report's checks: judge error taken out, isolation thresholds swept."""
+"""Views of the newest report's checks: correction of judge errors, threshold sweeps."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _CORRECTION_COLUMNS = {
     "reference_share": "the same of the reference side",
     "reference_share_low": "lower end of its 95 % interval",
     "reference_share_high": "upper end",
-    "target_judge_share": "what the judge alone says",
-    "reference_judge_share": "what the judge alone says",
+    "target_judge_share": "share by the judge's labels alone",
+    "reference_judge_share": "share by the judge's labels alone",
     "percent_change": "corrected change; NULL where the reference share is 0",
     "ci_low": "lower end of its 95 % interval, percent",
     "ci_high": "upper end, percent; NULL = infinite",
@@ -64,8 +64,8 @@ JOIN category_correction AS k ON k.judge_correction_id = s.id
 
 _SWEEP_COLUMNS = {
     "category": "slug of the category",
-    "swept": "what the threshold is a threshold of",
-    "threshold": "latents up to this threshold are counted; the study's own is the largest",
+    "swept": "quantity that the threshold applies to",
+    "threshold": "latents up to this threshold are counted; the study's is the largest",
     "target_count": "latents of the target side in the category",
     "target_total": "latents of the target side in the denominator",
     "reference_count": "latents of the reference side in the category",
@@ -73,7 +73,7 @@ _SWEEP_COLUMNS = {
     "percent_change": "100 * (target_share / reference_share - 1); NULL without a reference",
     "ci_low": "lower end of its 95 % interval, percent",
     "ci_high": "upper end, percent; NULL = infinite",
-    "stability": "stable, unstable (the sign turns at a stricter threshold) or too few to say",
+    "stability": "stable, unstable (the sign changes at a stricter threshold) or too few to say",
 }
 
 _SWEEP = f"""
@@ -92,7 +92,7 @@ _WHEN = {
 VIEWS = (
     View(
         name="v_category_correction",
-        description="The newest report's changes with the judge's errors taken out.",
+        description="The newest report's changes, corrected for the judge's errors.",
         columns={
             "comparison": "name of the comparison",
             **_CORRECTION_COLUMNS,
@@ -104,7 +104,7 @@ VIEWS = (
     ),
     View(
         name="v_category_sweep",
-        description="The newest report's changes as the isolation gets stricter.",
+        description="The newest report's changes at stricter isolation thresholds.",
         columns={"comparison": "name of the comparison", **_SWEEP_COLUMNS, **_WHEN},
         select=_SWEEP,
     ),

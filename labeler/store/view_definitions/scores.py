@@ -1,4 +1,4 @@
-"""Views of what measures the judge: scores of explanations, control latents, and agreement.
+"""Views that measure the judge: scores of explanations, control latents, and agreement.
 
 Krippendorff's alpha for nominal data (K. Krippendorff, Computing Krippendorff's Alpha-Reliability,
 2011), as `labeler.labeling.agreement` computes it, which adds the interval.
@@ -84,18 +84,18 @@ EXPLANATION_SCORE = View(
         "latent_id": "key of the latent on whose held-out evidence it was scored",
         "explanation_id": "key of the explanation",
         "explanation": "its text",
-        "is_shuffled": "whether the text is another latent's explanation, put in as a control",
+        "is_shuffled": "whether the text is another latent's explanation, added as a control",
         "judge": "who scored it",
         "method": "detection or fuzzing",
-        "balanced_accuracy": "mean of the rates right on positives and on negatives; 0.5 = chance",
+        "balanced_accuracy": "mean accuracy on positives and on negatives; 0.5 = chance",
         "ci_low": "lower end of its 95 % interval",
         "ci_high": "upper end of its 95 % interval",
-        "n_asked": "examples put to the judge",
+        "n_asked": "examples that the judge was asked about",
         "n_parsed": "examples with a usable answer",
         "n_positive": "of these, examples on which it fires or whose marks are right",
         "n_negative": "of these, the others",
-        "n_true_positive": "positive examples that the judge called so",
-        "n_true_negative": "negative examples that the judge called so",
+        "n_true_positive": "positive examples with the right answer",
+        "n_true_negative": "negative examples with the right answer",
         "reason": "why the balanced accuracy is undefined; NULL where it is not",
         "run_id": "run that wrote the score",
     },
@@ -103,13 +103,13 @@ EXPLANATION_SCORE = View(
 )
 CONTROL_CATEGORY = View(
     name="v_control_category",
-    description="Base rates: categories of latents that are specific to no side.",
+    description="Base rates: categories of control latents, which both models share.",
     columns={
         "comparison": "name of the comparison whose specific latents they match in density",
         "category": "slug of the category",
         "parent": "slug of its parent; NULL for a parent itself",
         "level": LEVEL,
-        "control_count": "control latents in the category, by the judge in force",
+        "control_count": "control latents in the category, by the active judge",
         "control_total": "control latents with the outcome assigned or none",
         "control_share": "control_count / control_total",
     },
@@ -235,7 +235,7 @@ _AGREEMENT_VIEWS = (
             "raters": "`judges`, or `samples of` a judge's name: its answers when asked again",
             "alpha": "Krippendorff's alpha, nominal: 1 = full agreement, 0 = as by chance; "
             "NULL = undefined",
-            "n_latents": "latents with at least two answers; the others say nothing",
+            "n_latents": "latents with at least two answers; only these count",
             "n_answers": "answers to these: primary category, none or uninterpretable",
             "n_raters": "judges or samples with an answer to any latent of the comparison",
             "n_categories": "different answers among n_answers",

@@ -323,7 +323,7 @@ def test_an_imported_score_is_left_out_and_hides_none_of_the_studys_own(
     assert (done.n_scores, done.n_scores_left_out) == (6, 2)
 
 
-def test_a_score_that_fits_no_longer_is_not_left_beside_a_new_explanation(
+def test_a_score_that_fits_no_longer_is_not_left_next_to_a_new_explanation(
     engine: Engine, tmp_path: Path
 ) -> None:
     made = scored(engine)
@@ -332,7 +332,7 @@ def test_a_score_that_fits_no_longer_is_not_left_beside_a_new_explanation(
     with write_session(engine) as session:
         label(session, made, made.target[0], "safety", explanation="other words")
     before = contents(folder)
-    with pytest.raises(UsageError, match="fits no longer; name an empty folder"):
+    with pytest.raises(UsageError, match="belongs to another export; name an empty folder"):
         export_latents(engine, folder, "delphi", "cc", overwrite=True)
     assert contents(folder) == before
 

@@ -184,7 +184,7 @@ def exported(engine: Engine, folder: Path, form: Format, name: str) -> ExchangeE
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_what_is_exported_can_be_imported_beside_the_labels_in_force(
+def test_what_is_exported_can_be_imported_next_to_the_active_labels(
     engine: Engine, tmp_path: Path, form: Format
 ) -> None:
     labelled(engine)

@@ -168,7 +168,7 @@ def test_optional_columns_are_read(engine: Engine, tmp_path: Path) -> None:
     assert effective(engine, "crosscoder, judge, confidence") == [("pt-it", "gpt", 0.25)]
 
 
-def test_the_judge_of_most_rows_is_in_force_and_the_others_are_noted(
+def test_the_judge_of_most_rows_is_active_and_the_others_are_noted(
     engine: Engine, tmp_path: Path
 ) -> None:
     file = write(
@@ -181,7 +181,7 @@ def test_the_judge_of_most_rows_is_in_force_and_the_others_are_noted(
     result = import_latents(engine, file, SMALL)
     assert [row[2] for row in effective(engine)] == ["humour", "humour"]
     assert result.notes == (
-        "c: 1 rows are labels of a judge that is not in force; they are in v_judge_label only",
+        "c: 1 rows are labels of a judge that is not active; they are in v_judge_label only",
     )
 
 
@@ -275,7 +275,7 @@ def test_labels_for_latents_that_a_rule_isolated(engine: Engine, tmp_path: Path)
         import_latents(engine, write(tmp_path, "c,target,9,a,safety,trained", header=header), SMALL)
 
 
-def test_the_judge_in_force_of_a_comparison_stays(engine: Engine, tmp_path: Path) -> None:
+def test_the_active_judge_of_a_comparison_stays(engine: Engine, tmp_path: Path) -> None:
     header = f"{HEADER},judge"
     import_latents(engine, write(tmp_path, "c,target,0,a,safety,first", header=header), SMALL)
     import_latents(engine, write(tmp_path, "c,target,0,a,humour,second", header=header), SMALL)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from labeler.http.errors import RequestOutcome, server_error
-from labeler.judge.parameters import Parameters, speaks_of_schema, wanted
+from labeler.judge.parameters import Parameters, adapt, speaks_of_schema
 
 PLAIN = Parameters()
 NEW_KEY = Parameters(max_tokens_key="max_completion_tokens")
@@ -54,7 +54,7 @@ def test_what_a_request_meets_on_its_own_is_known_by_the_servers_words(
 ) -> None:
     error = server_error(status, content)
     assert error.outcome == outcome
-    assert wanted(PLAIN, error) is None
+    assert adapt(PLAIN, error) is None
     assert not speaks_of_schema(error)
 
 
@@ -102,13 +102,13 @@ def test_other_errors_are_of_no_single_request(status: int, content: bytes) -> N
 def test_other_parameters_are_asked_for_in_words(
     message: object, parameters: Parameters | None
 ) -> None:
-    assert wanted(PLAIN, server_error(400, body(message))) == parameters
+    assert adapt(PLAIN, server_error(400, body(message))) == parameters
 
 
 def test_the_newer_key_can_be_the_wrong_one() -> None:
     error = server_error(422, body("unknown field: max_completion_tokens"))
-    assert wanted(NEW_KEY, error) == PLAIN
-    assert wanted(PLAIN, error) is None
+    assert adapt(NEW_KEY, error) == PLAIN
+    assert adapt(PLAIN, error) is None
 
 
 @pytest.mark.parametrize(

@@ -161,10 +161,10 @@ def test_all_requests_wait_while_a_server_asks_for_time() -> None:
 
     async def work() -> None:
         endpoint = Endpoint("http://a:1/v1", "m", concurrency=2)
-        lines = Endpoints((endpoint,), sleep, lambda: now)
-        lines.told_to_wait(endpoint, 7.0)
-        await lines.take()
-        await lines.take()
+        endpoints = Endpoints((endpoint,), sleep, lambda: now)
+        endpoints.asked_to_wait(endpoint, 7.0)
+        await endpoints.take()
+        await endpoints.take()
 
     asyncio.run(work())
     assert slept == [7.0]
@@ -174,7 +174,7 @@ def test_all_requests_wait_while_a_server_asks_for_time() -> None:
     ("values", "words"),
     [
         ({"endpoints": []}, "judge.base_url: missing"),
-        ({"base_url": "http://c:1/v1"}, "stands beside"),
+        ({"base_url": "http://c:1/v1"}, "stands next to"),
         ({"endpoints": [{"base_url": "http://a:1/v1"}] * 2}, "named twice"),
     ],
 )

@@ -85,7 +85,7 @@ def test_the_first_request_goes_alone_and_finds_out_for_all() -> None:
     known = {
         "max_tokens_key": "max_completion_tokens", "sends_temperature": False, "json_schema": True,
     }  # fmt: skip
-    assert {json.dumps(reply.asked_with) for reply in replies} == {json.dumps(known)}
+    assert {json.dumps(reply.parameters) for reply in replies} == {json.dumps(known)}
     assert all("temperature" not in one.body for one in server.received[2:])
 
 
@@ -93,7 +93,7 @@ def test_what_an_earlier_run_found_out_is_used_from_the_first_request_on() -> No
     known = {"max_tokens_key": "max_completion_tokens", "sends_temperature": False, "later": 1}
     with StubServer(reasoning_server).running() as server:
         judge = judge_of(server)
-        judge.ask_with(known)
+        judge.use_parameters(known)
         ask_all(judge, [about(str(number)) for number in range(3)])
     assert len(server.received) == 3
 
@@ -101,17 +101,17 @@ def test_what_an_earlier_run_found_out_is_used_from_the_first_request_on() -> No
 def test_a_server_that_changed_since_is_found_out_again() -> None:
     with StubServer(old_server).running() as server:
         judge = judge_of(server)
-        judge.ask_with({"max_tokens_key": "max_completion_tokens", "sends_temperature": True})
+        judge.use_parameters({"max_tokens_key": "max_completion_tokens", "sends_temperature": True})
         (reply,) = ask_all(judge, [EXPLAIN])
-    assert reply.asked_with == {
+    assert reply.parameters == {
         "max_tokens_key": "max_tokens", "sends_temperature": True, "json_schema": True,
     }  # fmt: skip
 
 
 def test_the_config_has_the_last_word() -> None:
-    forced = {"max_tokens_key": "max_completion_tokens", "send_temperature": False}
+    fixed = {"max_tokens_key": "max_completion_tokens", "send_temperature": False}
     with StubServer(reasoning_server).running() as server:
-        ask_all(judge_of(server, **forced), [EXPLAIN])
+        ask_all(judge_of(server, **fixed), [EXPLAIN])
         assert len(server.received) == 1
         with pytest.raises(WorkError, match=r"max_completion_tokens.*judge\.max_tokens_key"):
             ask_all(judge_of(server, max_tokens_key="max_tokens"), [EXPLAIN])
@@ -140,7 +140,7 @@ def test_servers_of_one_judge_are_asked_alike_or_not_at_all(order: tuple[Answere
             }
         )  # fmt: skip
         judge = OpenAiJudge.from_section(section)
-        with pytest.raises(WorkError, match=r"asked alike|the other way was refused"):
+        with pytest.raises(WorkError, match=r"get the same|the other way was refused"):
             ask_all(judge, [about(str(number)) for number in range(8)])
 
 

@@ -152,7 +152,7 @@ def at_the_question(monkeypatch: pytest.MonkeyPatch, strike: Strike) -> Scripted
 def at_the_writing(
     monkeypatch: pytest.MonkeyPatch, strike: Strike, method: str = "record_all"
 ) -> ScriptedJudge:
-    """Ctrl-C while the database is written, in a thread beside the event loop."""
+    """Ctrl-C while the database is written, in a thread next to the event loop."""
     genuine = getattr(CallStore, method)
 
     def interrupted(self: CallStore, *arguments: object) -> object:
@@ -170,7 +170,7 @@ def at_the_look_up(monkeypatch: pytest.MonkeyPatch, strike: Strike) -> ScriptedJ
 
 def at_the_making(monkeypatch: pytest.MonkeyPatch, strike: Strike) -> ScriptedJudge:
     """Ctrl-C while a question is made, in the event loop."""
-    return at_the_writing(monkeypatch, strike, "keyed")
+    return at_the_writing(monkeypatch, strike, "hashed")
 
 
 def at_the_keeping(monkeypatch: pytest.MonkeyPatch, strike: Strike) -> ScriptedJudge:
@@ -369,8 +369,8 @@ def test_requests_are_in_flight_together_and_each_attempt_is_a_row(sqlite_engine
     rows = calls(sqlite_engine)
     assert sorted(call.status for call in rows) == ["ok"] * 8 + ["transport_error"]
     (failed,) = [call for call in rows if call.status == "transport_error"]
-    (mended,) = [call for call in rows if call.request_sha256 == failed.request_sha256][1:]
-    assert (failed.attempt, mended.attempt) == (0, 1)
+    (retried,) = [call for call in rows if call.request_sha256 == failed.request_sha256][1:]
+    assert (failed.attempt, retried.attempt) == (0, 1)
     assert sum(call.prompt_tokens or 0 for call in rows) == 8 * 11
 
 

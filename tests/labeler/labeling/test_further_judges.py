@@ -26,7 +26,7 @@ SCRIPT = (
 def judged(
     tiny_model_folder: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> TinyStudy:
-    """A study with the evidence judge in force and a scripted one beside it."""
+    """A study with the active evidence judge and a scripted one next to it."""
     folder = tmp_path_factory.mktemp("judged") / "study"
     study = write_study(
         folder,

@@ -222,7 +222,7 @@ def test_a_changed_key_redoes_its_stage_and_those_that_follow_from_it(
     assert ran_again(study.with_tables(**changes)) == list(stages)
 
 
-def test_going_back_to_earlier_settings_puts_their_result_in_force_again(study: TinyStudy) -> None:
+def test_going_back_to_earlier_settings_makes_their_result_active_again(study: TinyStudy) -> None:
     members = "SELECT side, latent_id FROM v_effective_label WHERE rank = 1 OR rank IS NULL"
     before = sorted(rows(study, members))
     other = study.with_tables(isolate={"top": 4})

@@ -6,7 +6,7 @@ from sqlalchemy import Engine
 
 from labeler.errors import UsageError
 from labeler.store.engine import write_session
-from labeler.store.reviews import audit_places, draw_audit, draws_in_force
+from labeler.store.reviews import active_draws, audit_places, draw_audit
 
 MEMBERS = "SELECT latent_id FROM audit_member WHERE audit_draw_id = {} ORDER BY position"
 
@@ -18,7 +18,7 @@ def test_a_draw_is_stored_with_its_probability_and_a_larger_one_contains_it(engi
         large = draw_audit(session, data.comparison_id, "target", 25, 7, "bob")
         first = rows(session, MEMBERS.format(small.id))
         assert rows(session, MEMBERS.format(large.id))[:10] == first
-        assert draws_in_force(session, data.comparison_id) == {"target": large}
+        assert active_draws(session, data.comparison_id) == {"target": large}
         places = audit_places(session, data.comparison_id)
         assert set(places) < set(data.target)
         assert {place.inclusion_prob for place in places.values()} == {25 / 40}

@@ -23,7 +23,7 @@ from labeler.store.taxonomy_moves import move_comparison
 
 
 def first(session: Session) -> tuple[object, ...]:
-    """What is in force for the first target latent."""
+    """What is active for the first target latent."""
     assert_table_equals_view(session)
     return rows(
         session,
@@ -42,7 +42,7 @@ def test_a_latent_nobody_labelled_has_one_row_without_category(engine: Engine) -
         ) == [("target", None, None, 1, "unlabelled", None, None, "small 1")]
 
 
-def test_the_newest_label_of_the_judge_in_force_wins(engine: Engine) -> None:
+def test_the_newest_label_of_the_active_judge_wins(engine: Engine) -> None:
     with write_session(engine) as session:
         data = seed(session)
         label(session, data, data.target[0], "safety")
@@ -86,7 +86,7 @@ def test_an_outcome_that_is_none_is_refused(engine: Engine) -> None:
             add_judge_label(session, row)
 
 
-def test_a_control_is_never_in_force(engine: Engine) -> None:
+def test_a_control_is_never_active(engine: Engine) -> None:
     with write_session(engine) as session:
         data = seed(session)
         label(session, data, data.target[0], "safety", explanation="true words")
@@ -243,7 +243,7 @@ def test_a_latent_on_both_sides_is_counted_on_each(engine: Engine) -> None:
         ) == [(1, 1, 0)]
 
 
-def test_a_new_judge_in_force_changes_the_labels_and_stamps_the_comparison(
+def test_a_new_active_judge_changes_the_labels_and_stamps_the_comparison(
     engine: Engine,
 ) -> None:
     with write_session(engine) as session:

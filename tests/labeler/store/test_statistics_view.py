@@ -45,7 +45,7 @@ def test_only_the_newest_report_is_shown(engine: Engine) -> None:
         assert [row[:3] for row in shown] == [("safety", newer, "too few to say")]
 
 
-def test_a_report_is_stale_once_a_label_in_force_changes(engine: Engine) -> None:
+def test_a_report_is_stale_once_an_active_label_changes(engine: Engine) -> None:
     with write_session(engine) as session:
         data = seed(session)
         label(session, data, data.target[0], "safety")

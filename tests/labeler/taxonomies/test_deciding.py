@@ -1,4 +1,4 @@
-"""Decisions about categories, from the command line down to what stays in force."""
+"""Decisions about categories, from the command line down to what stays active."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_a_file_can_be_edited_and_accepted(categorised: Path, tmp_path: Path) ->
     assert "cooking" not in study.taxonomy()
     stale = tmp_path / "stale.yaml"
     stale.write_text(text.replace("Drums", "Loud drums"))
-    with pytest.raises(UsageError, match=r"follows mine 1, and mine 2 is in force"):
+    with pytest.raises(UsageError, match=r"follows mine 1, and mine 2 is active"):
         study.accept_taxonomy(stale)
 
 

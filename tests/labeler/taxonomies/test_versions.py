@@ -33,7 +33,7 @@ def test_restore_brings_an_earlier_versions_labels_and_decisions_back(
     n_events, n_own = Study.open(categorised).sql(events).rows[0]
     capsys.readouterr()
     assert run(["taxonomy", "restore", study, "1"]) == 0
-    assert "is in force" in capsys.readouterr().err
+    assert "is active" in capsys.readouterr().err
     now = labels(categorised)
     assert {index for index in now if now[index] != before[index]} <= {2, 3}
     assert [row[0] for row in Study.open(categorised).sql(
