@@ -83,7 +83,7 @@ class Study:
         return propose(self.file, mode, None if output is None else Path(output))
 
     def accept_taxonomy(self, path: str | Path) -> Decided:
-        """Make the version of a proposal active, with the labels that stay labels."""
+        """Make the version of a proposal active, with every label that keeps its meaning."""
         from labeler.taxonomies.verbs import accept
 
         return accept(self.file, Path(path))

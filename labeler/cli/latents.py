@@ -73,7 +73,7 @@ def export_labels(
         typer.Option(help="With --format neuronpedia: the user there who is to own the rows."),
     ] = None,
 ) -> None:
-    """Write every label in force, with the revision that a correction is based on.
+    """Write every active label, with the revision that a correction is based on.
 
     With --format the labelled latents of one crosscoder, as another tool reads them.
     """
@@ -114,7 +114,7 @@ def import_labels(
 ) -> None:
     """Take corrections back from a spreadsheet: all of them, or on any conflict none.
 
-    With --format explanations, scores and evidence of another tool's folder, beside the study's.
+    With --format explanations, scores and evidence of another tool's folder, next to the study's.
     """
     from labeler.api import Study
 

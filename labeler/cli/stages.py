@@ -53,36 +53,43 @@ def run(
         str | None, typer.Option("--from", help="Redo this stage and those after it.")
     ] = None,
     last: Annotated[str | None, typer.Option("--until", help="Stop after this stage.")] = None,
-    thorough: Annotated[
+    null_runs: Annotated[
         bool,
-        typer.Option("--thorough", help="Then the null runs: other seeds, sides dealt, noise."),
+        typer.Option(
+            "--null-runs",
+            help="Also run the null runs: other seeds, permuted sides, a noisy copy.",
+        ),
     ] = False,
+    thorough: Annotated[bool, typer.Option("--thorough", hidden=True)] = False,
 ) -> None:
     """Run every stage, skipping what is already done with the same inputs."""
     from labeler.errors import UsageError
     from labeler.study.study_file import StudyFile
 
+    if thorough:
+        typer.echo("--thorough: this option is now called --null-runs; use that", err=True)
+    null_runs = null_runs or thorough
     file = StudyFile.read(study)
-    if thorough and file.config.crosscoders:
+    if null_runs and file.config.crosscoders:
         raise UsageError(
-            "--thorough: its null runs are for one crosscoder over all models; leave it out, or "
+            "--null-runs: they are for one crosscoder over all models; leave the option out, or "
             "remove [[crosscoders]] from the study"
         )
-    if thorough and last not in (None, "report"):
+    if null_runs and last not in (None, "report"):
         raise UsageError(
-            f"--thorough needs the labels of the whole study; leave out --until {last}"
+            f"--null-runs needs the labels of the whole study; leave out --until {last}"
         )
     run_and_print(file, first, last)
-    if thorough:
+    if null_runs:
         run_nulls_and_print(file)
 
 
 def run_nulls_and_print(study: StudyFile) -> None:
     """Run the null runs of a finished study, then write its report with them."""
     from labeler.progress import progress_for
-    from labeler.stages.null_runs import run_thorough
+    from labeler.stages.null_runs import run_null_runs
 
-    for report in run_thorough(study, progress_for()):
+    for report in run_null_runs(study, progress_for()):
         say_what_happened(report)
     run_and_print(study, "report", "report")
 
@@ -122,7 +129,8 @@ def report(
     compare: Annotated[
         Path | None,
         typer.Option(
-            metavar="OTHER.toml", help="Another study whose newest report is put beside this one's."
+            metavar="OTHER.toml",
+            help="Another study; compare its newest report with this one's.",
         ),
     ] = None,
 ) -> None:

@@ -89,7 +89,7 @@ def propose(
         typer.Option(help="induce = from all explanations, residual = from what is left."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="File to write; taxonomy-proposal.yaml beside the study.")
+        Path | None, typer.Option(help="File to write; taxonomy-proposal.yaml next to the study.")
     ] = None,
 ) -> None:
     """Make categories from explanations and write them as a file that a person reads and edits."""
@@ -105,7 +105,7 @@ def accept(
     study: StudyPath,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A proposal, edited or not.")],
 ) -> None:
-    """Put the version of a proposal in force, with the labels that stay labels."""
+    """Make the version of a proposal active, with every label that keeps its meaning."""
     from labeler.taxonomies import verbs
 
     typer.echo(verbs.accept(_read(study), file).summary(), err=True)

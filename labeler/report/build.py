@@ -26,7 +26,7 @@ from labeler.report.provenance import (
 )
 from labeler.report.robustness import RobustnessInput, check_robustness
 from labeler.report.rows import Direction
-from labeler.report.statistics import compute_rows, read_places, write_rows
+from labeler.report.statistics import compute_rows, read_category_nodes, write_rows
 from labeler.report.stored import (
     CheckRows,
     ReportKey,
@@ -120,12 +120,12 @@ def build_report(
     options: ReportOptions,
     out_dir: Path,
     report_run_id: int,
-    beside: Sequence[SideBySide] = (),
+    side_by_side: Sequence[SideBySide] = (),
 ) -> ReportFiles:
     """Compute, store and write the report of every labelled comparison of the study.
 
-    `beside` are comparisons with another study, which get a section of the page. Everything is
-    read from one snapshot. Raises UsageError when nothing is labelled or a planted category does
+    `side_by_side` are comparisons with another study, which get a section of the page. Everything
+    is read from one snapshot. Raises UsageError when nothing is labelled or a planted category does
     not exist, WorkError when a file cannot be written.
     """
     from labeler.report.html import page_comparisons, render_page
@@ -146,7 +146,7 @@ def build_report(
         comparisons,
         study=options.study,
         title=options.title or default_title(tables[0]),
-        beside=beside,
+        side_by_side=side_by_side,
         stale=options.stale,
         of_study=of_study,
     )
@@ -203,13 +203,13 @@ def _read(
     facts: ActiveComparison,
     key: ReportKey,
 ) -> _Read:
-    places = read_places(session, facts.version.id)
+    nodes = read_category_nodes(session, facts.version.id)
     rows = compute_rows(
-        session, facts.comparison.name, places, options.denominator, options.alpha, options.test
+        session, facts.comparison.name, nodes, options.denominator, options.alpha, options.test
     )
     sets = (read_set(session, facts, "target"), read_set(session, facts, "reference"))
     robustness = check_robustness(
-        session, facts, RobustnessInput(rows, places, sets, options.test, options.alpha)
+        session, facts, RobustnessInput(rows, nodes, sets, options.test, options.alpha)
     )
     checks = check_rows(key, robustness.correction, robustness.sweep, options.denominator)
     table = replace(
@@ -226,7 +226,7 @@ def _read(
         crosscoders=read_crosscoders(session, facts),
         fingerprints=read_fingerprints(session, facts),
         runs=read_runs(session, facts, key.report_run_id),
-        category_names={place.category: place.name for place in places},
+        category_names={node.category: node.name for node in nodes},
         embedder=read_embedder(session, facts),
         robustness=robustness,
         agreement=tuple(read_agreement(session, facts.comparison)),

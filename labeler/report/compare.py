@@ -220,7 +220,7 @@ def print_side_by_side(pairs: Sequence[SideBySide], console: Console) -> None:
 
     for pair in pairs:
         first, second = pair.first, pair.second
-        heading = f"{first.table.comparison}: {first.study} beside {second.study}"
+        heading = f"{first.table.comparison}: {first.study} next to {second.study}"
         shown = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
         shown.add_column("category", overflow="fold", min_width=9)
         headings = ["this study", "95% interval", "the other", "95% interval", "signs"]

@@ -19,7 +19,7 @@ from labeler.store.schema import Comparison, LatentSet, TaxonomyVersion
 
 @dataclass(frozen=True)
 class ActiveComparison:
-    """A comparison with what is in force for it."""
+    """A comparison with its active latent sets, taxonomy version and judge."""
 
     comparison: Comparison
     target_set: LatentSet
@@ -35,7 +35,7 @@ class ActiveComparison:
 def read_comparisons(
     session: Session, named: Sequence[NamedComparison] | None = None
 ) -> list[ActiveComparison]:
-    """What is in force for each comparison of the study, in the study's order.
+    """The active version, judge and settings of each comparison, in the study's order.
 
     `named` are those of study.toml; None = every comparison of the database, by name. Raises
     UsageError when there is none.
@@ -44,7 +44,7 @@ def read_comparisons(
 
 
 def active_comparisons(session: Session, found: StudyComparisons) -> list[ActiveComparison]:
-    """What is in force for each comparison that is shown; UsageError when none is."""
+    """The active version, judge and settings of the comparisons shown; UsageError for none."""
     if not found.shown:
         raise UsageError(f"report: no comparison is labelled yet; {found.why_none}")
     return [_facts(session, comparison) for comparison in found.shown]

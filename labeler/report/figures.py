@@ -147,7 +147,7 @@ def forest_plot(rows: Sequence[CategoryRow], layout: Layout, name: str) -> str:
         for index, row in enumerate(rows):
             y = len(rows) - 1 - index
             _draw_interval(axes, row, y, low, high)
-            (_write_beside if layout == "wide" else _write_above)(axes, row, y)
+            (_write_right if layout == "wide" else _write_above)(axes, row, y)
         return render_svg(figure)
 
 
@@ -250,7 +250,7 @@ def _name(row: CategoryRow, layout: Layout) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "\u2026"
 
 
-def _write_beside(axes: Axes, row: CategoryRow, y: float) -> None:
+def _write_right(axes: Axes, row: CategoryRow, y: float) -> None:
     edge = axes.get_yaxis_transform()
     weight = "bold" if row.level == 1 else "normal"
     start = -0.436 if row.level == 1 else -0.409
@@ -268,9 +268,9 @@ def _write_above(axes: Axes, row: CategoryRow, y: float) -> None:
     weight = "bold" if row.level == 1 else "normal"
     name = _name(row, "narrow")
     axes.text(0.0, y + 0.38, name, transform=edge, va="center", fontsize=10.5, weight=weight)
-    beside = f"{_counts(row)}   {row.printed_change or NOTHING}"
+    numbers = f"{_counts(row)}   {row.printed_change or NOTHING}"
     axes.text(
-        1.0, y + 0.38, beside, transform=edge, va="center", ha="right", fontsize=9.5, color=MUTED
+        1.0, y + 0.38, numbers, transform=edge, va="center", ha="right", fontsize=9.5, color=MUTED
     )
 
 

@@ -308,7 +308,7 @@ def render_page(
     *,
     study: str,
     title: str,
-    beside: Sequence[SideBySide] = (),
+    side_by_side: Sequence[SideBySide] = (),
     stale: Sequence[str] = (),
     of_study: StudyComparisons | None = None,
 ) -> str:
@@ -318,7 +318,7 @@ def render_page(
         comparisons=comparisons,
         study=study,
         title=title,
-        beside=beside,
+        side_by_side=side_by_side,
         stale=stale,
         of_study=of_study,
         policy=CONTENT_SECURITY_POLICY,

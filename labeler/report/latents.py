@@ -1,4 +1,4 @@
-"""Reads the latents of a comparison: labels in force, scaling, and windows of evidence."""
+"""Reads the latents of a comparison: active labels, scaling, and windows of evidence."""
 
 from __future__ import annotations
 

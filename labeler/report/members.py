@@ -30,7 +30,7 @@ _OUTCOMES = {
 
 @dataclass(frozen=True)
 class Member:
-    """One latent of one side with the label in force."""
+    """One latent of one side with its active label."""
 
     latent_id: int
     side: SideName

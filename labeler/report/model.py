@@ -80,7 +80,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class LatentView:
-    """One latent of one side, with the label in force."""
+    """One latent of one side, with its active label."""
 
     latent_id: int
     side: SideName
@@ -114,7 +114,7 @@ class LatentView:
 
 @dataclass(frozen=True)
 class JudgeView:
-    """The judge in force of a comparison."""
+    """The active judge of a comparison."""
 
     name: str
     model: str
@@ -182,7 +182,7 @@ class Robustness:
     sensitivity: tuple[CategorySensitivity, ...]
     correction: Correction
     sweep: Sweep
-    beside: ValidationResults
+    validation: ValidationResults
     agreement: JudgeVersusHuman
 
 
@@ -240,7 +240,7 @@ class ControlRate:
 
 @dataclass(frozen=True)
 class ValidationResults:
-    """Everything that stands beside one comparison's result; empty where nothing was stored."""
+    """What validates one comparison: null runs, scores, control rates; empty without any."""
 
     null_runs: tuple[NullRun, ...] = ()
     scores: tuple[ScoreRow, ...] = ()

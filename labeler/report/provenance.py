@@ -30,7 +30,7 @@ _STAGES = ("harvest", "train", "isolate", "collect", "label", "score", "categori
 
 
 def read_judge(session: Session, facts: ActiveComparison) -> JudgeView:
-    """The judge in force."""
+    """The active judge."""
     judge = session.get_one(Judge, facts.judge_id)
     return JudgeView(
         judge.name, judge.model, judge.endpoint_kind, dict(judge.params), judge.params_sha256
@@ -103,7 +103,7 @@ def _number(value: object) -> float | None:
 
 
 def read_embedder(session: Session, facts: ActiveComparison) -> str | None:
-    """Name of the embedder of the newest categorisation that gave a label in force here."""
+    """Name of the embedder of the newest categorisation that gave an active label here."""
     result = session.scalar(
         select(Run.result)
         .where(
@@ -119,7 +119,7 @@ def read_embedder(session: Session, facts: ActiveComparison) -> str | None:
 
 
 def read_revision(session: Session, facts: ActiveComparison) -> LabelRevision:
-    """The newest judge label and decision there are, and when a label in force last changed."""
+    """The newest judge label and decision there are, and when an active label last changed."""
     return LabelRevision(
         newest_judge_label=session.scalar(select(func.max(JudgeLabel.id))),
         newest_decision=session.scalar(select(func.max(ReviewEvent.id))),
@@ -182,7 +182,7 @@ def _referenced(session: Session, facts: ActiveComparison) -> Iterable[int]:
 
 
 def _label_runs(session: Session, facts: ActiveComparison) -> Iterable[int]:
-    """The runs that gave the labels in force."""
+    """The runs that gave the active labels."""
     return session.scalars(
         select(JudgeLabel.run_id)
         .join(EffectiveLabel, EffectiveLabel.judge_label_id == JudgeLabel.id)

@@ -18,7 +18,7 @@ from labeler.report.comparisons import ActiveComparison, LatentSetView
 from labeler.report.members import Members, read_members
 from labeler.report.model import ControlRate, Robustness, ScoreRow, ValidationResults
 from labeler.report.rows import CategoryRow, read_agreement
-from labeler.report.statistics import CategoryPlace, compute_variants
+from labeler.report.statistics import CategoryNode, compute_variants
 from labeler.store.null_runs import read_null_runs
 from labeler.store.outcomes import LABELLED
 from labeler.store.schema import Comparison, Explanation, ExplanationScore, LatentSetMember
@@ -139,7 +139,7 @@ def _scored(session: Session, comparison: Comparison, judge_id: int) -> list[_Sc
     ]
 
 
-def read_beside(
+def read_validation(
     session: Session, facts: ActiveComparison, denominator: str, test: str
 ) -> ValidationResults:
     """What was stored for a comparison; empty parts where nothing was."""
@@ -165,7 +165,7 @@ class Sweep:
 def sweep_members(
     members: Members,
     sets: tuple[LatentSetView, LatentSetView],
-    places: Sequence[CategoryPlace],
+    nodes: Sequence[CategoryNode],
     denominator: str,
     alpha: float = ALPHA,
 ) -> Sweep:
@@ -199,7 +199,7 @@ def sweep_members(
     if not kept[0] or not kept[1]:
         return Sweep("", refusal="a side has no labelled latent whose specificity is known")
     seen = frozenset().union(*(latent.categories for side in kept for latent in side))
-    chosen = [place.category for place in places if place.category in seen]
+    chosen = [node.category for node in nodes if node.category in seen]
     thresholds = sweep_thresholds(kept[0], kept[1])
     return Sweep(
         swept=RULES.get(rules.pop()).swept,
@@ -249,14 +249,14 @@ ORDER BY s.id
 
 @dataclass(frozen=True)
 class JudgedSides:
-    """The latents with a label of the judge in force, side by side."""
+    """The latents with a label of the active judge, by side."""
 
     target: tuple[JudgedLatent, ...]
     reference: tuple[JudgedLatent, ...]
 
 
 def read_judged(
-    session: Session, facts: ActiveComparison, places: Sequence[CategoryPlace], denominator: str
+    session: Session, facts: ActiveComparison, nodes: Sequence[CategoryNode], denominator: str
 ) -> JudgedSides:
     """Judge and reviewers on every latent that the judge has labelled; primary categories."""
     from taxonomy.corrected_change import JudgedLatent
@@ -266,7 +266,7 @@ def read_judged(
         "version": facts.version.id,
         "judge": facts.judge_id,
     }
-    parents = {place.category: place.parent for place in places}
+    parents = {node.category: node.parent for node in nodes}
     decided = {_key(row): row for row in session.execute(_DECIDED, values)}
     audited = {_key(row): row for row in session.execute(_AUDITED, values)}
     sides: dict[str, list[JudgedLatent]] = defaultdict(list)
@@ -307,7 +307,7 @@ class RobustnessInput:
     """What the checks start from: the leading rows, and how they were computed."""
 
     main: tuple[CategoryRow, ...]
-    places: Sequence[CategoryPlace]
+    nodes: Sequence[CategoryNode]
     sets: tuple[LatentSetView, LatentSetView]
     test: ExactTest
     alpha: float
@@ -321,16 +321,16 @@ def check_robustness(
 
     denominator = given.main[0].denominator
     members = read_members(session, facts)
-    variants = compute_variants(members, given.places, test=given.test, alpha=given.alpha)
+    variants = compute_variants(members, given.nodes, test=given.test, alpha=given.alpha)
     others = tuple(row for row in variants.rows if row.way != given.main[0].way)
-    judged = read_judged(session, facts, given.places, denominator)
-    keys = [CategoryKey(place.category, place.level, place.parent) for place in given.places]
+    judged = read_judged(session, facts, given.nodes, denominator)
+    keys = [CategoryKey(node.category, node.level, node.parent) for node in given.nodes]
     return Robustness(
         others=others,
         missing=variants.missing,
         sensitivity=sensitivity_of(given.main, others),
         correction=correct_changes(keys, judged.target, judged.reference, alpha=given.alpha),
-        sweep=sweep_members(members, given.sets, given.places, denominator, given.alpha),
-        beside=read_beside(session, facts, denominator, given.test),
+        sweep=sweep_members(members, given.sets, given.nodes, denominator, given.alpha),
+        validation=read_validation(session, facts, denominator, given.test),
         agreement=read_agreement(session, facts.comparison.name),
     )

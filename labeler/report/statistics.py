@@ -65,8 +65,8 @@ def read_counts(session: Session, comparison: str, denominator: str) -> list[Cat
 
 
 @dataclass(frozen=True)
-class CategoryPlace:
-    """A category, its title, and its place in the tree."""
+class CategoryNode:
+    """A category, its title, and its position in the tree."""
 
     category: str
     name: str
@@ -77,12 +77,12 @@ class CategoryPlace:
 def compute_rows(
     session: Session,
     comparison: str,
-    places: Sequence[CategoryPlace],
+    nodes: Sequence[CategoryNode],
     denominator: str,
     alpha: float,
     test: ExactTest = "fisher",
 ) -> tuple[CategoryRow, ...]:
-    """The statistics of every category of the version in force, each group before its categories.
+    """The statistics of every category of the active version, each group before its categories.
 
     The score interval of the ratio, the exact test's p and the Benjamini-Hochberg q of
     `taxonomy.change`, from the counts of the view v_category_change.
@@ -90,19 +90,19 @@ def compute_rows(
     from taxonomy.change import change_statistics
 
     changes = change_statistics(read_counts(session, comparison, denominator), alpha, test)
-    return rows_of(changes, places, counting=COUNTING, weighting=WEIGHTING, denominator=denominator)
+    return rows_of(changes, nodes, counting=COUNTING, weighting=WEIGHTING, denominator=denominator)
 
 
 def rows_of(
     changes: Sequence[CategoryChange],
-    places: Sequence[CategoryPlace],
+    nodes: Sequence[CategoryNode],
     *,
     counting: str,
     weighting: str,
     denominator: str,
 ) -> tuple[CategoryRow, ...]:
     """Rows of one way of counting, each group before its categories."""
-    names = {place.category: place.name for place in places}
+    names = {node.category: node.name for node in nodes}
     rows = [
         CategoryRow(
             **vars(change),
@@ -116,7 +116,7 @@ def rows_of(
     return in_tree_order(rows, list(names))
 
 
-def read_places(session: Session, taxonomy_version_id: int) -> tuple[CategoryPlace, ...]:
+def read_category_nodes(session: Session, taxonomy_version_id: int) -> tuple[CategoryNode, ...]:
     """Every category of a version, in the order of the taxonomy."""
     parent = aliased(Category)
     rows = session.execute(
@@ -125,7 +125,7 @@ def read_places(session: Session, taxonomy_version_id: int) -> tuple[CategoryPla
         .where(Category.taxonomy_version_id == taxonomy_version_id)
         .order_by(Category.position, Category.id)
     )
-    return tuple(CategoryPlace(row.slug, row.name, row.level, row.parent) for row in rows)
+    return tuple(CategoryNode(row.slug, row.name, row.level, row.parent) for row in rows)
 
 
 def category_names(session: Session, taxonomy_version_id: int) -> dict[str, str]:
@@ -140,13 +140,13 @@ def category_names(session: Session, taxonomy_version_id: int) -> dict[str, str]
 
 def in_tree_order(rows: Sequence[CategoryRow], slugs: Sequence[str]) -> tuple[CategoryRow, ...]:
     """The rows with each group before its categories, both in the order of `slugs`."""
-    place = {slug: index for index, slug in enumerate(slugs)}
-    last = len(place)
+    position = {slug: index for index, slug in enumerate(slugs)}
+    last = len(position)
 
     def key(row: CategoryRow) -> tuple[int, int, int, str]:
         group = row.parent or row.category
-        own = place.get(row.category, last)
-        return place.get(group, last), 0 if row.parent is None else 1, own, row.category
+        own = position.get(row.category, last)
+        return position.get(group, last), 0 if row.parent is None else 1, own, row.category
 
     return tuple(sorted(rows, key=key))
 
@@ -207,12 +207,12 @@ class Variants:
 
 def compute_variants(
     members: Members,
-    places: Sequence[CategoryPlace],
+    nodes: Sequence[CategoryNode],
     *,
     test: ExactTest = "fisher",
     alpha: float = ALPHA,
 ) -> Variants:
-    """Count the labels in force in every way that the latents' facts allow."""
+    """Count the active labels in every way that the latents' data allow."""
     rows: list[CategoryRow] = []
     missing: dict[str, str] = {}
     for denominator in DENOMINATORS:
@@ -221,7 +221,7 @@ def compute_variants(
             for side in (members.target, members.reference)
         )
         for counting in COUNTINGS:
-            counts = count_latents(places, target, reference, counting)
+            counts = count_latents(nodes, target, reference, counting)
             for weighting in WEIGHTINGS:
                 reason = _unweighable((*target, *reference), weighting, denominator)
                 if reason is not None:
@@ -229,13 +229,13 @@ def compute_variants(
                     continue
                 changes = _changes(counts, target, reference, counting, weighting, test, alpha)
                 rows += rows_of(
-                    changes, places, counting=counting, weighting=weighting, denominator=denominator
+                    changes, nodes, counting=counting, weighting=weighting, denominator=denominator
                 )
     return Variants(tuple(rows), tuple(missing.values()))
 
 
 def count_latents(
-    places: Sequence[CategoryPlace],
+    nodes: Sequence[CategoryNode],
     target: Sequence[Member],
     reference: Sequence[Member],
     counting: str,
@@ -244,15 +244,15 @@ def count_latents(
     inside = [_rows_by_category(side, counting) for side in (target, reference)]
     return [
         CategoryCounts(
-            category=place.category,
-            level=place.level,
-            parent=place.parent,
-            target_count=len(inside[0].get(place.category, ())),
+            category=node.category,
+            level=node.level,
+            parent=node.parent,
+            target_count=len(inside[0].get(node.category, ())),
             target_total=len(target),
-            reference_count=len(inside[1].get(place.category, ())),
+            reference_count=len(inside[1].get(node.category, ())),
             reference_total=len(reference),
         )
-        for place in places
+        for node in nodes
     ]
 
 

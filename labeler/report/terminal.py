@@ -94,7 +94,7 @@ def _print_table(table: ChangeTable, console: Console) -> None:
         console.print(Text(planted))
     if table.is_stale:
         console.print(
-            Text("Labels changed after this report; `difflens report` computes it anew."),
+            Text("Labels changed after this report; `difflens report` computes it again."),
             style="yellow",
         )
     console.print()

@@ -67,7 +67,7 @@ def read_action(action: str, category: str, note: str, table: QueueTable) -> Bul
     if action == "set" and not category:
         raise UsageError("Choose the category to set.")
     if action == "set" and category not in table.categories:
-        raise UsageError(f"bulk category: {category!r} is no category of the version in force")
+        raise UsageError(f"bulk category: {category!r} is no category of the active version")
     return BulkAction(action, category if action == "set" else "", note.strip())
 
 
@@ -153,7 +153,7 @@ def _revisions(
 
 
 def _labels(session: Session, setting: Setting, latent_ids: Sequence[int]) -> dict[int, int]:
-    """The newest usable label of the judge in force, by latent."""
+    """The newest usable label of the active judge, by latent."""
     found: dict[int, int] = {}
     for part in chunks(latent_ids):
         rows = session.execute(

@@ -248,7 +248,7 @@ def voice_of(session: Session, event: ReviewEvent) -> Voice:
 
 
 def _runs(session: Session, setting: Setting, latent_id: int) -> tuple[JudgeRun, ...]:
-    """Labels under the version in force, the newest of the judge in force first."""
+    """Labels under the active version, with the newest of the active judge first."""
     rows = session.execute(
         select(JudgeLabel, Judge.name, Explanation.text)
         .join(Judge, Judge.id == JudgeLabel.judge_id)

@@ -1,4 +1,4 @@
-"""A page of the queue: the latents that pass the filters, and counts beside every filter."""
+"""A page of the queue: the latents that pass the filters, and counts next to every filter."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def _load(session: Session, setting: Setting) -> QueueTable:
 
 
 def read_categories(session: Session, setting: Setting) -> list[Leaf]:
-    """The categories of the version in force, in the order of the taxonomy."""
+    """The categories of the active version, in the order of the taxonomy."""
     rows = list(
         session.execute(
             select(Category)
@@ -199,7 +199,7 @@ class ChangeRow(ReviewedCategory):
 
 
 def reviewed_rows(table: QueueTable, report: ReportSection) -> list[ReviewedCategory]:
-    """Every category of the version in force, each group before its categories; none is tested."""
+    """Every category of the active version, each group before its categories; none is tested."""
     counted = COUNTED[report.denominator](table)
     reviewed = table.count_by("category", table.reviewed & counted, "")
     every = table.count_by("category", counted, "")

@@ -70,7 +70,7 @@ _HASH_STEP = 0x9E3779B97F4A7C15
 
 @dataclass(frozen=True)
 class Leaf:
-    """A category of the version in force."""
+    """A category of the active version."""
 
     slug: str
     name: str

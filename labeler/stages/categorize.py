@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class CategorizeStage:
-    """Judge labels in the database, put in force for the study's comparisons."""
+    """Judge labels in the database, made active for the study's comparisons."""
 
     name = "categorize"
     reads_previous = True
@@ -54,7 +54,7 @@ class CategorizeStage:
             }
 
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
-        """Ask for what was never answered, then put judge and version in force."""
+        """Ask for what was never answered, then make judge and version active."""
         study = context.study
         comparison_ids, notes = _wanted(context)
         if not comparison_ids:
@@ -256,9 +256,7 @@ def comparisons_to_judge(session: Session) -> list[ToJudge] | None:
         n_imported = _count(session, row.id, "assigned") + _count(session, row.id, "none")
         words = ""
         if kind == "import" and n_imported:
-            words = (
-                f"{n_imported} imported labels are not in force any more, v_judge_label keeps them"
-            )
+            words = f"{n_imported} imported labels are no longer active; v_judge_label keeps them"
         found.append(ToJudge(row.id, row.name, words))
     return found
 

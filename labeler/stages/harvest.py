@@ -241,7 +241,7 @@ def _spec(study: StudyFile, model: ModelSection) -> SubjectSpec:
 
 
 def _local_or_hub(study: StudyFile, path: str) -> str:
-    """A path beside study.toml if there is one, else the name as it stands (a Hub name)."""
+    """A path next to study.toml if there is one, else the name as it stands (a Hub name)."""
     local = study.resolve(path)
     looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
     return str(local) if local.exists() or looks_local else path

@@ -1,4 +1,4 @@
-"""`difflens run --thorough`: all null runs of a finished study, stored next to its result."""
+"""`difflens run --null-runs`: all null runs of a finished study, stored next to its result."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from crosscoder.rules import RULES, IsolationRule, stored_rule
 from labeler.errors import UsageError
 from labeler.report.comparisons import ActiveComparison, read_comparisons
 from labeler.report.members import read_members
-from labeler.report.statistics import read_places
+from labeler.report.statistics import read_category_nodes
 from labeler.stages.base import StageContext
 from labeler.stages.pipeline import StageReport, with_key
 from labeler.stages.replicates import (
     Labelled,
     ReplicateStudy,
+    null_runs_folder,
     permuted_null,
     run_replicate,
     seed_null,
@@ -39,9 +40,9 @@ NAMES = ("model", "noisy-copy")
 
 
 def noise_null(context: StageContext, model: str, folder: Path) -> NullRun:
-    """Train on one model and its noisy copy by the study's own recipe; isolate by thresholds.
+    """Train on one model and its noisy copy with the study's settings; isolate by thresholds.
 
-    The copies start from weights of their own, so that nothing is equal by construction.
+    The two decoders are initialised separately, so that nothing is equal by construction.
     """
     from crosscoder.activations import ActivationStore
     from crosscoder.checkpoints import load_crosscoder
@@ -50,12 +51,12 @@ def noise_null(context: StageContext, model: str, folder: Path) -> NullRun:
     from crosscoder.scaling import latent_scaling
     from crosscoder.train import train
 
-    section = context.study.config.thorough
+    section = context.study.config.null_runs
     seed = context.study.config.study.seed
     whole = opened_store(context)
     if not isinstance(whole, ActivationStore):
         raise UsageError(
-            "thorough.noise: the activations of this study are streamed and not stored; set it to 0"
+            "null_runs.noise: the activations of this study are streamed, not stored; set it to 0"
         )
     store = noisy_copy_store(whole, model, section.noise, seed, NAMES, section.noise_tokens)
     crosscoder_config, train_config = configs(context, store)
@@ -94,11 +95,11 @@ def _threshold_rules(context: StageContext) -> list[IsolationRule]:
     return [stored_rule(kind, settings) for kind in kinds]
 
 
-def run_thorough(study: StudyFile, progress: Progress) -> Iterator[StageReport]:
-    """Run the nulls of `[thorough]` on a study whose labels are there, and store what they find.
+def run_null_runs(study: StudyFile, progress: Progress) -> Iterator[StageReport]:
+    """Run the null runs of `[null_runs]` on a labelled study and store their results.
 
-    The replicates are studies of their own under artifacts/thorough; what one of them has done it
-    does not do again. Every null is counted under the study's own rule and denominator.
+    The replicates are separate studies under artifacts/null-runs, whose finished stages are not
+    repeated. Every null run is counted by the study's own rule and denominator.
     """
     with opened(study.database_url) as engine, study_lock(study):
         context = with_key(StageContext(study, engine, progress), "harvest")
@@ -111,7 +112,7 @@ class _Nulls:
     def __init__(self, context: StageContext) -> None:
         self._context = context
         self._study = context.study
-        self._section = context.study.config.thorough
+        self._section = context.study.config.null_runs
         named = context.study.config.comparison
         with read_session(context.engine) as session:
             # Imported comparisons have no models that a null run could train on again.
@@ -122,7 +123,7 @@ class _Nulls:
             ]
 
     def run(self) -> Iterator[StageReport]:
-        """One report a step."""
+        """Run all steps, with one report per step."""
         replicates = []
         for number in range(1, self._section.seeds + 1):
             with read_session(self._context.engine) as session:
@@ -139,10 +140,10 @@ class _Nulls:
     def _store(self, facts: ActiveComparison, replicates: list[ReplicateStudy]) -> str:
         name = facts.comparison.name
         with read_session(self._context.engine) as session:
-            places = read_places(session, facts.version.id)
+            nodes = read_category_nodes(session, facts.version.id)
             observed = self._labelled(session, facts)
             is_reviewed = session.query(ReviewEvent.id).first() is not None
-        # A replicate has the judge's labels alone: with them only labels alike are compared.
+        # Replicates have judge labels only, so reviewed labels would not be comparable with them.
         runs = [] if is_reviewed else [observed]
         runs += [self._replicate_labels(replicate, name) for replicate in replicates]
         test = self._study.config.report.test
@@ -150,9 +151,9 @@ class _Nulls:
         if self._section.permutations:
             seed = self._study.config.study.seed
             permutations = self._section.permutations
-            nulls.append(permuted_null(observed, places, permutations, seed, test))
+            nulls.append(permuted_null(observed, nodes, permutations, seed, test))
         if len(runs) > 1:
-            nulls.append(seed_null(observed, runs, places, test))
+            nulls.append(seed_null(observed, runs, nodes, test))
         self._write(facts, nulls)
         return ", ".join(
             f"{name}, {null.kind}: {null.n_called} of {null.n_tested} called up or down"
@@ -184,7 +185,7 @@ class _Nulls:
             row = next(
                 row for row in self._study.config.comparison if row.name == facts.comparison.name
             )
-            folder = self._study.artifacts / "thorough" / f"noise-{row.reference}"
+            folder = null_runs_folder(self._study) / f"noise-{row.reference}"
             null = noise_null(self._context, row.reference, folder)
             self._write(facts, [null])
             messages.append(f"{null.title}: {null.n_called} of {null.n_tested}")

@@ -82,7 +82,7 @@ def run_study(
     """Run the stages until `last`, yielding a report after each.
 
     A stage whose newest finished run has its key, and whose product is whole, is skipped, unless
-    it is `first` or comes after it: then its product is made anew. Raises UsageError for what any
+    it is `first` or comes after it: then its product is made again. Raises UsageError for what any
     of the stages lacks in the config before the first of them starts.
     """
     names = stage_range(first, last)

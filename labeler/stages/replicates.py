@@ -14,7 +14,7 @@ import yaml
 from crosscoder.progress import Progress
 from labeler.errors import WorkError
 from labeler.report.members import Member
-from labeler.report.statistics import CategoryPlace, count_latents
+from labeler.report.statistics import CategoryNode, count_latents
 from labeler.stages.base import StageContext
 from labeler.stages.pipeline import StageReport, run_study, with_key
 from labeler.store.database_url import url_of_file
@@ -26,13 +26,20 @@ from taxonomy.settings import ALPHA, ExactTest
 from taxonomy.tree import Taxonomy
 
 LAST_STAGE = "categorize"
+FOLDER, FORMER_FOLDER = "null-runs", "thorough"
+
+
+def null_runs_folder(study: StudyFile) -> Path:
+    """Folder of the null runs' artifacts; one with the earlier name is used again."""
+    former = study.artifacts / FORMER_FOLDER
+    return former if former.is_dir() else study.artifacts / FOLDER
 
 
 class ReplicateStudy(StudyFile):
-    """A study beside `original`, with a seed, a database and artifacts of its own."""
+    """A copy of the study `original` with its own seed, database and artifacts."""
 
     def __init__(self, original: StudyFile, number: int, taxonomy: Taxonomy) -> None:
-        self._home = original.artifacts / "thorough" / f"seed-{number}"
+        self._home = null_runs_folder(original) / f"seed-{number}"
         self.number = number
         self._taxonomy = taxonomy
         super().__init__(original.path, self._config_of(original.config))
@@ -100,7 +107,7 @@ class Labelled:
 
 def permuted_null(
     observed: Labelled,
-    places: Sequence[CategoryPlace],
+    nodes: Sequence[CategoryNode],
     n_draws: int,
     seed: int,
     test: ExactTest = "fisher",
@@ -114,21 +121,21 @@ def permuted_null(
     for _ in range(n_draws):
         order = generator.permutation(len(pool)).tolist()
         dealt = [pool[index] for index in order]
-        draws.append(_changes(places, dealt[:n_target], dealt[n_target:], test, alpha))
+        draws.append(_changes(nodes, dealt[:n_target], dealt[n_target:], test, alpha))
     title = "The sides dealt at random over the labelled latents"
     return _null_run(
         "permuted",
         title,
         draws,
         draws,
-        _changes(places, observed.target, observed.reference, test, alpha),
+        _changes(nodes, observed.target, observed.reference, test, alpha),
     )
 
 
 def seed_null(
     observed: Labelled,
     runs: Sequence[Labelled],
-    places: Sequence[CategoryPlace],
+    nodes: Sequence[CategoryNode],
     test: ExactTest = "fisher",
     alpha: float = ALPHA,
 ) -> NullRun:
@@ -142,26 +149,26 @@ def seed_null(
         for one, other in combinations(runs, 2)
         for sides in ((one.target, other.target), (one.reference, other.reference))
     ]
-    once = [_changes(places, first, second, test, alpha) for first, second in pairs]
-    back = [_changes(places, second, first, test, alpha) for first, second in pairs]
+    once = [_changes(nodes, first, second, test, alpha) for first, second in pairs]
+    back = [_changes(nodes, second, first, test, alpha) for first, second in pairs]
     title = f"One side against itself, by {len(runs)} crosscoders of the same models"
     return _null_run(
         "seed",
         title,
         once,
         once + back,
-        _changes(places, observed.target, observed.reference, test, alpha),
+        _changes(nodes, observed.target, observed.reference, test, alpha),
     )
 
 
 def _changes(
-    places: Sequence[CategoryPlace],
+    nodes: Sequence[CategoryNode],
     target: Sequence[Member],
     reference: Sequence[Member],
     test: ExactTest,
     alpha: float,
 ) -> list[CategoryChange]:
-    counts = count_latents(places, target, reference, "primary")
+    counts = count_latents(nodes, target, reference, "primary")
     return change_statistics(counts, alpha, test, detectable=False)
 
 
@@ -213,5 +220,5 @@ def _quantile(ascending: Iterable[float], share: float, side: str) -> float | No
     values = list(ascending)
     if not values:
         return None
-    place = share * (len(values) - 1)
-    return values[math.floor(place) if side == "lower" else math.ceil(place)]
+    position = share * (len(values) - 1)
+    return values[math.floor(position) if side == "lower" else math.ceil(position)]

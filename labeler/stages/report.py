@@ -35,7 +35,7 @@ _READ = (
 
 
 class ReportStage:
-    """The folder report/ beside study.toml, and rows of category_change_statistic."""
+    """The folder report/ next to study.toml, and rows of category_change_statistic."""
 
     name = "report"
     reads_previous = False
@@ -94,7 +94,7 @@ def read_other(study: StudyFile) -> list[ReportedComparison]:
 def compare_studies(
     study: StudyFile, others: list[ReportedComparison], stream: TextIO | None = None
 ) -> tuple[SideBySide, ...]:
-    """Print both side by side and write this study's page anew with them in a section."""
+    """Print both side by side and write this study's page again with a section on them."""
     with opened(study.database_url) as engine:
         pairs = side_by_side(
             read_reported(engine, str(study.path), study.config.comparison), others

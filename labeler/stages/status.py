@@ -108,7 +108,7 @@ def warn_of_stale_stages(study: StudyFile) -> None:
     if stale:
         typer.echo(
             f"report: warning: {', '.join(stale)} {'is' if len(stale) == 1 else 'are'} stale: the "
-            f"report shows what the database holds; `difflens run {study.path.name}` makes it anew",
+            f"report shows what the database holds; `difflens run {study.path.name}` updates it",
             err=True,
         )
 

@@ -47,7 +47,7 @@ def loaded_inputs(study: StudyFile) -> dict[str, Any]:
 
 
 def existing_path(study: StudyFile) -> Path:
-    """`crosscoder.path`, beside study.toml where it is relative; UsageError where it is missing."""
+    """`crosscoder.path`, relative to study.toml's folder; UsageError where it is missing."""
     given = str(study.config.crosscoder.path)
     path = study.resolve(given)
     if not path.exists():
@@ -245,7 +245,7 @@ def _trained(
 
 
 def opened_store(context: StageContext) -> ActivationStore | ActivationStream:
-    """The harvest's activations, stored or to be read anew, with the study's documents held out."""
+    """The harvest's activations, stored or streamed, with the study's documents held out."""
     from crosscoder.activations import ActivationStore
 
     held_out, seed = harvest_section(context.study).held_out, context.study.config.study.seed

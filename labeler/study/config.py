@@ -1,4 +1,4 @@
-"""The tables of study.toml, one model each, but for the judge's and the crosscoders'."""
+"""The tables of study.toml, one class each; those of judges and crosscoders have own modules."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from taxonomy.settings import ClusterSettings, ExactTest
 class Section(Settings):
     """A table of study.toml: immutable, and unknown keys are refused.
 
-    Keys that a step reads are inherited from the step's own settings, never repeated.
+    Keys that belong to a step are inherited from the step's own settings, never repeated.
     """
 
 
 def own_fields(section: type[Section]) -> dict[str, FieldInfo]:
     """The keys of a section without those of the section it extends.
 
-    The section's own come first, then those of each class of settings that it inherits.
+    The section's own keys come first, then those of each settings class that it inherits.
     """
     bases = [base for base in section.__mro__ if issubclass(base, BaseModel)]
     extended = {key for base in bases[1:] if issubclass(base, Section) for key in base.model_fields}
@@ -67,19 +67,21 @@ class TrainSection(Section, DictionarySettings, TrainSettings, SparsitySettings)
 
 
 class CrosscoderSection(Section):
-    """`[crosscoder]`: a crosscoder that was trained elsewhere, instead of training one."""
+    """`[crosscoder]`: a crosscoder that was trained elsewhere, to use instead of training one."""
 
     path: str | None = None
-    """Folder or weights file: dictionary_learning (Hub or local), ckkissane, DFC, or difflens's
-    own. `[[models]]` must name its models in its order; published ones put the base first."""
+    """Folder, weights file or Hub name, in the layout of dictionary_learning, ckkissane, DFC or
+    difflens. `[[models]]` must list the models in the crosscoder's order; published crosscoders
+    have the base model first."""
     scaling_factors: tuple[PositiveFloat, ...] | Literal["estimate"] | None = None
-    """Factors on each model's activations, which the ckkissane layout does not store; `estimate`
-    takes sqrt(d) / mean norm of the training text."""
+    """Factor by which each model's activations are multiplied, for the ckkissane layout, which does
+    not store it; `estimate` computes sqrt(d) / mean norm over the training text."""
     theta: Literal["stored", "calibrated"] = "stored"
-    """`stored` keeps the file's threshold, `calibrated` sets it on held-out text to a mean of k
-    active latents; a file without a threshold is calibrated in any case."""
+    """Activation threshold: `stored` uses the file's; `calibrated` sets it on held-out text so
+    that k latents per token are active on average. A file without a threshold is always
+    calibrated."""
     k: ActiveLatents | None = None
-    """Active latents per token, where the file does not say."""
+    """Active latents per token, where the file does not state them."""
 
 
 class IsolateSection(Section, IsolationSettings, ScalingSettings):
@@ -88,9 +90,9 @@ class IsolateSection(Section, IsolationSettings, ScalingSettings):
     model_config = ConfigDict(extra="allow")  # what the rule adds; it refuses the rest
 
     rule: Annotated[str, RULES] = "strict"
-    """Rule of the latent sets; it is stored with them."""
+    """Rule that decides which latents are specific to a side; it is stored with the latent sets."""
     overlap: Overlap = "exclude"
-    """What happens to a latent that lies in both sets of a comparison."""
+    """What happens to a latent that is in both latent sets of a comparison."""
 
     @model_validator(mode="after")
     def _rule_takes_the_keys(self) -> IsolateSection:
@@ -105,12 +107,11 @@ class IsolateSection(Section, IsolationSettings, ScalingSettings):
 
 
 class ComparisonSection(Section):
-    """`[[comparison]]`: what is compared with what.
+    """`[[comparison]]`: one comparison of a target model with a reference model.
 
-    The report, the review pages and `status` show these, in this order, and after them what was
-    imported, by name. Comparisons of an earlier study.toml are listed as retired and stay in the
-    database for SQL, whose views hold all; one whose models have changed under its name is shown
-    again once it is isolated.
+    The report, the review pages and `status` show the comparisons in this order, then imported
+    ones by name. A comparison that is no longer in study.toml is listed as retired; SQL views still
+    hold it. One whose models were changed is shown again after its next `isolate`.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -120,54 +121,56 @@ class ComparisonSection(Section):
     reference: str
     """Model on the reference side."""
     against: str | None = None
-    """Common base that both sides are isolated against; without it, against each other."""
+    """Common base model that both sides are isolated against; without it, each side is isolated
+    against the other."""
     target_crosscoder: str | None = None
-    """Which of `[[crosscoders]]` the target side is read from, where several hold its models."""
+    """Crosscoder of the target side, where several of `[[crosscoders]]` hold its models."""
     reference_crosscoder: str | None = None
-    """Which of `[[crosscoders]]` the reference side is read from, where several hold its models."""
+    """Crosscoder of the reference side, where several of `[[crosscoders]]` hold its models."""
 
 
 class CollectSection(Section, EvidenceSettings):
-    """`[collect]`: the evidence of each latent."""
+    """`[collect]`: the evidence that is collected for each latent."""
 
     latents: Literal["selected", "all"] = "selected"
-    """`selected`: the latents of the comparisons' sets; `all`: every latent of the dictionary."""
+    """`selected`: the latents in the comparisons' latent sets; `all`: every latent of the
+    crosscoder."""
 
 
 class StudySection(Section):
-    """`[study]`: what the study is called and the seed that all its stages derive theirs from."""
+    """`[study]`: the study's name, its title, and the random seed of all its stages."""
 
     name: str = "study"
     """Name shown in the report."""
     title: str | None = None
-    """Headline of the report; without it, the two sides of the first comparison."""
+    """Title of the report; without it, the two sides of the first comparison."""
     seed: int = 0
-    """Seed of the document split, the crosscoder, and every random draw."""
+    """Seed of the document split, the crosscoder and every random draw."""
 
 
 class DatabaseSection(Section):
-    """`[database]`: where the results live."""
+    """`[database]`: the database that holds the results."""
 
     url: str = "sqlite:///difflens.db"
-    """SQLAlchemy URL; a relative SQLite path lies beside study.toml, `${NAME}` is expanded; `%3F`
-    is a `?` in a path."""
+    """SQLAlchemy URL. A relative SQLite path starts at the folder of study.toml, `${NAME}` is
+    replaced by the environment variable, and `%3F` stands for a `?` in a path."""
 
 
 class ModelSection(Section):
-    """`[[models]]`: one subject model."""
+    """`[[models]]`: one of the language models that are compared."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name used in the config, the database and the report."""
     path: str
     """A local folder, a GGUF file, or a Hub name."""
     adapter: str | None = None
-    """Folder or Hub name of a PEFT adapter put on top of `path`."""
+    """Folder or Hub name of a PEFT adapter that is applied to `path`."""
     revision: str | None = None
-    """Hub revision of `path`: a branch, tag or commit; empty: the main branch."""
+    """Hub revision of `path`: a branch, tag or commit; without it, the main branch."""
     adapter_revision: str | None = None
-    """Hub revision of `adapter`: a branch, tag or commit; empty: the main branch."""
+    """Hub revision of `adapter`: a branch, tag or commit; without it, the main branch."""
     dtype: StoredType = "float32"
-    """Weights' type while the model reads."""
+    """Type of the weights while the model runs."""
 
     @model_validator(mode="after")
     def _check_adapter_revision(self) -> ModelSection:
@@ -180,88 +183,94 @@ class CorpusSection(Section, TextSettings):
     """`[corpus]`: the text that every model reads."""
 
     path: str
-    """JSONL: `{"id", "messages": [...]}` or `{"id", "text"}` a line."""
+    """JSONL file with `{"id", "messages": [...]}` or `{"id", "text"}` per line."""
 
 
 class HarvestSection(Section, HarvestSettings, SplitSettings):
-    """`[harvest]`: which activations are kept."""
+    """`[harvest]`: which activations are read and how they are stored."""
 
     cache: bool = True
-    """Store the activations; `false` has the models read anew in every pass, for text whose
-    activations would not fit on a disk."""
+    """Store the activations on disk. With `false` the models read the text again in every pass, for
+    text whose activations would not fit on a disk."""
 
 
 Denominator = Literal["labelled", "assigned", "isolated"]
-"""Latents that a share is a share of: assigned or none, with a category, or all."""
+"""Which latents the shares are computed over: those with a category or `none`, those with a
+category, or all."""
 
 
 class TaxonomySection(Section, ClusterSettings):
-    """`[taxonomy]`: the categories."""
+    """`[taxonomy]`: which categories there are and how new ones are made."""
 
     file: str | None = None
-    """A user's own YAML; the shipped seed where it is missing."""
+    """Your own taxonomy in YAML; without it, the taxonomy that comes with difflens."""
     mode: Literal["seed", "induce", "residual"] = "seed"
-    """`seed` maps to the categories there are, `induce` makes them from the explanations,
-    `residual` maps first and makes further ones from what is left."""
+    """`seed` assigns explanations to the existing categories, `induce` makes categories from the
+    explanations, `residual` assigns first and then makes categories from the rest."""
     accept: Literal["person", "auto"] = "person"
-    """Who accepts categories that were made: a person by `taxonomy accept`, or nobody looks."""
+    """How new categories are accepted: `person` waits for `difflens taxonomy accept`, `auto`
+    accepts them unseen."""
 
 
 class ReportSection(Section):
-    """`[report]`: how the change is counted."""
+    """`[report]`: how the change is computed and where the report is written."""
 
     denominator: Denominator = "labelled"
-    """Which latents a share is a share of."""
+    """Latents that the shares are computed over: `labelled` = with a category or `none`,
+    `assigned` = with a category, `isolated` = all in the latent set."""
     test: ExactTest = "fisher"
-    """Exact test of each change; boschloo finds a little more and takes longer."""
+    """Exact test of each change; `boschloo` has a little more power and takes longer."""
     folder: str = "report"
-    """Folder of the report, beside study.toml."""
+    """Folder of the report, relative to study.toml."""
     planted: dict[str, Literal["up", "down"]] = Field(default_factory=dict)
-    """Known directions, category by category, that the report checks itself against."""
+    """Direction that is known for a category, by slug; the report states which it found."""
 
 
 class SqlSection(Section):
-    """`[sql]`: questions to the database."""
+    """`[sql]`: saved queries."""
 
     folder: str = "queries"
-    """Folder of the study's saved questions, `NAME.sql`, beside study.toml."""
+    """Folder of the study's saved queries, one `NAME.sql` each, relative to study.toml."""
 
 
 class ScoreSettings(Settings):
-    """How explanations are tested on text they never saw."""
+    """How explanations are scored on held-out examples."""
 
     methods: tuple[Literal["detection", "fuzzing"], ...] = ("detection", "fuzzing")
-    """`detection`: does it fire in this text; `fuzzing`: are the right tokens marked. [] = none."""
+    """`detection` asks whether the latent is active in a text, `fuzzing` whether the right
+    tokens are marked; [] = no scoring."""
     examples: int = Field(20, ge=2)
-    """Most examples for one latent and method; the score half of the evidence may hold fewer."""
+    """Largest number of examples per latent and method; the half of the evidence that is kept for
+    scoring may hold fewer."""
     per_call: int = Field(10, ge=1)
-    """Examples in one call."""
+    """Examples per judge call."""
     shuffled: bool = True
-    """Score another latent's explanation on the same examples, without telling the judge."""
+    """Also score another latent's explanation on the same examples, without telling the judge."""
 
 
 class ScoresSection(Section, ScoreSettings):
-    """`[scores]`: how explanations are tested on text they never saw, and with which controls."""
+    """`[scores]`: how explanations are scored on held-out examples, and with which controls."""
 
     judges: tuple[Literal["evidence", "openai", "scripted"], ...] = ("evidence", "openai")
-    """Kinds of judges whose explanations are scored, each by the judge itself."""
+    """Kinds of judges whose explanations are scored; each judge scores its own."""
     controls: int = Field(20, ge=0)
-    """Latents for each comparison that are specific to no side and as dense as the specific ones;
-    they are explained and categorised like these, for base rates, and counted nowhere."""
+    """Control latents per comparison: specific to no side, with the same densities as the specific
+    ones. They are explained and categorised too, which gives base rates, and never counted."""
 
 
-class ThoroughSection(Section):
-    """`[thorough]`: what `difflens run --thorough` does where nothing differs."""
+class NullRunsSection(Section):
+    """`[null_runs]`: what `difflens run --null-runs` repeats where no difference is expected."""
 
     seeds: int = Field(2, ge=0)
-    """Further crosscoders of the same models, each of another seed, labelled by the same judge."""
+    """Additional crosscoders of the same models, each with another seed, labelled by the same
+    judge."""
     permutations: int = Field(500, ge=0)
-    """Times the sides are dealt anew over the labelled latents."""
+    """Random permutations of the sides over the labelled latents."""
     noise: float = Field(0.1, ge=0)
     """Noise of the copy that the reference model is compared with, in units of the root mean square
-    of its activations; 0 leaves that run out."""
+    of its activations; 0 skips this run."""
     noise_tokens: int = Field(200_000, ge=1000)
-    """Tokens of that comparison: they lie in memory."""
+    """Tokens of that comparison; their activations are held in memory."""
 
 
 class CrosscodersSection(Section):
@@ -271,9 +280,9 @@ class CrosscodersSection(Section):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Name, which follows the study's in the database and the report."""
+    """Name; the database and the report show it after the study's name."""
     models: tuple[str, ...] = Field(min_length=2)
-    """Its models, by the names of `[[models]]`."""
+    """Names of its models, as in `[[models]]`."""
 
 
 def check_crosscoders(crosscoders: Sequence[CrosscodersSection], models: Sequence[str]) -> None:
@@ -302,9 +311,9 @@ def check_crosscoders(crosscoders: Sequence[CrosscodersSection], models: Sequenc
 def crosscoder_of(
     comparison: ComparisonSection, side: SideName, crosscoders: Sequence[CrosscodersSection]
 ) -> CrosscodersSection:
-    """The crosscoder of one side: that which holds its model and what it is isolated against.
+    """The crosscoder of one side: it holds the side's model and the one it is isolated against.
 
-    ValueError where none or several do, or where the one that the comparison names does not.
+    ValueError where none or several hold both, or the named one does not.
     """
     pair = pair_of(comparison, side)
     key = f"comparison {comparison.name}.{side}_crosscoder"

@@ -1,4 +1,4 @@
-"""The tables of study.toml on judges: who judges, where it listens, how its server is started."""
+"""The tables of study.toml on judges: which judge, its servers, and how a server is started."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from labeler.study.config import Section
 
 
 def without_secrets(url: str) -> str:
-    """The URL; ValueError where it is none, or holds a password or a query that may be a key."""
+    """The URL; ValueError for an invalid one, and for one with a password or a query."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("no http(s) URL; write http://HOST:PORT/v1")
@@ -37,57 +37,61 @@ def without_key(arguments: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class JudgeEndpointSection(Section):
-    """`[[judge.endpoints]]`: several servers of one model that share a batch."""
+    """`[[judge.endpoints]]`: one of several servers of the same model that share the requests."""
 
     base_url: BaseUrl
     """The server's URL."""
     model: str | None = None
     """The model's name at this server, where it differs from judge.model."""
     api_key_env: str | None = None
-    """Environment variable that holds this server's key; empty: that of [judge]."""
+    """Environment variable that holds this server's key; without it, that of [judge]."""
     concurrency: int | None = Field(None, ge=1)
-    """Requests in flight at this server; empty: that of [judge]."""
+    """Requests in flight at this server; without it, that of [judge]."""
 
 
 class JudgeServerSection(Section):
     """`[judge.server]`: how `difflens judge serve` starts vLLM."""
 
     model_path: str | None = None
-    """Folder, GGUF file or Hub name of the model; empty: judge.model."""
+    """Folder, GGUF file or Hub name of the model; without it, judge.model."""
     python: str | None = None
-    """Interpreter that has vLLM; empty: this one, else `.venv-vllm` beside the study or here."""
+    """Python interpreter that has vLLM; without it, the current one, else `.venv-vllm` next to the
+    study or in the working directory."""
     device: Literal["cpu", "gpu"] | None = None
-    """`cpu` or `gpu`; empty: `gpu` where nvidia-smi or rocm-smi is found."""
+    """`cpu` or `gpu`; without it, `gpu` where nvidia-smi or rocm-smi is found."""
     dtype: str | None = None
-    """Type of the weights; empty: float32 on a CPU, where 16 bits are far slower, else auto."""
+    """Type of the weights; without it, float32 on a CPU, where 16 bits are far slower, else
+    auto."""
     max_model_len: int | None = Field(None, ge=64)
-    """Longest prompt and answer together, in tokens; empty: the model's own."""
+    """Largest number of tokens in prompt and answer together; without it, the model's own limit."""
     max_num_seqs: int | None = Field(None, ge=1)
-    """Requests in one batch; empty: judge.concurrency."""
+    """Requests in one batch; without it, judge.concurrency."""
     enforce_eager: bool | None = None
-    """Start without compiling: much faster to start, slower to answer; empty: on a CPU only."""
+    """Skip compilation: the server starts much faster and answers more slowly; without it, on a CPU
+    only."""
     kv_cache_gib: int = Field(2, ge=1)
-    """CPU: memory for the key-value cache."""
+    """CPU: memory for the key-value cache, in GiB."""
     threads: str | None = None
-    """CPU: cores to bind to, e.g. 0-7; empty: as vLLM chooses."""
+    """CPU: cores to bind to, e.g. 0-7; without it, as vLLM chooses."""
     start_timeout_s: float = Field(1200.0, gt=0)
-    """Seconds until the server must be healthy."""
+    """Seconds within which the server must be healthy."""
     args: Annotated[tuple[str, ...], AfterValidator(without_key)] = ()
-    """More arguments for vLLM, as they would stand on its command line."""
+    """Additional command-line arguments for vLLM."""
 
 
 Marker = Annotated[str, Field(min_length=1)]
 
 
 class JudgeSection(Section):
-    """`[judge]`: who explains and categorises."""
+    """`[judge]`: the judge that explains and categorises the latents."""
 
     kind: Literal["evidence", "openai", "scripted"] = "evidence"
-    """`evidence` is embedded, `openai` any OpenAI-compatible server, `scripted` reads answers."""
+    """`evidence` is built in and needs no server, `openai` is any OpenAI-compatible server,
+    `scripted` reads answers from a file."""
     base_url: BaseUrl | None = None
     """`openai`: the server's URL, e.g. http://127.0.0.1:8000/v1."""
     endpoints: tuple[JudgeEndpointSection, ...] = ()
-    """`openai`: instead of base_url, several servers of the same model that share the work."""
+    """`openai`: several servers of the same model that share the requests, instead of base_url."""
     model: str | None = None
     """`openai`: the model's name at the server."""
     api_key_env: str | None = None
@@ -95,53 +99,54 @@ class JudgeSection(Section):
     temperature: float = Field(0.0, ge=0)
     """Sampling temperature."""
     max_tokens: int = Field(512, ge=16)
-    """Longest answer."""
+    """Largest number of tokens in an answer."""
     timeout_s: float = Field(120.0, gt=0)
-    """Seconds for one request."""
+    """Seconds before a request is given up."""
     concurrency: int = Field(16, ge=1)
     """Requests in flight."""
     max_attempts: int = Field(5, ge=1)
-    """Tries of one request, transport errors and overload included."""
+    """Attempts per request, those that end in a transport error or overload included."""
     restart_wait_s: float = Field(180.0, ge=0)
-    """Seconds to wait for a server that answered before and went away in mid-batch."""
+    """Seconds to wait for a server that stops answering during a batch."""
     longest_wait_s: float = Field(3600.0, ge=0)
-    """Seconds that a server may ask to wait (Retry-After), waits in a row together; beyond that
-    the batch ends."""
+    """Longest wait that a server may ask for (Retry-After), in seconds, consecutive waits added up;
+    beyond it the batch ends."""
     price_prompt_per_million: float | None = Field(None, ge=0)
-    """Price of a million prompt tokens, in any currency; for `label --plan` and --max-cost."""
+    """Price per million prompt tokens, in any currency; used by `label --plan` and `--max-cost`."""
     price_completion_per_million: float | None = Field(None, ge=0)
-    """Price of a million answered tokens, in the same currency."""
+    """Price per million completion tokens, in the same currency."""
     server: JudgeServerSection = JudgeServerSection()
     """How `difflens judge serve` starts the judge's own server."""
     categorize_repeats: int = Field(1, ge=1, le=20)
-    """Times each latent is categorised; from the second on the categories are shuffled, and the
-    answers only measure how sure the first one is."""
+    """Times that each latent is categorised. From the second time on the categories are
+    shuffled, and the answers only measure the confidence of the first."""
     max_tokens_key: Literal["max_tokens", "max_completion_tokens"] | None = None
-    """`openai`: key under which the longest answer is sent; empty: as the server's answer to the
-    first request says."""
+    """`openai`: request key for the largest number of answer tokens; without it, the one that the
+    server accepts in the first request."""
     send_temperature: bool | None = None
-    """`openai`: whether the temperature is sent; empty: as the server's answer to the first request
-    says."""
+    """`openai`: whether the temperature is sent; without it, as the server accepts in the first
+    request."""
     thinking_markers: tuple[tuple[Marker, Marker], ...] = ()
-    """`openai`: how the model's thinking begins and ends, in pairs, besides the known ones."""
+    """`openai`: additional pairs of markers that begin and end the model's thinking."""
     script: str | None = None
-    """`scripted`: JSONL file of answers."""
+    """`scripted`: JSONL file with the answers."""
 
 
 class FurtherJudgeSection(JudgeSection):
-    """`[[judges]]`: a further judge that labels every latent too, with the keys of [judge].
+    """`[[judges]]`: an additional judge that also labels every latent; it has the keys of [judge].
 
-    Its labels measure agreement and feed the review queue; those of [judge] are in force.
+    Its labels measure agreement and order the review queue; the labels of [judge] are the active
+    ones.
     """
 
 
 class EmbeddingSection(Section):
-    """`[embedding]`: the sentence vectors used for clustering, and by the evidence judge."""
+    """`[embedding]`: the sentence embeddings for clustering and for the evidence judge."""
 
     kind: Literal["minilm", "tfidf", "openai"] = "minilm"
-    """`minilm` reads a local sentence model, `tfidf` needs none, `openai` asks a server."""
+    """`minilm` is a local sentence model, `tfidf` needs no model, `openai` is a server."""
     path: str | None = None
-    """`minilm`: folder of the model."""
+    """`minilm`: folder of the model; without it, the installed or fetched one."""
     base_url: BaseUrl | None = None
     """`openai`: the server's URL."""
     model: str | None = None

@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
 from pydantic import ValidationError, model_validator
 from sqlalchemy.engine import URL
 
 from crosscoder import limits
-from crosscoder.config import SIDES, check_exclusive_fraction
+from crosscoder.config import SIDES, FormerName, check_exclusive_fraction
 from crosscoder.limits import MAX_CONFIG_BYTES, parse_toml, read_text
 from labeler.errors import UsageError, WorkError, doing
 from labeler.store.database_url import resolve_url
@@ -26,13 +26,13 @@ from labeler.study.config import (
     HarvestSection,
     IsolateSection,
     ModelSection,
+    NullRunsSection,
     ReportSection,
     ScoresSection,
     Section,
     SqlSection,
     StudySection,
     TaxonomySection,
-    ThoroughSection,
     TrainSection,
     check_crosscoders,
     crosscoder_of,
@@ -63,7 +63,7 @@ class StudyConfig(Section):
     embedding: EmbeddingSection = EmbeddingSection()
     taxonomy: TaxonomySection = TaxonomySection()
     report: ReportSection = ReportSection()
-    thorough: ThoroughSection = ThoroughSection()
+    null_runs: Annotated[NullRunsSection, FormerName("thorough")] = NullRunsSection()
     sql: SqlSection = SqlSection()
 
     @model_validator(mode="after")
@@ -133,7 +133,7 @@ def _first_error(error: ValidationError) -> str:
     where = clip(".".join(str(part) for part in first["loc"]), LONGEST_KEY)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        message = "unknown key; remove it or mend its spelling"
+        message = "unknown key; remove it or correct its spelling"
     if first["type"] == "missing":
         message = "missing; add it"
     if first["type"] in ("tuple_type", "list_type"):
@@ -180,7 +180,7 @@ class StudyFile:
         return self.resolve(self.config.sql.folder)
 
     def resolve(self, path: str) -> Path:
-        """A path of the config, relative ones beside study.toml."""
+        """A path of the config, taken relative to study.toml's folder."""
         return (self.folder / Path(path).expanduser()).resolve()
 
     @property

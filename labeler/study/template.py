@@ -1,4 +1,4 @@
-"""The commented study.toml that `difflens init` writes, drawn from the config's own fields."""
+"""The commented study.toml that `difflens init` writes, generated from the config's fields."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from labeler.study.config import Section, inner_section, own_fields
 from labeler.study.study_file import StudyConfig
 
 HEADER = """\
-# A difflens study. Relative paths lie beside this file; every commented key shows its default.
+# A difflens study. Relative paths start at this file's folder; commented keys show their defaults.
 #
 #   difflens import {name} latents.csv      statistics of latents labelled elsewhere; no models
-#   difflens run {name}                     the whole job: fill in [[models]], [corpus], [harvest]
-#                                           and [[comparison]] first
+#   difflens run {name}                     all stages; first fill in [[models]], [corpus],
+#                                           [harvest] and [[comparison]]
 """
 
 EXAMPLES: dict[str, dict[str, Any]] = {

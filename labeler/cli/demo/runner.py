@@ -15,7 +15,7 @@ ASSETS = (STUDY_NAME, "corpus.jsonl", "simpo-adapter")
 
 
 def prepare(workdir: Path) -> StudyFile:
-    """Copy the demo's study into `workdir`, put the models beside it, and read it.
+    """Copy the demo's study into `workdir`, put the models next to it, and read it.
 
     A folder that holds a demo already is used as it is, so that a second call goes on from the
     first. Raises UsageError where `workdir` holds another study.

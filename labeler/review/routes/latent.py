@@ -100,7 +100,7 @@ def _conflict(
     sent: Submission,
     error: RevisionConflictError,
 ) -> Page:
-    """What stands now beside what was sent, and a form that sends it again on top."""
+    """The current decision next to the one that was sent, and a form that sends it again."""
     with asked.context.queue(filters) as (session, table):
         latent = _latent(table, latent_id)
         events = stream_of(session, latent_id, table.setting.taxonomy_version_id, sent.stream)

@@ -55,7 +55,7 @@ def show_progress(asked: Asked) -> Page:
 
 
 def show_audit(asked: Asked) -> Page:
-    """The random draws in force, and the form that makes a new one."""
+    """The active random draws, and the form that makes a new one."""
     with asked.context.queue(asked.filters) as (session, table):
         return asked.comparison_page(
             "audit.html.j2",

@@ -137,7 +137,7 @@ class NullResult(Base):
     kind: Mapped[str] = mapped_column(OneOf(NULL_KINDS))
     title: Mapped[str] = mapped_column(FreeText)
     settings: Mapped[dict[str, Any]] = mapped_column(JSON)
-    """`[thorough]` and the study's seed."""
+    """`[null_runs]` and the study's seed."""
     n_draws: Mapped[int]
     n_called: Mapped[int]
     """Verdicts up or down over all draws and categories; for `noise`, latents isolated."""

@@ -83,14 +83,14 @@ def test_the_terminal_and_the_page_show_both(studies: list[Engine], tmp_path: Pa
     stream = io.StringIO()
     print_side_by_side([pair], make_console(stream, width=160))
     printed = stream.getvalue()
-    assert "one beside two" in printed
+    assert "one next to two" in printed
     assert "safety" in printed
     assert "as two seeds" in printed
     files = build_report(
         studies[0], ReportOptions("one"), tmp_path / "again", report_run(studies[0]), [pair]
     )
     page = files.html.read_text(encoding="utf-8")
-    assert "Beside another study" in page
+    assert "Comparison with another study" in page
     assert page.count("data-compared=") == len(pair.rows)
 
 

@@ -19,8 +19,8 @@ from labeler.report.statistics import (
     DENOMINATORS,
     compute_variants,
     count_latents,
+    read_category_nodes,
     read_counts,
-    read_places,
 )
 from labeler.report.tables import COLUMNS
 from labeler.store.engine import write_session
@@ -72,14 +72,14 @@ def test_counts_from_members_equal_those_of_the_view(sqlite_engine: Engine) -> N
     with Session(sqlite_engine) as session:
         (facts,) = read_comparisons(session)
         members = read_members(session, facts)
-        places = read_places(session, facts.version.id)
+        nodes = read_category_nodes(session, facts.version.id)
         for denominator in DENOMINATORS:
             target, reference = (
                 [member for member in side if member.is_in(denominator)]
                 for side in (members.target, members.reference)
             )
             counted = {
-                row.category: row for row in count_latents(places, target, reference, "primary")
+                row.category: row for row in count_latents(nodes, target, reference, "primary")
             }
             for row in read_counts(session, facts.comparison.name, denominator):
                 assert counted[row.category] == row
@@ -89,7 +89,7 @@ def test_frequency_weighting_is_the_share_of_density(with_activations: Engine) -
     with Session(with_activations) as session:
         (facts,) = read_comparisons(session)
         members = read_members(session, facts)
-        variants = compute_variants(members, read_places(session, facts.version.id))
+        variants = compute_variants(members, read_category_nodes(session, facts.version.id))
     row = next(
         row
         for row in variants.rows

@@ -12,7 +12,7 @@ from scipy.stats import boschloo_exact, fisher_exact
 from sqlalchemy import Engine
 from statsmodels.stats.multitest import multipletests
 
-from labeler.report.statistics import compute_rows, read_places
+from labeler.report.statistics import compute_rows, read_category_nodes
 from labeler.review.queue_index import QueueIndex, change_rows
 from labeler.review.queued_latents import QueuedLatent, Setting
 from labeler.review.table import Leaf, QueueTable
@@ -59,8 +59,8 @@ def test_both_pages_agree(sqlite_engine: Engine, test: ExactTest, denominator: D
     queue_index = QueueIndex(sqlite_engine)
     with read_session(sqlite_engine) as session, queue_index.lock:
         table = queue_index.table(session)
-        latents = read_places(session, table.setting.taxonomy_version_id)
-        rows = compute_rows(session, "paper", latents, denominator, ALPHA, test)
+        nodes = read_category_nodes(session, table.setting.taxonomy_version_id)
+        rows = compute_rows(session, "paper", nodes, denominator, ALPHA, test)
         section = ReportSection(test=test, denominator=denominator)
         shown = {row.change.category: row.change for row in change_rows(table, section)}
     assert [row.category for row in rows] == list(shown)

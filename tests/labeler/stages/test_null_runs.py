@@ -8,7 +8,7 @@ from tiny_study import TinyStudy
 
 from labeler.cli.main import run
 from labeler.report.members import Member
-from labeler.report.statistics import CategoryPlace
+from labeler.report.statistics import CategoryNode
 from labeler.stages.replicates import Labelled, permuted_null, seed_null
 from labeler.store.engine import open_engine, read_session
 from labeler.store.null_runs import NullRun, read_null_runs
@@ -16,7 +16,7 @@ from labeler.store.schema import Comparison, Crosscoder, NullResult
 
 pytestmark = pytest.mark.slow
 
-PLACES = (CategoryPlace("safety", "Safety", 1, None), CategoryPlace("code", "Code", 1, None))
+NODES = (CategoryNode("safety", "Safety", 1, None), CategoryNode("code", "Code", 1, None))
 
 
 def members(side: str, **counts: int) -> tuple[Member, ...]:
@@ -33,7 +33,7 @@ STRONG = Labelled(members("target", safety=38, none=2), members("reference", cod
 
 
 def test_dealt_sides_hardly_ever_show_what_a_real_difference_shows() -> None:
-    null = permuted_null(STRONG, PLACES, 100, seed=1)
+    null = permuted_null(STRONG, NODES, 100, seed=1)
     assert (null.n_draws, null.n_tested) == (100, 200)
     assert null.n_called / null.n_tested < 0.05
     safety = next(change for change in null.changes if change.category == "safety")
@@ -44,13 +44,13 @@ def test_dealt_sides_hardly_ever_show_what_a_real_difference_shows() -> None:
 
 
 def test_dealing_is_fixed_by_the_seed() -> None:
-    one, same, other = (permuted_null(STRONG, PLACES, 20, seed) for seed in (1, 1, 2))
+    one, same, other = (permuted_null(STRONG, NODES, 20, seed) for seed in (1, 1, 2))
     assert one == same
     assert one != other
 
 
 def test_equal_crosscoders_give_no_change_by_seeds_alone() -> None:
-    null = seed_null(STRONG, [STRONG, STRONG, STRONG], PLACES)
+    null = seed_null(STRONG, [STRONG, STRONG, STRONG], NODES)
     assert (null.n_draws, null.n_called) == (6, 0)
     safety = next(change for change in null.changes if change.category == "safety")
     assert (safety.low, safety.high, safety.share_as_far) == (0, 0, 0)
@@ -58,7 +58,7 @@ def test_equal_crosscoders_give_no_change_by_seeds_alone() -> None:
 
 def test_category_that_one_seed_alone_finds_has_an_infinite_end() -> None:
     without = Labelled(members("target", none=40), STRONG.reference)
-    null = seed_null(STRONG, [STRONG, without], PLACES)
+    null = seed_null(STRONG, [STRONG, without], NODES)
     safety = next(change for change in null.changes if change.category == "safety")
     assert (safety.low, safety.high) == (-100, None)
     assert null.n_called > 0
@@ -68,11 +68,11 @@ def test_category_that_one_seed_alone_finds_has_an_infinite_end() -> None:
 def thorough_study(
     finished_study: TinyStudy, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> TinyStudy:
-    copy = finished_study.copied_to(tmp_path_factory.mktemp("thorough") / "study")
-    study = copy.with_tables(thorough={"seeds": 1, "permutations": 20})
+    copy = finished_study.copied_to(tmp_path_factory.mktemp("null-runs") / "study")
+    study = copy.with_tables(null_runs={"seeds": 1, "permutations": 20})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIFFLENS_CACHE", str(tiny_cache))
-        assert run(["run", str(study.path), "--thorough"]) == 0
+        assert run(["run", str(study.path), "--null-runs"]) == 0
     return study
 
 
@@ -85,7 +85,7 @@ def stored_nulls(study: TinyStudy) -> dict[str, NullRun]:
     return {null.kind: null for null in found}
 
 
-def test_thorough_stores_every_kind_of_null_and_the_report_shows_them(
+def test_null_runs_store_every_kind_of_null_and_the_report_shows_them(
     thorough_study: TinyStudy,
 ) -> None:
     nulls = stored_nulls(thorough_study)
@@ -101,7 +101,7 @@ def test_thorough_stores_every_kind_of_null_and_the_report_shows_them(
 def test_replicate_is_another_crosscoder_on_the_same_activations(
     thorough_study: TinyStudy,
 ) -> None:
-    folder = thorough_study.folder / "artifacts" / "thorough" / "seed-1"
+    folder = thorough_study.folder / "artifacts" / "null-runs" / "seed-1"
     hashes = []
     for url in (thorough_study.url, f"sqlite:///{folder / 'difflens.db'}"):
         engine = open_engine(url)
@@ -117,7 +117,7 @@ def test_replicate_is_another_crosscoder_on_the_same_activations(
 def test_second_run_trains_nothing_again(
     thorough_study: TinyStudy, own_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["run", str(thorough_study.path), "--thorough"]) == 0
+    assert run(["run", str(thorough_study.path), "--null-runs"]) == 0
     said = capsys.readouterr().err
     assert "seed 2, train: already done with the same inputs" in said
     engine = open_engine(thorough_study.url)
@@ -127,8 +127,8 @@ def test_second_run_trains_nothing_again(
     assert len(stored_nulls(thorough_study)) == 3
 
 
-def test_thorough_needs_every_label(
+def test_null_runs_need_every_label(
     thorough_study: TinyStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["run", str(thorough_study.path), "--thorough", "--until", "train"]) == 2
+    assert run(["run", str(thorough_study.path), "--null-runs", "--until", "train"]) == 2
     assert "leave out --until train" in capsys.readouterr().err

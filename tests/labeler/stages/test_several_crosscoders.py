@@ -240,8 +240,8 @@ def test_null_runs_are_refused_before_any_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = several(tmp_path, tmp_path / "models")
-    assert run(["run", str(study.path), "--thorough"]) == 2
-    assert "--thorough: its null runs are for one crosscoder" in capsys.readouterr().err
+    assert run(["run", str(study.path), "--null-runs"]) == 2
+    assert "--null-runs: they are for one crosscoder" in capsys.readouterr().err
     assert not study.database.exists()
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"harvest": {"layers": 3}}, ("harvest.layers", "unknown key", "mend its spelling")),
+        ({"harvest": {"layers": 3}}, ("harvest.layers", "unknown key", "correct its spelling")),
         ({"harvst": {"layer": 1}}, ("harvst", "unknown key")),
         ({"harvest": {"layer": None}}, ("harvest.layer", "missing")),
         ({"harvest": {"layer": "one"}}, ("harvest.layer", "integer")),

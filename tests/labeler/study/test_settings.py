@@ -251,6 +251,19 @@ def test_a_renamed_key_is_read_by_its_former_name_and_warns_once(
     assert caplog.messages == [f"{old}: this key is now called {new}; rename it"]
 
 
+def test_a_renamed_table_and_option_keep_their_former_names(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _warn_renamed.cache_clear()
+    study = _study_of(tmp_path, "[thorough]\nseeds = 5\n")
+    assert study.config.null_runs.seeds == 5
+    assert caplog.messages == ["thorough: this key is now called null_runs; rename it"]
+    assert run(["run", str(study.path), "--thorough", "--until", "train"]) == 2
+    said = capsys.readouterr().err
+    assert "--thorough: this option is now called --null-runs" in said
+    assert "--null-runs needs the labels of the whole study" in said
+
+
 def test_a_key_by_both_of_its_names_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="remove wake_silent"):
         _study_of(tmp_path, "[train]\nrevive_dead = true\nwake_silent = true\n")
