@@ -22,9 +22,9 @@ _STUDY_HEAD = """\
 # study.toml
 
 One file drives a study. `difflens init study.toml` writes one that is valid as it stands and shows
-every key with its default. Relative paths lie beside the file, never in the working directory; an
-unknown key is refused by name; a key is asked for by the stage that needs it, so `import`, `sql`
-and `report` work with no models named.
+every key with its default. Relative paths start at the file's folder, not at the working directory.
+An unknown key is refused by name. Each stage asks only for the keys that it needs, so `import`,
+`sql` and `report` work without any models.
 
 This page is drawn from the code by `python docs/reference.py`.
 """
