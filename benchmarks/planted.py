@@ -34,9 +34,9 @@ from planted_trial import (
 )
 
 from crosscoder.checkpoints import load_crosscoder
+from crosscoder.isolation_rules import isolation_rule
 from crosscoder.memory_store import noisy_copy_store
 from crosscoder.model import CrosscoderConfig
-from crosscoder.rules import isolation_rule
 from crosscoder.scaling import latent_scaling
 from crosscoder.train import train
 

@@ -27,8 +27,8 @@ from crosscoder.checkpoints import load_crosscoder
 from crosscoder.config import TrainConfig
 from crosscoder.evaluate import encode_shard
 from crosscoder.isolation import select_latents
+from crosscoder.isolation_rules import isolation_rule
 from crosscoder.model import Crosscoder, CrosscoderConfig
-from crosscoder.rules import isolation_rule
 from crosscoder.scaling import LatentScaling, PairScaling, latent_scaling
 from crosscoder.train import TrainResult, train
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosscoder.config import Overlap
-from crosscoder.rules import IsolationRule
+from crosscoder.isolation_rules import IsolationRule
 from crosscoder.scaling import PairScaling, ScalingFlag
 from crosscoder.scaling_sums import BoolArray, FloatArray
 

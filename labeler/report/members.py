@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
 from crosscoder.config import SIDES, SideName
-from crosscoder.rules import Specificity
+from crosscoder.isolation_rules import Specificity
 from labeler.report.comparisons import ActiveComparison
 from labeler.store.outcomes import EFFECTIVE_OUTCOMES, LABELLED
 from labeler.store.schema import (

@@ -11,7 +11,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from crosscoder.config import SIDES, SideName
-from crosscoder.rules import RULES, stored_rule
+from crosscoder.isolation_rules import RULES, stored_rule
 from labeler.labeling.score_statistics import paired_difference
 from labeler.report.checks import sensitivity_of
 from labeler.report.comparisons import ActiveComparison, LatentSetView

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
+from crosscoder.isolation_rules import RULES, IsolationRule, stored_rule
 from crosscoder.progress import Progress
-from crosscoder.rules import RULES, IsolationRule, stored_rule
 from labeler.errors import UsageError
 from labeler.report.comparisons import ActiveComparison, read_comparisons
 from labeler.report.members import read_members

@@ -26,7 +26,7 @@ from crosscoder.config import (
     TextSettings,
     TrainSettings,
 )
-from crosscoder.rules import RULES, IsolationRule
+from crosscoder.isolation_rules import RULES, IsolationRule
 from taxonomy.settings import ClusterSettings, ExactTest
 
 

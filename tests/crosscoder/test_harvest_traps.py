@@ -20,9 +20,9 @@ from crosscoder.errors import InputError
 from crosscoder.evidence import EvidenceConfig, collect_evidence
 from crosscoder.harvest import HarvestConfig, harvest
 from crosscoder.isolation import select_latents
+from crosscoder.isolation_rules import isolation_rule
 from crosscoder.model import Crosscoder, Normaliser
 from crosscoder.model_files import SubjectSpec
-from crosscoder.rules import isolation_rule
 from crosscoder.scaling import delta_norm, latent_scaling
 from crosscoder.training_sources import StoreSource
 

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
 from crosscoder.isolation import isolate_comparison, select_latents
-from crosscoder.rules import isolation_rule
+from crosscoder.isolation_rules import isolation_rule
 from crosscoder.scaling import PairScaling, ScalingFlag
 
 NAN = float("nan")

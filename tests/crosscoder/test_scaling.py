@@ -16,8 +16,8 @@ from crosscoder.activations import ActivationStore, write_store
 from crosscoder.batch_topk import SparseCodes
 from crosscoder.errors import InputError
 from crosscoder.isolation import select_latents
+from crosscoder.isolation_rules import isolation_rule
 from crosscoder.model import Crosscoder, CrosscoderConfig
-from crosscoder.rules import isolation_rule
 from crosscoder.scaling import (
     LatentScaling,
     PairScaling,

@@ -14,7 +14,7 @@ from pydantic import Field
 from tiny_study import TinyStudy
 
 from crosscoder.config import ACTIVATIONS
-from crosscoder.rules import RULES, IsolationRule
+from crosscoder.isolation_rules import RULES, IsolationRule
 from labeler.cli.main import run
 
 

@@ -14,8 +14,8 @@ from pydantic.fields import FieldInfo
 
 from crosscoder.config import RECORDED, EvidenceConfig, ScalingSettings, TrainConfig, _warn_renamed
 from crosscoder.harvest import HarvestConfig
+from crosscoder.isolation_rules import StrictRule
 from crosscoder.model import CrosscoderConfig
-from crosscoder.rules import StrictRule
 from labeler.cli.main import run
 from labeler.errors import UsageError
 from labeler.labeling.score import ScoreConfig
