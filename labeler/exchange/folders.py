@@ -30,6 +30,7 @@ from labeler.store.latents import add_latents, get_or_create_crosscoder
 from labeler.store.runs import begin_run, finish_run
 from labeler.store.schema import Crosscoder, Evidence, Explanation, Judge, Latent
 from labeler.store.tables.base import storable
+from labeler.store.tables.judging import IMPORT
 
 FIRING_KINDS = ("top", "quantile")
 ROLE = "plain"
@@ -188,7 +189,7 @@ _IMPORTED = (
     select(Explanation.latent_id, Explanation.text, Judge.model.label("who"))
     .join(Judge, Judge.id == Explanation.judge_id)
     .join(Latent, Latent.id == Explanation.latent_id)
-    .where(Judge.endpoint_kind == "import")
+    .where(Judge.is_import)
     .order_by(Explanation.id)
 )
 
@@ -339,9 +340,7 @@ def _explain(
     session: Session, run_id: int, form: Format, latent_id: int, said: ExchangeExplanation
 ) -> _Said:
     """Write an explanation unless it is the newest of its author already."""
-    judge = get_or_create_judge(
-        session, f"{form}: {said.author}"[:200], said.author[:300], "import"
-    )
+    judge = get_or_create_judge(session, f"{form}: {said.author}"[:200], said.author[:300], IMPORT)
     newest = newest_explanations(session, [latent_id], judge.id).get(latent_id)
     if newest is not None and newest.text == storable(said.text):
         return _Said(newest, is_new=False)

@@ -10,6 +10,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from labeler.judge.kinds import judge_kind
 from labeler.report.answer import Conclusion, answer_of, computed_sentence
 from labeler.report.checks import check_sentences
 from labeler.report.compare import summary
@@ -18,6 +19,7 @@ from labeler.report.figures import Layout, delta_norm_histogram, forest_plot, in
 from labeler.report.model import ChangeTable, EvidenceView, LatentView, ReportData
 from labeler.report.sweep_figure import chosen_panels, sweep_plot
 from labeler.store.outcomes import OUTCOMES
+from labeler.store.tables.judging import IMPORT
 from labeler.text import (
     MAX_TOKEN_CHARACTERS,
     clip,
@@ -222,15 +224,7 @@ KIND_TITLES = {
     "negative": "does not fire",
     "other_model": "other model",
 }
-JUDGE_NOTES = {
-    "evidence": (
-        "An embedded judge, no language model: the explanation is assembled from the evidence's "
-        "own statistics, the category is the nearest definition by sentence vectors."
-    ),
-    "openai": "A language model behind an OpenAI-compatible endpoint.",
-    "import": "No judge of this study: the labels were imported from a file.",
-    "scripted": "Scripted answers, as tests use them.",
-}
+IMPORTED_NOTE = "No judge of this study: the labels were imported from a file."
 LONGEST_EXPLANATION = 600
 
 
@@ -392,7 +386,7 @@ def _environment() -> Environment:
         largest_activation=largest_activation,
         verdict_signs=VERDICT_SIGNS,
         kind_titles=KIND_TITLES,
-        judge_notes=JUDGE_NOTES,
+        judge_note=_judge_note,
         longest_explanation=LONGEST_EXPLANATION,
         check_sentences=check_sentences,
         compare_summary=summary,
@@ -400,6 +394,10 @@ def _environment() -> Environment:
         n_panels=lambda swept: len(chosen_panels(swept)),
     )
     return environment
+
+
+def _judge_note(kind: str) -> str:
+    return IMPORTED_NOTE if kind == IMPORT else judge_kind(kind).note
 
 
 def _capitalized(text: str) -> str:

@@ -278,7 +278,7 @@ def _first_of_each(way: Carrying, categories: Iterable[tuple[int, Row]]) -> dict
 
 
 def _import_judges(session: Session) -> set[int]:
-    return set(session.execute(select(Judge.id).where(Judge.endpoint_kind == "import")).scalars())
+    return set(session.execute(select(Judge.id).where(Judge.is_import)).scalars())
 
 
 def _categories_of_label(session: Session, label_id: int) -> list[JudgeLabelCategory]:

@@ -25,6 +25,7 @@ from crosscoder.config import (
     TrainSettings,
 )
 from crosscoder.rules import RULES, IsolationRule
+from labeler.study.judge_kinds import JudgeKindName
 from taxonomy.settings import ClusterSettings, ExactTest
 
 
@@ -238,7 +239,7 @@ class ScoreSettings(Settings):
 class ScoresSection(Section, ScoreSettings):
     """`[scores]`: how explanations are tested on text they never saw, and with which controls."""
 
-    judges: tuple[Literal["evidence", "openai", "scripted"], ...] = ("evidence", "openai")
+    judges: tuple[JudgeKindName, ...] = ("evidence", "openai")
     """Kinds of judges whose explanations are scored, each by the judge itself."""
     controls: int = Field(20, ge=0)
     """Latents for each comparison that are specific to no side and as dense as the specific ones;

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from labeler.study.config import Section
+from labeler.study.judge_kinds import JudgeKindName
 
 
 def without_secrets(url: str) -> str:
@@ -82,7 +83,7 @@ Marker = Annotated[str, Field(min_length=1)]
 class JudgeSection(Section):
     """`[judge]`: who explains and categorises."""
 
-    kind: Literal["evidence", "openai", "scripted"] = "evidence"
+    kind: JudgeKindName = "evidence"
     """`evidence` is embedded, `openai` any OpenAI-compatible server, `scripted` reads answers."""
     base_url: BaseUrl | None = None
     """`openai`: the server's URL, e.g. http://127.0.0.1:8000/v1."""
