@@ -13,15 +13,14 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
-from labeler.exchange.delphi import read_delphi, write_delphi
-from labeler.exchange.neuronpedia import (
+from labeler.exchange.formats import FORMATS, check_options
+from labeler.exchange.records import (
     HUMAN,
-    NeuronpediaSource,
-    read_neuronpedia,
-    write_neuronpedia,
+    ExchangeExplanation,
+    ExchangeLatent,
+    ExchangeWindow,
+    ExportedCrosscoder,
 )
-from labeler.exchange.records import ExchangeExplanation, ExchangeLatent, ExchangeWindow, Format
-from labeler.exchange.saedashboard import read_saedashboard, write_saedashboard
 from labeler.exchange.scores import RedrawnScores, add_imported_score, redraw_scores
 from labeler.store.engine import read_session, write_session
 from labeler.store.evidence import EvidenceRow, add_evidence, evidence_of
@@ -84,19 +83,20 @@ class ExchangeExport:
 def export_latents(
     engine: Engine,
     folder: Path,
-    form: Format,
+    form: str,
     crosscoder: str | None = None,
     overwrite: bool = False,
-    creator_id: str | None = None,
+    **options: str | None,
 ) -> ExchangeExport:
-    """Write the latents of one crosscoder that are labelled, or explained by an import; delphi's
-    format takes scores too. Neuronpedia's rows belong to its user `creator_id`, which it needs.
+    """Write the latents of one crosscoder that are labelled, or explained by an import.
 
-    UsageError where `creator_id` is missing or goes with another format; where `crosscoder` is
-    missing and there are several, is not in the database, or has no such latent; and where the
-    folder holds anything, unless `overwrite`.
+    `options` are the format's own. UsageError where one is missing or goes with another format;
+    where `crosscoder` is missing and there are several, is not in the database, or has no such
+    latent; and where the folder holds anything, unless `overwrite`. InputError for an unknown
+    format.
     """
-    _check_creator(form, creator_id)
+    own_options = check_options(form, options)
+    writer = FORMATS.get(form)()
     if not overwrite and folder.is_dir() and any(folder.iterdir()):
         raise UsageError(
             f"{folder}: is there already; choose another folder, or overwrite it by --force"
@@ -109,35 +109,23 @@ def export_latents(
                 f"crosscoder {row.name}: no latent of it is labelled, or explained by an import; "
                 "nothing was written"
             )
-        redrawn = _scores(session, found) if form == "delphi" else RedrawnScores()
-        source = _neuronpedia_source(row, creator_id or "")
+        redrawn = _scores(session, found) if writer.takes_scores else RedrawnScores()
+        described = _described(row)
     latents = [
         replace(latent, scores=redrawn.by_latent.get(latent_id, ()))
         for latent_id, latent in found.items()
     ]
     n_scores = sum(len(latent.scores) for latent in latents)
-    return ExchangeExport(
-        _write_folder(folder, form, latents, source), n_scores, redrawn.n_left_out
-    )
+    try:
+        n_latents = writer.write(folder, latents, described, own_options)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"{folder}: cannot be written: {error.strerror}; name a folder") from None
+    return ExchangeExport(n_latents, n_scores, redrawn.n_left_out)
 
 
-def _check_creator(form: Format, creator_id: str | None) -> None:
-    if form == "neuronpedia" and not (creator_id or "").strip():
-        raise UsageError(
-            "--creator-id: missing; every table of Neuronpedia names the user that its rows belong "
-            "to: give the id of a user of the instance that is to import them"
-        )
-    if form != "neuronpedia" and creator_id is not None:
-        raise UsageError(
-            f"--creator-id: goes with --format neuronpedia, {form} has no place for it"
-        )
-
-
-def _neuronpedia_source(row: Crosscoder, creator_id: str) -> NeuronpediaSource:
-    """Facts of a crosscoder that Neuronpedia has columns for; imported ones have hardly any."""
+def _described(row: Crosscoder) -> ExportedCrosscoder:
     config = row.config or {}
-    return NeuronpediaSource(
-        creator_id=creator_id,
+    return ExportedCrosscoder(
         name=row.name,
         models=tuple(config.get("model_names") or ()),
         layer=config.get("layer") or 0,
@@ -145,23 +133,10 @@ def _neuronpedia_source(row: Crosscoder, creator_id: str) -> NeuronpediaSource:
     )
 
 
-def _write_folder(
-    folder: Path, form: Format, latents: list[ExchangeLatent], source: NeuronpediaSource
-) -> int:
-    try:
-        if form == "neuronpedia":
-            return write_neuronpedia(folder, latents, source)
-        if form == "delphi":
-            return write_delphi(folder, latents, source.name)
-        return write_saedashboard(folder, latents, "difflens", source.name)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UsageError(f"{folder}: cannot be written: {error.strerror}; name a folder") from None
-
-
 def import_latents(
     engine: Engine,
     folder: Path,
-    form: Format,
+    form: str,
     crosscoder: str,
     dry_run: bool = False,
     new_crosscoder: bool = False,
@@ -173,8 +148,7 @@ def import_latents(
     UsageError for a name that is not in the study, unless `new_crosscoder` makes one without
     weights.
     """
-    read = {"neuronpedia": read_neuronpedia, "delphi": read_delphi}.get(form, read_saedashboard)
-    latents = read(folder)
+    latents = FORMATS.get(form)().read(folder)
     with write_session(engine, dry_run=dry_run) as session:
         if not new_crosscoder:
             _require_crosscoder(session, crosscoder)
@@ -287,7 +261,7 @@ def _window(row: Evidence) -> ExchangeWindow:
 def _write(
     session: Session,
     folder: Path,
-    form: Format,
+    form: str,
     name: str,
     latents: Sequence[ExchangeLatent],
     dry_run: bool,
@@ -337,7 +311,7 @@ class _Said:
 
 
 def _explain(
-    session: Session, run_id: int, form: Format, latent_id: int, said: ExchangeExplanation
+    session: Session, run_id: int, form: str, latent_id: int, said: ExchangeExplanation
 ) -> _Said:
     """Write an explanation unless it is the newest of its author already."""
     judge = get_or_create_judge(session, f"{form}: {said.author}"[:200], said.author[:300], IMPORT)
@@ -348,7 +322,7 @@ def _explain(
 
 
 def _add_windows(
-    session: Session, run_id: int, form: Format, latent_id: int, windows: Sequence[ExchangeWindow]
+    session: Session, run_id: int, form: str, latent_id: int, windows: Sequence[ExchangeWindow]
 ) -> int:
     """Write the windows of a latent that has no evidence, each text once."""
     if evidence_of(session, latent_id):
