@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from labeler.report.compare import summary
 from labeler.report.comparisons import LatentSetView
 from labeler.report.figures import Layout, delta_norm_histogram, forest_plot, inline_svg, nu_scatter
 from labeler.report.model import ChangeTable, EvidenceView, LatentView, ReportData
+from labeler.report.sections.base import fill_chapters, fill_page
 from labeler.report.sweep_figure import chosen_panels, sweep_plot
 from labeler.store.outcomes import OUTCOMES
 from labeler.store.tables.judging import IMPORT
@@ -297,24 +298,29 @@ def page_comparisons(reports: Sequence[ReportData]) -> tuple[PageComparison, ...
     )
 
 
-def render_page(
-    comparisons: Sequence[PageComparison],
-    *,
-    study: str,
-    title: str,
-    beside: Sequence[SideBySide] = (),
-    stale: Sequence[str] = (),
-    of_study: StudyComparisons | None = None,
-) -> str:
+@dataclass(frozen=True)
+class Page:
+    """Everything that the page says."""
+
+    comparisons: Sequence[PageComparison]
+    study: str
+    title: str
+    beside: Sequence[SideBySide] = ()
+    """Comparisons with another study."""
+    stale: Sequence[str] = ()
+    of_study: StudyComparisons | None = None
+
+
+def render_page(page: Page) -> str:
     """The whole page."""
     template = _environment().get_template("report.html.j2")
     return template.render(
-        comparisons=comparisons,
-        study=study,
-        title=title,
-        beside=beside,
-        stale=stale,
-        of_study=of_study,
+        comparisons=page.comparisons,
+        study=page.study,
+        title=page.title,
+        stale=page.stale,
+        chapters_of=partial(fill_chapters, _section_environment()),
+        of_all=fill_page(_section_environment(), page),
         policy=CONTENT_SECURITY_POLICY,
         css=_style(),
     )
@@ -398,6 +404,12 @@ def _environment() -> Environment:
 
 def _judge_note(kind: str) -> str:
     return IMPORTED_NOTE if kind == IMPORT else judge_kind(kind).note
+
+
+@cache
+def _section_environment() -> Environment:
+    # What stands inside another template keeps its last line break.
+    return _environment().overlay(keep_trailing_newline=True)
 
 
 def _capitalized(text: str) -> str:

@@ -326,11 +326,11 @@ def _settings(session: Session, taxonomy_version_id: int) -> dict[int, Setting]:
         .group_by(ComparisonSetting.comparison_id)
     )
     rows = session.execute(
-        select(ComparisonSetting.comparison_id, ComparisonSetting.judge_id, Judge.endpoint_kind)
+        select(ComparisonSetting.comparison_id, ComparisonSetting.judge_id, Judge.is_import)
         .join(Judge, Judge.id == ComparisonSetting.judge_id)
         .where(ComparisonSetting.id.in_(newest))
     )
     return {
-        row.comparison_id: Setting(taxonomy_version_id, row.judge_id, row.endpoint_kind == "import")
+        row.comparison_id: Setting(taxonomy_version_id, row.judge_id, row.is_import)
         for row in rows
     }
