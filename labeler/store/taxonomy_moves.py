@@ -331,6 +331,5 @@ def _settings(session: Session, taxonomy_version_id: int) -> dict[int, Setting]:
         .where(ComparisonSetting.id.in_(newest))
     )
     return {
-        row.comparison_id: Setting(taxonomy_version_id, row.judge_id, row.is_import)
-        for row in rows
+        row.comparison_id: Setting(taxonomy_version_id, row.judge_id, row.is_import) for row in rows
     }
