@@ -129,6 +129,8 @@ def _type(annotation: Any) -> str:
     arguments = [inner for inner in get_args(annotation) if inner is not NoneType]
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{choice}`" for choice in arguments)
+    if len(arguments) > 1 and isinstance(arguments[1], Registry):
+        return ", ".join(f"`{name}`" for name in arguments[1].names())
     if get_origin(annotation) is dict:
         return f"table of {_type(arguments[1])}"
     if get_origin(annotation) is tuple:

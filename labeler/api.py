@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from labeler.exchange.folders import ExchangeExport, ExchangeResult
     from labeler.exchange.labels_round_trip import LabelImportResult
     from labeler.exchange.latents_import import ImportResult
-    from labeler.exchange.records import Format
     from labeler.stages.pipeline import StageReport
     from labeler.stages.status import StudyStatus
     from labeler.store.query.result import QueryResult
@@ -215,7 +214,7 @@ class Study:
     def export_latents(
         self,
         folder: str | Path,
-        form: Format,
+        form: str,
         crosscoder: str | None = None,
         overwrite: bool = False,
         creator_id: str | None = None,
@@ -228,12 +227,14 @@ class Study:
         from labeler.exchange.folders import export_latents
 
         with self.engine() as engine:
-            return export_latents(engine, Path(folder), form, crosscoder, overwrite, creator_id)
+            return export_latents(
+                engine, Path(folder), form, crosscoder, overwrite, creator_id=creator_id
+            )
 
     def import_explanations(
         self,
         folder: str | Path,
-        form: Format,
+        form: str,
         crosscoder: str,
         dry_run: bool = False,
         new_crosscoder: bool = False,

@@ -78,14 +78,11 @@ def check(
     if puzzles:
         _check_puzzles(study)
         return
-    from labeler.errors import UsageError
-    from labeler.judge.check import check_judge
+    from labeler.judge.kinds import judge_kind
     from labeler.study.study_file import StudyFile
 
     section = StudyFile.read(study).config.judge
-    if section.kind != "openai":
-        raise UsageError(f"judge.kind: {section.kind} has no server to check; openai has")
-    for fit in check_judge(section):
+    for fit in judge_kind(section.kind).check(section):
         typer.echo(fit.parameter_words)
         typer.echo(fit.words)
         if fit.warning is not None:

@@ -34,8 +34,8 @@ def warning_of(study: StudyFile) -> str | None:
 
 def planned(study: StudyFile) -> list[str]:
     """The plan of every judge of the study, as lines."""
-    from labeler.embedding.factory import embedder_name
     from labeler.judge.factory import make_judge
+    from labeler.judge.kinds import judge_kind
 
     require_existing(study.database_url)
     lines: list[str] = []
@@ -43,9 +43,10 @@ def planned(study: StudyFile) -> list[str]:
         with read_session(engine) as session:
             latents = labelled_latents(session, StageContext(study, engine, SilentProgress()))
         for section in (study.config.judge, *study.config.judges):
-            if section.kind == "evidence":
-                name = embedder_name(study.config.embedding)
-                lines.append(f"evidence-{name}: computes on this machine, no call is paid")
+            kind = judge_kind(section.kind)
+            if not kind.is_metered:
+                name = kind.expected_name(section, study.config.embedding)
+                lines.append(f"{name}: computes on this machine, no call is paid")
                 continue
             judge = make_judge(section, folder=study.folder)
             folder = model_folder(study, section)

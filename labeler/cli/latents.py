@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from labeler.cli.options import StudyPath
 from labeler.errors import UsageError, doing
 
 
-class FormatOption(StrEnum):
-    """Formats of other tools."""
+def known_format(name: str) -> str:
+    """A value of `--format`; ValueError where no format has this name."""
+    from labeler.exchange.formats import FORMATS
 
-    NEURONPEDIA = "neuronpedia"
-    DELPHI = "delphi"
-    SAEDASHBOARD = "saedashboard"
+    if name not in FORMATS.names():
+        raise ValueError(f"{name!r} is not one of {', '.join(map(repr, FORMATS.names()))}.")
+    return name
+
+
+class FormatCommand(TyperCommand):
+    """A command whose help names the registered formats: only then are extensions looked for."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """List the options."""
+        from labeler.exchange.formats import FORMATS
+
+        for option in self.params:
+            if "--format" in option.opts:
+                option.metavar = f"<{'|'.join(FORMATS.names())}>"
+        super().format_options(ctx, formatter)
 
 
 LabelsPlace = Annotated[
     Path, typer.Argument(metavar="FILE", help="CSV, or JSONL by its name; a folder for --format.")
 ]
 FormatName = Annotated[
-    FormatOption | None, typer.Option("--format", help="A folder of another tool, not a file.")
+    str | None,
+    typer.Option("--format", parser=known_format, help="A folder of another tool, not a file."),
 ]
 CrosscoderName = Annotated[
     str | None, typer.Option(help="With --format: whose latents; may be left out if there is one.")
@@ -36,8 +51,8 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command("import")(import_)
     group = typer.Typer(help="Spreadsheet round trip of labels.", no_args_is_help=True)
-    group.command("export")(export_labels)
-    group.command("import")(import_labels)
+    group.command("export", cls=FormatCommand)(export_labels)
+    group.command("import", cls=FormatCommand)(import_labels)
     app.add_typer(group, name="labels")
 
 
@@ -80,17 +95,19 @@ def export_labels(
     from labeler.api import Study
 
     if form is None:
+        from labeler.exchange.formats import only_with
+
         if creator_id is not None:
-            raise UsageError("--creator-id: goes with --format neuronpedia")
+            raise UsageError(only_with("creator_id"))
         with doing(f"exporting {file}"):
             count = Study.open(study).export_labels(file, overwrite=force)
         typer.echo(f"{file}: {count} labels", err=True)
         return
     with doing(f"exporting {file}"):
         done = Study.open(study).export_latents(
-            file, form.value, crosscoder, overwrite=force, creator_id=creator_id
+            file, form, crosscoder, overwrite=force, creator_id=creator_id
         )
-    typer.echo(f"{file}: {done.n_latents} latents as {form.value}", err=True)
+    typer.echo(f"{file}: {done.n_latents} latents as {form}", err=True)
     if done.left_out is not None:
         typer.echo(done.left_out, err=True)
 
@@ -123,7 +140,7 @@ def import_labels(
             raise UsageError("--crosscoder: name the crosscoder whose latents the folder describes")
         with doing(f"importing {file}"):
             done = Study.open(study).import_explanations(
-                file, form.value, crosscoder, dry_run, new_crosscoder
+                file, form, crosscoder, dry_run, new_crosscoder
             )
         typer.echo(done.summary, err=True)
         return

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from crosscoder import limits
 from labeler.errors import UsageError
+from labeler.exchange.formats import FORMATS, FolderFormat
 from labeler.exchange.records import (
     ExchangeExample,
     ExchangeExplanation,
     ExchangeLatent,
     ExchangeScore,
     ExchangeWindow,
+    ExportedCrosscoder,
     latent_index,
 )
 from labeler.labeling.score_examples import Method
@@ -149,6 +151,28 @@ _EXPLANATIONS = "explanations"
 AUTHOR = "delphi"
 _NAME = re.compile(r"(?P<hookpoint>.*)_latent(?P<index>\d+)", re.DOTALL)
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@FORMATS.register("delphi")
+class Delphi(FolderFormat):
+    """`--format delphi`: the first explanation of each latent, and its scores."""
+
+    name = "delphi"
+    takes_scores = True
+
+    def read(self, folder: Path) -> list[ExchangeLatent]:
+        """Explanations and scores of one hookpoint."""
+        return read_delphi(folder)
+
+    def write(
+        self,
+        folder: Path,
+        latents: Sequence[ExchangeLatent],
+        crosscoder: ExportedCrosscoder,
+        options: Mapping[str, str],
+    ) -> int:
+        """One file for each explanation and for each score."""
+        return write_delphi(folder, latents, crosscoder.name)
 
 
 def write_delphi(folder: Path, latents: Iterable[ExchangeLatent], hookpoint: str) -> int:

@@ -13,15 +13,14 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
-from labeler.exchange.delphi import read_delphi, write_delphi
-from labeler.exchange.neuronpedia import (
+from labeler.exchange.formats import FORMATS, check_options
+from labeler.exchange.records import (
     HUMAN,
-    NeuronpediaSource,
-    read_neuronpedia,
-    write_neuronpedia,
+    ExchangeExplanation,
+    ExchangeLatent,
+    ExchangeWindow,
+    ExportedCrosscoder,
 )
-from labeler.exchange.records import ExchangeExplanation, ExchangeLatent, ExchangeWindow, Format
-from labeler.exchange.saedashboard import read_saedashboard, write_saedashboard
 from labeler.exchange.scores import RedrawnScores, add_imported_score, redraw_scores
 from labeler.store.engine import read_session, write_session
 from labeler.store.evidence import EvidenceRow, add_evidence, evidence_of
@@ -30,6 +29,7 @@ from labeler.store.latents import add_latents, get_or_create_crosscoder
 from labeler.store.runs import begin_run, finish_run
 from labeler.store.schema import Crosscoder, Evidence, Explanation, Judge, Latent
 from labeler.store.tables.base import storable
+from labeler.store.tables.judging import IMPORT
 
 FIRING_KINDS = ("top", "quantile")
 ROLE = "plain"
@@ -83,19 +83,19 @@ class ExchangeExport:
 def export_latents(
     engine: Engine,
     folder: Path,
-    form: Format,
+    form: str,
     crosscoder: str | None = None,
     overwrite: bool = False,
-    creator_id: str | None = None,
+    **options: str | None,
 ) -> ExchangeExport:
     """Write the latents of one crosscoder that are labelled or have an imported explanation.
 
-    Delphi's format takes scores too. Neuronpedia requires `creator_id`, the user who owns the rows.
-    UsageError where `creator_id` is missing or does not fit the format; where `crosscoder` is
-    missing and there are several, is unknown, or has no such latent; and where the folder is not
-    empty, unless `overwrite`.
+    `options` are the format's own. UsageError where one is missing or does not fit the format;
+    where `crosscoder` is missing and there are several, is unknown, or has no such latent; and
+    where the folder is not empty, unless `overwrite`. InputError for an unknown format.
     """
-    _check_creator(form, creator_id)
+    own_options = check_options(form, options)
+    writer = FORMATS.get(form)()
     if not overwrite and folder.is_dir() and any(folder.iterdir()):
         raise UsageError(
             f"{folder}: is there already; choose another folder, or overwrite it by --force"
@@ -108,35 +108,23 @@ def export_latents(
                 f"crosscoder {row.name}: no latent of it is labelled, or explained by an import; "
                 "nothing was written"
             )
-        redrawn = _scores(session, found) if form == "delphi" else RedrawnScores()
-        source = _neuronpedia_source(row, creator_id or "")
+        redrawn = _scores(session, found) if writer.takes_scores else RedrawnScores()
+        described = _described(row)
     latents = [
         replace(latent, scores=redrawn.by_latent.get(latent_id, ()))
         for latent_id, latent in found.items()
     ]
     n_scores = sum(len(latent.scores) for latent in latents)
-    return ExchangeExport(
-        _write_folder(folder, form, latents, source), n_scores, redrawn.n_left_out
-    )
+    try:
+        n_latents = writer.write(folder, latents, described, own_options)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"{folder}: cannot be written: {error.strerror}; name a folder") from None
+    return ExchangeExport(n_latents, n_scores, redrawn.n_left_out)
 
 
-def _check_creator(form: Format, creator_id: str | None) -> None:
-    if form == "neuronpedia" and not (creator_id or "").strip():
-        raise UsageError(
-            "--creator-id: missing; every table of Neuronpedia names the user that its rows belong "
-            "to: give the id of a user of the instance that is to import them"
-        )
-    if form != "neuronpedia" and creator_id is not None:
-        raise UsageError(
-            f"--creator-id: goes with --format neuronpedia, {form} has no place for it"
-        )
-
-
-def _neuronpedia_source(row: Crosscoder, creator_id: str) -> NeuronpediaSource:
-    """A crosscoder's values for Neuronpedia's columns; an imported one has few."""
+def _described(row: Crosscoder) -> ExportedCrosscoder:
     config = row.config or {}
-    return NeuronpediaSource(
-        creator_id=creator_id,
+    return ExportedCrosscoder(
         name=row.name,
         models=tuple(config.get("model_names") or ()),
         layer=config.get("layer") or 0,
@@ -144,23 +132,10 @@ def _neuronpedia_source(row: Crosscoder, creator_id: str) -> NeuronpediaSource:
     )
 
 
-def _write_folder(
-    folder: Path, form: Format, latents: list[ExchangeLatent], source: NeuronpediaSource
-) -> int:
-    try:
-        if form == "neuronpedia":
-            return write_neuronpedia(folder, latents, source)
-        if form == "delphi":
-            return write_delphi(folder, latents, source.name)
-        return write_saedashboard(folder, latents, "difflens", source.name)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UsageError(f"{folder}: cannot be written: {error.strerror}; name a folder") from None
-
-
 def import_latents(
     engine: Engine,
     folder: Path,
-    form: Format,
+    form: str,
     crosscoder: str,
     dry_run: bool = False,
     new_crosscoder: bool = False,
@@ -172,8 +147,7 @@ def import_latents(
     UsageError for a name that is not in the study, unless `new_crosscoder` creates one without
     weights.
     """
-    read = {"neuronpedia": read_neuronpedia, "delphi": read_delphi}.get(form, read_saedashboard)
-    latents = read(folder)
+    latents = FORMATS.get(form)().read(folder)
     with write_session(engine, dry_run=dry_run) as session:
         if not new_crosscoder:
             _require_crosscoder(session, crosscoder)
@@ -188,7 +162,7 @@ _IMPORTED = (
     select(Explanation.latent_id, Explanation.text, Judge.model.label("who"))
     .join(Judge, Judge.id == Explanation.judge_id)
     .join(Latent, Latent.id == Explanation.latent_id)
-    .where(Judge.endpoint_kind == "import")
+    .where(Judge.is_import)
     .order_by(Explanation.id)
 )
 
@@ -287,7 +261,7 @@ def _window(row: Evidence) -> ExchangeWindow:
 def _write(
     session: Session,
     folder: Path,
-    form: Format,
+    form: str,
     name: str,
     latents: Sequence[ExchangeLatent],
     dry_run: bool,
@@ -337,12 +311,10 @@ class _Said:
 
 
 def _explain(
-    session: Session, run_id: int, form: Format, latent_id: int, said: ExchangeExplanation
+    session: Session, run_id: int, form: str, latent_id: int, said: ExchangeExplanation
 ) -> _Said:
     """Write an explanation unless it already is the newest of its author."""
-    judge = get_or_create_judge(
-        session, f"{form}: {said.author}"[:200], said.author[:300], "import"
-    )
+    judge = get_or_create_judge(session, f"{form}: {said.author}"[:200], said.author[:300], IMPORT)
     newest = newest_explanations(session, [latent_id], judge.id).get(latent_id)
     if newest is not None and newest.text == storable(said.text):
         return _Said(newest, is_new=False)
@@ -350,7 +322,7 @@ def _explain(
 
 
 def _add_windows(
-    session: Session, run_id: int, form: Format, latent_id: int, windows: Sequence[ExchangeWindow]
+    session: Session, run_id: int, form: str, latent_id: int, windows: Sequence[ExchangeWindow]
 ) -> int:
     """Write the windows of a latent that has no evidence, each text once."""
     if evidence_of(session, latent_id):

@@ -41,6 +41,7 @@ from labeler.store.schema import (
     TaxonomyVersion,
 )
 from labeler.store.statements import chunks
+from labeler.store.tables.judging import IMPORT
 from labeler.store.taxonomies import (
     add_categories,
     category_ids,
@@ -293,7 +294,7 @@ class _Import:
             for name in dict.fromkeys(row.comparison for row in self.rows)
         }
         judges = {
-            name: get_or_create_judge(self.session, name, name, "import").id
+            name: get_or_create_judge(self.session, name, name, IMPORT).id
             for name in dict.fromkeys(row.judge for row in self.rows)
         }
         notes = self._settings(comparisons, version, judges)

@@ -20,14 +20,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from crosscoder import limits
 from labeler.errors import UsageError
+from labeler.exchange.formats import FORMATS, FolderFormat
 from labeler.exchange.records import (
+    HUMAN,
     ExchangeExplanation,
     ExchangeLatent,
     ExchangeWindow,
+    ExportedCrosscoder,
     json_lines,
     latent_index,
     window_of,
@@ -35,7 +39,6 @@ from labeler.exchange.records import (
 
 BATCH = 1024
 PARTS = ("features", "activations", "explanations")
-HUMAN = "human"
 TYPE_NAME = "difflens"
 NOT_KNOWN = "frac_nonzero_not_known"
 TOP = -1.0
@@ -69,6 +72,34 @@ class NeuronpediaSource:
     def id(self) -> str:
         """Id of the source: layer, dash, set."""
         return f"{self.layer}-{self.set_name}"
+
+
+@FORMATS.register("neuronpedia")
+class Neuronpedia(FolderFormat):
+    """`--format neuronpedia`: its rows belong to the user `creator_id` of the instance."""
+
+    name = "neuronpedia"
+    options = MappingProxyType(
+        {
+            "creator_id": "every table of Neuronpedia names the user that its rows belong "
+            "to: give the id of a user of the instance that is to import them"
+        }
+    )
+
+    def read(self, folder: Path) -> list[ExchangeLatent]:
+        """Latents of a folder with features, activations and explanations."""
+        return read_neuronpedia(folder)
+
+    def write(
+        self,
+        folder: Path,
+        latents: Sequence[ExchangeLatent],
+        crosscoder: ExportedCrosscoder,
+        options: Mapping[str, str],
+    ) -> int:
+        """All tables."""
+        source = NeuronpediaSource(options["creator_id"], **vars(crosscoder))
+        return write_neuronpedia(folder, latents, source)
 
 
 def slug(text: str) -> str:

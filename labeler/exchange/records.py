@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from crosscoder import limits
 from labeler.errors import UsageError
@@ -14,8 +14,19 @@ from labeler.labeling.score_statistics import ExampleAnswer
 from labeler.store.latents import LARGEST_INDEX
 from labeler.text import clip
 
-Format = Literal["neuronpedia", "delphi", "saedashboard"]
-FORMATS: tuple[Format, ...] = ("neuronpedia", "delphi", "saedashboard")
+HUMAN = "human"
+"""Author of what a person wrote."""
+
+
+@dataclass(frozen=True)
+class ExportedCrosscoder:
+    """What a format may say of the crosscoder; of an imported one hardly anything is known."""
+
+    name: str
+    models: tuple[str, ...] = ()
+    """Names of its subject models."""
+    layer: int = 0
+    d_model: int | None = None
 
 
 @dataclass(frozen=True)

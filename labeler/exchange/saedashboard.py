@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from crosscoder.limits import read_text
 from labeler.errors import UsageError
+from labeler.exchange.formats import FORMATS, FolderFormat
 from labeler.exchange.records import (
     ExchangeLatent,
     ExchangeWindow,
+    ExportedCrosscoder,
     json_object,
     latent_index,
     window_of,
@@ -20,6 +22,27 @@ from labeler.exchange.records import (
 BATCH = 1024
 TOP = -1
 """Bin of the strongest texts, for `bin_min` and `bin_max`."""
+
+
+@FORMATS.register("saedashboard")
+class SaeDashboard(FolderFormat):
+    """`--format saedashboard`."""
+
+    name = "saedashboard"
+
+    def read(self, folder: Path) -> list[ExchangeLatent]:
+        """Latents of all batches."""
+        return read_saedashboard(folder)
+
+    def write(
+        self,
+        folder: Path,
+        latents: Sequence[ExchangeLatent],
+        crosscoder: ExportedCrosscoder,
+        options: Mapping[str, str],
+    ) -> int:
+        """Batches of features."""
+        return write_saedashboard(folder, latents, "difflens", crosscoder.name)
 
 
 def write_saedashboard(

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from labeler.exchange.records import ExchangeExample, ExchangeScore, ExchangeWindow
-from labeler.judge.base import EndpointKind, Example, JudgeIdentity
+from labeler.judge.base import Example, JudgeIdentity
 from labeler.judge.latents import load_subjects
 from labeler.labeling.score import score_requests
 from labeler.labeling.score_examples import Method, Trial, draw_trials
@@ -109,7 +109,7 @@ def _newest(session: Session, texts: Mapping[int, str]) -> dict[int, list[_Score
         for score, row, judge in session.execute(query)
         if row.text == texts[row.latent_id]
     ]
-    rows.sort(key=lambda row: row[1].judge.endpoint_kind != "import")
+    rows.sort(key=lambda row: not row[1].judge.is_import)
     newest = {(latent_id, each.score.method): each for latent_id, each in rows}
     found: dict[int, list[_Scored]] = {}
     for (latent_id, _), each in sorted(newest.items(), key=lambda item: item[0]):
@@ -167,9 +167,7 @@ def _redraw(
 
 
 def _identity(judge: Judge) -> JudgeIdentity:
-    return JudgeIdentity(
-        judge.name, judge.model, cast(EndpointKind, judge.endpoint_kind), judge.params
-    )
+    return JudgeIdentity(judge.name, judge.model, judge.endpoint_kind, judge.params)
 
 
 def _counts_agree(row: ExplanationScore, score: Score) -> bool:

@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from crosscoder.files import canonical_json, json_sha256, sha256_text
+from labeler.judge.kinds import judge_kind
 
 Stage = Literal["explain", "categorize", "detect", "fuzz", "name", "merge"]
-EndpointKind = Literal["evidence", "openai", "scripted", "import"]
 ReplyStatus = Literal["ok", "parse_error", "refused", "too_long", "truncated", "transport_error"]
 CONTENT_ROLES = frozenset({"user", "assistant", "plain"})
 """Roles of written text; tokens of other roles belong to the chat template."""
@@ -24,7 +24,8 @@ class JudgeIdentity:
     """Name shown in reports, e.g. `evidence-minilm`."""
     model: str
     """Model behind the judge."""
-    endpoint_kind: EndpointKind
+    endpoint_kind: str
+    """A kind of JUDGE_KINDS, or `import`."""
     params: Mapping[str, Any] = field(default_factory=dict)
     """Everything that can change an answer; no address, key, timeout or concurrency."""
 
@@ -160,7 +161,7 @@ class JudgeRequest:
             "schema": dict(self.schema),
             "sample": self.sample,
         }
-        if identity.endpoint_kind == "evidence" and self.subject is not None:
+        if self.subject is not None and judge_kind(identity.endpoint_kind).reads_windows:
             asked["windows"] = [_window_content(window) for window in self.subject.windows]
             asked["prototypes"] = [list(option.prototypes) for option in self.options]
         return sha256_text(canonical_json(asked).encode("utf-8", "backslashreplace").decode())

@@ -6,12 +6,15 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labeler.embedding.base import Embedder
+from labeler.embedding.factory import embedder_name
 from labeler.judge.base import (
     Example,
     JudgeIdentity,
@@ -29,9 +32,40 @@ from labeler.judge.evidence_statistics import (
     snippet,
     summarise,
 )
+from labeler.judge.kinds import JudgeKind
 from labeler.judge.nearest_category import CategoryFinder
 from labeler.judge.rendering import content_text
+from labeler.study.judge_config import EmbeddingSection, JudgeSection
+from labeler.study.judge_kinds import JUDGE_KINDS
 from taxonomy.clustering import canonical_text
+
+
+@JUDGE_KINDS.register("evidence")
+class EvidenceKind(JudgeKind):
+    """`kind = "evidence"`: computes on this machine with the vectors of `[embedding]`."""
+
+    note = (
+        "An embedded judge, no language model: the explanation is assembled from the evidence's "
+        "own statistics, the category is the nearest definition by sentence vectors."
+    )
+    needs_embedder = True
+    is_metered = False
+    reads_windows = True
+    names_categories = False
+    cannot_score = MappingProxyType(
+        {"fuzzing": "the evidence judge compares whole texts and reads no marks"}
+    )
+
+    def make(
+        self, section: JudgeSection, folder: Path | None, embedder: Embedder | None
+    ) -> EvidenceJudge:
+        """A judge that computes with the embedder."""
+        assert embedder is not None
+        return EvidenceJudge(embedder)
+
+    def expected_name(self, section: JudgeSection, embedding: EmbeddingSection) -> str:
+        """`evidence-` and the embedder's name."""
+        return f"evidence-{embedder_name(embedding)}"
 
 
 def alike(explanation: str, texts: Sequence[str], embedder: Embedder) -> list[bool]:

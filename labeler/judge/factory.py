@@ -9,6 +9,7 @@ from labeler.embedding.factory import check_embedding, make_embedder
 from labeler.errors import UsageError
 from labeler.judge.base import Judge
 from labeler.judge.budget import MeteredJudge, Prices, Spending
+from labeler.judge.kinds import judge_kind
 from labeler.study.judge_config import JudgeSection
 from labeler.study.study_file import StudyFile, study_taxonomy
 
@@ -19,13 +20,16 @@ def make_judge(
     folder: Path | None = None,
     spending: Spending | None = None,
 ) -> Judge:
-    """The judge of `[judge]`; `evidence` needs an embedder, a script lies relative to `folder`.
+    """The judge of `[judge]`; some kinds need an embedder, paths lie relative to `folder`.
 
     With `spending`, a judge that costs something stops before its limits are exceeded. Raises
     UsageError that names the key which is missing or wrong.
     """
-    judge = _judge_of(section, embedder, folder)
-    if spending is None or section.kind == "evidence":
+    kind = judge_kind(section.kind)
+    if kind.needs_embedder and embedder is None:
+        raise UsageError(f"judge.kind: {section.kind} needs the vectors of [embedding]")
+    judge = kind.make(section, folder, embedder)
+    if spending is None or not kind.is_metered:
         return judge
     prices = prices_of(section)
     if spending.limits.max_cost is not None and prices is None:
@@ -49,8 +53,8 @@ def study_embedder(study: StudyFile) -> Embedder:
 
 def judges_embedder(study: StudyFile) -> Embedder | None:
     """The embedder where a judge of the study uses it; else None, and nothing is loaded."""
-    sections = (study.config.judge, *study.config.judges)
-    return study_embedder(study) if any(one.kind == "evidence" for one in sections) else None
+    kinds = [judge_kind(one.kind) for one in (study.config.judge, *study.config.judges)]
+    return study_embedder(study) if any(kind.needs_embedder for kind in kinds) else None
 
 
 def study_judge(
@@ -62,7 +66,7 @@ def study_judge(
 
 def require_judge(study: StudyFile) -> None:
     """Raise UsageError early where `[judge]` is incomplete."""
-    if study.config.judge.kind != "evidence":
+    if not judge_kind(study.config.judge.kind).needs_embedder:
         make_judge(study.config.judge, folder=study.folder)
 
 
@@ -75,26 +79,3 @@ def prices_of(section: JudgeSection) -> Prices | None:
     """Prices of a judge's tokens; None unless both are given."""
     prompt, completion = section.price_prompt_per_million, section.price_completion_per_million
     return None if prompt is None or completion is None else Prices(prompt, completion)
-
-
-def _judge_of(section: JudgeSection, embedder: Embedder | None, folder: Path | None) -> Judge:
-    if section.kind == "openai":
-        from labeler.judge.openai import OpenAiJudge
-
-        return OpenAiJudge.from_section(section)
-    if section.kind == "scripted":
-        return _scripted(section, folder)
-    if embedder is None:
-        raise UsageError("judge.kind: evidence needs the vectors of [embedding]")
-    from labeler.judge.embedding_judge import EvidenceJudge
-
-    return EvidenceJudge(embedder)
-
-
-def _scripted(section: JudgeSection, folder: Path | None) -> Judge:
-    from labeler.judge.scripted import ScriptedJudge
-
-    if section.script is None:
-        raise UsageError("judge.script: missing; kind = scripted needs a JSONL file")
-    script = Path(section.script).expanduser()
-    return ScriptedJudge.from_file(script if folder is None else folder / script)

@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from crosscoder.errors import InputError
 from labeler.errors import UsageError, WorkError
@@ -36,17 +37,42 @@ from labeler.judge.base import (
 )
 from labeler.judge.completions import read_completion
 from labeler.judge.endpoints import Clock, Endpoints, Sleep
+from labeler.judge.kinds import JudgeKind
 from labeler.judge.parameters import FixedParameters, Negotiation, Parameters, speaks_of_schema
 from labeler.judge.parsing import Marker
 from labeler.judge.retry import AttemptResult, RetryReason, retry_policy, retry_reason_of
 from labeler.study.judge_config import JudgeSection
+from labeler.study.judge_kinds import JUDGE_KINDS
 from labeler.text import one_line
+
+if TYPE_CHECKING:
+    from labeler.embedding.base import Embedder
+    from labeler.judge.check import Fit
 
 CHAT_PATH = "/chat/completions"
 RETRY_ELSEWHERE: tuple[RetryReason, ...] = ("transport", "away", "wait")
 """Reasons for which the next attempt goes to another server, where there is one."""
 CONTROL_QUESTION = "Answer with any JSON object that the schema allows. Keep every text empty."
 """A request without corpus text: it tells whether every request would be refused."""
+
+
+@JUDGE_KINDS.register("openai")
+class OpenAiKind(JudgeKind):
+    """`kind = "openai"`: servers of `base_url` or of `[[judge.endpoints]]`."""
+
+    note = "A language model behind an OpenAI-compatible endpoint."
+
+    def make(
+        self, section: JudgeSection, folder: Path | None, embedder: Embedder | None
+    ) -> OpenAiJudge:
+        """A judge that asks the section's servers."""
+        return OpenAiJudge.from_section(section)
+
+    def check(self, section: JudgeSection) -> Sequence[Fit]:
+        """Ask every server one question."""
+        from labeler.judge.check import check_judge
+
+        return check_judge(section)
 
 
 @dataclass(frozen=True)

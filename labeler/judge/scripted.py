@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,7 +14,13 @@ from crosscoder.limits import lines_of, read_text
 from labeler.errors import UsageError
 from labeler.judge.answers import parse_answer
 from labeler.judge.base import JudgeIdentity, JudgeReply, JudgeRequest, OnAttempt, ignore_attempt
+from labeler.judge.kinds import JudgeKind
 from labeler.judge.parsing import AnswerError
+from labeler.study.judge_config import JudgeSection
+from labeler.study.judge_kinds import JUDGE_KINDS
+
+if TYPE_CHECKING:
+    from labeler.embedding.base import Embedder
 
 Script = Callable[[JudgeRequest], str | dict[str, Any] | JudgeReply]
 """Gives the answer to a request: its text, its JSON, or a whole reply."""
@@ -48,6 +54,22 @@ class ScriptLine(BaseModel):
         return self.contains is None or any(
             self.contains in message.content for message in request.messages
         )
+
+
+@JUDGE_KINDS.register("scripted")
+class ScriptedKind(JudgeKind):
+    """`kind = "scripted"`: answers lie in a JSONL file."""
+
+    note = "Scripted answers, as tests use them."
+
+    def make(
+        self, section: JudgeSection, folder: Path | None, embedder: Embedder | None
+    ) -> ScriptedJudge:
+        """A judge that reads `script`."""
+        if section.script is None:
+            raise UsageError("judge.script: missing; kind = scripted needs a JSONL file")
+        script = Path(section.script).expanduser()
+        return ScriptedJudge.from_file(script if folder is None else folder / script)
 
 
 class ScriptedJudge:

@@ -12,6 +12,7 @@ from labeler.judge.base import Judge, JudgeIdentity, JudgeRequest
 from labeler.judge.budget import CharacterRate, Prices, Usage, characters_of
 from labeler.judge.calls import Question
 from labeler.judge.factory import prices_of
+from labeler.judge.kinds import judge_kind
 from labeler.judge.latents import load_subject
 from labeler.judge.prompts import detect_request, fuzz_request
 from labeler.labeling.explain import LabelConfig, explain_questions
@@ -145,9 +146,10 @@ def _planned_scores(
     if section.kind not in scores.judges or not latents:
         return []
     sample = latents[:: max(1, len(latents) // SAMPLED_LATENTS)]
+    unable = judge_kind(section.kind).cannot_score
     planned = []
     for method in scores.methods:
-        if section.kind == "evidence" and method == "fuzzing":
+        if method in unable:
             continue
         ask = detect_request if method == "detection" else fuzz_request
         requests = []

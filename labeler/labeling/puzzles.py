@@ -14,8 +14,9 @@ import yaml
 
 from crosscoder.progress import Advance, Progress, SilentProgress
 from labeler.judge.base import Example, Judge, JudgeReply, JudgeRequest
+from labeler.judge.kinds import judge_kind
 from labeler.judge.prompts import detect_request, fuzz_request
-from labeler.labeling.score_examples import Method, Trial, draw_trials
+from labeler.labeling.score_examples import METHODS, Method, Trial, draw_trials
 from labeler.labeling.score_statistics import score_of
 
 _MARKED = re.compile(r"<<(.*?)>>(?!>)", re.DOTALL)
@@ -148,7 +149,7 @@ def check_puzzles(
 ) -> PuzzleCheck:
     """Score every explanation of every puzzle and rank; nothing is written to a database.
 
-    Without `methods` both are used, except for the evidence judge, which reads no marks. WorkError
+    Without `methods` both are used, except for those that the judge cannot answer. WorkError
     from the judge where it cannot go on.
     """
     chosen = tuple(puzzles) if puzzles is not None else puzzle_set()
@@ -161,9 +162,8 @@ def check_puzzles(
 
 
 def _methods_of(judge: Judge) -> tuple[Method, ...]:
-    if judge.identity.endpoint_kind == "evidence":
-        return ("detection",)
-    return ("detection", "fuzzing")
+    unable = judge_kind(judge.identity.endpoint_kind).cannot_score
+    return tuple(method for method in METHODS if method not in unable)
 
 
 def _questions(

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Engine
 
 from crosscoder.progress import Advance, Progress, SilentProgress
-from labeler.judge.base import EndpointKind, Judge, JudgeRequest
+from labeler.judge.base import Judge, JudgeRequest
 from labeler.judge.batch import BatchRunner, FailureLimit
 from labeler.judge.calls import CallStore, Question, StoredCall
+from labeler.judge.kinds import JudgeKind, judge_kind
 from labeler.judge.latents import load_subject
 from labeler.judge.prompts import detect_request, fuzz_request
 from labeler.labeling.score_examples import Method, Trial, draw_trials
@@ -25,7 +26,6 @@ from labeler.store.schema import Explanation, ExplanationScore
 from labeler.store.scores import add_score, shuffled_explanation
 from labeler.study.config import ScoreSettings
 
-NO_MARKS = "the evidence judge compares whole texts and reads no marks"
 UNREADABLE = "the explanation says that the latent is not interpretable"
 
 
@@ -80,7 +80,8 @@ def score_explanations(
     """
     config = config or ScoreConfig()
     store = CallStore(engine, judge.identity, run_id)
-    tasks = _tasks(engine, store.judge_id, judge.identity.endpoint_kind, run_id, latent_ids, config)
+    kind = judge_kind(judge.identity.endpoint_kind)
+    tasks = _tasks(engine, store.judge_id, kind, run_id, latent_ids, config)
     progress = progress or SilentProgress()
     n_calls = sum(len(task.requests(config.per_call)) for task in tasks)
     with progress.task("score", n_calls, "calls") as advance:
@@ -128,7 +129,7 @@ def score_requests(
 def _tasks(
     engine: Engine,
     judge_id: int,
-    kind: EndpointKind,
+    kind: JudgeKind,
     run_id: int,
     latent_ids: Sequence[int],
     config: ScoreConfig,
@@ -192,15 +193,15 @@ def _reason_to_skip(
     explanation: Explanation,
     failed: str | None,
     method: Method,
-    kind: EndpointKind,
+    kind: JudgeKind,
     trials: Sequence[Trial],
 ) -> str | None:
     if failed is not None:
         return f"there is no explanation: {BY_NAME[failed].title.lower()}"
     if not explanation.interpretable:
         return UNREADABLE
-    if kind == "evidence" and method == "fuzzing":
-        return NO_MARKS
+    if method in kind.cannot_score:
+        return kind.cannot_score[method]
     return score_of(trials, {trial.example.id: True for trial in trials}).reason
 
 

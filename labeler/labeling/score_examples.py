@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from labeler.judge.base import Example, ShownExample
 from labeler.judge.rendering import MARK_SHARE, content_text, turns
 
 Method = Literal["detection", "fuzzing"]
+METHODS: tuple[Method, ...] = get_args(Method)
 CROP_SHARE = 0.5
 """Share of an example's tokens that fuzzing shows."""
 NEAREST_PLACES = 8

@@ -128,7 +128,7 @@ def build_report(
     is read from one snapshot. Raises UsageError when nothing is labelled or a planted category does
     not exist, WorkError when a file cannot be written.
     """
-    from labeler.report.html import page_comparisons, render_page
+    from labeler.report.html import Page, page_comparisons, render_page
 
     computed_at = utc_now()
     with _snapshot(engine) as session:
@@ -143,12 +143,14 @@ def build_report(
     tables = tuple(report.table for report in reports)
     comparisons = page_comparisons(reports)
     page = render_page(
-        comparisons,
-        study=options.study,
-        title=options.title or default_title(tables[0]),
-        side_by_side=side_by_side,
-        stale=options.stale,
-        of_study=of_study,
+        Page(
+            comparisons,
+            study=options.study,
+            title=options.title or default_title(tables[0]),
+            side_by_side=side_by_side,
+            stale=options.stale,
+            of_study=of_study,
+        )
     )
     _store(engine, found)
     figures = tuple(

@@ -6,18 +6,21 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from labeler.judge.kinds import judge_kind
 from labeler.report.answer import Conclusion, answer_of, computed_sentence
 from labeler.report.checks import check_sentences
 from labeler.report.compare import summary
 from labeler.report.comparisons import LatentSetView
 from labeler.report.figures import Layout, delta_norm_histogram, forest_plot, inline_svg, nu_scatter
 from labeler.report.model import ChangeTable, EvidenceView, LatentView, ReportData
+from labeler.report.sections.base import fill_chapters, fill_page
 from labeler.report.sweep_figure import chosen_panels, sweep_plot
 from labeler.store.outcomes import OUTCOMES
+from labeler.store.tables.judging import IMPORT
 from labeler.text import (
     MAX_TOKEN_CHARACTERS,
     clip,
@@ -222,15 +225,7 @@ KIND_TITLES = {
     "negative": "does not fire",
     "other_model": "other model",
 }
-JUDGE_NOTES = {
-    "evidence": (
-        "An embedded judge, no language model: the explanation is assembled from the evidence's "
-        "own statistics, the category is the nearest definition by sentence vectors."
-    ),
-    "openai": "A language model behind an OpenAI-compatible endpoint.",
-    "import": "No judge of this study: the labels were imported from a file.",
-    "scripted": "Scripted answers, as tests use them.",
-}
+IMPORTED_NOTE = "No judge of this study: the labels were imported from a file."
 LONGEST_EXPLANATION = 600
 
 
@@ -303,24 +298,29 @@ def page_comparisons(reports: Sequence[ReportData]) -> tuple[PageComparison, ...
     )
 
 
-def render_page(
-    comparisons: Sequence[PageComparison],
-    *,
-    study: str,
-    title: str,
-    side_by_side: Sequence[SideBySide] = (),
-    stale: Sequence[str] = (),
-    of_study: StudyComparisons | None = None,
-) -> str:
+@dataclass(frozen=True)
+class Page:
+    """Everything that the page says."""
+
+    comparisons: Sequence[PageComparison]
+    study: str
+    title: str
+    side_by_side: Sequence[SideBySide] = ()
+    """Comparisons with another study."""
+    stale: Sequence[str] = ()
+    of_study: StudyComparisons | None = None
+
+
+def render_page(page: Page) -> str:
     """The whole page."""
     template = _environment().get_template("report.html.j2")
     return template.render(
-        comparisons=comparisons,
-        study=study,
-        title=title,
-        side_by_side=side_by_side,
-        stale=stale,
-        of_study=of_study,
+        comparisons=page.comparisons,
+        study=page.study,
+        title=page.title,
+        stale=page.stale,
+        chapters_of=partial(fill_chapters, _section_environment()),
+        of_all=fill_page(_section_environment(), page),
         policy=CONTENT_SECURITY_POLICY,
         css=_style(),
     )
@@ -392,7 +392,7 @@ def _environment() -> Environment:
         largest_activation=largest_activation,
         verdict_signs=VERDICT_SIGNS,
         kind_titles=KIND_TITLES,
-        judge_notes=JUDGE_NOTES,
+        judge_note=_judge_note,
         longest_explanation=LONGEST_EXPLANATION,
         check_sentences=check_sentences,
         compare_summary=summary,
@@ -400,6 +400,16 @@ def _environment() -> Environment:
         n_panels=lambda swept: len(chosen_panels(swept)),
     )
     return environment
+
+
+def _judge_note(kind: str) -> str:
+    return IMPORTED_NOTE if kind == IMPORT else judge_kind(kind).note
+
+
+@cache
+def _section_environment() -> Environment:
+    # What stands inside another template keeps its last line break.
+    return _environment().overlay(keep_trailing_newline=True)
 
 
 def _capitalized(text: str) -> str:

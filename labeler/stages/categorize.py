@@ -250,12 +250,12 @@ def comparisons_to_judge(session: Session) -> list[ToJudge] | None:
     found = []
     for row in rows:
         setting = current_setting(session, row.id)
-        kind = "" if setting is None else session.get_one(JudgeRow, setting.judge_id).endpoint_kind
-        if kind == "import" and not _count(session, row.id, "unlabelled"):
+        is_import = setting is not None and session.get_one(JudgeRow, setting.judge_id).is_import
+        if is_import and not _count(session, row.id, "unlabelled"):
             continue
         n_imported = _count(session, row.id, "assigned") + _count(session, row.id, "none")
         words = ""
-        if kind == "import" and n_imported:
+        if is_import and n_imported:
             words = f"{n_imported} imported labels are no longer active; v_judge_label keeps them"
         found.append(ToJudge(row.id, row.name, words))
     return found

@@ -117,15 +117,13 @@ def _settings(session: Session, comparison_ids: Collection[int]) -> dict[int, Se
             ComparisonSetting.comparison_id,
             ComparisonSetting.taxonomy_version_id,
             ComparisonSetting.judge_id,
-            Judge.endpoint_kind,
+            Judge.is_import,
         )
         .join(Judge, Judge.id == ComparisonSetting.judge_id)
         .where(ComparisonSetting.id.in_(newest))
     )
     return {
-        row.comparison_id: Setting(
-            row.taxonomy_version_id, row.judge_id, row.endpoint_kind == "import"
-        )
+        row.comparison_id: Setting(row.taxonomy_version_id, row.judge_id, row.is_import)
         for row in rows
     }
 

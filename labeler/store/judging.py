@@ -388,7 +388,7 @@ def explanations_for(
     """
     latents = list(latent_ids)
     own = newest_explanations(session, latents, judge_id)
-    imports = select(Judge.id).where(Judge.endpoint_kind == "import")
+    imports = select(Judge.id).where(Judge.is_import)
     others = [latent_id for latent_id in latents if latent_id not in own]
     return own | _newest(session, others, Explanation.judge_id.in_(imports))
 

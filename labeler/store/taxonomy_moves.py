@@ -278,7 +278,7 @@ def _first_of_each(way: Carrying, categories: Iterable[tuple[int, Row]]) -> dict
 
 
 def _import_judges(session: Session) -> set[int]:
-    return set(session.execute(select(Judge.id).where(Judge.endpoint_kind == "import")).scalars())
+    return set(session.execute(select(Judge.id).where(Judge.is_import)).scalars())
 
 
 def _categories_of_label(session: Session, label_id: int) -> list[JudgeLabelCategory]:
@@ -326,11 +326,10 @@ def _settings(session: Session, taxonomy_version_id: int) -> dict[int, Setting]:
         .group_by(ComparisonSetting.comparison_id)
     )
     rows = session.execute(
-        select(ComparisonSetting.comparison_id, ComparisonSetting.judge_id, Judge.endpoint_kind)
+        select(ComparisonSetting.comparison_id, ComparisonSetting.judge_id, Judge.is_import)
         .join(Judge, Judge.id == ComparisonSetting.judge_id)
         .where(ComparisonSetting.id.in_(newest))
     )
     return {
-        row.comparison_id: Setting(taxonomy_version_id, row.judge_id, row.endpoint_kind == "import")
-        for row in rows
+        row.comparison_id: Setting(taxonomy_version_id, row.judge_id, row.is_import) for row in rows
     }

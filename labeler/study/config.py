@@ -27,6 +27,7 @@ from crosscoder.config import (
     TrainSettings,
 )
 from crosscoder.isolation_rules import RULES, IsolationRule
+from labeler.study.judge_kinds import JudgeKindName
 from taxonomy.settings import ClusterSettings, ExactTest
 
 
@@ -251,7 +252,7 @@ class ScoreSettings(Settings):
 class ScoresSection(Section, ScoreSettings):
     """`[scores]`: how explanations are scored on held-out examples, and with which controls."""
 
-    judges: tuple[Literal["evidence", "openai", "scripted"], ...] = ("evidence", "openai")
+    judges: tuple[JudgeKindName, ...] = ("evidence", "openai")
     """Kinds of judges whose explanations are scored; each judge scores its own."""
     controls: int = Field(20, ge=0)
     """Control latents per comparison: specific to no side, with the same densities as the specific

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from labeler.study.config import Section
+from labeler.study.judge_kinds import JudgeKindName
 
 
 def without_secrets(url: str) -> str:
@@ -85,7 +86,7 @@ Marker = Annotated[str, Field(min_length=1)]
 class JudgeSection(Section):
     """`[judge]`: the judge that explains and categorises the latents."""
 
-    kind: Literal["evidence", "openai", "scripted"] = "evidence"
+    kind: JudgeKindName = "evidence"
     """`evidence` is built in and needs no server, `openai` is any OpenAI-compatible server,
     `scripted` reads answers from a file."""
     base_url: BaseUrl | None = None

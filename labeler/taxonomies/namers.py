@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from labeler.errors import WorkError
 from labeler.judge.base import Judge, JudgeReply, JudgeRequest
 from labeler.judge.calls import CallStore, StoredCall
+from labeler.judge.kinds import judge_kind
 from labeler.judge.prompts import merge_request, name_request
 from taxonomy.induction import PairTask
 from taxonomy.naming import NamingTask
@@ -124,9 +125,9 @@ def contrastive_terms(members: Sequence[str], outsiders: Sequence[str], n: int =
 
 def namer_of(engine: Engine, judge: Judge, run_id: int) -> JudgeNamer | TermNamer:
     """The judge where it can name clusters, else contrastive terms (evidence judge)."""
-    if judge.identity.endpoint_kind == "evidence":
-        return TermNamer()
-    return JudgeNamer(engine, judge, run_id)
+    if judge_kind(judge.identity.endpoint_kind).names_categories:
+        return JudgeNamer(engine, judge, run_id)
+    return TermNamer()
 
 
 def _shared(first: str, second: str) -> float:

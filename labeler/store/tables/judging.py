@@ -6,11 +6,14 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import JSON, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
 from labeler.store.outcomes import LABEL_OUTCOMES
 from labeler.store.tables.base import Base, FreeText, OneOf, UtcDateTime, utc_now
 
+IMPORT = "import"
+"""Kind of a judge that stands for another tool or for a file: nobody can ask it."""
 CALL_STAGES = ("explain", "categorize", "detect", "fuzz", "name", "merge")
 CLAIM_STATUSES = ("open", "claimed", "done", "failed")
 SCORE_METHODS = ("detection", "fuzzing")
@@ -41,6 +44,11 @@ class Judge(Base):
     params: Mapped[dict[str, Any]] = mapped_column(JSON)
     params_sha256: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+    @hybrid_property
+    def is_import(self) -> bool:
+        """Whether the row stands for another tool or for a file."""
+        return self.endpoint_kind == IMPORT
 
 
 class JudgeParameters(Base):

@@ -16,13 +16,12 @@ from labeler.cli.main import run
 from labeler.errors import UsageError
 from labeler.exchange.delphi import read_delphi, write_delphi
 from labeler.exchange.folders import ExchangeExport, export_latents, import_latents
+from labeler.exchange.formats import FORMATS
 from labeler.exchange.neuronpedia import NeuronpediaSource, read_neuronpedia, write_neuronpedia
 from labeler.exchange.records import (
-    FORMATS,
     ExchangeExplanation,
     ExchangeLatent,
     ExchangeWindow,
-    Format,
     latent_index,
 )
 from labeler.exchange.saedashboard import read_saedashboard, write_saedashboard
@@ -150,7 +149,7 @@ def test_only_a_whole_number_is_a_latents_number(value: object) -> None:
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_named_with_what_is_wrong(
-    sqlite_engine: Engine, tmp_path: Path, form: Format, name: str, content: str, problem: str
+    sqlite_engine: Engine, tmp_path: Path, form: str, name: str, content: str, problem: str
 ) -> None:
     path = tmp_path / "in" / name
     path.parent.mkdir(parents=True)
@@ -178,14 +177,14 @@ def labelled(engine: Engine) -> Seed:
     return made
 
 
-def exported(engine: Engine, folder: Path, form: Format, name: str) -> ExchangeExport:
+def exported(engine: Engine, folder: Path, form: str, name: str) -> ExchangeExport:
     creator = CREATOR if form == "neuronpedia" else None
     return export_latents(engine, folder, form, name, creator_id=creator)
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", FORMATS.names())
 def test_what_is_exported_can_be_imported_next_to_the_active_labels(
-    engine: Engine, tmp_path: Path, form: Format
+    engine: Engine, tmp_path: Path, form: str
 ) -> None:
     labelled(engine)
     assert exported(engine, tmp_path / "out", form, "cc").n_latents == 2
@@ -219,10 +218,8 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_what_was_imported_comes_out_as_it_was(
-    engine: Engine, tmp_path: Path, form: Format
-) -> None:
+@pytest.mark.parametrize("form", FORMATS.names())
+def test_what_was_imported_comes_out_as_it_was(engine: Engine, tmp_path: Path, form: str) -> None:
     labelled(engine)
     exported(engine, tmp_path / "out", form, "cc")
     import_latents(engine, tmp_path / "out", form, "other", new_crosscoder=True)
