@@ -11,7 +11,7 @@ import torch
 from crosscoders import PlantedData, StopAfter, planted_store, random_batch, small_config
 from pydantic import ValidationError
 
-from crosscoder import train as training
+from crosscoder import sparsity
 from crosscoder.activations import write_store
 from crosscoder.checkpoints import load_crosscoder, read_crosscoder_file
 from crosscoder.config import TrainConfig
@@ -296,7 +296,7 @@ def test_running_threshold_that_starts_too_late_stops_the_run_before_its_first_s
 def test_theta_that_is_no_number_stops_the_run(
     planted: PlantedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "calibrate_theta", lambda *_: math.nan)
+    monkeypatch.setattr(sparsity, "calibrate_theta", lambda *_: math.nan)
     config = TrainConfig(epochs=1, batch_size=1024)
     with pytest.raises(WorkError, match=r"train\.theta: never calibrated, it is nan"):
         train(planted.store, PLANTED, config, tmp_path)
