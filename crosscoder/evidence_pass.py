@@ -1,4 +1,9 @@
-"""One pass over the data that keeps, for every wanted latent, the documents worth showing."""
+"""One pass over the activations that keeps candidate documents for each wanted latent.
+
+For each latent it keeps the documents with the strongest activations, a random sample of the
+documents where it fires, documents where it never fires, and documents where only its counterpart
+(the nearest latent of the other side) fires.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +26,21 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Entries:
-    """Documents offered to a reservoir, or kept by it for one latent; columns of one length."""
+    """Pairs of a latent and a document, as columns of equal length."""
 
     latent: IntArray
-    """(n,) place of the latent in the list of wanted latents."""
+    """(n,) position of the latent in the list of wanted latents."""
     document: IntArray
     """(n,) index of the document."""
     priority: FloatArray
-    """(n,) what decides who stays: the larger, and on a tie the earlier document."""
+    """(n,) entries of high priority stay; among equal ones, those of earlier documents."""
     position: IntArray
-    """(n,) token within the document at which a window is centred."""
+    """(n,) index, within the document, of the token on which the window is centred."""
     value: NDArray[np.float32]
-    """(n,) unscaled activation there."""
+    """(n,) unscaled activation on this token."""
 
     def __getitem__(self, which: IntArray | NDArray[np.bool_] | slice) -> Entries:
-        """Some of the entries."""
+        """A subset of the entries."""
         return Entries(*(column[which] for column in vars(self).values()))
 
     def __len__(self) -> int:
@@ -44,18 +49,18 @@ class Entries:
 
 @dataclass(frozen=True)
 class Placed:
-    """Entries that found a slot."""
+    """Entries that a reservoir keeps, with their slots."""
 
     entries: Entries
     slot: IntArray
-    """(n,) slot of each entry, free for it to use."""
+    """(n,) row of each entry in a companion array, such as WindowActivations."""
 
 
 class Reservoir:
-    """The `size` entries of highest priority of each latent, in descending order.
+    """Keeps the `size` entries of highest priority for each latent, in descending order.
 
-    What stays does not depend on the order in which documents come. Memory is fixed by the
-    number of latents and `size`.
+    The result does not depend on the order in which documents are offered. Memory depends only on
+    the number of latents and on `size`.
     """
 
     def __init__(self, n_latents: int, size: int) -> None:
@@ -64,13 +69,15 @@ class Reservoir:
         self._document = np.full((n_latents, size), -1, dtype=np.int64)
         self._position = np.zeros((n_latents, size), dtype=np.int32)
         self._value = np.zeros((n_latents, size), dtype=np.float32)
-        # Rows of a companion array (windows) stay where they are; the order moves.
+        # An entry keeps its slot while its rank changes, so that the rows of a companion array
+        # (the windows) need not be moved.
         self._slot = np.tile(np.arange(size, dtype=np.int64), (n_latents, 1))
 
     def offer(self, offered: Entries) -> Placed:
-        """Keep the best; returns those that are now in, with the slot each of them took over.
+        """Add entries and drop the lowest ones; returns the new entries that stayed.
 
-        A document is offered to a latent once.
+        Each new entry has the slot of an entry that was dropped, or one that was empty. A document
+        must be offered to a latent only once.
         """
         if self.size == 0 or len(offered) == 0:
             return Placed(offered[:0], np.empty(0, dtype=np.int64))
@@ -93,9 +100,9 @@ class Reservoir:
         self._position[touched] = position[kept].reshape(shape)
         value = np.concatenate([self._value[touched].ravel(), offered.value])
         self._value[touched] = value[kept].reshape(shape)
-        return self._hand_over_slots(offered, touched, kept, lost, n_old)
+        return self._assign_slots(offered, touched, kept, lost, n_old)
 
-    def _hand_over_slots(
+    def _assign_slots(
         self,
         offered: Entries,
         touched: IntArray,
@@ -103,17 +110,17 @@ class Reservoir:
         lost: IntArray,
         n_old: int,
     ) -> Placed:
-        """Give each newcomer a slot of an entry of the same latent that has to go."""
+        """Give each new entry the slot of a dropped entry of the same latent."""
         slot = np.concatenate([self._slot[touched].ravel(), np.full(len(offered), -1)])
         new = kept[kept >= n_old]
         gone = lost[lost < n_old]
-        # Both are ascending by latent, and each latent loses as many as it gains.
+        # Both are sorted by latent, and each latent drops as many entries as it gains.
         slot[new] = slot[gone]
         self._slot[touched] = slot[kept].reshape(len(touched), self.size)
         return Placed(offered[new - n_old], slot[new])
 
     def of(self, latent: int) -> Placed:
-        """What is kept for one latent, best first."""
+        """The entries that are kept for one latent, highest priority first."""
         here = np.flatnonzero(self._document[latent] >= 0)
         entries = Entries(
             latent=np.full(len(here), latent, dtype=np.int64),
@@ -126,36 +133,36 @@ class Reservoir:
 
     @property
     def n_bytes(self) -> int:
-        """Memory of the arrays."""
+        """Memory of the arrays in bytes."""
         arrays = (self._priority, self._document, self._position, self._value, self._slot)
         return sum(array.nbytes for array in arrays)
 
 
 class WindowActivations:
-    """Activations of the window around each entry of a reservoir: (n_latents, size, length)."""
+    """Activations in the window around each entry of a reservoir: (n_latents, size, length)."""
 
     def __init__(self, n_latents: int, size: int, length: int) -> None:
         self._values = np.zeros((n_latents, size, length), dtype=np.float32)
 
     def write(self, placed: Placed, values: NDArray[np.float32]) -> None:
-        """Store the windows (n, length) of entries that found a slot."""
+        """Store the windows (n, length) of entries in their slots."""
         self._values[placed.entries.latent, placed.slot] = values
 
     def read(self, latent: int, slots: IntArray) -> NDArray[np.float32]:
-        """Windows (n, length) of some slots of a latent."""
+        """The windows (n, length) in some slots of a latent."""
         windows: NDArray[np.float32] = self._values[latent, slots]
         return windows
 
     @property
     def n_bytes(self) -> int:
-        """Memory of the array."""
+        """Memory of the array in bytes."""
         return self._values.nbytes
 
 
 def hashed_priority(seed: int, latent: IntArray, document: IntArray) -> FloatArray:
-    """A random number in (0, 1) that belongs to (seed, latent, document) alone.
+    """A pseudo-random number in [0, 1) that depends only on seed, latent and document.
 
-    The finaliser of splitmix64 (Steele, Lea and Flood 2014), applied to the three in turn.
+    Applies the finaliser of splitmix64 (Steele, Lea and Flood 2014) to the three, one by one.
     """
     state = np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
     with np.errstate(over="ignore"):
@@ -176,21 +183,21 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True)
 class ActiveCodes:
-    """Where some latents are active in a shard, ordered by latent, then row."""
+    """The activations of the wanted latents in a shard, ordered by latent, then by row."""
 
     latent: IntArray
-    """(n,) place in the list of wanted latents."""
+    """(n,) position of the latent in the list of wanted latents."""
     row: IntArray
     """(n,) row in the shard."""
     value: NDArray[np.float32]
     """(n,) unscaled activation."""
     n_rows: int
-    """Rows of the shard."""
+    """Number of rows of the shard."""
 
     def windows(
         self, latent: IntArray, start: IntArray, end: IntArray, length: int
     ) -> NDArray[np.float32]:
-        """(m, length) activations of `latent` on the rows [start, end), 0 after the end."""
+        """(m, length) activations of each latent on its rows [start, end), 0 beyond `end`."""
         key = self.latent * self.n_rows + self.row
         low = np.searchsorted(key, latent * self.n_rows + start)
         high = np.searchsorted(key, latent * self.n_rows + end)
@@ -205,20 +212,20 @@ class ActiveCodes:
 
 @dataclass(frozen=True)
 class Maxima:
-    """The strongest token of each latent in each document where it fires."""
+    """The token with the strongest activation, for each latent and document where it fires."""
 
     latent: IntArray
-    """(n,) place in the list of wanted latents, ascending."""
+    """(n,) position of the latent in the list of wanted latents, ascending."""
     document: IntArray
     """(n,) ascending within a latent."""
     row: IntArray
     """(n,) row in the shard; the first one on a tie."""
     value: NDArray[np.float32]
-    """(n,) unscaled activation there."""
+    """(n,) unscaled activation on this token."""
 
 
 def active_codes(part: Crosscoder, shard: Shard) -> ActiveCodes:
-    """Encode a shard's unmasked tokens with a crosscoder of the wanted latents only."""
+    """Encode a shard's unmasked tokens; `part` has the wanted latents only, in their order."""
     latents, rows, values = [], [], []
     for tokens in encode_shard(part, shard):
         latents.append(tokens.codes.latent.cpu())
@@ -228,7 +235,7 @@ def active_codes(part: Crosscoder, shard: Shard) -> ActiveCodes:
         none = np.empty(0, dtype=np.int64)
         return ActiveCodes(none, none, none.astype(np.float32), shard.n_tokens)
     latent = torch.cat(latents)
-    # The codes come row by row, so a stable sort by latent leaves the rows of each ascending.
+    # The codes are in the order of the rows, so a stable sort by latent keeps the rows ascending.
     order = order_by_latent(latent, part.config.n_latents)
     return ActiveCodes(
         latent[order].numpy(),
@@ -239,7 +246,7 @@ def active_codes(part: Crosscoder, shard: Shard) -> ActiveCodes:
 
 
 def document_maxima(codes: ActiveCodes, shard: Shard) -> Maxima:
-    """The strongest active token of every (latent, document) of a shard."""
+    """The strongest token of every latent in every document of a shard where it fires."""
     if len(codes.row) == 0:
         none = codes.row
         return Maxima(none, none, none, codes.value)
@@ -256,9 +263,9 @@ def document_maxima(codes: ActiveCodes, shard: Shard) -> Maxima:
 
 
 NEGATIVE_POOL = 4
-"""Documents without an activation kept per negative wanted, to choose some of similar length."""
-_PAIRS = 1 << 22
-"""(latent, document) pairs that are searched for inactive ones at a time."""
+"""Inactive documents that are kept per wanted negative, to choose those of similar length."""
+_PAIRS_AT_ONCE = 1 << 22
+"""(latent, document) pairs that are checked for activations at once; this limits the memory."""
 
 
 @dataclass(frozen=True)
@@ -268,15 +275,15 @@ class ShardDocuments:
     index: IntArray
     """(n,) index of each document, ascending."""
     first: IntArray
-    """(n,) its first row."""
+    """(n,) first row of each document."""
     length: IntArray
-    """(n,) its tokens."""
+    """(n,) number of tokens of each document."""
     usable: IntArray
-    """Indices of the documents with unmasked tokens."""
+    """(m,) indices of the documents that have unmasked tokens, ascending."""
 
     @classmethod
     def of(cls, shard: Shard) -> ShardDocuments:
-        """Read them off the columns."""
+        """The documents of a shard, read from its columns."""
         document = shard.document.numpy().astype(np.int64)
         index, first, length = np.unique(document, return_index=True, return_counts=True)
         usable = np.unique(document[shard.mask.numpy()])
@@ -284,7 +291,7 @@ class ShardDocuments:
 
 
 class EvidencePass:
-    """What is kept of the shards seen so far; memory does not grow with their number."""
+    """The candidates from all shards so far; memory does not grow with the number of shards."""
 
     def __init__(
         self,
@@ -292,7 +299,7 @@ class EvidencePass:
         counterparts: Mapping[int, int],
         config: EvidenceConfig,
     ) -> None:
-        """`counterparts` maps latents to counterparts; both are among `latents`."""
+        """`counterparts` maps a latent to its counterpart; both must be in `latents`."""
         place = {latent: index for index, latent in enumerate(latents)}
         n = len(latents)
         self.latents = np.asarray(latents, dtype=np.int64)
@@ -311,28 +318,28 @@ class EvidencePass:
 
     @property
     def n_bytes(self) -> int:
-        """Memory of all arrays."""
+        """Memory of all arrays in bytes."""
         parts = (self.top, self.sample, self.inactive, self.other)
         windows = self.top_windows.n_bytes + self.sample_windows.n_bytes
         return sum(part.n_bytes for part in parts) + windows
 
     @torch.no_grad()
     def add(self, part: Crosscoder, shard: Shard) -> None:
-        """Look through a shard with a crosscoder of the wanted latents, in their order."""
+        """Add the candidates of a shard; `part` has the wanted latents only, in their order."""
         codes = active_codes(part, shard)
         maxima = document_maxima(codes, shard)
         documents = ShardDocuments.of(shard)
         self._add_active(codes, maxima, documents)
         self._add_inactive(maxima, documents)
-        self._add_other(maxima, documents)
+        self._add_counterpart_only(maxima, documents)
 
     def _add_active(self, codes: ActiveCodes, maxima: Maxima, documents: ShardDocuments) -> None:
-        by_value = self._entries(maxima, documents, maxima.value.astype(np.float64))
+        strongest = self._entries(maxima, documents, maxima.value.astype(np.float64))
         drawn = self._hash_priority(maxima.latent, maxima.document)
-        by_chance = self._entries(maxima, documents, drawn)
+        at_random = self._entries(maxima, documents, drawn)
         for reservoir, windows, entries in (
-            (self.top, self.top_windows, by_value),
-            (self.sample, self.sample_windows, by_chance),
+            (self.top, self.top_windows, strongest),
+            (self.sample, self.sample_windows, at_random),
         ):
             placed = reservoir.offer(entries)
             windows.write(placed, self._windows(codes, placed, documents))
@@ -348,11 +355,11 @@ class EvidencePass:
         return codes.windows(entries.latent, start, end, self.config.window)
 
     def _add_inactive(self, maxima: Maxima, documents: ShardDocuments) -> None:
-        """Offer, for each latent, the usable documents of the shard in which it never fires."""
+        """Offer each latent the usable documents of the shard in which it never fires."""
         if self.inactive.size == 0 or len(documents.usable) == 0:
             return
         n_documents = len(documents.usable)
-        step = max(1, _PAIRS // n_documents)
+        step = max(1, _PAIRS_AT_ONCE // n_documents)
         for start in range(0, len(self.latents), step):
             end = min(start + step, len(self.latents))
             low, high = np.searchsorted(maxima.latent, [start, end])
@@ -362,12 +369,12 @@ class EvidencePass:
             latent, place = np.nonzero(inactive)
             latent, document = latent + start, documents.usable[place]
             drawn = self._hash_priority(latent, document)
-            nothing = np.zeros(len(latent))
+            zeros = np.zeros(len(latent))
             self.inactive.offer(
-                Entries(latent, document, drawn, nothing.astype(np.int64), nothing.astype("f4"))
+                Entries(latent, document, drawn, zeros.astype(np.int64), zeros.astype("f4"))
             )
 
-    def _add_other(self, maxima: Maxima, documents: ShardDocuments) -> None:
+    def _add_counterpart_only(self, maxima: Maxima, documents: ShardDocuments) -> None:
         """Offer each latent the documents where its counterpart is active and it is not."""
         if self.other.size == 0:
             return
@@ -398,7 +405,7 @@ class EvidencePass:
 
 
 def window_start(centre: IntArray, n_tokens: IntArray, length: int) -> IntArray:
-    """First token of a window around `centre`, moved inwards where the document ends."""
+    """First token of a window around `centre`; near the ends, it is moved into the document."""
     start: IntArray = np.minimum(
         np.maximum(0, centre - length // 2), np.maximum(0, n_tokens - length)
     )

@@ -1,4 +1,4 @@
-"""Sends many requests at a time and commits each call as soon as it has ended."""
+"""Sends many judge requests concurrently and commits each call as soon as it has ended."""
 
 from __future__ import annotations
 
@@ -28,39 +28,45 @@ from labeler.store.outcomes import ENDED_STATUSES
 from labeler.text import one_line
 
 LINGER_S = 0.06
-"""Seconds to wait for more ended calls before a commit, where many are in flight."""
+"""Seconds to wait before a commit, so that one commit writes several ended calls."""
 LINGER_FROM = 32
-"""Calls in flight from which this wait pays off."""
+"""Requests in flight at which this wait starts to pay off; with fewer there is no wait."""
 KEEP_MANY, KEEP_EVERY_S = 64, 0.25
-"""Final calls, or seconds, after which `keep` is called."""
+"""`keep` is called after so many final calls, or after so many seconds."""
 MOST_PENDING = 4096
-"""Unwritten calls above which no further questions are read."""
+"""Above this number of unwritten results, no further questions are read."""
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class _End:
-    """A question whose last attempt has ended, with the equal questions that waited for it."""
+class _EndedQuestion:
+    """A request whose last attempt has ended, and all questions that share it."""
 
     asked: HashedRequest
     questions: Sequence[Question]
     committed: asyncio.Future[None]
+    """Done once the call is committed."""
 
 
 @dataclass
 class _Pending:
-    """Results since the last commit."""
+    """Results that are not committed yet."""
 
     attempts: list[EndedAttempt] = field(default_factory=list)
-    ends: list[_End] = field(default_factory=list)
+    ends: list[_EndedQuestion] = field(default_factory=list)
     found: list[tuple[Question, StoredCall]] = field(default_factory=list)
+    """Answers that were already in the database; they are only reported."""
 
     def __len__(self) -> int:
         return len(self.attempts) + len(self.ends) + len(self.found)
 
 
 class Recorder:
-    """Writes the calls of one batch. Only functions given to `in_thread` leave the event loop."""
+    """Writes the calls of one batch.
+
+    A single thread does all work on the database, one task after another. Everything else runs in
+    the event loop.
+    """
 
     def __init__(
         self, store: CallStore, on_answer: OnAnswer, keep: Keep | None, in_flight: int
@@ -71,73 +77,74 @@ class Recorder:
         self._linger_s = LINGER_S if in_flight >= LINGER_FROM else 0.0
         self._pending = _Pending()
         self._latest: dict[str, StoredCall] = {}
-        """The newest attempt at each open question."""
-        self._kept: list[tuple[Question, StoredCall]] = []
-        self._kept_at = self._renewed_at = time.monotonic()
+        """The newest attempt at each open request, by its key."""
+        self._not_kept: list[tuple[Question, StoredCall]] = []
+        """Final calls that `keep` has not been given yet."""
+        self._last_keep = self._last_renewal = time.monotonic()
         self._wake = asyncio.Event()
         self._written = asyncio.Event()
         self._is_closing = False
         self._is_broken = False
         self._writing: tuple[_Pending, Future[list[StoredCall]]] | None = None
-        """The commit in progress; it goes on when the event loop is cancelled."""
+        """The commit in progress; it continues when the event loop is cancelled."""
         self._thread = ThreadPoolExecutor(1, "record")
 
     def attempt(self, asked: HashedRequest, reply: JudgeReply) -> None:
-        """One attempt ended."""
+        """Add an attempt that has ended."""
         self._pending.attempts.append(EndedAttempt(asked, reply))
         self._wake.set()
 
     def end(self, asked: HashedRequest, questions: Sequence[Question]) -> asyncio.Future[None]:
-        """The last attempt of a question has ended; done once that is committed."""
+        """Add a request whose last attempt has ended; the future is done after the commit."""
         committed = asyncio.get_running_loop().create_future()
-        self._pending.ends.append(_End(asked, questions, committed))
+        self._pending.ends.append(_EndedQuestion(asked, questions, committed))
         self._wake.set()
         return committed
 
     def found(self, questions: Sequence[Question], call: StoredCall) -> None:
-        """The answer was in the database."""
+        """Add an answer that was already in the database."""
         self._pending.found += [(question, call) for question in questions]
         self._wake.set()
 
     async def wait_for_writes(self) -> None:
-        """Wait while more than MOST_PENDING calls are unwritten."""
+        """Wait while more than MOST_PENDING results are unwritten."""
         while len(self._pending) > MOST_PENDING and not self._is_broken:
             self._written.clear()
             await self._written.wait()
 
     async def in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Call a function that uses the database, in turn with the writes."""
+        """Call a function that uses the database in the thread that also does the writes."""
         working = self._thread.submit(function, *arguments)
         return await asyncio.shield(asyncio.wrap_future(working))
 
     async def write_as_they_come(self) -> None:
-        """Write until `finish`; any error of the database or of a callback ends the batch."""
+        """Write results until `finish`; an error of the database or a callback ends the batch."""
         try:
-            while not (self._is_closing and not len(self._pending) and not self._kept):
-                await self._next()
+            while not (self._is_closing and not len(self._pending) and not self._not_kept):
+                await self._wait_for_results()
                 await self._write()
         except Exception:
             self._is_broken = True
             raise
 
     def finish(self) -> None:
-        """Declare that no more calls will end."""
+        """Declare that no more results will come."""
         self._is_closing = True
         self._wake.set()
 
     def close(self) -> None:
-        """Write what is still unwritten, and release every claim."""
+        """Write the remaining results and release all claims."""
         try:
             if not self._is_broken:
                 self._write_rest()
         finally:
             self._thread.shutdown()
 
-    async def _next(self) -> None:
-        """Wait until there is something to write, or claims must be renewed."""
+    async def _wait_for_results(self) -> None:
+        """Wait until there are results to write, or until `keep` or the claims are due."""
         if not len(self._pending) and not self._is_closing:
             self._wake.clear()
-            wait_s = KEEP_EVERY_S if self._kept else self._store.lease_s / 3
+            wait_s = KEEP_EVERY_S if self._not_kept else self._store.lease_s / 3
             try:
                 async with asyncio.timeout(wait_s):
                     await self._wake.wait()
@@ -151,18 +158,18 @@ class Recorder:
         self._writing = (pending, self._thread.submit(self._record, pending))
         await asyncio.shield(asyncio.wrap_future(self._writing[1]))
         self._report_committed()
-        if self._keep is not None and self._kept and self._must_keep():
-            kept, self._kept = self._kept, []
+        if self._keep is not None and self._not_kept and self._must_keep():
+            kept, self._not_kept = self._not_kept, []
             await self.in_thread(self._keep, kept)
-            self._kept_at = time.monotonic()
-        if time.monotonic() - self._renewed_at > self._store.lease_s / 3:
+            self._last_keep = time.monotonic()
+        if time.monotonic() - self._last_renewal > self._store.lease_s / 3:
             await self.in_thread(self._store.renew_claims)
-            self._renewed_at = time.monotonic()
+            self._last_renewal = time.monotonic()
         self._written.set()
 
     def _must_keep(self) -> bool:
-        waited = time.monotonic() - self._kept_at
-        return self._is_closing or len(self._kept) >= KEEP_MANY or waited >= KEEP_EVERY_S
+        waited = time.monotonic() - self._last_keep
+        return self._is_closing or len(self._not_kept) >= KEEP_MANY or waited >= KEEP_EVERY_S
 
     def _record(self, pending: _Pending) -> list[StoredCall]:
         if not pending.attempts and not pending.ends:
@@ -170,7 +177,7 @@ class Recorder:
         return self._store.record_all(pending.attempts, [each.asked for each in pending.ends])
 
     def _report_committed(self) -> None:
-        """Report the questions that ended, once their calls are committed."""
+        """Wait for the commit in progress, then report the questions that it ended."""
         if self._writing is None:
             return
         pending, working = self._writing
@@ -182,45 +189,45 @@ class Recorder:
             call = self._latest.pop(end.asked.key)
             others = replace(call, was_asked=False)
             first, *rest = end.questions
-            self._tell([(first, call), *((question, others) for question in rest)])
+            self._report([(first, call), *((question, others) for question in rest)])
             if not end.committed.done():
                 end.committed.set_result(None)
-        self._tell(pending.found)
+        self._report(pending.found)
 
-    def _tell(self, answers: Sequence[tuple[Question, StoredCall]]) -> None:
+    def _report(self, answers: Sequence[tuple[Question, StoredCall]]) -> None:
         for question, call in answers:
             self._on_answer(question, call)
         if self._keep is not None:
-            self._kept += answers
+            self._not_kept += answers
 
     def _write_rest(self) -> None:
         self._report_committed()
         pending, self._pending = self._pending, _Pending()
         self._writing = (pending, self._thread.submit(self._record, pending))
         self._report_committed()
-        if self._keep is not None and self._kept:
-            self._thread.submit(self._keep, self._kept).result()
+        if self._keep is not None and self._not_kept:
+            self._thread.submit(self._keep, self._not_kept).result()
         self._thread.submit(self._store.release_claims).result()
 
 
 READ_AHEAD = 32
-"""Questions that are read, looked up and claimed at a time."""
+"""Questions that are read, looked up and claimed together."""
 MANY = 16
-"""Requests in flight from which half as many workers again run, so that the judge's server is
-not idle while others wait for commits."""
+"""From this number of requests in flight on, there are 1.5 workers per request, so that the judge's
+server is not idle while some workers wait for a commit."""
 MOST_HELD = 4 * READ_AHEAD
-"""Questions claimed by other workers above which no further ones are read."""
+"""While more questions than this wait for other processes, no further ones are read."""
 POLL_S = 0.2
-"""Seconds between two checks of the questions that another worker claimed."""
+"""Seconds between two checks of the questions that another process claimed."""
 Task = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True)
 class FailureLimit:
-    """Stops a batch where more than `share` of at least `min_calls` calls failed.
+    """Stops a batch after at least `min_calls` calls, if more than `share` of them failed.
 
-    A request that is too long, or refused, is not a failure of the judge. Where the first
-    `min_calls` all ended that way, the batch stops nevertheless.
+    A request that is too long or refused does not count as a failure of the judge. But if no call
+    at all was answered, the batch stops too.
     """
 
     share: float = 0.2
@@ -228,7 +235,7 @@ class FailureLimit:
 
 
 class _InterruptedError(Exception):
-    """Ctrl-C inside a task: a KeyboardInterrupt would end the event loop before the clean-up."""
+    """Ctrl-C in a task: a KeyboardInterrupt itself would end the event loop without clean-up."""
 
 
 class _Failures:
@@ -242,11 +249,11 @@ class _Failures:
         self._last: JudgeReply | None = None
 
     def found(self, call: StoredCall) -> None:
-        """Count an answer that another run or worker got: the judge does answer."""
+        """Count an answer from the database: it shows that the judge does answer."""
         self._ok += call.status == "ok"
 
     def count(self, reply: JudgeReply) -> None:
-        """Count one; WorkError where too many failed."""
+        """Count a final call; WorkError if too many failed."""
         self._asked += 1
         self._ok += reply.status == "ok"
         self._failed += reply.status not in ENDED_STATUSES
@@ -268,10 +275,10 @@ class _Failures:
 
 
 class BatchRunner:
-    """Sends questions with as many requests in flight as the judge takes.
+    """Sends questions to a judge, `judge.concurrency` requests at a time.
 
-    Several processes may share a batch: each sends the questions that it claims and reads the
-    others' answers from the database.
+    Several processes may share a batch. Each sends the questions that it claims, and reads the
+    answers to the other questions from the database.
     """
 
     def __init__(self, judge: Judge, store: CallStore, limit: FailureLimit) -> None:
@@ -279,18 +286,22 @@ class BatchRunner:
         self._judge = judge
         self._store = store
         self._failures = _Failures(judge.identity.name, limit)
-        self._equal: dict[str, list[Question]] = {}
-        """Open questions, by the key of the call that they share."""
-        self._stop: BudgetReachedError | None = None
+        self._questions_by_key: dict[str, list[Question]] = {}
+        """Open questions by the key of their request; equal questions share one request."""
+        self._budget_error: BudgetReachedError | None = None
 
     async def run(
         self, questions: Iterable[Question], on_answer: OnAnswer, keep: Keep | None = None
     ) -> None:
-        """Send all questions. The first error ends the batch; earlier answers are kept.
+        """Send all questions.
 
-        `on_answer` is called with each final call after its commit. `keep`, if given, writes the
-        rows that follow from final calls, many at a time; all are written when this returns.
-        Where a limit was reached, raises BudgetReachedError once no call is in flight.
+        `on_answer` is called with each final call after its commit. `keep`, if given, is called
+        with many final calls at a time and writes the rows that depend on them; all are written
+        when this returns.
+
+        The first error ends the batch and is raised; earlier answers are kept. If a limit of the
+        budget is reached, no further requests are sent, and BudgetReachedError is raised once no
+        request is in flight.
         """
         in_flight = self._judge.concurrency
         n_workers = in_flight + (in_flight // 2 if in_flight >= MANY else 0)
@@ -301,7 +312,7 @@ class BatchRunner:
         async def work() -> None:
             while (asked := await queue.get()) is not None:
                 await self._ask(asked, recorder, slots)
-                # A judge that computes locally never awaits: let the other tasks run.
+                # A judge that computes locally never awaits, so give the other tasks a turn here.
                 await asyncio.sleep(0)
 
         async def feed() -> None:
@@ -309,20 +320,20 @@ class BatchRunner:
             for _ in range(n_workers):
                 await queue.put(None)
 
-        async def ask_all() -> None:
-            await _together([feed, *[work] * n_workers])
+        async def send_all() -> None:
+            await _run_concurrently([feed, *[work] * n_workers])
             recorder.finish()
 
         try:
-            with _existing_objects_not_collected():
-                await _together([ask_all, recorder.write_as_they_come])
+            with _existing_objects_frozen():
+                await _run_concurrently([send_all, recorder.write_as_they_come])
         except _InterruptedError as interruption:
             raise KeyboardInterrupt from interruption
         finally:
             recorder.close()
             await self._judge.aclose()
-        if self._stop is not None:
-            raise self._stop
+        if self._budget_error is not None:
+            raise self._budget_error
 
     async def _feed(
         self,
@@ -330,10 +341,10 @@ class BatchRunner:
         queue: asyncio.Queue[HashedRequest | None],
         recorder: Recorder,
     ) -> None:
-        """Queue the questions that this worker claims; wait for those that others claimed."""
+        """Queue the questions that this process claims; wait for those that others claimed."""
         held: list[HashedRequest] = []
         are_left = True
-        while self._stop is None and (are_left or held):
+        while self._budget_error is None and (are_left or held):
             read = [] if len(held) > MOST_HELD else await self._read(questions)
             are_left = bool(read) or len(held) > MOST_HELD
             waiting = [*held, *self._without_duplicates(read)]
@@ -345,7 +356,7 @@ class BatchRunner:
                 if asked.key in reserved.ended:
                     call = reserved.ended[asked.key]
                     self._failures.found(call)
-                    recorder.found(self._equal.pop(asked.key), call)
+                    recorder.found(self._questions_by_key.pop(asked.key), call)
                 elif asked.key in reserved.claimed:
                     await queue.put(asked)
                 else:
@@ -353,7 +364,7 @@ class BatchRunner:
             await recorder.wait_for_writes()
 
     async def _read(self, questions: Iterator[Question]) -> list[HashedRequest]:
-        """Read some questions; other tasks run after each."""
+        """Read the next READ_AHEAD questions; other tasks may run between them."""
         read = []
         for question in islice(questions, READ_AHEAD):
             read.append(self._store.hashed(question))
@@ -361,12 +372,12 @@ class BatchRunner:
         return read
 
     def _without_duplicates(self, asked: list[HashedRequest]) -> list[HashedRequest]:
-        """The first question of each key; equal ones wait for its answer."""
+        """The first question of each key; equal questions wait for the answer to the first."""
         first = []
         for each in asked:
-            others = self._equal.get(each.key)
+            others = self._questions_by_key.get(each.key)
             if others is None:
-                self._equal[each.key] = [each.question]
+                self._questions_by_key[each.key] = [each.question]
                 first.append(each)
             else:
                 others.append(each.question)
@@ -375,7 +386,7 @@ class BatchRunner:
     async def _ask(
         self, asked: HashedRequest, recorder: Recorder, slots: asyncio.Semaphore
     ) -> None:
-        if self._stop is not None:
+        if self._budget_error is not None:
             return
         replies: list[JudgeReply] = []
 
@@ -386,20 +397,20 @@ class BatchRunner:
         try:
             async with slots:
                 await self._judge.ask(asked.question.request, note)
-        except BudgetReachedError as stop:
-            self._stop = stop
+        except BudgetReachedError as error:
+            self._budget_error = error
             if not replies:
                 return
-        committed = recorder.end(asked, self._equal.pop(asked.key))
+        committed = recorder.end(asked, self._questions_by_key.pop(asked.key))
         self._failures.count(replies[-1])
         await committed
 
 
 @contextmanager
-def _existing_objects_not_collected() -> Iterator[None]:
-    """Exclude existing objects from garbage collection: most of them belong to libraries.
+def _existing_objects_frozen() -> Iterator[None]:
+    """Exclude the objects that exist now, most of them of libraries, from garbage collection.
 
-    Thousands of prompts trigger many collections, measured as 8% of the CPU at 256 in flight.
+    Thousands of prompts trigger many collections: 8% of the CPU time at 256 requests in flight.
     """
     gc.freeze()
     try:
@@ -408,8 +419,8 @@ def _existing_objects_not_collected() -> Iterator[None]:
         gc.unfreeze()
 
 
-async def _together(functions: Iterable[Task]) -> None:
-    """Await coroutines together; the first error cancels the rest and is raised unwrapped."""
+async def _run_concurrently(functions: Iterable[Task]) -> None:
+    """Run coroutines concurrently; the first error cancels the rest and is raised unwrapped."""
     try:
         async with asyncio.TaskGroup() as group:
             for function in functions:

@@ -1,9 +1,14 @@
-"""The rule of the effective label, applied to a list of latents.
+"""The rule that chooses the effective label of a latent, applied to a list of latents.
 
-In order: the adjudicated decision; else the latest decision that is neither skipped nor undone;
-else the newest label with an answer of the active judge, under the active taxonomy version;
-else its newest label without one. `v_effective_label_computed` states the same rule in SQL, and
-tests compare the two.
+Only decisions and labels under the active taxonomy version count. The first of these that exists
+is the effective label:
+
+1. the adjudicated decision;
+2. the latest decision of any reviewer, apart from skips and undone decisions;
+3. the active judge's newest label with an answer;
+4. the active judge's newest label without an answer (the call failed, for example).
+
+`v_effective_label_computed` states the same rule in SQL, and tests compare the two.
 """
 
 from __future__ import annotations
@@ -28,21 +33,22 @@ from labeler.store.statements import chunks, newest_explanation_ids
 from labeler.store.view_definitions.base import ADJUDICATED
 
 HUMAN_OUTCOMES = {"set": "assigned", "none": "none", "uninterpretable": "uninterpretable"}
-"""Outcome of each action; `accept` takes the outcome of the accepted label."""
+"""Outcome of a label by the reviewer's action; `accept` has that of the accepted label."""
 
 
 @dataclass(frozen=True)
 class CategoryChoice:
-    """A category of an effective label."""
+    """One category of an effective label."""
 
     rank: int
     category_id: int
     confidence: float | None
+    """As the judge stated it; None for a reviewer's category."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Content of an effective label; equal content needs no write."""
+    """The content of an effective label. A stored label with equal content is not written again."""
 
     outcome: str
     source: str | None = None
@@ -60,6 +66,7 @@ class Setting:
     taxonomy_version_id: int
     judge_id: int
     is_import: bool
+    """Whether the labels were imported."""
 
 
 @dataclass(frozen=True)
@@ -77,71 +84,75 @@ class _Decision:
 
 
 @dataclass(frozen=True)
-class _Facts:
-    """The rule's input, by latent."""
+class _Inputs:
+    """What the rule needs to know about some latents."""
 
     decisions: dict[int, _Decision]
+    """The active decision, by latent id."""
     labels: dict[int, _Label]
+    """The newest label with an answer, by latent id."""
     failed: dict[int, _Label]
+    """The newest label without an answer, by latent id."""
     explanations: dict[int, int]
+    """Id of the newest explanation, by latent id."""
     based_on: dict[int, _Label]
-    """By label id."""
+    """Labels on which decisions are based, by label id."""
     event_categories: dict[int, tuple[CategoryChoice, ...]]
-    """By event id."""
+    """Categories of decisions, by event id."""
     label_categories: dict[int, tuple[CategoryChoice, ...]]
-    """By label id."""
+    """Categories of labels, by label id."""
 
 
 def choose(
     session: Session, setting: Setting | None, latent_ids: Collection[int]
 ) -> dict[int, Choice]:
-    """The effective label of each latent under a setting; unlabelled without one."""
+    """The effective label of each latent, by latent id; all are unlabelled without a setting."""
     if setting is None:
         return {latent_id: Choice("unlabelled") for latent_id in latent_ids}
     choices: dict[int, Choice] = {}
     for part in chunks(latent_ids):
-        facts = _load(session, setting, part)
-        choices |= {latent_id: _choose_one(setting, facts, latent_id) for latent_id in part}
+        inputs = _load_inputs(session, setting, part)
+        choices |= {latent_id: _choose_one(setting, inputs, latent_id) for latent_id in part}
     return choices
 
 
 def standing_events(events: Iterable[ReviewEvent]) -> dict[str, ReviewEvent]:
-    """The current decision of each reviewer's stream of one latent.
+    """The current decision of each reviewer on one latent, by reviewer.
 
-    `events` are ordered by revision. Skips are ignored, and an undo counts as the decision that it
-    restores, or as none.
+    `events` are those of the latent, ordered by revision. Skips are ignored. If a reviewer's last
+    event is an undo, the decision that it restores is current, if there is one.
     """
     by_id: dict[int, ReviewEvent] = {}
-    heads: dict[str, ReviewEvent] = {}
+    last_events: dict[str, ReviewEvent] = {}
     for event in events:
         by_id[event.id] = event
         if event.action != "skip":
-            heads[event.reviewer] = event
+            last_events[event.reviewer] = event
     standing: dict[str, ReviewEvent] = {}
-    for reviewer, head in heads.items():
-        is_undo = head.action == "undo"
-        decision = by_id.get(head.restores_event_id or 0) if is_undo else head
+    for reviewer, last in last_events.items():
+        is_undo = last.action == "undo"
+        decision = by_id.get(last.restores_event_id or 0) if is_undo else last
         if decision is not None:
             standing[reviewer] = decision
     return standing
 
 
-def event_in_force(events: Iterable[ReviewEvent]) -> ReviewEvent | None:
-    """The active decision among one latent's events: the adjudicated one, else the latest."""
+def _active_event(events: Iterable[ReviewEvent]) -> ReviewEvent | None:
+    """The adjudicated decision on a latent, else the latest current one of any reviewer."""
     standing = standing_events(events)
     if ADJUDICATED in standing:
         return standing[ADJUDICATED]
     return max(standing.values(), key=lambda event: event.id, default=None)
 
 
-def _choose_one(setting: Setting, facts: _Facts, latent_id: int) -> Choice:
-    decision = facts.decisions.get(latent_id)
-    label = facts.labels.get(latent_id)
-    spoken = label.explanation_id if label else None
-    explanation_id = spoken or facts.explanations.get(latent_id)
+def _choose_one(setting: Setting, inputs: _Inputs, latent_id: int) -> Choice:
+    decision = inputs.decisions.get(latent_id)
+    label = inputs.labels.get(latent_id)
+    of_label = label.explanation_id if label else None
+    explanation_id = of_label or inputs.explanations.get(latent_id)
     version = setting.taxonomy_version_id
     if decision is not None:
-        base = facts.based_on.get(decision.based_on_id) if decision.based_on_id else None
+        base = inputs.based_on.get(decision.based_on_id) if decision.based_on_id else None
         return Choice(
             outcome=base.outcome
             if base and decision.action == "accept"
@@ -150,9 +161,9 @@ def _choose_one(setting: Setting, facts: _Facts, latent_id: int) -> Choice:
             taxonomy_version_id=version,
             review_event_id=decision.id,
             explanation_id=(base.explanation_id if base else None) or explanation_id,
-            categories=facts.event_categories.get(decision.id, ()),
+            categories=inputs.event_categories.get(decision.id, ()),
         )
-    found = label or facts.failed.get(latent_id)
+    found = label or inputs.failed.get(latent_id)
     if found is None:
         return Choice("unlabelled", taxonomy_version_id=version, explanation_id=explanation_id)
     return Choice(
@@ -161,15 +172,15 @@ def _choose_one(setting: Setting, facts: _Facts, latent_id: int) -> Choice:
         taxonomy_version_id=version,
         judge_label_id=found.id,
         explanation_id=explanation_id,
-        categories=facts.label_categories.get(found.id, ()),
+        categories=inputs.label_categories.get(found.id, ()),
     )
 
 
-def _load(session: Session, setting: Setting, latent_ids: Sequence[int]) -> _Facts:
+def _load_inputs(session: Session, setting: Setting, latent_ids: Sequence[int]) -> _Inputs:
     decisions = _decisions(session, setting, latent_ids)
     labels, failed = _labels(session, setting, latent_ids)
     based_on_ids = [row.based_on_id for row in decisions.values() if row.based_on_id is not None]
-    return _Facts(
+    return _Inputs(
         decisions=decisions,
         labels=labels,
         failed=failed,
@@ -194,10 +205,10 @@ def _decisions(
     streams: dict[int, list[ReviewEvent]] = defaultdict(list)
     for row in rows:
         streams[row.latent_id].append(row)
-    in_force = {latent_id: event_in_force(events) for latent_id, events in streams.items()}
+    active = {latent_id: _active_event(events) for latent_id, events in streams.items()}
     return {
         latent_id: _Decision(event.id, event.action, event.based_on_judge_label_id)
-        for latent_id, event in in_force.items()
+        for latent_id, event in active.items()
         if event is not None
     }
 
@@ -205,7 +216,7 @@ def _decisions(
 def _labels(
     session: Session, setting: Setting, latent_ids: Sequence[int]
 ) -> tuple[dict[int, _Label], dict[int, _Label]]:
-    """The newest label with an answer and the newest without, of the active judge, by latent."""
+    """The active judge's newest labels with an answer, and those without, by latent id."""
     rows = session.execute(
         select(JudgeLabel.latent_id, JudgeLabel.id, JudgeLabel.outcome, JudgeLabel.explanation_id)
         .where(
