@@ -34,7 +34,7 @@ def test_a_full_disk_keeps_the_whole_shards(
         save_file(tensors, path, metadata=metadata)
 
     with monkeypatch.context() as patch:
-        patch.setattr("safetensors.torch.save_file", full_after_three)
+        patch.setattr("crosscoder.tensor_files.save_file", full_after_three)
         assert run(["run", str(untouched.path)]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert_names(line, "difflens: ", "shard-00003.safetensors", "disk is full")

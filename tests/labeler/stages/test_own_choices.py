@@ -91,7 +91,7 @@ def test_a_rule_of_ones_own_is_used_from_study_toml_to_the_report(
     ("isolate", "words"),
     [
         ({"min_density": 2}, "isolate.min_density: Input should be less than or equal to 1"),
-        ({"min_dense": 1}, "isolate.min_dense: unknown key; remove it or mend its spelling"),
+        ({"min_dense": 1}, "isolate.min_dense: unknown key; remove it or correct its spelling"),
         ({"rule": "denser"}, "no isolation rule is called 'denser'; did you mean 'dense'?"),
         ({"rule": "strict", "min_density": 0.1}, "isolate.min_density: unknown key"),
     ],

@@ -126,7 +126,7 @@ def lose_the_connection_within_a_change(study: StudyFile, server: URL) -> None:
         "INSERT INTO corpus (name, sha256, n_documents, created_at) VALUES (:n, :n, 1, now())"
     )
     kill = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
-    with opened(study) as database, database.begin() as connection:
+    with opened(study.database_url) as database, database.begin() as connection:
         connection.execute(insert, {"n": "first"})
         other = open_engine(server)
         with other.connect() as killer:
@@ -144,5 +144,5 @@ def test_a_lost_connection_is_one_line_and_nothing_is_half_done(
     study = StudyFile.read(tmp_path / "study.toml")
     with pytest.raises(WorkError, match=r"connection is lost.*what was committed is kept"):
         lose_the_connection_within_a_change(study, postgres_server)
-    with opened(study) as database, database.connect() as connection:
+    with opened(study.database_url) as database, database.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM corpus")).scalar_one() == 0

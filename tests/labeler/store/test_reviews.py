@@ -69,7 +69,7 @@ def test_reviewers_have_streams_of_their_own(engine: Engine) -> None:
     [
         ("set", {}, "only and always 'set' names categories"),
         ("none", {"categories": ("safety",)}, "only and always 'set' names categories"),
-        ("set", {"categories": ("irony",)}, "category 'irony': not in the taxonomy version"),
+        ("set", {"categories": ("irony",)}, "category 'irony': not in the active taxonomy version"),
         ("set", {"categories": ("safety", "safety")}, "one is named twice"),
         ("none", {"reviewer": " "}, "reviewer: missing"),
     ],
