@@ -9,8 +9,16 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from crosscoder.config import Precision
-from crosscoder.kernels import order_by_latent, pair_products, sum_rows, true_positions
-from crosscoder.selection import Preactivations, Workspace, select_above, select_largest
+from crosscoder.kernels import (
+    Preactivations,
+    Workspace,
+    order_by_latent,
+    pair_products,
+    select_above,
+    select_largest,
+    sum_rows,
+    true_positions,
+)
 
 DENSE_FROM = 0.1
 """Share of active (token, dead latent) places from which the dense form is the faster one."""

@@ -15,8 +15,8 @@ from crosscoder.config import (
     ReconstructionLoss,
     check_exclusive_fraction,
 )
+from crosscoder.kernels import Workspace
 from crosscoder.model import Crosscoder
-from crosscoder.selection import Workspace
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@ from crosscoder.batch_topk import (
 )
 from crosscoder.config import ActivationName, ActiveLatents, DictionarySize, Precision, check_k
 from crosscoder.errors import InputError
-from crosscoder.kernels import sum_rows
-from crosscoder.selection import Workspace
+from crosscoder.kernels import Workspace, sum_rows
 
 
 @dataclass(frozen=True)

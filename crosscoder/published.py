@@ -15,17 +15,19 @@ from crosscoder.checkpoints import load_crosscoder, require_finite, require_posi
 from crosscoder.config import ACTIVATIONS
 from crosscoder.errors import InputError
 from crosscoder.files import write_text
-from crosscoder.folding import (
+from crosscoder.model import Crosscoder, CrosscoderConfig, Normaliser
+from crosscoder.published_files import (
     UNFOLDING_NAME,
+    Layout,
+    PublishedFiles,
     Weights,
     folded,
+    read_published,
     read_unfolding,
     unfolded,
     weights_of,
     write_unfolding,
 )
-from crosscoder.model import Crosscoder, CrosscoderConfig, Normaliser
-from crosscoder.published_files import Layout, PublishedFiles, read_published
 from crosscoder.tensor_files import write_tensors
 
 CODE_NORMS = {1: "sum_of_norms", 2: "concatenated", 4: "none"}

@@ -13,9 +13,9 @@ import torch
 
 from crosscoder.batch_topk import SparseCodes
 from crosscoder.evaluate import Batches, calibrate_theta
+from crosscoder.kernels import Workspace
 from crosscoder.losses import Losses, LossSettings, auxk_loss, reconstruction_loss, revival_loss
 from crosscoder.model import Crosscoder
-from crosscoder.selection import Workspace
 
 
 class Activation(ABC):

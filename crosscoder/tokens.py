@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscoder.chat_templates import ChatTemplate, Refusal
+from crosscoder.chat_templates import ChatTemplate, Refusal, render_chat
 from crosscoder.corpus import Document, TokenizedDocument, TokenRole
 from crosscoder.errors import InputError
 from crosscoder.manifest import RoleText, TextPlan, TextRecord
-from crosscoder.message_spans import render_chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -12,6 +12,7 @@ from torch import nn
 
 from crosscoder.config import TrainConfig
 from crosscoder.errors import WorkError
+from crosscoder.kernels import Workspace
 from crosscoder.losses import (
     Losses,
     LossSettings,
@@ -20,7 +21,6 @@ from crosscoder.losses import (
     zero_excluded_gradients,
 )
 from crosscoder.model import Crosscoder
-from crosscoder.selection import Workspace
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 

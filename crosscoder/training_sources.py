@@ -13,7 +13,7 @@ from crosscoder.activations import BUFFER_BYTES, ActivationStore
 from crosscoder.errors import InputError
 from crosscoder.files import json_sha256
 from crosscoder.reading import plan_shards
-from crosscoder.shuffle import Draw, Put, slot_plan
+from crosscoder.sources import Draw, Put, slot_plan
 from crosscoder.stream import ActivationStream, sample_documents
 
 if TYPE_CHECKING:

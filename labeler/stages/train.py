@@ -33,9 +33,8 @@ BATCH = 2048
 
 def loaded_inputs(study: StudyFile) -> dict[str, Any]:
     """Hash of the weights and how they are read; UsageError where there is no such file."""
-    from crosscoder.folding import UNFOLDING_NAME
     from crosscoder.model_files import FileHashes
-    from crosscoder.published_files import weights_file
+    from crosscoder.published_files import UNFOLDING_NAME, weights_file
 
     section = study.config.crosscoder
     weights = weights_file(existing_path(study))

@@ -15,7 +15,7 @@ from crosscoder.activations import ActivationStore, write_store
 from crosscoder.errors import InputError, WorkError
 from crosscoder.files import write_text
 from crosscoder.manifest import MANIFEST_NAME
-from crosscoder.shuffle import ShuffleBuffer
+from crosscoder.sources import ShuffleBuffer
 from crosscoder.tensor_files import write_tensors
 
 N_TOKENS = 300

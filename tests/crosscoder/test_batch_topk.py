@@ -5,10 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crosscoder import selection
+from crosscoder import kernels
 from crosscoder.batch_topk import EncodedBatch, batch_topk, sparse_decode, threshold_codes
-from crosscoder.kernels import order_by_latent, pair_products, sum_rows
-from crosscoder.selection import Preactivations, select_largest
+from crosscoder.kernels import (
+    Preactivations,
+    order_by_latent,
+    pair_products,
+    select_largest,
+    sum_rows,
+)
 
 
 def sorted_reference(v: torch.Tensor, k_total: int) -> set[int]:
@@ -50,9 +55,9 @@ def test_pivot_from_a_sample_never_changes_what_is_kept(
 ) -> None:
     v, k_total = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "SMALL_BATCH", 0)
-        patch.setattr(selection, "SAMPLED_TOKENS", sampled)
-        patch.setattr(selection, "PIVOT_MARGIN", 1.0)
+        patch.setattr(kernels, "SMALL_BATCH", 0)
+        patch.setattr(kernels, "SAMPLED_TOKENS", sampled)
+        patch.setattr(kernels, "PIVOT_MARGIN", 1.0)
         assert chosen(v, k_total) == sorted_reference(v, k_total)
 
 
@@ -65,7 +70,7 @@ def test_weighted_selection_equals_selection_of_the_products(
     weight = torch.rand(pre.shape[1], generator=torch.Generator().manual_seed(seed))
     weight[0] = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "SMALL_BATCH", 0)
+        patch.setattr(kernels, "SMALL_BATCH", 0)
         flat, value = select_largest(Preactivations(pre, weight=weight), k_total)
     assert set(flat.tolist()) == sorted_reference(pre * weight, k_total)
     assert torch.equal(value, pre.flatten()[flat])
@@ -75,7 +80,7 @@ def test_large_batch_goes_through_the_pivot_and_stays_exact() -> None:
     generator = torch.Generator().manual_seed(0)
     v = torch.randn(256, 512, generator=generator)
     v = (v * 64).round() / 64
-    assert v.numel() > selection.SMALL_BATCH
+    assert v.numel() > kernels.SMALL_BATCH
     assert chosen(v, 2048) == sorted_reference(v, 2048)
 
 

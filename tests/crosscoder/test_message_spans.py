@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_tokenizer
 
-from crosscoder.chat_templates import ChatTemplate, Refusal
+from crosscoder.chat_templates import ChatTemplate, Refusal, RenderedChat, render_chat
 from crosscoder.corpus import Document, Message
-from crosscoder.message_spans import RenderedChat, render_chat
 from crosscoder.tokens import TEMPLATE_DATE, tokenize_corpus
 
 GOLDEN = {

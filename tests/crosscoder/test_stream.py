@@ -14,7 +14,7 @@ from crosscoder.corpus import Document
 from crosscoder.errors import InputError
 from crosscoder.harvest import HarvestConfig, harvest
 from crosscoder.model_files import SubjectSpec
-from crosscoder.shuffle import Put, slot_plan
+from crosscoder.sources import Put, slot_plan
 from crosscoder.stream import ActivationStream, open_stream, sample_documents
 from crosscoder.training_sources import StreamBatches, StreamSource
 

@@ -17,9 +17,9 @@ from crosscoder.checkpoints import load_crosscoder, read_crosscoder_file
 from crosscoder.config import TrainConfig
 from crosscoder.errors import InputError, WorkError
 from crosscoder.evaluate import measure_quality
+from crosscoder.kernels import Workspace
 from crosscoder.losses import LossSettings, crosscoder_loss
 from crosscoder.model import Crosscoder, CrosscoderConfig
-from crosscoder.selection import Workspace
 from crosscoder.train import TrainResult, resolve_device, train
 from crosscoder.trainer import Trainer
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from tiny_study import TinyStudy, write_study
 
 from crosscoder.checkpoints import load_crosscoder
-from crosscoder.folding import UNFOLDING_NAME
 from crosscoder.published import export_dictionary_learning
+from crosscoder.published_files import UNFOLDING_NAME
 from labeler.cli.main import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
