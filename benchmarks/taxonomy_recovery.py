@@ -23,8 +23,14 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import adjusted_mutual_info_score
 
-from taxonomy.cluster_distance import centred, sweep_thresholds
-from taxonomy.clustering import average_linkage, cluster_centres, clustering_of, group_leaves
+from taxonomy.clustering import (
+    average_linkage,
+    centred,
+    cluster_centres,
+    clustering_of,
+    group_leaves,
+    sweep_thresholds,
+)
 from taxonomy.mapping import (
     DEFAULT_NONE_THRESHOLD,
     LeafVectors,

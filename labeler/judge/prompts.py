@@ -27,8 +27,7 @@ from labeler.judge.rendering import (
     render_facts,
     render_options,
 )
-from taxonomy.induction import PairTask
-from taxonomy.naming import NamingTask
+from taxonomy.induction import NamingTask, PairTask
 from taxonomy.tree import CategoryName
 
 _SYSTEM, _USER = "### system\n", "### user\n"

@@ -12,13 +12,15 @@ from labeler.embedding.base import Embedder
 from labeler.embedding.local import fitted_to
 from labeler.judge.embedding_judge import short_form
 from labeler.store.judging import explanations_for
-from taxonomy.cluster_distance import LEAST_TEXTS, centred, sweep_thresholds
 from taxonomy.clustering import (
     DEFAULT_DISTANCE_THRESHOLD,
+    LEAST_TEXTS,
     ClusterSample,
     canonical_text,
+    centred,
     cluster,
     name_clusters,
+    sweep_thresholds,
 )
 from taxonomy.mapping import Vectors
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from labeler.report.checks import CategorySensitivity, Checks
     from labeler.report.robustness import Sweep
     from labeler.report.rows import JudgeVersusHuman
-    from taxonomy.corrected_change import Correction
+    from taxonomy.robustness import Correction
 
 
 @dataclass(frozen=True)

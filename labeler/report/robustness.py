@@ -27,9 +27,8 @@ from labeler.store.view_definitions.base import DECISION, MEMBER, STANDING, VERD
 from taxonomy.settings import ALPHA
 
 if TYPE_CHECKING:
-    from taxonomy.corrected_change import CountedLabel, JudgedLatent
+    from taxonomy.robustness import CountedLabel, JudgedLatent, SweptCategory
     from taxonomy.settings import ExactTest
-    from taxonomy.threshold_sweep import SweptCategory
 
 
 BOTH = "both"
@@ -173,7 +172,7 @@ def sweep_members(
 
     Labels exist only for isolated latents, so that a threshold can get stricter, never looser.
     """
-    from taxonomy.threshold_sweep import SweptLatent, sweep_changes, sweep_thresholds
+    from taxonomy.robustness import SweptLatent, sweep_changes, sweep_thresholds
 
     rules = {latents.rule for latents in sets}
     if rules == {"imported"}:
@@ -259,7 +258,7 @@ def read_judged(
     session: Session, facts: ActiveComparison, nodes: Sequence[CategoryNode], denominator: str
 ) -> JudgedSides:
     """Judge and reviewers on every latent that the judge has labelled; primary categories."""
-    from taxonomy.corrected_change import JudgedLatent
+    from taxonomy.robustness import JudgedLatent
 
     values = {
         "comparison": facts.comparison.id,
@@ -290,7 +289,7 @@ def _key(row: Any) -> tuple[SideName, int]:
 
 
 def _answer(row: Any, parents: dict[str, str | None], denominator: str) -> CountedLabel:
-    from taxonomy.corrected_change import CountedLabel
+    from taxonomy.robustness import CountedLabel
 
     own = {row.category} if row.outcome == "assigned" and row.category else set()
     above = {parents.get(category) for category in own} - {None}
@@ -317,7 +316,7 @@ def check_robustness(
     session: Session, facts: ActiveComparison, given: RobustnessInput
 ) -> Robustness:
     """Run the checks of a comparison whose leading rows are computed."""
-    from taxonomy.corrected_change import CategoryKey, correct_changes
+    from taxonomy.robustness import CategoryKey, correct_changes
 
     denominator = given.main[0].denominator
     members = read_members(session, facts)

@@ -32,7 +32,7 @@ from taxonomy.settings import ALPHA
 
 if TYPE_CHECKING:
     from labeler.report.robustness import Sweep
-    from taxonomy.corrected_change import CorrectedChange, Correction
+    from taxonomy.robustness import CorrectedChange, Correction
 
 
 @dataclass(frozen=True)

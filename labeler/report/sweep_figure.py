@@ -22,7 +22,7 @@ from labeler.text import one_line
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from taxonomy.threshold_sweep import SweepPoint, SweptCategory
+    from taxonomy.robustness import SweepPoint, SweptCategory
 
 
 MOST_PANELS = 12

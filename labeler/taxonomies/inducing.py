@@ -26,11 +26,16 @@ from labeler.study.study_file import StudyFile
 from labeler.taxonomies.namers import JudgeNamer, TermNamer, namer_of
 from labeler.taxonomies.versions import stored_version
 from labeler.text import plural
-from taxonomy.cluster_distance import LEAST_TEXTS
-from taxonomy.clustering import canonical_text, canonicalise
-from taxonomy.induction import InducedCategory, Induction, InductionConfig, PairTask, induce
+from taxonomy.clustering import LEAST_TEXTS, canonical_text, canonicalise
+from taxonomy.induction import (
+    InducedCategory,
+    Induction,
+    InductionConfig,
+    NamingPlan,
+    PairTask,
+    induce,
+)
 from taxonomy.mapping import normalise_rows
-from taxonomy.naming import NamingPlan
 from taxonomy.proposal import Proposal, extended_taxonomy, follow, induced_taxonomy, proposal_text
 from taxonomy.settings import ClusterSettings
 from taxonomy.tree import CategoryName, Taxonomy

@@ -14,8 +14,7 @@ from labeler.judge.base import Judge, JudgeReply, JudgeRequest
 from labeler.judge.calls import CallStore, StoredCall
 from labeler.judge.kinds import judge_kind
 from labeler.judge.prompts import merge_request, name_request
-from taxonomy.induction import PairTask
-from taxonomy.naming import NamingTask
+from taxonomy.induction import NamingTask, PairTask
 from taxonomy.tree import CategoryName
 
 TERMS_IN_A_NAME = 3

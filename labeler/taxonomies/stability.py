@@ -26,8 +26,7 @@ from labeler.store.schema import (
     LabelSample,
 )
 from labeler.store.taxonomies import load_version
-from taxonomy.cluster_distance import centred, sweep_thresholds
-from taxonomy.clustering import average_linkage, canonical_text
+from taxonomy.clustering import average_linkage, canonical_text, centred, sweep_thresholds
 from taxonomy.errors import InputError
 from taxonomy.mapping import Vectors
 from taxonomy.stability import (

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from taxonomy.induction import PairTask
-from taxonomy.naming import NamingTask
+from taxonomy.induction import NamingTask, PairTask
 from taxonomy.tree import CategoryName
 
 TOPICS = {

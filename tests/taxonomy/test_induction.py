@@ -12,16 +12,14 @@ from taxonomy.clustering import canonical_text, canonicalise, clustering_of, gro
 from taxonomy.errors import InputError
 from taxonomy.induction import (
     InductionConfig,
+    NamingPlan,
+    NamingTask,
     PairTask,
     candidate_pairs,
+    chosen_names,
     complete_groups,
     consolidate,
     induce,
-)
-from taxonomy.naming import (
-    NamingPlan,
-    NamingTask,
-    chosen_names,
     medoid_name,
     naming_tasks,
 )

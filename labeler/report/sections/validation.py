@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from labeler.report.model import ValidationResults
     from labeler.report.rows import JudgeVersusHuman
     from labeler.store.null_runs import NullRun
-    from taxonomy.corrected_change import Correction
+    from taxonomy.robustness import Correction
 
 
 @REPORT_SECTIONS.register("null-runs")

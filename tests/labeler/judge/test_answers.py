@@ -19,8 +19,7 @@ from labeler.judge.prompts import (
     merge_request,
     name_request,
 )
-from taxonomy.induction import PairTask
-from taxonomy.naming import NamingTask
+from taxonomy.induction import NamingTask, PairTask
 from taxonomy.tree import CategoryName
 
 EXPLAIN = explain_request(subject(refusals()))

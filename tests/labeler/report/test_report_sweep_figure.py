@@ -3,7 +3,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 from labeler.report.sweep_figure import MOST_PANELS, chosen_panels, sweep_plot
-from taxonomy.threshold_sweep import SweptCategory, SweptLatent, sweep_changes
+from taxonomy.robustness import SweptCategory, SweptLatent, sweep_changes
 
 SAID = {
     "stable": "sign holds",
