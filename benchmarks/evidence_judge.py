@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labeler.embedding.base import Embedder
-from labeler.embedding.factory import find_minilm
-from labeler.embedding.local import MiniLmEmbedder, TfidfEmbedder
+from labeler.embedding.embedders import MiniLmEmbedder, TfidfEmbedder, find_minilm
 from labeler.judge.base import CategoryOption, Example, LatentRecord
 from labeler.judge.embedding_judge import EvidenceJudge
 from labeler.judge.prompts import categorize_request

@@ -196,7 +196,7 @@ def _postgresql_server() -> str:
 
 def _sentence_model() -> str:
     from labeler.cli.demo.fetch import MINILM
-    from labeler.embedding.factory import cached_minilm
+    from labeler.embedding.embedders import cached_minilm
 
     folder = cached_minilm()
     if folder is not None:

@@ -78,7 +78,7 @@ def check(
     if puzzles:
         _check_puzzles(study)
         return
-    from labeler.judge.kinds import judge_kind
+    from labeler.judge.base import judge_kind
     from labeler.study.study_file import StudyFile
 
     section = StudyFile.read(study).config.judge

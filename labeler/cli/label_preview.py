@@ -34,8 +34,8 @@ def warning_of(study: StudyFile) -> str | None:
 
 def planned(study: StudyFile) -> list[str]:
     """The plan of every judge of the study, as lines."""
+    from labeler.judge.base import judge_kind
     from labeler.judge.factory import make_judge
-    from labeler.judge.kinds import judge_kind
 
     require_existing(study.database_url)
     lines: list[str] = []

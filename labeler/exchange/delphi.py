@@ -22,8 +22,7 @@ from labeler.exchange.records import (
     ExportedCrosscoder,
     latent_index,
 )
-from labeler.labeling.score_examples import Method
-from labeler.labeling.score_statistics import ExampleAnswer
+from labeler.labeling.trials import ExampleAnswer, Method
 from labeler.store.tables.base import storable
 
 _SCORES = "scores"

@@ -9,8 +9,7 @@ from typing import Any
 
 from crosscoder import limits
 from labeler.errors import UsageError
-from labeler.labeling.score_examples import Method
-from labeler.labeling.score_statistics import ExampleAnswer
+from labeler.labeling.trials import ExampleAnswer, Method
 from labeler.store.latents import LARGEST_INDEX
 from labeler.text import clip
 

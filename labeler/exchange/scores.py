@@ -13,8 +13,15 @@ from labeler.exchange.records import ExchangeExample, ExchangeScore, ExchangeWin
 from labeler.judge.base import Example, JudgeIdentity
 from labeler.judge.latents import load_subjects
 from labeler.labeling.score import score_requests
-from labeler.labeling.score_examples import Method, Trial, draw_trials
-from labeler.labeling.score_statistics import ExampleAnswer, Score, score_of, score_of_answers
+from labeler.labeling.trials import (
+    ExampleAnswer,
+    Method,
+    Score,
+    Trial,
+    draw_trials,
+    score_of,
+    score_of_answers,
+)
 from labeler.store.schema import Explanation, ExplanationScore, Judge, JudgeCall, Run, ScoreCall
 from labeler.store.scores import add_score
 from labeler.store.statements import chunks

@@ -11,28 +11,25 @@ from typing import TypeVar
 from crosscoder.errors import InputError
 from crosscoder.limits import parse_json
 from labeler.errors import UsageError, WorkError
-from labeler.http.connections import (
+from labeler.http import (
     Connection,
     ConnectionFailedError,
     Endpoint,
     HttpAnswer,
-    read_key,
-    tls_for,
-    without_key,
-)
-from labeler.http.errors import (
     ServerError,
     duration_words,
+    read_key,
     retry_after_s,
     server_error,
     server_words,
+    tls_for,
+    without_key,
 )
-from labeler.judge.answers import explain_schema
+from labeler.judge.answers import explain_schema, unfenced, whole_object
 from labeler.judge.base import ChatMessage, JudgeRequest
 from labeler.judge.completions import read_completion, read_message, shape_problem
 from labeler.judge.openai import CHAT_PATH, endpoints_of, fixed_by, request_body
 from labeler.judge.parameters import Negotiation, Parameters, speaks_of_schema
-from labeler.judge.parsing import unfenced, whole_object
 from labeler.study.judge_config import JudgeSection
 from labeler.text import one_line
 

@@ -12,10 +12,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from labeler.judge.answers import check_answer, find_answer, is_refusal
+from labeler.judge.answers import (
+    AnswerError,
+    Marker,
+    Said,
+    check_answer,
+    find_answer,
+    is_refusal,
+    split_thinking,
+    whole_object,
+)
 from labeler.judge.base import JudgeReply, JudgeRequest, ReplyStatus
 from labeler.judge.evidence_statistics import LANGUAGE_NAMES, LanguageIdentifier
-from labeler.judge.parsing import AnswerError, Marker, Said, split_thinking, whole_object
 
 _QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'|\u201c[^\u201d]*\u201d|\u00ab[^\u00bb]*\u00bb|`[^`]*`")
 

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labeler.embedding.base import Embedder
-from labeler.embedding.factory import embedder_name
+from labeler.embedding.embedders import embedder_name
 from labeler.judge.base import (
     Example,
     JudgeIdentity,
+    JudgeKind,
     JudgeReply,
     JudgeRequest,
     LatentRecord,
@@ -32,7 +33,6 @@ from labeler.judge.evidence_statistics import (
     snippet,
     summarise,
 )
-from labeler.judge.kinds import JudgeKind
 from labeler.judge.nearest_category import CategoryFinder
 from labeler.judge.rendering import content_text
 from labeler.study.judge_config import EmbeddingSection, JudgeSection

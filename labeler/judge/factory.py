@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from labeler.embedding.base import Embedder
-from labeler.embedding.factory import check_embedding, make_embedder
+from labeler.embedding.embedders import check_embedding, make_embedder
 from labeler.errors import UsageError
-from labeler.judge.base import Judge
+from labeler.judge.base import Judge, judge_kind
 from labeler.judge.budget import MeteredJudge, Prices, Spending
-from labeler.judge.kinds import judge_kind
 from labeler.study.judge_config import JudgeSection
 from labeler.study.study_file import StudyFile, study_taxonomy
 

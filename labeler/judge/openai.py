@@ -11,36 +11,41 @@ from typing import TYPE_CHECKING, Any
 
 from crosscoder.errors import InputError
 from labeler.errors import UsageError, WorkError
-from labeler.http.connections import (
+from labeler.http import (
     Connection,
     ConnectionFailedError,
     Endpoint,
     HttpAnswer,
-    read_key,
-    without_key,
-)
-from labeler.http.errors import (
     ServerError,
     UnknownRefusals,
     duration_words,
     is_worth_retrying,
+    read_key,
     retry_after_s,
     server_error,
+    without_key,
 )
+from labeler.judge.answers import Marker
 from labeler.judge.base import (
     ChatMessage,
     JudgeIdentity,
+    JudgeKind,
     JudgeReply,
     JudgeRequest,
     OnAttempt,
     ignore_attempt,
 )
 from labeler.judge.completions import read_completion
-from labeler.judge.endpoints import Clock, Endpoints, Sleep
-from labeler.judge.kinds import JudgeKind
+from labeler.judge.endpoints import (
+    AttemptResult,
+    Clock,
+    Endpoints,
+    RetryReason,
+    Sleep,
+    retry_policy,
+    retry_reason_of,
+)
 from labeler.judge.parameters import FixedParameters, Negotiation, Parameters, speaks_of_schema
-from labeler.judge.parsing import Marker
-from labeler.judge.retry import AttemptResult, RetryReason, retry_policy, retry_reason_of
 from labeler.study.judge_config import JudgeSection
 from labeler.study.judge_kinds import JUDGE_KINDS
 from labeler.text import one_line

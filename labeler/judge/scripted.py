@@ -12,10 +12,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from crosscoder.files import sha256_text
 from crosscoder.limits import lines_of, read_text
 from labeler.errors import UsageError
-from labeler.judge.answers import parse_answer
-from labeler.judge.base import JudgeIdentity, JudgeReply, JudgeRequest, OnAttempt, ignore_attempt
-from labeler.judge.kinds import JudgeKind
-from labeler.judge.parsing import AnswerError
+from labeler.judge.answers import AnswerError, parse_answer
+from labeler.judge.base import (
+    JudgeIdentity,
+    JudgeKind,
+    JudgeReply,
+    JudgeRequest,
+    OnAttempt,
+    ignore_attempt,
+)
 from labeler.study.judge_config import JudgeSection
 from labeler.study.judge_kinds import JUDGE_KINDS
 

@@ -1,4 +1,7 @@
-"""Asks the judge for categories of explained latents, repeats the question, checks the quotes."""
+"""Asks the judge for categories of explained latents, repeats the question, checks the quotes.
+
+Explanations that fit no category are grouped by likeness; the most central one names its group.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from crosscoder.progress import Advance, Progress, SilentProgress
 from labeler.embedding.base import Embedder
+from labeler.embedding.embedders import fitted_to
 from labeler.errors import UsageError
 from labeler.judge.base import CategoryOption, Judge, JudgeRequest, LatentRecord
 from labeler.judge.batch import BatchRunner, FailureLimit
 from labeler.judge.calls import CallStore, Question, StoredCall
+from labeler.judge.embedding_judge import short_form
 from labeler.judge.latents import latents_of, load_subject, options_of
 from labeler.judge.prompts import categorize_request
 from labeler.judge.rendering import content_text, escaped
-from labeler.labeling.clusters import ExplanationCluster, cluster_explanations
 from labeler.store.controls import control_latents, mixed
 from labeler.store.engine import read_session, write_session
 from labeler.store.judging import (
@@ -29,12 +34,24 @@ from labeler.store.judging import (
     LabelRow,
     add_judge_label,
     explanation_for,
+    explanations_for,
     failed_explanations,
 )
 from labeler.store.latents import current_setting, ensure_comparison_setting
 from labeler.store.outcomes import OF_ONE_REQUEST, failed_outcome
 from labeler.store.schema import Category, Explanation, JudgeLabel, LabelSample, TaxonomyVersion
 from labeler.store.taxonomy_moves import carry_decisions, members_of
+from taxonomy.clustering import (
+    DEFAULT_DISTANCE_THRESHOLD,
+    LEAST_TEXTS,
+    ClusterSample,
+    canonical_text,
+    centred,
+    cluster,
+    name_clusters,
+    sweep_thresholds,
+)
+from taxonomy.mapping import Vectors
 
 
 @dataclass(frozen=True)
@@ -389,3 +406,50 @@ def _is_newest(session: Session, label: LabelRow) -> bool:
         (newest.judge_call_id, newest.explanation_id, newest.outcome)
         == (label.judge_call_id, label.explanation_id, label.outcome)
     )
+
+
+@dataclass(frozen=True)
+class ExplanationCluster:
+    """Latents with similar explanations."""
+
+    name: str
+    """Short form of the most central explanation."""
+    latent_ids: tuple[int, ...]
+
+
+def cluster_explanations(
+    session: Session,
+    embedder: Embedder,
+    latent_ids: Sequence[int],
+    judge_id: int,
+    distance: float | None,
+    seed: int = 0,
+) -> tuple[ExplanationCluster, ...]:
+    """Group the interpretable explanations that a judge works with, largest group first.
+
+    Without a distance, the one at which subsamples agree best is used, given enough explanations.
+    """
+    known = explanations_for(session, latent_ids, judge_id)
+    found = [known[key] for key in latent_ids if key in known and known[key].interpretable]
+    if not found:
+        return ()
+    texts = [explanation.text for explanation in found]
+    canonical = [canonical_text(text) for text in texts]
+    rows = centred(fitted_to(embedder, canonical).embed(canonical))
+    clustering = cluster(rows, distance if distance is not None else _sweep_distance(rows, seed))
+    names = name_clusters(clustering, texts, _name)
+    clusters = [
+        ExplanationCluster(name, tuple(found[row].latent_id for row in clustering.members(number)))
+        for number, name in enumerate(names)
+    ]
+    return tuple(sorted(clusters, key=lambda each: -len(each.latent_ids)))
+
+
+def _sweep_distance(rows: Vectors, seed: int) -> float:
+    if len(np.unique(rows, axis=0)) < LEAST_TEXTS:
+        return DEFAULT_DISTANCE_THRESHOLD
+    return sweep_thresholds(rows, seed=seed).threshold
+
+
+def _name(sample: ClusterSample) -> str:
+    return short_form(sample.medoid)

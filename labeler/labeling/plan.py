@@ -8,15 +8,14 @@ from pathlib import Path
 
 from sqlalchemy import Engine, func, select
 
-from labeler.judge.base import Judge, JudgeIdentity, JudgeRequest
+from labeler.judge.base import Judge, JudgeIdentity, JudgeRequest, judge_kind
 from labeler.judge.budget import CharacterRate, Prices, Usage, characters_of
 from labeler.judge.calls import Question
 from labeler.judge.factory import prices_of
-from labeler.judge.kinds import judge_kind
 from labeler.judge.latents import load_subject
 from labeler.judge.prompts import detect_request, fuzz_request
 from labeler.labeling.explain import LabelConfig, explain_questions
-from labeler.labeling.score_examples import draw_trials
+from labeler.labeling.trials import draw_trials
 from labeler.store.engine import read_session
 from labeler.store.judging import find_ended_calls
 from labeler.store.schema import Judge as JudgeRecord

@@ -13,11 +13,9 @@ import numpy as np
 import yaml
 
 from crosscoder.progress import Advance, Progress, SilentProgress
-from labeler.judge.base import Example, Judge, JudgeReply, JudgeRequest
-from labeler.judge.kinds import judge_kind
+from labeler.judge.base import Example, Judge, JudgeReply, JudgeRequest, judge_kind
 from labeler.judge.prompts import detect_request, fuzz_request
-from labeler.labeling.score_examples import METHODS, Method, Trial, draw_trials
-from labeler.labeling.score_statistics import score_of
+from labeler.labeling.trials import METHODS, Method, Trial, draw_trials, score_of
 
 _MARKED = re.compile(r"<<(.*?)>>(?!>)", re.DOTALL)
 _TOKEN = re.compile(r"\s*[^\W_]+|\s*[^\w\s]|\s*_|\s+")

@@ -11,14 +11,12 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Engine
 
 from crosscoder.progress import Advance, Progress, SilentProgress
-from labeler.judge.base import Judge, JudgeRequest
+from labeler.judge.base import Judge, JudgeKind, JudgeRequest, judge_kind
 from labeler.judge.batch import BatchRunner, FailureLimit
 from labeler.judge.calls import CallStore, Question, StoredCall
-from labeler.judge.kinds import JudgeKind, judge_kind
 from labeler.judge.latents import load_subject
 from labeler.judge.prompts import detect_request, fuzz_request
-from labeler.labeling.score_examples import Method, Trial, draw_trials
-from labeler.labeling.score_statistics import Score, not_scored, score_of
+from labeler.labeling.trials import Method, Score, Trial, draw_trials, not_scored, score_of
 from labeler.store.engine import read_session, write_session
 from labeler.store.judging import failed_explanations, lock_latents, newest_explanations
 from labeler.store.outcomes import BY_NAME, OF_ONE_REQUEST

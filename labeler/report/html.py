@@ -10,7 +10,7 @@ from functools import cache, partial
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from labeler.judge.kinds import judge_kind
+from labeler.judge.base import judge_kind
 from labeler.report.answer import Conclusion, answer_of, computed_sentence
 from labeler.report.checks import check_sentences
 from labeler.report.compare import summary

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from crosscoder.config import SIDES, SideName
 from crosscoder.isolation_rules import RULES, stored_rule
-from labeler.labeling.score_statistics import paired_difference
+from labeler.labeling.trials import paired_difference
 from labeler.report.checks import sensitivity_of
 from labeler.report.comparisons import ActiveComparison, LatentSetView
 from labeler.report.members import Members, read_members

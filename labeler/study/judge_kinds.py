@@ -1,4 +1,4 @@
-"""The kinds of judges that study.toml may name; what a kind is, `labeler.judge.kinds` says."""
+"""The kinds of judges that study.toml may name; what a kind is, `labeler.judge.base` says."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from labeler.embedding.base import Embedder
-from labeler.embedding.local import fitted_to
+from labeler.embedding.embedders import fitted_to
 from labeler.errors import UsageError
 from labeler.judge.base import Judge
 from labeler.judge.evidence_statistics import snippet

@@ -10,9 +10,8 @@ import numpy as np
 from sqlalchemy import Engine
 
 from labeler.errors import WorkError
-from labeler.judge.base import Judge, JudgeReply, JudgeRequest
+from labeler.judge.base import Judge, JudgeReply, JudgeRequest, judge_kind
 from labeler.judge.calls import CallStore, StoredCall
-from labeler.judge.kinds import judge_kind
 from labeler.judge.prompts import merge_request, name_request
 from taxonomy.induction import NamingTask, PairTask
 from taxonomy.tree import CategoryName

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from labeler.embedding.base import Embedder
-from labeler.embedding.local import fitted_to
+from labeler.embedding.embedders import fitted_to
 from labeler.store.judging import explanations_for
 from labeler.store.latents import current_setting
 from labeler.store.outcomes import LABELLED

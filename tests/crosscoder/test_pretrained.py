@@ -18,7 +18,7 @@ from tiny_models import chat, write_jsonl
 from crosscoder.errors import InputError, WorkError
 from crosscoder.model_checks import reading
 from crosscoder.models import SubjectSpec, inspect_subject, load_subject
-from labeler.embedding.local import MiniLmEmbedder
+from labeler.embedding.embedders import MiniLmEmbedder
 from labeler.errors import UsageError
 
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,14 @@ from labeler.embedding.base import Embedder
 from labeler.errors import UsageError
 from labeler.exchange.formats import FORMATS, FolderFormat
 from labeler.exchange.records import ExchangeExplanation, ExchangeLatent, ExportedCrosscoder
-from labeler.judge.base import JudgeIdentity, JudgeReply, JudgeRequest, OnAttempt, ignore_attempt
-from labeler.judge.kinds import JudgeKind
+from labeler.judge.base import (
+    JudgeIdentity,
+    JudgeKind,
+    JudgeReply,
+    JudgeRequest,
+    OnAttempt,
+    ignore_attempt,
+)
 from labeler.report.html import PageComparison
 from labeler.report.sections.base import REPORT_SECTIONS, Chapter, ReportSection
 from labeler.study.judge_config import JudgeSection

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from labeler.cli.main import run
-from labeler.embedding.local import TfidfEmbedder
+from labeler.embedding.embedders import TfidfEmbedder
 from labeler.judge.base import (
     Example,
     JudgeIdentity,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from labeler.embedding.factory import MINILM_CACHE
+from labeler.embedding.embedders import MINILM_CACHE
 from labeler.errors import WorkError
 from labeler.study.study_file import cache_folder
 

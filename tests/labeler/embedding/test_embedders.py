@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 from stub_server import Received, Step, StubServer
 
-from labeler.embedding import factory
+from labeler.embedding import embedders
 from labeler.embedding.base import CachedEmbedder, Vectors, normalised
-from labeler.embedding.factory import find_minilm, make_embedder
-from labeler.embedding.local import MiniLmEmbedder, TfidfEmbedder
-from labeler.embedding.server import ServerEmbedder
+from labeler.embedding.embedders import (
+    MiniLmEmbedder,
+    ServerEmbedder,
+    TfidfEmbedder,
+    find_minilm,
+    make_embedder,
+)
 from labeler.errors import UsageError, WorkError
 from labeler.study.judge_config import EmbeddingSection
 
@@ -143,7 +147,7 @@ def test_a_missing_folder_is_named_and_not_replaced(tmp_path: Path) -> None:
 def test_without_the_sentence_model_it_is_tfidf_and_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(factory, "find_minilm", lambda: None)
+    monkeypatch.setattr(embedders, "find_minilm", lambda: None)
     with caplog.at_level(logging.WARNING):
         embedder = make_embedder(EmbeddingSection(), TEXTS)
     assert embedder.name == "tfidf"
@@ -153,8 +157,8 @@ def test_without_the_sentence_model_it_is_tfidf_and_says_so(
 def test_the_sentence_model_of_the_demo_cache_is_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(factory, "MINILM_PACKAGE", "no_such_package_anywhere")
-    monkeypatch.setattr(factory, "cached_minilm", lambda: tmp_path)
+    monkeypatch.setattr(embedders, "MINILM_PACKAGE", "no_such_package_anywhere")
+    monkeypatch.setattr(embedders, "cached_minilm", lambda: tmp_path)
     assert find_minilm() == tmp_path
 
 
@@ -224,7 +228,7 @@ def test_a_busy_server_is_asked_again_with_the_key_also_from_within_a_loop(
 def test_a_connection_that_fails_is_tried_again_and_named(
     monkeypatch: pytest.MonkeyPatch, step: Step, words: str
 ) -> None:
-    monkeypatch.setattr("labeler.embedding.server.MAX_VECTORS_BYTES", 2000)
+    monkeypatch.setattr("labeler.embedding.embedders.MAX_VECTORS_BYTES", 2000)
     with StubServer(lambda *_: step).running() as server:
         embedder = ServerEmbedder(server.url, "e", timeout_s=0.2, max_retries=1)
         with pytest.raises(WorkError, match=f"^embedding server {server.url}: .*({words})"):

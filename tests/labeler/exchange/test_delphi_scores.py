@@ -32,7 +32,7 @@ from labeler.judge.base import JudgeReply, JudgeRequest
 from labeler.judge.scripted import ScriptedJudge
 from labeler.labeling.explain import label_latents
 from labeler.labeling.score import ScoreConfig, score_explanations
-from labeler.labeling.score_statistics import ExampleAnswer
+from labeler.labeling.trials import ExampleAnswer
 from labeler.store.engine import open_engine, read_session, write_session
 from labeler.store.runs import begin_run
 from labeler.store.schema import Explanation, ExplanationScore, Judge, Run

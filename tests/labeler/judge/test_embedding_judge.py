@@ -9,7 +9,7 @@ import pytest
 from judge_subjects import COOKING, MULTILINGUAL, OPTIONS, SAFETY, refusals, subject, window
 
 from labeler.embedding.base import Embedder, Vectors, normalised
-from labeler.embedding.local import TfidfEmbedder
+from labeler.embedding.embedders import TfidfEmbedder
 from labeler.judge.answers import check_answer
 from labeler.judge.base import Example, JudgeReply, JudgeRequest, ShownExample
 from labeler.judge.embedding_judge import EvidenceJudge, short_form

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from judge_subjects import OPTIONS, refusals, subject
 
-from labeler.embedding.local import TfidfEmbedder
+from labeler.embedding.embedders import TfidfEmbedder
 from labeler.errors import UsageError
 from labeler.judge.base import JudgeReply
 from labeler.judge.factory import make_judge

@@ -7,7 +7,7 @@ from evidence_seeding import add_windows, begin, distinct_windows
 from seeding import Seed, seed
 from sqlalchemy import Engine, select, text
 
-from labeler.embedding.local import TfidfEmbedder
+from labeler.embedding.embedders import TfidfEmbedder
 from labeler.errors import UsageError, WorkError
 from labeler.judge.base import JudgeReply, JudgeRequest
 from labeler.judge.embedding_judge import EvidenceJudge

@@ -7,7 +7,7 @@ from evidence_seeding import add_windows, begin, distinct_windows
 from seeding import SMALL, assert_table_equals_view, rows
 from sqlalchemy import Engine, select
 
-from labeler.embedding.local import TfidfEmbedder
+from labeler.embedding.embedders import TfidfEmbedder
 from labeler.judge.base import JudgeRequest
 from labeler.judge.latents import load_subject
 from labeler.judge.scripted import ScriptedJudge

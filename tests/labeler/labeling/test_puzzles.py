@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from labeler.embedding.local import TfidfEmbedder
+from labeler.embedding.embedders import TfidfEmbedder
 from labeler.judge.base import JudgeReply, JudgeRequest
 from labeler.judge.embedding_judge import EvidenceJudge
 from labeler.judge.scripted import ScriptedJudge

@@ -112,7 +112,7 @@ def test_stability_says_which_signs_hold(
 
 
 def test_a_wrong_embedding_path_is_found_before_anything_runs(tmp_path: Path) -> None:
-    from labeler.embedding.factory import check_embedding
+    from labeler.embedding.embedders import check_embedding
     from labeler.study.judge_config import EmbeddingSection
 
     with pytest.raises(UsageError, match=r"embedding\.path"):

@@ -1,1 +1,0 @@
-"""HTTP to the servers of judges and embedders: connections, keys, and what their errors mean."""
