@@ -164,7 +164,7 @@ class Study:
         """
         from labeler.exchange.latents_import import import_latents
         from labeler.store.engine import read_session
-        from labeler.taxonomies.versions import tree_of
+        from labeler.taxonomies.showing import tree_of
 
         with self.engine(create=True) as engine:
             with read_session(engine) as session:
@@ -193,8 +193,8 @@ class Study:
         """
         from crosscoder.published import export_dictionary_learning
         from labeler.stages.base import StageContext
-        from labeler.stages.crosscoders import named_crosscoder, trained_crosscoder
         from labeler.stages.pipeline import finished
+        from labeler.stages.train import named_crosscoder, trained_crosscoder
 
         one = named_crosscoder(self.file, crosscoder)
         with self.engine() as engine:

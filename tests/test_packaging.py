@@ -26,7 +26,7 @@ from packaging.utils import canonicalize_name
 from requirements import missing
 
 from labeler import __version__
-from labeler.cli.demo.runner import ASSETS
+from labeler.cli.demo import ASSETS
 from labeler.errors import LIBRARIES
 
 PACKAGES = ("crosscoder", "taxonomy", "labeler")
@@ -104,7 +104,7 @@ def test_wheel_holds_the_packages_with_their_data_and_nothing_else(wheel: Path) 
     ):
         assert data in inside
     for asset in ASSETS:
-        place = f"labeler/cli/demo/assets/{asset}"
+        place = f"labeler/cli/demo_assets/{asset}"
         assert any(name == place or name.startswith(f"{place}/") for name in inside), asset
 
 

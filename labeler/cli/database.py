@@ -195,7 +195,7 @@ def _postgresql_server() -> str:
 
 
 def _sentence_model() -> str:
-    from labeler.cli.demo.fetch import MINILM
+    from labeler.cli.demo import MINILM
     from labeler.embedding.embedders import cached_minilm
 
     folder = cached_minilm()

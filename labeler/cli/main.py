@@ -9,9 +9,9 @@ import warnings
 import typer
 
 from labeler import __version__
-from labeler.cli import analysis, database, judge, label, latents, review, stages, taxonomy
+from labeler.cli import analysis, database, latents, servers, stages, taxonomy
+from labeler.cli.ending import EndSignals
 from labeler.cli.options import prepare_streams
-from labeler.cli.signals import EndSignals
 
 EXIT_INTERRUPTED = 130
 """What the command library makes of Ctrl-C itself."""
@@ -99,10 +99,8 @@ def build_app() -> typer.Typer:
         stages.register,
         latents.register_crosscoders,
         analysis.register,
-        label.register,
         latents.register,
-        judge.register,
-        review.register,
+        servers.register,
         database.register,
         taxonomy.register,
     ):

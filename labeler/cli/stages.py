@@ -21,6 +21,7 @@ STAGE_HELP = {
     "train": "Train the crosscoder.",
     "isolate": "Find the latents that only one model has.",
     "collect": "Collect the evidence of each isolated latent.",
+    "label": "Let the judge explain each latent.",
     "categorize": "Cluster the explanations and map them to the taxonomy.",
     "report": "Compute the change statistics and write the report.",
 }
@@ -31,9 +32,9 @@ def register(app: typer.Typer) -> None:
     app.command()(demo)
     app.command()(init)
     app.command()(run)
+    own: dict[str, Callable[..., None]] = {"label": label, "report": report}
     for name, text in STAGE_HELP.items():
-        command = report if name == "report" else _stage_command(name)
-        app.command(name, help=text)(command)
+        app.command(name, help=text)(own.get(name) or _stage_command(name))
     app.command()(status)
 
 
@@ -41,7 +42,7 @@ def init(
     study: Annotated[Path, typer.Argument(metavar="study.toml", help="File to write.")],
 ) -> None:
     """Write a commented config to start from."""
-    from labeler.study.template import write_template
+    from labeler.study.study_file import write_template
 
     write_template(study)
     typer.echo(f"wrote {study}", err=True)
@@ -119,7 +120,7 @@ def say_what_happened(report: StageReport) -> None:
 
 def print_report(study: StudyFile) -> None:
     """Print the newest change table of each comparison and the report's path."""
-    from labeler.report.terminal import print_change_tables
+    from labeler.report.tables import print_change_tables
 
     print_change_tables(study)
 
@@ -184,10 +185,50 @@ def demo(
     ),
 ) -> None:
     """Run the whole main job on a real pair of small models, minutes on two cores."""
-    from labeler.cli.demo.fetch import announce
-    from labeler.cli.demo.runner import prepare
+    from labeler.cli.demo import announce, prepare
     from labeler.errors import require_extra
 
     require_extra("models", "demo")
     typer.echo(announce(), err=True)
     run_and_print(prepare(workdir), None, None)
+
+
+def label(
+    study: StudyPath,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print calls, tokens and cost; ask nothing.")
+    ] = False,
+    show_prompt: Annotated[
+        str | None,
+        typer.Option(metavar="LATENT", help="Print a latent's prompt; ask nothing."),
+    ] = None,
+    max_tokens_total: Annotated[
+        int | None, typer.Option(min=0, help="Stop before this call's tokens pass this number.")
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(min=0, help="Stop before this call's cost passes this.")
+    ] = None,
+) -> None:
+    """Let the judge explain each latent; several processes may share the work."""
+    from labeler.study.study_file import StudyFile
+
+    file = StudyFile.read(study)
+    if plan or show_prompt is not None:
+        from labeler.cli.inspection import print_what_is_asked
+
+        print_what_is_asked(file, show_prompt)
+    else:
+        _label(file, max_tokens_total, max_cost)
+
+
+def _label(study: StudyFile, max_tokens: int | None, max_cost: float | None) -> None:
+    from labeler.judge.budget import Limits, Spending
+    from labeler.progress import progress_for
+    from labeler.stages.pipeline import run_stage
+
+    limited = max_tokens is not None or max_cost is not None
+    spending = Spending(Limits(max_tokens, max_cost)) if limited else None
+    say_what_happened(run_stage(study, progress_for(), "label", spending))
+    if spending is not None:
+        used = spending.used
+        typer.echo(f"label: used {used.tokens:,.0f} tokens, cost {used.cost:.6g}", err=True)

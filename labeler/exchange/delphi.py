@@ -12,14 +12,15 @@ from typing import Any
 
 from crosscoder import limits
 from labeler.errors import UsageError
-from labeler.exchange.formats import FORMATS, FolderFormat
-from labeler.exchange.records import (
+from labeler.exchange.formats import (
+    FORMATS,
     ExchangeExample,
     ExchangeExplanation,
     ExchangeLatent,
     ExchangeScore,
     ExchangeWindow,
     ExportedCrosscoder,
+    FolderFormat,
     latent_index,
 )
 from labeler.labeling.trials import ExampleAnswer, Method

@@ -13,13 +13,14 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
-from labeler.exchange.formats import FORMATS, check_options
-from labeler.exchange.records import (
+from labeler.exchange.formats import (
+    FORMATS,
     HUMAN,
     ExchangeExplanation,
     ExchangeLatent,
     ExchangeWindow,
     ExportedCrosscoder,
+    check_options,
 )
 from labeler.exchange.scores import RedrawnScores, add_imported_score, redraw_scores
 from labeler.store.engine import read_session, write_session

@@ -25,13 +25,14 @@ from typing import Any
 
 from crosscoder import limits
 from labeler.errors import UsageError
-from labeler.exchange.formats import FORMATS, FolderFormat
-from labeler.exchange.records import (
+from labeler.exchange.formats import (
+    FORMATS,
     HUMAN,
     ExchangeExplanation,
     ExchangeLatent,
     ExchangeWindow,
     ExportedCrosscoder,
+    FolderFormat,
     json_lines,
     latent_index,
     window_of,

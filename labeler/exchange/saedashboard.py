@@ -9,11 +9,12 @@ from typing import Any
 
 from crosscoder.limits import read_text
 from labeler.errors import UsageError
-from labeler.exchange.formats import FORMATS, FolderFormat
-from labeler.exchange.records import (
+from labeler.exchange.formats import (
+    FORMATS,
     ExchangeLatent,
     ExchangeWindow,
     ExportedCrosscoder,
+    FolderFormat,
     json_object,
     latent_index,
     window_of,

@@ -9,7 +9,7 @@ from typing import Any, cast
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from labeler.exchange.records import ExchangeExample, ExchangeScore, ExchangeWindow
+from labeler.exchange.formats import ExchangeExample, ExchangeScore, ExchangeWindow
 from labeler.judge.base import Example, JudgeIdentity
 from labeler.judge.latents import load_subjects
 from labeler.labeling.score import score_requests

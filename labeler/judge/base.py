@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 from crosscoder.errors import InputError
 from crosscoder.files import canonical_json, json_sha256, sha256_text
 from labeler.errors import UsageError
-from labeler.study.judge_kinds import JUDGE_KINDS
+from labeler.study.config import JUDGE_KINDS
 
 if TYPE_CHECKING:
     from labeler.embedding.base import Embedder

@@ -35,8 +35,8 @@ from labeler.judge.evidence_statistics import (
 )
 from labeler.judge.nearest_category import CategoryFinder
 from labeler.judge.rendering import content_text
+from labeler.study.config import JUDGE_KINDS
 from labeler.study.judge_config import EmbeddingSection, JudgeSection
-from labeler.study.judge_kinds import JUDGE_KINDS
 from taxonomy.clustering import canonical_text
 
 

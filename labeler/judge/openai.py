@@ -46,8 +46,8 @@ from labeler.judge.endpoints import (
     retry_reason_of,
 )
 from labeler.judge.parameters import FixedParameters, Negotiation, Parameters, speaks_of_schema
+from labeler.study.config import JUDGE_KINDS
 from labeler.study.judge_config import JudgeSection
-from labeler.study.judge_kinds import JUDGE_KINDS
 from labeler.text import one_line
 
 if TYPE_CHECKING:

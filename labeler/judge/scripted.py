@@ -21,8 +21,8 @@ from labeler.judge.base import (
     OnAttempt,
     ignore_attempt,
 )
+from labeler.study.config import JUDGE_KINDS
 from labeler.study.judge_config import JudgeSection
-from labeler.study.judge_kinds import JUDGE_KINDS
 
 if TYPE_CHECKING:
     from labeler.embedding.base import Embedder

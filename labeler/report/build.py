@@ -15,7 +15,7 @@ from crosscoder.files import write_text
 from labeler.labeling.agreement import read_agreement
 from labeler.report.comparisons import ActiveComparison, active_comparisons
 from labeler.report.latents import read_latents, read_set
-from labeler.report.model import ChangeTable, ReportData
+from labeler.report.model import ChangeTable, Direction, ReportData
 from labeler.report.provenance import (
     read_crosscoders,
     read_embedder,
@@ -25,7 +25,6 @@ from labeler.report.provenance import (
     read_runs,
 )
 from labeler.report.robustness import RobustnessInput, check_robustness
-from labeler.report.rows import Direction
 from labeler.report.statistics import compute_rows, read_category_nodes, write_rows
 from labeler.report.stored import (
     CheckRows,

@@ -12,8 +12,7 @@ from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
 from labeler.report.comparisons import ActiveComparison, read_comparisons
-from labeler.report.model import ChangeTable
-from labeler.report.rows import CategoryRow
+from labeler.report.model import CategoryRow, ChangeTable
 from labeler.report.stored import read_stored_tables
 from labeler.store.comparisons import NamedComparison
 from labeler.store.engine import read_session

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from labeler.report.comparisons import LatentSetView, ScalingCloud
-from labeler.report.rows import CategoryRow
+from labeler.report.model import CategoryRow
 from labeler.text import one_line
 
 if TYPE_CHECKING:

@@ -11,13 +11,12 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from labeler.judge.base import judge_kind
-from labeler.report.answer import Conclusion, answer_of, computed_sentence
-from labeler.report.checks import check_sentences
+from labeler.report.answer import Conclusion, answer_of, check_sentences, computed_sentence
 from labeler.report.compare import summary
 from labeler.report.comparisons import LatentSetView
 from labeler.report.figures import Layout, delta_norm_histogram, forest_plot, inline_svg, nu_scatter
 from labeler.report.model import ChangeTable, EvidenceView, LatentView, ReportData
-from labeler.report.sections.base import fill_chapters, fill_page
+from labeler.report.sections import fill_chapters, fill_page
 from labeler.report.sweep_figure import chosen_panels, sweep_plot
 from labeler.store.outcomes import OUTCOMES
 from labeler.store.tables.judging import IMPORT

@@ -13,11 +13,16 @@ from sqlalchemy.orm import Session
 from crosscoder.config import SIDES, SideName
 from crosscoder.isolation_rules import RULES, stored_rule
 from labeler.labeling.trials import paired_difference
-from labeler.report.checks import sensitivity_of
-from labeler.report.comparisons import ActiveComparison, LatentSetView
-from labeler.report.members import Members, read_members
-from labeler.report.model import ControlRate, Robustness, ScoreRow, ValidationResults
-from labeler.report.rows import CategoryRow, read_agreement
+from labeler.report.answer import sensitivity_of
+from labeler.report.comparisons import ActiveComparison, LatentSetView, Members, read_members
+from labeler.report.model import (
+    CategoryRow,
+    ControlRate,
+    Robustness,
+    ScoreRow,
+    ValidationResults,
+    read_agreement,
+)
 from labeler.report.statistics import CategoryNode, compute_variants
 from labeler.store.null_runs import read_null_runs
 from labeler.store.outcomes import LABELLED

@@ -12,8 +12,8 @@ import numpy as np
 from sqlalchemy import delete, select, text
 from sqlalchemy.orm import Session, aliased
 
-from labeler.report.members import Member, Members
-from labeler.report.rows import CategoryRow
+from labeler.report.comparisons import Member, Members
+from labeler.report.model import CategoryRow
 from labeler.store.schema import Category, CategoryChangeStatistic
 from labeler.study.config import Denominator
 from taxonomy.counts import CategoryChange, CategoryCounts

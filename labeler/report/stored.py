@@ -12,10 +12,9 @@ from sqlalchemy.orm import Session
 
 from crosscoder.config import SIDES, SideName
 from labeler.errors import UsageError
-from labeler.report.checks import Checks, sensitivity_of
+from labeler.report.answer import Checks, sensitivity_of
 from labeler.report.comparisons import ActiveComparison, read_comparisons
-from labeler.report.model import ChangeTable
-from labeler.report.rows import CategoryRow, Coverage, Direction, PlantedCheck
+from labeler.report.model import CategoryRow, ChangeTable, Coverage, Direction, PlantedCheck
 from labeler.report.statistics import ROW_COLUMNS, category_names, in_tree_order
 from labeler.store.comparisons import NamedComparison
 from labeler.store.schema import (

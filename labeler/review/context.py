@@ -27,9 +27,8 @@ from labeler.report.html import KIND_TITLES, VERDICT_SIGNS, Run, page_environmen
 from labeler.report.model import EvidenceView
 from labeler.review.access import Access, Guesses
 from labeler.review.deciding import Form, read_form
-from labeler.review.filters import Filters
 from labeler.review.queue_index import QueueIndex
-from labeler.review.table import QueueTable
+from labeler.review.table import Filters, QueueTable
 from labeler.review.turns import NoTurnError, Questions, Turns
 from labeler.store.engine import WriteLockedError, read_session, write_session
 from labeler.store.query.formatting import shown_number

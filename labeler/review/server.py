@@ -1,4 +1,4 @@
-"""The review server of a study: its routes behind the guard, who may reach it and where."""
+"""The review server of a study: its routes behind the guard, sign-in, who may reach it, where."""
 
 from __future__ import annotations
 
@@ -13,20 +13,104 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from labeler.errors import UsageError, WorkError
-from labeler.review.access import Access, Guard, HostRule
-from labeler.review.context import Context, Handler, build_environment, endpoint, read_static
+from labeler.review.access import COOKIE_SECONDS, Access, Guard, HostRule, checked_name
+from labeler.review.context import (
+    Context,
+    Handler,
+    build_environment,
+    endpoint,
+    read_static,
+    render,
+)
+from labeler.review.deciding import read_form
 from labeler.review.queue_index import QueueIndex
-from labeler.review.routes import latent, numbers, queue, sql
-from labeler.review.routes.auth import Auth
+from labeler.review.routes import numbers, queue, sql
 from labeler.review.turns import RUNNING, Questions
 from labeler.store.comparisons import NamedComparison
 from labeler.store.database_url import shown_url
 from labeler.store.query.saved_queries import SavedQuery, saved_queries
 from labeler.study.config import ReportSection
+from labeler.text import plural
+
+SIGN_IN_AGAIN = (
+    "Your sign-in is over: its time has passed, or the server was started again. Nothing that you"
+    " sent since was recorded."
+)
+
+
+class Auth:
+    """The routes that are open to somebody who has not said who they are."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    async def show(self, request: Request) -> Response:
+        """The form that asks for a name, and for the token where there is one."""
+        access = self.context.access
+        cookie = request.cookies.get(access.cookie_name)
+        is_old = cookie is not None and access.reviewer(cookie) is None
+        return self._form(access.claimed_name(cookie), SIGN_IN_AGAIN if is_old else "")
+
+    async def sign_in(self, request: Request) -> Response:
+        """Check the token and remember the name."""
+        access, name = self.context.access, ""
+        address = request.client.host if request.client else ""
+        try:
+            form = await read_form(request)
+            name = form.one("name")
+            wait = self.context.guesses.wait(address)
+            if access.token is not None and wait:
+                return self._too_often(name, wait)
+            if not access.is_token(form.one("token")):
+                self.context.guesses.wrong(address)
+                raise UsageError("token: is not the one of this server")
+            self.context.guesses.right(address)
+            cookie = access.cookie(checked_name(name))
+        except UsageError as error:
+            return self._form(name, str(error), 403)
+        answer = RedirectResponse("/queue", 303)
+        answer.set_cookie(
+            access.cookie_name,
+            cookie,
+            max_age=COOKIE_SECONDS,
+            httponly=True,
+            samesite="strict",
+            secure=request.url.scheme == "https",
+        )
+        return answer
+
+    async def sign_out(self, request: Request) -> Response:
+        """Forget the name."""
+        answer = RedirectResponse("/sign-in", 303)
+        answer.delete_cookie(self.context.access.cookie_name)
+        return answer
+
+    def _form(self, name: str, message: str, status: int = 200) -> Response:
+        return render(
+            self.context, "sign_in.html.j2", status, name=name, message=message, section=""
+        )
+
+    def _too_often(self, name: str, wait: int) -> Response:
+        words = f"token: too many wrong ones; the next is looked at in {plural(wait, 'second')}"
+        answer = self._form(name, words, 429)
+        answer.headers["Retry-After"] = str(wait)
+        return answer
+
+    async def static(self, request: Request) -> Response:
+        """A file of the pages, from memory."""
+        file = self.context.static.get(request.path_params["name"])
+        if file is None:
+            return PlainTextResponse("no such file\n", 404)
+        return Response(
+            file.content,
+            media_type=file.content_type,
+            headers={"Cache-Control": "public, max-age=31536000, immutable"},
+        )
+
 
 LARGEST_TOKEN_FILE = 4_096
 WAITING_AT_START = 128
@@ -148,9 +232,9 @@ PAGES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/find", queue.go_to_latent),
     ("POST", "/bulk", queue.preview_bulk),
     ("POST", "/bulk/apply", queue.do_bulk),
-    ("GET", "/latents/{latent_id}", latent.show_latent),
-    ("POST", "/latents/{latent_id}", latent.decide_latent),
-    ("POST", "/undo", latent.undo_decision),
+    ("GET", "/latents/{latent_id}", queue.show_latent),
+    ("POST", "/latents/{latent_id}", queue.decide_latent),
+    ("POST", "/undo", queue.undo_decision),
     ("GET", "/categories", numbers.show_categories),
     ("GET", "/taxonomy", numbers.show_taxonomy),
     ("GET", "/progress", numbers.show_progress),

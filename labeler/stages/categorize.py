@@ -12,13 +12,13 @@ from labeler.errors import UsageError, WorkError
 from labeler.judge.factory import study_embedder, study_judge
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.stages.isolate import comparisons
-from labeler.stages.judges import FIELDS_NOT_IN_KEY, ended_words, judging_inputs
+from labeler.stages.label import FIELDS_NOT_IN_KEY, ended_words, judging_inputs
 from labeler.store.comparisons import study_comparisons
 from labeler.store.engine import read_session, write_session
 from labeler.store.latents import current_setting
 from labeler.store.schema import Comparison, EffectiveLabel, Run
 from labeler.store.schema import Judge as JudgeRow
-from labeler.taxonomies.versions import study_version, taxonomy_input
+from labeler.taxonomies.showing import study_version, taxonomy_input
 
 if TYPE_CHECKING:
     from labeler.embedding.base import Embedder

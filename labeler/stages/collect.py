@@ -10,15 +10,15 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from labeler.stages.base import Stage, StageContext, StageOutcome
-from labeler.stages.crosscoders import (
+from labeler.stages.harvest import subject_specs
+from labeler.stages.isolate import comparisons
+from labeler.stages.train import (
     StudyCrosscoder,
     crosscoder_row,
+    opened_store,
     study_crosscoders,
     trained_crosscoder,
 )
-from labeler.stages.harvest import subject_specs
-from labeler.stages.isolate import comparisons
-from labeler.stages.train import opened_store
 from labeler.store.controls import ensure_controls
 from labeler.store.engine import write_session
 from labeler.store.evidence import EvidenceRow, add_evidence, latents_with_evidence

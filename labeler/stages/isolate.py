@@ -12,14 +12,14 @@ from sqlalchemy.orm import Session
 
 from crosscoder.config import SIDES
 from labeler.stages.base import Stage, StageContext, StageOutcome, required
-from labeler.stages.crosscoders import (
+from labeler.stages.train import (
     StudyCrosscoder,
     crosscoder_row,
+    opened_store,
     side_crosscoder,
     study_crosscoders,
     trained_crosscoder,
 )
-from labeler.stages.train import opened_store
 from labeler.store.engine import write_session
 from labeler.store.latents import add_latents, add_scaling, create_latent_set, ensure_comparison
 from labeler.store.schema import CrosscoderModel, LatentSet, SubjectModel

@@ -1,22 +1,127 @@
-"""Label: the judge explains every latent of the study's latent sets."""
+"""Label: the judge explains every latent; with what the other judging stages share of it."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from labeler.embedding.base import Embedder
 from labeler.errors import WorkError
-from labeler.judge.factory import judges_embedder, study_judge
+from labeler.judge.factory import judges_embedder, make_judge, study_judge
 from labeler.stages.base import UNANSWERED, Stage, StageContext, StageOutcome
-from labeler.stages.judges import (
-    compared,
-    ended_words,
-    further_inputs,
-    judging_inputs,
-    label_with_further_judges,
-    labelled_latents,
-    score_with,
-)
+from labeler.stages.collect import comparison_latents
+from labeler.stages.isolate import comparisons
+from labeler.store.controls import control_latents, mixed
 from labeler.store.engine import read_session
+from labeler.store.outcomes import BY_NAME
+from labeler.store.schema import Comparison
+from labeler.store.taxonomy_moves import on_each_side
+from labeler.study.judge_config import JudgeSection
+from labeler.study.study_file import StudyFile
+
+FIELDS_NOT_IN_KEY = {
+    "base_url", "endpoints", "api_key_env", "timeout_s", "concurrency", "max_attempts",
+    "restart_wait_s", "longest_wait_s", "price_prompt_per_million", "price_completion_per_million",
+    "server", "categorize_repeats", "max_tokens_key", "send_temperature", "thinking_markers",
+}  # fmt: skip
+"""Fields of `[judge]` that do not change an answer and so are not part of the stage's key: address,
+start of the server, costs, repeats, and the parameters that the server takes."""
+
+
+def ended_words(
+    session: Session, comparison_ids: Collection[int], ended: Mapping[str, Collection[int]]
+) -> list[str]:
+    """How many latents of each side are too long for the judge, or were refused; none, no words."""
+    found = []
+    for comparison_id in comparison_ids:
+        name = f"{session.get_one(Comparison, comparison_id).name}: "
+        for outcome, latent_ids in ended.items():
+            target, reference = on_each_side(session, comparison_id, latent_ids)
+            if target or reference:
+                found.append(
+                    f"{name if len(comparison_ids) > 1 else ''}{BY_NAME[outcome].short}: {target} "
+                    f"target and {reference} reference latents"
+                )
+    return found
+
+
+def judging_inputs(study: StudyFile) -> dict[str, Any]:
+    """What decides a judge's answers; addresses, keys and concurrency do not."""
+    return {
+        "judge": study.config.judge.model_dump(exclude=FIELDS_NOT_IN_KEY),
+        "embedding": study.config.embedding.model_dump(exclude={"base_url", "api_key_env"}),
+    }
+
+
+def labelled_latents(session: Session, context: StageContext) -> list[int]:
+    """The latents of the comparisons with their controls among them."""
+    ids = compared(session, context)
+    latents = [latent.id for latent in comparison_latents(session, context)]
+    return mixed(latents, control_latents(session, ids))
+
+
+def compared(session: Session, context: StageContext) -> list[int]:
+    """The study's comparisons in the database."""
+    names = [row.name for row in comparisons(context)]
+    ids = session.execute(select(Comparison.id).where(Comparison.name.in_(names))).scalars()
+    return list(ids)
+
+
+def further_inputs(study: StudyFile) -> dict[str, Any]:
+    """What decides the work of further judges and the scores."""
+    judges = [section.model_dump(exclude=FIELDS_NOT_IN_KEY) for section in study.config.judges]
+    return {"judges": judges, "scores": study.config.scores.model_dump()}
+
+
+def score_with(
+    context: StageContext,
+    section: JudgeSection,
+    embedder: Embedder | None,
+    run_id: int,
+    latents: list[int],
+) -> str:
+    """Let one judge score its explanations as `[scores]` says; what came of it, in words."""
+    from labeler.labeling.score import ScoreConfig, score_explanations
+    from labeler.study.config import ScoreSettings
+
+    scores = context.study.config.scores
+    if not scores.methods or section.kind not in scores.judges:
+        return "no scores asked for"
+    judge = make_judge(section, embedder, context.study.folder, context.spending)
+    config = ScoreConfig(
+        **scores.model_dump(include=set(ScoreSettings.model_fields)),
+        seed=context.study.config.study.seed,
+    )
+    summary = score_explanations(context.engine, judge, run_id, latents, config, context.progress)
+    return summary.words
+
+
+def label_with_further_judges(
+    context: StageContext, embedder: Embedder | None, run_id: int, latents: list[int]
+) -> list[str]:
+    """Let every judge of `[[judges]]` explain the latents and score them; a line about each."""
+    from labeler.labeling.explain import label_latents
+
+    lines = []
+    for section in context.study.config.judges:
+        judge = make_judge(section, embedder, context.study.folder, context.spending)
+        summary = label_latents(context.engine, judge, run_id, latents, progress=context.progress)
+        scores = score_with(context, section, embedder, run_id, latents)
+        lines.append(
+            f"{judge.identity.name} explained {summary.n_explained}, "
+            f"{summary.n_failed} without an answer, {_ended(context, summary.ended)}{scores}"
+        )
+    return lines
+
+
+def _ended(context: StageContext, ended: Mapping[str, Collection[int]]) -> str:
+    with read_session(context.engine) as session:
+        words = ended_words(session, compared(session, context), ended)
+    return "".join(f"{each}, " for each in words)
+
 
 MOST_FAILED = 0.2
 """Share of latents without an answer above which the stage is not done."""

@@ -16,7 +16,7 @@ from labeler.report.compare import (
     read_reported,
     side_by_side,
 )
-from labeler.report.terminal import make_console
+from labeler.report.tables import make_console
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.store.engine import read_session, require_existing
 from labeler.store.migrate import opened

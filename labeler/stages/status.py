@@ -12,8 +12,7 @@ from sqlalchemy.orm import Session
 from crosscoder.progress import SilentProgress
 from labeler.errors import USAGE_ERRORS
 from labeler.stages.base import STAGE_NAMES, StageContext, reads_previous
-from labeler.stages.corpus_text import text_lines
-from labeler.stages.harvest import named_inputs
+from labeler.stages.harvest import named_inputs, text_lines
 from labeler.stages.pipeline import is_done, load_stage, with_key
 from labeler.store.comparisons import AbsentComparison, RetiredComparison, study_comparisons
 from labeler.store.database_url import shown_url

@@ -27,8 +27,20 @@ from crosscoder.config import (
     TrainSettings,
 )
 from crosscoder.isolation_rules import RULES, IsolationRule
-from labeler.study.judge_kinds import JudgeKindName
+from crosscoder.registry import Registry
 from taxonomy.settings import ClusterSettings, ExactTest
+
+JUDGE_KINDS: Registry[Any] = Registry(
+    "kind of judge",
+    "difflens.judges",
+    {
+        "evidence": "labeler.judge.embedding_judge:EvidenceKind",
+        "openai": "labeler.judge.openai:OpenAiKind",
+        "scripted": "labeler.judge.scripted:ScriptedKind",
+    },
+)
+"""Subclasses of `JudgeKind` by their names; a module is imported when its kind is asked for."""
+JudgeKindName = Annotated[str, JUDGE_KINDS]
 
 
 class Section(Settings):

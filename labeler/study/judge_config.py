@@ -7,8 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from labeler.study.config import Section
-from labeler.study.judge_kinds import JudgeKindName
+from labeler.study.config import JudgeKindName, Section
 
 
 def without_secrets(url: str) -> str:

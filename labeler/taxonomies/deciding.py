@@ -36,8 +36,7 @@ from labeler.store.taxonomies import (
 )
 from labeler.store.taxonomy_moves import carry_back, members_of, move_comparison
 from labeler.study.study_file import StudyFile, load_proposal
-from labeler.taxonomies.showing import named_version
-from labeler.taxonomies.versions import UNREAD, study_version
+from labeler.taxonomies.showing import UNREAD, named_version, study_version
 from labeler.text import plural
 from taxonomy import edits
 from taxonomy.edits import CategoryEdit, Edit, changes_between

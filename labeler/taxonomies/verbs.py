@@ -26,11 +26,11 @@ from labeler.taxonomies.showing import (
     diff_rows,
     taxonomy_rows,
     taxonomy_yaml,
+    tree_of,
     version_rows,
     version_tree,
 )
 from labeler.taxonomies.stability import StabilityPlan, comparison_stability
-from labeler.taxonomies.versions import tree_of
 from taxonomy.stability import CategoryStability
 from taxonomy.tree import Taxonomy
 

@@ -10,7 +10,7 @@ from tiny_study import TinyStudy
 
 from labeler.api import Study
 from labeler.errors import UsageError, WorkError
-from labeler.study.template import write_template
+from labeler.study.study_file import write_template
 from taxonomy.tree import seed_taxonomy
 
 

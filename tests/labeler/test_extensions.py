@@ -12,8 +12,13 @@ import pytest
 from labeler.cli.main import run
 from labeler.embedding.base import Embedder
 from labeler.errors import UsageError
-from labeler.exchange.formats import FORMATS, FolderFormat
-from labeler.exchange.records import ExchangeExplanation, ExchangeLatent, ExportedCrosscoder
+from labeler.exchange.formats import (
+    FORMATS,
+    ExchangeExplanation,
+    ExchangeLatent,
+    ExportedCrosscoder,
+    FolderFormat,
+)
 from labeler.judge.base import (
     JudgeIdentity,
     JudgeKind,
@@ -23,9 +28,9 @@ from labeler.judge.base import (
     ignore_attempt,
 )
 from labeler.report.html import PageComparison
-from labeler.report.sections.base import REPORT_SECTIONS, Chapter, ReportSection
+from labeler.report.sections import REPORT_SECTIONS, Chapter, ReportSection
+from labeler.study.config import JUDGE_KINDS
 from labeler.study.judge_config import JudgeSection
-from labeler.study.judge_kinds import JUDGE_KINDS
 
 Capture = pytest.CaptureFixture[str]
 NAME = "imported:a-vs-b:target"

@@ -1,16 +1,162 @@
-"""The pages of numbers: category table, taxonomy, progress, random audit."""
+"""The pages of numbers: category table, taxonomy, random audit, progress with its agreement."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from labeler.errors import UsageError
 from labeler.review.context import Asked, Page, redirect
-from labeler.review.progress import read_progress
 from labeler.review.queue_index import change_rows, reviewed_rows
+from labeler.review.queued_latents import Setting
 from labeler.review.routes.queue import names_of
-from labeler.review.table import QueueTable
+from labeler.review.table import NOBODY, Counts, QueueTable
 from labeler.store.reviews import active_draws, draw_audit
+from labeler.store.view_definitions.base import ADJUDICATED
+
+LONGEST_LOOK_MS = 300_000
+"""A look longer than this was a break."""
+MOST_CONFUSIONS = 20
+
+
+@dataclass(frozen=True)
+class ReviewerProgress:
+    """What one reviewer has done."""
+
+    reviewer: str
+    decided: int
+    skipped: int
+    blind: int
+    blind_left: int
+    mean_seconds: float | None
+    """Per decision, breaks left out; None where no page measured it."""
+
+
+@dataclass(frozen=True)
+class PairAgreement:
+    """Two parties on the latents that both decided; kappa is None where it is undefined."""
+
+    first: str
+    second: str
+    n: int
+    n_equal: int
+    kappa: float | None
+
+    @property
+    def share(self) -> float | None:
+        """Share of equal answers."""
+        return self.n_equal / self.n if self.n else None
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often people answered `human` where the judge had answered `judge`."""
+
+    judge: str
+    human: str
+    n: int
+    n_blind: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The page of a comparison's progress."""
+
+    total: int
+    reviewed: int
+    conflicts: int
+    reviewers: tuple[ReviewerProgress, ...]
+    agreements: tuple[PairAgreement, ...]
+    judge_blind: PairAgreement
+    """Judge and people on the latents decided blind."""
+    judge_all: PairAgreement
+    confusions: tuple[Confusion, ...]
+    """Where judge and people differ, the most frequent first."""
+
+
+def read_progress(session: Session, table: QueueTable) -> Progress:
+    """Everything the progress page says."""
+    seconds = _mean_seconds(session, table.setting)
+    reviewers = sorted(table.reviewers)
+    people = np.where(table.reviewed, table.answer, NOBODY)
+    counts = pair_counts(table, table.judge_answer, people)
+    blind = pair_counts(table, table.judge_answer, np.where(table.blind, people, NOBODY))
+    return Progress(
+        total=len(table.latents),
+        reviewed=int(table.reviewed.sum()),
+        conflicts=int(table.conflict.sum()),
+        reviewers=tuple(_reviewer(table, name, seconds.get(name)) for name in reviewers),
+        agreements=tuple(
+            _agreement(first, second, table.pairs.of(first, second))
+            for first, second in combinations([r for r in reviewers if r != ADJUDICATED], 2)
+        ),
+        judge_blind=_agreement("judge", "people, blind", blind),
+        judge_all=_agreement("judge", "people", counts),
+        confusions=_confusions(table, counts, blind),
+    )
+
+
+def _mean_seconds(session: Session, setting: Setting) -> dict[str, float]:
+    rows = session.execute(
+        text(
+            "SELECT reviewer, avg(elapsed_ms) AS mean_ms FROM review_event"
+            " WHERE taxonomy_version_id = :version AND elapsed_ms <= :longest GROUP BY reviewer"
+        ),
+        {"version": setting.taxonomy_version_id, "longest": LONGEST_LOOK_MS},
+    )
+    return {row.reviewer: float(row.mean_ms) / 1000 for row in rows}
+
+
+def _reviewer(table: QueueTable, name: str, seconds: float | None) -> ReviewerProgress:
+    mine = table.mine(name)
+    return ReviewerProgress(
+        reviewer=name,
+        decided=int(mine.decided.sum()),
+        skipped=int((mine.skipped & ~mine.decided).sum()),
+        blind=int(mine.blind.sum()),
+        blind_left=0 if name == ADJUDICATED else int(table.hidden(name).sum()),
+        mean_seconds=seconds,
+    )
+
+
+def pair_counts(table: QueueTable, first: NDArray[Any], second: NDArray[Any]) -> Counts:
+    """Latents by the (n,) answers of two parties, where both gave one."""
+    n = len(table.answers)
+    both = (first != NOBODY) & (second != NOBODY)
+    pairs = first[both].astype(np.int64) * n + second[both]
+    return np.bincount(pairs, minlength=n * n).reshape(n, n)
+
+
+def _agreement(first: str, second: str, counts: Counts) -> PairAgreement:
+    equal = int(np.trace(counts))
+    return PairAgreement(first, second, int(counts.sum()), equal, cohen_kappa(counts))
+
+
+def cohen_kappa(counts: Counts) -> float | None:
+    """Cohen's kappa (1960); None without latents or where all answers are the same."""
+    rows, columns = counts.sum(axis=1), counts.sum(axis=0)
+    n = int(rows.sum())
+    if np.count_nonzero(rows + columns) < 2:
+        return None
+    by_chance = float(rows @ columns) / n**2
+    return (float(np.trace(counts)) / n - by_chance) / (1 - by_chance)
+
+
+def _confusions(table: QueueTable, counts: Counts, blind: Counts) -> tuple[Confusion, ...]:
+    found = [
+        Confusion(table.answers[one], table.answers[other], int(counts[one, other]), int(n_blind))
+        for (one, other), n_blind in np.ndenumerate(blind)
+        if one != other and counts[one, other]
+    ]
+    return tuple(sorted(found, key=lambda row: -row.n)[:MOST_CONFUSIONS])
+
 
 DEFAULT_DRAW = 60
 """Latents a side from which on the corrected estimates are steadier than the plain ones."""

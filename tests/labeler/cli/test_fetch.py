@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from labeler.cli.demo.fetch import (
+from labeler.cli.demo import (
     WheelAsset,
     announce,
     asset_folder,

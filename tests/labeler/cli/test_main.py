@@ -23,8 +23,7 @@ from labeler.cli.main import run
 from labeler.stages.base import STAGE_NAMES
 from labeler.store.migrate import head_revision
 from labeler.study.config import Section, inner_section, own_fields
-from labeler.study.study_file import StudyConfig, StudyFile
-from labeler.study.template import study_template
+from labeler.study.study_file import StudyConfig, StudyFile, study_template
 
 Capture = pytest.CaptureFixture[str]
 ROOT = Path(__file__).parents[3]

@@ -21,7 +21,7 @@ from labeler.cli.main import run
 from labeler.errors import UsageError
 from labeler.exchange.delphi import read_delphi, write_delphi
 from labeler.exchange.folders import export_latents, import_latents
-from labeler.exchange.records import (
+from labeler.exchange.formats import (
     ExchangeExample,
     ExchangeExplanation,
     ExchangeLatent,

@@ -16,14 +16,14 @@ from labeler.cli.main import run
 from labeler.errors import UsageError
 from labeler.exchange.delphi import read_delphi, write_delphi
 from labeler.exchange.folders import ExchangeExport, export_latents, import_latents
-from labeler.exchange.formats import FORMATS
-from labeler.exchange.neuronpedia import NeuronpediaSource, read_neuronpedia, write_neuronpedia
-from labeler.exchange.records import (
+from labeler.exchange.formats import (
+    FORMATS,
     ExchangeExplanation,
     ExchangeLatent,
     ExchangeWindow,
     latent_index,
 )
+from labeler.exchange.neuronpedia import NeuronpediaSource, read_neuronpedia, write_neuronpedia
 from labeler.exchange.saedashboard import read_saedashboard, write_saedashboard
 from labeler.store.engine import open_engine, read_session, write_session
 from labeler.store.evidence import EvidenceRow, add_evidence

@@ -20,8 +20,8 @@ from postgres import fresh_database
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, Connection
 
+from labeler.exchange.formats import ExchangeExplanation, ExchangeLatent, ExchangeWindow
 from labeler.exchange.neuronpedia import NeuronpediaSource, slug, write_neuronpedia
-from labeler.exchange.records import ExchangeExplanation, ExchangeLatent, ExchangeWindow
 
 CREATOR = "clkht01d40000jv08hvalcvly"
 TEXT, FLOAT, INT, TEXTS, FLOATS = (

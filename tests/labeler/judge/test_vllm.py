@@ -18,7 +18,7 @@ import pytest
 from requirements import missing
 from tiny_study import TinyStudy, write_study
 
-from labeler.cli.demo.fetch import SMOLLM2, fetch
+from labeler.cli.demo import SMOLLM2, fetch
 from labeler.cli.main import run
 from labeler.errors import WorkError
 from labeler.judge.vllm import is_healthy

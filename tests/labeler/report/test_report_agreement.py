@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from labeler.report.build import ReportFiles
-from labeler.report.rows import CategoryRow
+from labeler.report.model import CategoryRow
 from labeler.report.statistics import ROW_COLUMNS
 from labeler.store.engine import open_engine
 from labeler.store.schema import CategoryChangeStatistic

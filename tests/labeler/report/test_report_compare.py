@@ -20,7 +20,7 @@ from labeler.report.compare import (
     side_by_side,
     summary,
 )
-from labeler.report.terminal import make_console
+from labeler.report.tables import make_console
 from labeler.store.engine import open_engine, write_session
 from labeler.store.schema import Crosscoder
 

@@ -11,8 +11,8 @@ from reviewed_study import build_reviewed
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
+from labeler.report.answer import check_sentences
 from labeler.report.build import ReportFiles, ReportOptions, build_report
-from labeler.report.checks import check_sentences
 from labeler.report.stored import read_stored_tables
 from labeler.store.engine import read_session
 from labeler.store.schema import CategoryCorrection, JudgeCorrection

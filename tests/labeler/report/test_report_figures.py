@@ -19,7 +19,7 @@ from labeler.report.figures import (
     inline_svg,
     nu_scatter,
 )
-from labeler.report.rows import CategoryRow
+from labeler.report.model import CategoryRow
 
 SVG = "{http://www.w3.org/2000/svg}"
 

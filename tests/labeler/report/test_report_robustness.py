@@ -13,8 +13,7 @@ from sqlalchemy import Engine, select, text, update
 from sqlalchemy.orm import Session
 
 from labeler.report.build import ReportFiles, ReportOptions, build_report
-from labeler.report.comparisons import read_comparisons
-from labeler.report.members import read_members
+from labeler.report.comparisons import read_comparisons, read_members
 from labeler.report.statistics import (
     DENOMINATORS,
     compute_variants,

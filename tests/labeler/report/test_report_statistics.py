@@ -9,8 +9,7 @@ from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
 from labeler.report.build import ReportOptions, build_report
-from labeler.report.model import ChangeTable
-from labeler.report.rows import CategoryRow
+from labeler.report.model import CategoryRow, ChangeTable
 from labeler.report.stored import read_stored_tables
 from labeler.store.engine import read_session, write_session
 from labeler.store.judging import LabelRow, add_judge_label

@@ -8,10 +8,8 @@ import pytest
 
 from labeler.report.answer import answer_of, planted_sentence
 from labeler.report.build import ReportFiles
-from labeler.report.model import ChangeTable
-from labeler.report.rows import PlantedCheck
-from labeler.report.tables import to_markdown
-from labeler.report.terminal import make_console, print_change_tables, print_tables
+from labeler.report.model import ChangeTable, PlantedCheck
+from labeler.report.tables import make_console, print_change_tables, print_tables, to_markdown
 from labeler.study.study_file import StudyFile
 
 

@@ -22,8 +22,7 @@ from served import Served, answers_within, reviewing
 from sqlalchemy import text
 
 from crosscoder.limits import MAX_CONNECTIONS
-from labeler.review import connections
-from labeler.review.connections import Crowd, LimitedProtocol, Phase, most_connections
+from labeler.review.serving import _LIMITS, Crowd, LimitedProtocol, Phase, most_connections
 
 pytestmark = pytest.mark.slow
 
@@ -152,7 +151,7 @@ def test_a_connection_that_sends_too_slowly_is_closed(
     kind: str, small: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for phase in (Phase.HEADER, Phase.BODY):
-        monkeypatch.setitem(connections._LIMITS, phase, ("were too slow", 0.5))
+        monkeypatch.setitem(_LIMITS, phase, ("were too slow", 0.5))
     for address in serving(small):
         connection = Served(address).connect(HALF_OPEN[kind])
         begin = time.monotonic()

