@@ -6,6 +6,9 @@ BIN    := $(VENV)/bin
 DEMO   ?= difflens-demo
 VLLM_VENV ?= .venv-vllm
 
+# Some environments forbid it; then every process that the tests start compiles every module.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup setup-vllm demo test lint types docs coverage clean
 
 setup: $(VENV)/.setup-done

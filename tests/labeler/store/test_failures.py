@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -25,25 +26,41 @@ from labeler.study.study_file import StudyFile
 
 ROOT = Path(__file__).parents[3]
 Capture = pytest.CaptureFixture[str]
-N_LATENTS = 1500
+N_LATENTS = 300
+# With a cache of few pages, SQLite writes to its log all through the change.
+SPILLING = """
+import sys
+from sqlalchemy import Engine, event
+from labeler.cli.main import run
+event.listen(Engine, "connect", lambda connection, _: connection.execute("PRAGMA cache_size = 10"))
+sys.exit(run(sys.argv[1:]))
+"""
 
 
-@pytest.fixture
-def study(tmp_path: Path, capsys: Capture) -> Path:
-    """A study of imported labels and a file that corrects all of them."""
-    path = tmp_path / "study.toml"
+@pytest.fixture(scope="module")
+def labelled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of imported labels and a file that corrects all of them; to be copied."""
+    folder = tmp_path_factory.mktemp("labelled")
+    path = folder / "study.toml"
     path.write_text("[study]\n", encoding="utf-8")
-    latents = tmp_path / "latents.csv"
+    latents = folder / "latents.csv"
     with latents.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["comparison", "side", "latent_index", "explanation", "category"])
         table.writerows(["c", "target", n, "fires on refusals", "safety"] for n in range(N_LATENTS))
     assert run(["import", str(path), str(latents)]) == 0
-    assert run(["labels", "export", str(path), str(tmp_path / "labels.csv")]) == 0
-    corrected = (tmp_path / "labels.csv").read_text().replace(",safety,", ",multilingual,")
-    (tmp_path / "labels.csv").write_text(corrected, encoding="utf-8")
+    assert run(["labels", "export", str(path), str(folder / "labels.csv")]) == 0
+    corrected = (folder / "labels.csv").read_text().replace(",safety,", ",multilingual,")
+    (folder / "labels.csv").write_text(corrected, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def study(labelled_folder: Path, tmp_path: Path, capsys: Capture) -> Path:
+    """A study of imported labels and a file that corrects all of them."""
+    shutil.copytree(labelled_folder, tmp_path, dirs_exist_ok=True)
     capsys.readouterr()
-    return path
+    return tmp_path / "study.toml"
 
 
 def decisions(study: Path) -> int:
@@ -57,13 +74,12 @@ def correction(study: Path) -> list[str]:
 
 def test_a_bulk_edit_that_is_killed_is_whole_or_absent(study: Path) -> None:
     log = study.parent / "difflens.db-wal"
-    script = "import sys; from labeler.cli.main import run; sys.exit(run(sys.argv[1:]))"
-    for limit in (0, 200_000, 600_000):
+    for limit in (0, 80_000, 120_000):
         before, started = decisions(study), log.stat().st_size if log.exists() else 0
         if before:
             break
         process = subprocess.Popen(
-            [sys.executable, "-c", script, *correction(study)],
+            [sys.executable, "-c", SPILLING, *correction(study)],
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             stderr=subprocess.DEVNULL,
         )
