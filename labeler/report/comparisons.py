@@ -30,6 +30,12 @@ from labeler.store.schema import (
     TaxonomyVersion,
 )
 
+_OUTCOMES = {
+    "labelled": frozenset(LABELLED),
+    "assigned": frozenset({"assigned"}),
+    "isolated": frozenset(EFFECTIVE_OUTCOMES),
+}
+
 
 @dataclass(frozen=True)
 class ActiveComparison:
@@ -111,13 +117,6 @@ class LatentSetView:
     def is_imported(self) -> bool:
         """Whether the latents came from a file."""
         return self.rule == "imported"
-
-
-_OUTCOMES = {
-    "labelled": frozenset(LABELLED),
-    "assigned": frozenset({"assigned"}),
-    "isolated": frozenset(EFFECTIVE_OUTCOMES),
-}
 
 
 @dataclass(frozen=True)

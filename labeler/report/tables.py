@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 COLUMNS = ("comparison", "category", "name", *(c for c in ROW_COLUMNS if c != "category"))
 """Columns of the CSV and keys of the JSON: those of category_change_statistic, and the title."""
+WIDE = 118
+"""Columns from which every value is shown."""
+MEDIUM = 78
+"""Columns from which the interval is shown; the totals stand in the sentence below."""
+_STYLES = {"up": "bold blue", "down": "bold dark_orange", "too few to say": "dim"}
 
 
 def records(tables: Sequence[ChangeTable]) -> list[dict[str, Any]]:
@@ -198,13 +203,6 @@ def _sweeps(reports: Sequence[ReportData]) -> Iterator[dict[str, Any]]:
             for point in swept.points:
                 head = {"comparison": report.table.comparison, "swept": sweep.swept}
                 yield head | vars(point) | {"stability": swept.stability}
-
-
-WIDE = 118
-"""Columns from which every value is shown."""
-MEDIUM = 78
-"""Columns from which the interval is shown; the totals stand in the sentence below."""
-_STYLES = {"up": "bold blue", "down": "bold dark_orange", "too few to say": "dim"}
 
 
 def print_change_tables(study: StudyFile, stream: TextIO | None = None) -> None:

@@ -25,6 +25,12 @@ TITLES = {
     "source": "Label by", "confidence": "Confidence", "disagreement": "Judges",
     "audit": "Random audit",
 }  # fmt: skip
+ACTIONS = {
+    "accept": "Accept the judge's label",
+    "set": "Set a category",
+    "none": "None of the categories fits",
+    "uninterpretable": "Uninterpretable",
+}
 
 
 @dataclass(frozen=True)
@@ -199,14 +205,6 @@ def _category_values(table: QueueTable) -> dict[str, str]:
     """What needs a look first, none fits and the like; then each group before its categories."""
     outcomes = {name: BY_NAME[name].short for name in WITHOUT_CATEGORY}
     return outcomes | {slug: leaf.name for slug, leaf in table.in_tree_order()}
-
-
-ACTIONS = {
-    "accept": "Accept the judge's label",
-    "set": "Set a category",
-    "none": "None of the categories fits",
-    "uninterpretable": "Uninterpretable",
-}
 
 
 @dataclass(frozen=True)

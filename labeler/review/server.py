@@ -40,6 +40,8 @@ SIGN_IN_AGAIN = (
     "Your sign-in is over: its time has passed, or the server was started again. Nothing that you"
     " sent since was recorded."
 )
+LARGEST_TOKEN_FILE = 4_096
+WAITING_AT_START = 128
 
 
 class Auth:
@@ -110,10 +112,6 @@ class Auth:
             media_type=file.content_type,
             headers={"Cache-Control": "public, max-age=31536000, immutable"},
         )
-
-
-LARGEST_TOKEN_FILE = 4_096
-WAITING_AT_START = 128
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,12 @@ _LOOK_S = 0.5
 _LINE_S = 60.0
 
 logger = logging.getLogger("uvicorn.error")
+MOST_WORKERS = 4
+WAITING_CONNECTIONS = 1_024
+"""Connections that the kernel keeps until they are taken."""
+END_S = 5
+"""Seconds that requests in progress have when the server ends."""
+_LEAST_LIFE_S = 1.0
 
 
 def most_connections(n_files: int | None = None) -> int:
@@ -254,14 +260,6 @@ async def watch(crowd: Crowd) -> None:
     while True:
         await asyncio.sleep(_LOOK_S)
         crowd.close_overdue(time.monotonic())
-
-
-MOST_WORKERS = 4
-WAITING_CONNECTIONS = 1_024
-"""Connections that the kernel keeps until they are taken."""
-END_S = 5
-"""Seconds that requests in progress have when the server ends."""
-_LEAST_LIFE_S = 1.0
 
 
 class ReviewServer(uvicorn.Server):

@@ -38,6 +38,18 @@ CHOICES: dict[str, dict[str, str]] = {
 LABEL_FILTERS = ("category", "source", "confidence", "disagreement", "text")
 """Filters that would tell a blind reviewer what the judge said."""
 LONGEST_TEXT = 200
+NOBODY = -1
+"""Code of an answer that nobody gave."""
+Counts = NDArray[np.int64]
+"""(answers, answers) latents by the answers of two parties."""
+Mask = NDArray[np.bool_]
+Rows = NDArray[np.int64]
+FEW_MOVED = 500
+"""Latents that are moved within an order one by one; for more of them it is sorted again."""
+_SOURCES = ("judge", "human", "import", "nobody")
+_CONFIDENCES = ("low", "middle", "high", "unknown")
+_CONFIDENCE_EDGES = (0.5, 0.8)
+_HASH_STEP = 0x9E3779B97F4A7C15
 
 
 @dataclass(frozen=True)
@@ -98,13 +110,6 @@ class Filters:
         }
 
 
-NOBODY = -1
-"""Code of an answer that nobody gave."""
-
-Counts = NDArray[np.int64]
-"""(answers, answers) latents by the answers of two parties."""
-
-
 class PairCounts:
     """The counts of every pair of reviewers who decided on the same latent."""
 
@@ -138,16 +143,6 @@ class PairCounts:
 
 def _key(first: str, second: str) -> tuple[str, str]:
     return (first, second) if first < second else (second, first)
-
-
-Mask = NDArray[np.bool_]
-Rows = NDArray[np.int64]
-FEW_MOVED = 500
-"""Latents that are moved within an order one by one; for more of them it is sorted again."""
-_SOURCES = ("judge", "human", "import", "nobody")
-_CONFIDENCES = ("low", "middle", "high", "unknown")
-_CONFIDENCE_EDGES = (0.5, 0.8)
-_HASH_STEP = 0x9E3779B97F4A7C15
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,13 @@ STAGE_NAMES = ("harvest", "train", "isolate", "collect", "label", "categorize", 
 """In the order in which data flows."""
 UNANSWERED = "n_unanswered"
 """Key of a run's result: questions without an answer, which the next call asks again."""
+READ_MODELS = frozenset({"harvest", "train", "isolate", "collect"})
+"""Stages that compute with the models or the crosscoder; the others do without torch."""
+WITHOUT_MODELS = frozenset({"categorize"})
+"""Stages that imported latents can go through as well: then no stage comes before them."""
+HASHED = frozenset({"harvest", "train"})
+"""Stages whose keys hash files: models and corpus, and a crosscoder that is loaded."""
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,12 +92,6 @@ class Stage(Protocol):
         ...
 
 
-READ_MODELS = frozenset({"harvest", "train", "isolate", "collect"})
-"""Stages that compute with the models or the crosscoder; the others do without torch."""
-WITHOUT_MODELS = frozenset({"categorize"})
-"""Stages that imported latents can go through as well: then no stage comes before them."""
-
-
 def reads_previous(stage: Stage, study: StudyFile) -> bool:
     """Whether a stage works on the product of the one before it in this study."""
     return stage.reads_previous and (bool(study.config.models) or stage.name not in WITHOUT_MODELS)
@@ -101,11 +102,6 @@ def required(value: Any, stage: str, key: str, what: str) -> Any:
     if value is None or value == ():
         raise UsageError(f"{key}: missing in study.toml; `{stage}` needs {what}")
     return value
-
-
-HASHED = frozenset({"harvest", "train"})
-"""Stages whose keys hash files: models and corpus, and a crosscoder that is loaded."""
-_LOGGER = logging.getLogger(__name__)
 
 
 def recorded_key(context: StageContext, name: str) -> str | None:

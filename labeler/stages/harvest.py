@@ -269,9 +269,6 @@ def existing_corpus(study: StudyFile) -> Path:
     return path
 
 
-STAGE: Stage = HarvestStage()
-
-
 def text_lines(facts: Mapping[str, Any] | None) -> tuple[str, ...]:
     """A line for each role, and one for what the chat template refuses or the length cuts.
 
@@ -310,3 +307,6 @@ def _role_line(row: Mapping[str, Any]) -> str:
 
 def _losses(text: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(words for row in text["roles"] for words in row["losses"]))
+
+
+STAGE: Stage = HarvestStage()

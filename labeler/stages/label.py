@@ -29,6 +29,8 @@ FIELDS_NOT_IN_KEY = {
 }  # fmt: skip
 """Fields of `[judge]` that do not change an answer and so are not part of the stage's key: address,
 start of the server, costs, repeats, and the parameters that the server takes."""
+MOST_FAILED = 0.2
+"""Share of latents without an answer above which the stage is not done."""
 
 
 def ended_words(
@@ -121,10 +123,6 @@ def _ended(context: StageContext, ended: Mapping[str, Collection[int]]) -> str:
     with read_session(context.engine) as session:
         words = ended_words(session, compared(session, context), ended)
     return "".join(f"{each}, " for each in words)
-
-
-MOST_FAILED = 0.2
-"""Share of latents without an answer above which the stage is not done."""
 
 
 class LabelStage:

@@ -35,6 +35,7 @@ from taxonomy.tree import Taxonomy
 
 LAST_STAGE = "categorize"
 FOLDER, FORMER_FOLDER = "null-runs", "thorough"
+NOISY_PAIR = ("model", "noisy-copy")
 
 
 def null_runs_folder(study: StudyFile) -> Path:
@@ -232,9 +233,6 @@ def _quantile(ascending: Iterable[float], share: float, side: str) -> float | No
     return values[math.floor(position) if side == "lower" else math.ceil(position)]
 
 
-NAMES = ("model", "noisy-copy")
-
-
 def noise_null(context: StageContext, model: str, folder: Path) -> NullRun:
     """Train on one model and its noisy copy with the study's settings; isolate by thresholds.
 
@@ -254,7 +252,7 @@ def noise_null(context: StageContext, model: str, folder: Path) -> NullRun:
         raise UsageError(
             "null_runs.noise: the activations of this study are streamed, not stored; set it to 0"
         )
-    store = noisy_copy_store(whole, model, section.noise, seed, NAMES, section.noise_tokens)
+    store = noisy_copy_store(whole, model, section.noise, seed, NOISY_PAIR, section.noise_tokens)
     crosscoder_config, train_config = configs(context, store)
     changes = {"same_init": False, "layer": None, "tokenizer_sha256": None}
     train(

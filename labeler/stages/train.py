@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from crosscoder.sources import TrainingSource
     from crosscoder.stream import ActivationStream
 
+BATCH = 2048
+"""Tokens encoded at a time while theta and the quality are measured."""
+
 
 @dataclass(frozen=True)
 class StudyCrosscoder:
@@ -116,10 +119,6 @@ def crosscoder_row(
     if row is None:
         raise LookupError("the crosscoder has no row")
     return row
-
-
-BATCH = 2048
-"""Tokens encoded at a time while theta and the quality are measured."""
 
 
 def loaded_inputs(study: StudyFile) -> dict[str, Any]:

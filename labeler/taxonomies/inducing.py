@@ -48,6 +48,11 @@ from taxonomy.tree import CategoryName, Taxonomy
 TERMS_IN_A_NAME = 3
 SAME_TERMS = 0.5
 """Share of common terms in two names from which their categories are equal."""
+Mode = Literal["induce", "residual"]
+MOST_PROTOTYPES = 6
+SHOWN_MEMBERS = 3
+KNOWN_SIMILARITY = 0.5
+"""Cosine of two descriptions from which a new category is compared with an existing one."""
 
 
 class JudgeNamer:
@@ -161,13 +166,6 @@ def _shared(first: str, second: str) -> float:
     a, b = Counter(first.split(", ")), Counter(second.split(", "))
     union = sum((a | b).values())
     return sum((a & b).values()) / union if union else 0.0
-
-
-Mode = Literal["induce", "residual"]
-MOST_PROTOTYPES = 6
-SHOWN_MEMBERS = 3
-KNOWN_SIMILARITY = 0.5
-"""Cosine of two descriptions from which a new category is compared with an existing one."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,9 @@ from taxonomy.tree import Taxonomy
 
 UNREAD = " (nobody read it)"
 """End of the note of a version that was accepted by `taxonomy.accept = "auto"`."""
+DIFF_COLUMNS = ("kind", "category", "to", "latents_before", "latents_after")
+"""`latents_before` and `latents_after` count primary categories under the old and the new version;
+`latents_after` is NULL for a file, which has no labels yet."""
 
 
 def study_version(session: Session, study: StudyFile) -> TaxonomyVersion | None:
@@ -64,11 +67,6 @@ def taxonomy_input(session: Session, study: StudyFile) -> dict[str, str | None]:
     own = study_taxonomy(study).sha256()
     accepted = None if version is None or version.sha256 == own else version.sha256
     return {"mode": study.config.taxonomy.mode, "file": own, "accepted": accepted}
-
-
-DIFF_COLUMNS = ("kind", "category", "to", "latents_before", "latents_after")
-"""`latents_before` and `latents_after` count primary categories under the old and the new version;
-`latents_after` is NULL for a file, which has no labels yet."""
 
 
 def taxonomy_rows(session: Session, study: StudyFile, name: str | None = None) -> QueryResult:

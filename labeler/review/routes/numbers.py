@@ -24,6 +24,8 @@ from labeler.store.view_definitions.base import ADJUDICATED
 LONGEST_LOOK_MS = 300_000
 """A look longer than this was a break."""
 MOST_CONFUSIONS = 20
+DEFAULT_DRAW = 60
+"""Latents a side from which on the corrected estimates are steadier than the plain ones."""
 
 
 @dataclass(frozen=True)
@@ -156,10 +158,6 @@ def _confusions(table: QueueTable, counts: Counts, blind: Counts) -> tuple[Confu
         if one != other and counts[one, other]
     ]
     return tuple(sorted(found, key=lambda row: -row.n)[:MOST_CONFUSIONS])
-
-
-DEFAULT_DRAW = 60
-"""Latents a side from which on the corrected estimates are steadier than the plain ones."""
 
 
 def show_categories(asked: Asked) -> Page:
