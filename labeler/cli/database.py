@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from labeler import __version__
-from labeler.errors import Extra, install_command
+from labeler.errors import Extra, WorkError, install_command
 
 DatabaseUrl = Annotated[
     str, typer.Argument(metavar="URL", help="sqlite:///FILE or postgresql://HOST/NAME.")
@@ -61,7 +61,6 @@ def current(url: DatabaseUrl) -> None:
 
 def check(url: DatabaseUrl) -> None:
     """Exit 1 when the database's schema differs from this version's, and say where."""
-    from labeler.errors import WorkError
     from labeler.store import migrate
     from labeler.store.database_url import url_in_a_command
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, aliased
 from crosscoder.progress import SilentProgress
 from labeler.api import Study
 from labeler.errors import UsageError
-from labeler.judge.base import JudgeRequest
+from labeler.judge.base import JudgeRequest, judge_kind
 from labeler.judge.latents import load_subject
 from labeler.judge.prompts import explain_request
 from labeler.labeling.plan import plan_labels, plan_lines
@@ -214,7 +214,6 @@ def warning_of(study: StudyFile) -> str | None:
 
 def planned(study: StudyFile) -> list[str]:
     """The plan of every judge of the study, as lines."""
-    from labeler.judge.base import judge_kind
     from labeler.judge.factory import make_judge
 
     require_existing(study.database_url)
@@ -244,8 +243,6 @@ def model_folder(study: StudyFile, section: JudgeSection) -> Path | None:
 
 def prompt_of(study: StudyFile, name: str) -> str:
     """The chat that would ask for a latent's explanation; UsageError for an unknown latent."""
-    from labeler.store.latents import find_latent
-
     require_existing(study.database_url)
     with opened(study.database_url) as engine, read_session(engine) as session:
         subject = load_subject(session, find_latent(session, name).id)

@@ -10,7 +10,7 @@ import typer
 
 from labeler import __version__
 from labeler.cli import analysis, database, latents, servers, stages, taxonomy
-from labeler.cli.ending import EndSignals
+from labeler.cli.ending import EndSignals, end
 from labeler.cli.options import prepare_streams
 
 EXIT_INTERRUPTED = 130
@@ -29,8 +29,6 @@ def run(arguments: list[str], signals: EndSignals | None = None) -> int:
     except BaseException as error:
         if signals.received is not None or isinstance(error, KeyboardInterrupt):
             return _interrupted(signals)
-        from labeler.cli.ending import end
-
         return end(error, arguments)
     if result == EXIT_INTERRUPTED:
         return _interrupted(signals)

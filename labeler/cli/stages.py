@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from labeler.cli.options import StudyPath
-from labeler.errors import UsageError
+from labeler.errors import UsageError, require_extra
 
 if TYPE_CHECKING:
     from labeler.stages.pipeline import StageReport
@@ -64,7 +64,6 @@ def run(
     thorough: Annotated[bool, typer.Option("--thorough", hidden=True)] = False,
 ) -> None:
     """Run every stage, skipping what is already done with the same inputs."""
-    from labeler.errors import UsageError
     from labeler.study.study_file import StudyFile
 
     if thorough:
@@ -186,7 +185,6 @@ def demo(
 ) -> None:
     """Run the whole main job on a real pair of small models, minutes on two cores."""
     from labeler.cli.demo import announce, prepare
-    from labeler.errors import require_extra
 
     require_extra("models", "demo")
     typer.echo(announce(), err=True)

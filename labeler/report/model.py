@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from crosscoder.config import SIDES, SideName
 from labeler.report.comparisons import LatentSetView
 from labeler.store.null_runs import NullRun
-from taxonomy.counts import CategoryChange
+from taxonomy.counts import CategoryChange, Side
 
 if TYPE_CHECKING:
     from labeler.labeling.agreement import AgreementRow
@@ -159,7 +159,6 @@ def read_agreement(session: Session, comparison: str) -> JudgeVersusHuman:
 
 
 def _side(side: str, rows: Sequence[Any]) -> SideAgreement:
-    from taxonomy.counts import Side
     from taxonomy.intervals import wilson_interval
 
     def total(name: str, agreed_only: bool) -> int:

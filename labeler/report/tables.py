@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from labeler.report.answer import answer_of, check_sentences, computed_sentence, planted_sentence
 from labeler.report.model import CategoryRow, ChangeTable, ReportData
 from labeler.report.statistics import ROW_COLUMNS
-from labeler.report.stored import flat
+from labeler.report.stored import flat, read_stored_tables
 from labeler.text import csv_text, guarded, interval_text, one_line, probability_text, share_text
 
 if TYPE_CHECKING:
@@ -211,7 +211,6 @@ def print_change_tables(study: StudyFile, stream: TextIO | None = None) -> None:
     Raises UsageError when nothing is labelled.
     """
     from labeler.report.build import PAGE
-    from labeler.report.stored import read_stored_tables
     from labeler.store.comparisons import study_comparisons
     from labeler.store.engine import open_engine, read_session
 

@@ -17,7 +17,15 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from labeler.errors import UsageError, WorkError
-from labeler.review.access import COOKIE_SECONDS, Access, Guard, HostRule, checked_name
+from labeler.review.access import (
+    COOKIE_SECONDS,
+    LOOPBACK,
+    SHORTEST_TOKEN,
+    Access,
+    Guard,
+    HostRule,
+    checked_name,
+)
 from labeler.review.context import (
     Context,
     Handler,
@@ -137,9 +145,7 @@ def serve(study_path: Path, options: ServerOptions) -> None:
     import typer
 
     from labeler.api import Study
-    from labeler.review.access import checked_name
     from labeler.review.serving import default_workers, serve_context
-    from labeler.store.query.saved_queries import saved_queries
 
     token = read_token(options)
     require_token(options.host, token)
@@ -169,8 +175,6 @@ def serve(study_path: Path, options: ServerOptions) -> None:
 
 def read_token(options: ServerOptions) -> str | None:
     """The token from its option or file; UsageError for both at once or a file without one."""
-    from labeler.review.access import SHORTEST_TOKEN
-
     if options.token_file is None:
         return options.token
     if options.token is not None:
@@ -196,8 +200,6 @@ def read_token(options: ServerOptions) -> str | None:
 
 def require_token(host: str, token: str | None) -> None:
     """UsageError where others could reach the server without a token."""
-    from labeler.review.access import LOOPBACK
-
     if token is None and host not in LOOPBACK:
         raise UsageError(f"--host {host}: others can reach it, so it needs --token or --token-file")
 

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError, WorkError
-from labeler.judge.factory import study_embedder, study_judge
+from labeler.judge.factory import make_judge, study_embedder, study_judge
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.stages.isolate import comparisons
 from labeler.stages.label import FIELDS_NOT_IN_KEY, ended_words, judging_inputs
@@ -114,7 +114,6 @@ class _Work:
 
     def compared(self) -> list[str]:
         """Let the judges of `[[judges]]` label too, and say how all of them agree."""
-        from labeler.judge.factory import make_judge
         from labeler.labeling.agreement import read_agreement
 
         for section in self._study.config.judges:

@@ -56,8 +56,6 @@ class ReportStage:
 
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
         """Compute, store, and write the files."""
-        from labeler.report.build import ReportOptions, build_report
-
         options = ReportOptions.from_config(context.study.config, _stale(context))
         folder = context.study.resolve(context.study.config.report.folder)
         files = build_report(context.engine, options, folder, run_id)

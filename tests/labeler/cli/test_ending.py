@@ -54,7 +54,7 @@ def test_an_error_that_nobody_foresaw_is_told_by_its_place(
             raise error
 
     study = finished_study.copied_to(tmp_path / "study")
-    monkeypatch.setattr("labeler.report.build.build_report", fail)
+    monkeypatch.setattr("labeler.stages.report.build_report", fail)
     assert run(["run", str(study.path), "--from", "report"]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     leaf = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
