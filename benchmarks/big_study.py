@@ -22,9 +22,10 @@ from sqlalchemy.orm import Session
 from labeler.store import migrate
 from labeler.store.effective import refresh_effective
 from labeler.store.engine import open_engine, write_session
-from labeler.store.evidence import EvidenceRow, add_evidence
 from labeler.store.judging import get_or_create_judge
 from labeler.store.latents import (
+    EvidenceRow,
+    add_evidence,
     ensure_comparison_setting,
     get_or_create_crosscoder,
     get_or_create_subject_model,

@@ -41,8 +41,7 @@ from labeler.judge.prompts import explain_request
 from labeler.labeling.explain import LabelConfig, explain_questions, label_latents
 from labeler.store import migrate
 from labeler.store.engine import open_engine, read_session, write_session
-from labeler.store.evidence import EvidenceRow, add_evidence
-from labeler.store.latents import add_latents, get_or_create_crosscoder
+from labeler.store.latents import EvidenceRow, add_evidence, add_latents, get_or_create_crosscoder
 from labeler.store.runs import begin_run
 from labeler.store.schema import JudgeCall
 from labeler.study.judge_config import JudgeSection

@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
 def print_rows(result: QueryResult, output: OutputFormat) -> None:
     """Print rows on stdout: for people, or as data in UTF-8."""
-    from labeler.store.query.formatting import for_terminal, format_result
+    from labeler.store.query.query import for_terminal, format_result
 
     text = format_result(result, output.value)
     if sys.stdout.isatty() or output is OutputFormat.TABLE:

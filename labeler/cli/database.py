@@ -97,7 +97,7 @@ def reader(
     ] = None,
 ) -> None:
     """Make the PostgreSQL role, allowed to read and nothing else, that `difflens sql` takes on."""
-    from labeler.store.readers import make_reader
+    from labeler.store.engine import make_reader
 
     typer.echo(make_reader(url, to or ()))
 

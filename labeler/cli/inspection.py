@@ -19,9 +19,8 @@ from labeler.labeling.plan import plan_labels, plan_lines
 from labeler.stages.base import StageContext
 from labeler.stages.label import labelled_latents
 from labeler.store.engine import read_session, require_existing
-from labeler.store.evidence import evidence_of
 from labeler.store.history import HistoryEntry, latent_history
-from labeler.store.latents import find_latent, latent_title
+from labeler.store.latents import evidence_of, find_latent, latent_title
 from labeler.store.migrate import opened
 from labeler.store.schema import Crosscoder, Evidence, Latent, LatentScaling, SubjectModel
 from labeler.study.judge_config import JudgeSection

@@ -24,7 +24,7 @@ from labeler.exchange.formats import (
     latent_index,
 )
 from labeler.labeling.trials import ExampleAnswer, Method
-from labeler.store.tables.base import storable
+from labeler.store.schema.base import storable
 
 _SCORES = "scores"
 SCORERS: dict[Method, str] = {"detection": "detection", "fuzzing": "fuzz"}

@@ -24,13 +24,18 @@ from labeler.exchange.formats import (
 )
 from labeler.exchange.scores import RedrawnScores, add_imported_score, redraw_scores
 from labeler.store.engine import read_session, write_session
-from labeler.store.evidence import EvidenceRow, add_evidence, evidence_of
 from labeler.store.judging import add_explanation, get_or_create_judge, newest_explanations
-from labeler.store.latents import add_latents, get_or_create_crosscoder
+from labeler.store.latents import (
+    EvidenceRow,
+    add_evidence,
+    add_latents,
+    evidence_of,
+    get_or_create_crosscoder,
+)
 from labeler.store.runs import begin_run, finish_run
 from labeler.store.schema import Crosscoder, Evidence, Explanation, Judge, Latent
-from labeler.store.tables.base import storable
-from labeler.store.tables.judging import IMPORT
+from labeler.store.schema.base import storable
+from labeler.store.schema.judging import IMPORT
 
 FIRING_KINDS = ("top", "quantile")
 ROLE = "plain"

@@ -40,8 +40,8 @@ from labeler.store.schema import (
     JudgeLabelCategory,
     TaxonomyVersion,
 )
+from labeler.store.schema.judging import IMPORT
 from labeler.store.statements import chunks
-from labeler.store.tables.judging import IMPORT
 from labeler.store.taxonomies import (
     add_categories,
     category_ids,

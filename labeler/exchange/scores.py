@@ -22,8 +22,8 @@ from labeler.labeling.trials import (
     score_of,
     score_of_answers,
 )
+from labeler.store.judging import add_score
 from labeler.store.schema import Explanation, ExplanationScore, Judge, JudgeCall, Run, ScoreCall
-from labeler.store.scores import add_score
 from labeler.store.statements import chunks
 
 IN_FILE = "in the imported file"

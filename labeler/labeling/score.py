@@ -18,10 +18,15 @@ from labeler.judge.latents import load_subject
 from labeler.judge.prompts import detect_request, fuzz_request
 from labeler.labeling.trials import Method, Score, Trial, draw_trials, not_scored, score_of
 from labeler.store.engine import read_session, write_session
-from labeler.store.judging import failed_explanations, lock_latents, newest_explanations
+from labeler.store.judging import (
+    add_score,
+    failed_explanations,
+    lock_latents,
+    newest_explanations,
+    shuffled_explanation,
+)
 from labeler.store.outcomes import BY_NAME, OF_ONE_REQUEST
 from labeler.store.schema import Explanation, ExplanationScore
-from labeler.store.scores import add_score, shuffled_explanation
 from labeler.study.config import ScoreSettings
 
 UNREADABLE = "the explanation says that the latent is not interpretable"

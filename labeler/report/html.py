@@ -19,7 +19,7 @@ from labeler.report.model import ChangeTable, EvidenceView, LatentView, ReportDa
 from labeler.report.sections import fill_chapters, fill_page
 from labeler.report.sweep_figure import chosen_panels, sweep_plot
 from labeler.store.outcomes import OUTCOMES
-from labeler.store.tables.judging import IMPORT
+from labeler.store.schema.judging import IMPORT
 from labeler.text import (
     MAX_TOKEN_CHARACTERS,
     clip,

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from crosscoder.config import SIDES, SideName
 from labeler.report.comparisons import LatentSetView
-from labeler.store.null_runs import NullRun
+from labeler.store.comparisons import NullRun
 from taxonomy.counts import CategoryChange, Side
 
 if TYPE_CHECKING:

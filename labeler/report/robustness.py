@@ -24,11 +24,11 @@ from labeler.report.model import (
     read_agreement,
 )
 from labeler.report.statistics import CategoryNode, compute_variants
-from labeler.store.null_runs import read_null_runs
+from labeler.store.comparisons import read_null_runs
 from labeler.store.outcomes import LABELLED
 from labeler.store.schema import Comparison, Explanation, ExplanationScore, LatentSetMember
 from labeler.store.statements import newest_explanation_ids
-from labeler.store.view_definitions.base import DECISION, MEMBER, STANDING, VERDICT, with_tables
+from labeler.store.views.base import DECISION, MEMBER, STANDING, VERDICT, with_tables
 from taxonomy.settings import ALPHA
 
 if TYPE_CHECKING:

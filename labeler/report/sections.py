@@ -26,8 +26,7 @@ if TYPE_CHECKING:
         ValidationResults,
     )
     from labeler.report.robustness import Sweep
-    from labeler.store.comparisons import StudyComparisons
-    from labeler.store.null_runs import NullRun
+    from labeler.store.comparisons import NullRun, StudyComparisons
     from taxonomy.robustness import Correction
 
 

@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labeler.errors import UsageError
-from labeler.store.view_definitions.base import ADJUDICATED
+from labeler.store.views.base import ADJUDICATED
 
 LARGEST_BODY = 262_144
 SAFE_METHODS = frozenset({"GET", "HEAD"})

@@ -31,7 +31,7 @@ from labeler.review.queue_index import QueueIndex
 from labeler.review.table import Filters, QueueTable
 from labeler.review.turns import NoTurnError, Questions, Turns
 from labeler.store.engine import WriteLockedError, read_session, write_session
-from labeler.store.query.formatting import shown_number
+from labeler.store.query.query import shown_number
 from labeler.store.query.saved_queries import SavedQuery
 from labeler.store.secrets import masked
 from labeler.study.config import ReportSection

@@ -18,7 +18,7 @@ from labeler.store.effective_rule import standing_events
 from labeler.store.reviews import Decision, record_decision, record_decisions, stream_of
 from labeler.store.schema import Explanation, JudgeLabel, ReviewEvent
 from labeler.store.statements import chunks
-from labeler.store.view_definitions.base import ADJUDICATED
+from labeler.store.views.base import ADJUDICATED
 
 MOST_FIELDS = 200
 FORM_TYPE = "application/x-www-form-urlencoded"

@@ -17,8 +17,8 @@ from labeler.report.model import EvidenceView, Measure
 from labeler.review.queued_latents import QueuedLatent, Setting
 from labeler.review.table import QueueTable
 from labeler.store.effective_rule import standing_events
-from labeler.store.evidence import evidence_of
 from labeler.store.history import HistoryEntry, latent_history
+from labeler.store.latents import evidence_of
 from labeler.store.outcomes import ANSWERS
 from labeler.store.schema import (
     Category,
@@ -33,7 +33,7 @@ from labeler.store.schema import (
     ReviewEventCategory,
     SubjectModel,
 )
-from labeler.store.view_definitions.base import ADJUDICATED
+from labeler.store.views.base import ADJUDICATED
 
 EVIDENCE_TITLES = {
     "top": "Where it fires most",

@@ -14,7 +14,7 @@ from labeler.store.comparisons import NamedComparison, study_comparisons
 from labeler.store.outcomes import ANSWERS, WITHOUT_ANSWER, sql_list
 from labeler.store.reviews import AuditPlace, audit_places
 from labeler.store.statements import chunks
-from labeler.store.view_definitions.base import ADJUDICATED
+from labeler.store.views.base import ADJUDICATED
 
 UNSURE = 0.5
 """Confidence that is assumed where a judge states none, as in v_review_queue."""

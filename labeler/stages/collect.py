@@ -21,7 +21,7 @@ from labeler.stages.train import (
 )
 from labeler.store.controls import ensure_controls
 from labeler.store.engine import write_session
-from labeler.store.evidence import EvidenceRow, add_evidence, latents_with_evidence
+from labeler.store.latents import EvidenceRow, add_evidence, latents_with_evidence
 from labeler.store.schema import Comparison, Latent, LatentSet, LatentSetMember
 
 if TYPE_CHECKING:

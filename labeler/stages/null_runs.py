@@ -21,10 +21,10 @@ from labeler.report.statistics import CategoryNode, count_latents, read_category
 from labeler.stages.base import StageContext
 from labeler.stages.pipeline import StageReport, run_study, with_key
 from labeler.stages.train import configs, opened_store
+from labeler.store.comparisons import NullChange, NullKind, NullRun, add_null_run
 from labeler.store.database_url import url_of_file
 from labeler.store.engine import read_session, write_session
 from labeler.store.migrate import opened
-from labeler.store.null_runs import NullChange, NullKind, NullRun, add_null_run
 from labeler.store.schema import ReviewEvent
 from labeler.store.taxonomies import load_version
 from labeler.study.study_file import StudyConfig, StudyFile, study_lock

@@ -30,7 +30,7 @@ from labeler.stages.base import (
 from labeler.store.engine import read_session, write_session
 from labeler.store.migrate import opened
 from labeler.store.runs import begin_run, finish_run, latest_done_run, runs_broken_off
-from labeler.store.tables.base import storable
+from labeler.store.schema.base import storable
 from labeler.store.taxonomies import missing_category_hint
 from labeler.study.study_file import StudyFile, study_lock
 from labeler.taxonomies.showing import stored_version, tree_of

@@ -30,7 +30,7 @@ from labeler.store.schema import (
     ReviewEventCategory,
 )
 from labeler.store.statements import chunks, newest_explanation_ids
-from labeler.store.view_definitions.base import ADJUDICATED
+from labeler.store.views.base import ADJUDICATED
 
 HUMAN_OUTCOMES = {"set": "assigned", "none": "none", "uninterpretable": "uninterpretable"}
 """Outcome of a label by the reviewer's action; `accept` has that of the accepted label."""

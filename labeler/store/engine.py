@@ -1,17 +1,17 @@
-"""Engines and sessions for SQLite and PostgreSQL, and messages for database errors."""
+"""Engines and sessions for SQLite and PostgreSQL, database errors in words, PostgreSQL's reader."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic_core import from_json
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from crosscoder.limits import parse_json
@@ -21,6 +21,7 @@ from labeler.store.database_url import (
     may_write,
     parse_url,
     reading_options,
+    shown_url,
     sqlite_file,
     url_in_a_command,
 )
@@ -234,3 +235,69 @@ def read_session(engine: Engine) -> Iterator[Session]:
         engine.execution_options(**{READ_ONLY_OPTION: True}), expire_on_commit=False
     ) as session:
         yield session
+
+
+INSUFFICIENT_PRIVILEGE = "42501"
+"""PostgreSQL's code."""
+
+
+def make_reader(url: str | URL, users: Sequence[str] = ()) -> str:
+    """Create the role `<database>_reader`, or renew its rights; returns its name.
+
+    The role cannot log in: `difflens sql` assumes it within a transaction, for which the URL's user
+    must be a member. The URL's user and `users` become members. UsageError for SQLite, which has no
+    roles, where the URL's user may not create one, and for an unknown user.
+    """
+    if parse_url(url).get_backend_name() != "postgresql":
+        raise UsageError("db reader: SQLite has no roles; questions open its file read-only")
+    engine = open_engine(url)
+    try:
+        with engine.begin() as connection:
+            return _make(connection, users)
+    except ProgrammingError as error:
+        words = str(error.orig).strip().split("\n", maxsplit=1)[0]
+        raise UsageError(f"db reader: {shown_url(url)}: {words}{_mend(error, url)}") from None
+    except OperationalError as error:
+        raise UsageError(
+            f"database.url: {shown_url(url)} cannot be reached: {database_failure(error)}"
+        ) from None
+    finally:
+        engine.dispose()
+
+
+def _make(connection: Connection, users: Sequence[str]) -> str:
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    database, schema = connection.execute(text("SELECT current_database(), current_schema()")).one()
+    name = f"{database}_reader"
+    found = connection.execute(
+        text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": name}
+    ).first()
+    role, place = quote(name), quote(schema)
+    members = ", ".join(["CURRENT_USER", *map(quote, users)])
+    statements = [] if found else [f"CREATE ROLE {role} NOLOGIN"]
+    statements += [
+        f"GRANT {role} TO {members}",
+        f"GRANT USAGE ON SCHEMA {place} TO {role}",
+        f"GRANT SELECT ON ALL TABLES IN SCHEMA {place} TO {role}",
+    ]
+    # Default privileges cover tables that the present owner creates later.
+    owners = connection.execute(
+        text("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = :schema"),
+        {"schema": schema},
+    ).scalars()
+    statements += [
+        f"ALTER DEFAULT PRIVILEGES FOR ROLE {quote(owner)} IN SCHEMA {place} "
+        f"GRANT SELECT ON TABLES TO {role}"
+        for owner in owners
+    ]
+    for statement in statements:
+        connection.exec_driver_sql(statement)
+    return name
+
+
+def _mend(error: ProgrammingError, url: str | URL) -> str:
+    """Advice where the study's user may not create roles."""
+    if getattr(error.orig, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
+        return ""
+    user = parse_url(url).username or "USER"
+    return f"; as an administrator: difflens db reader ADMINISTRATORS_URL --to {user}"

@@ -1,4 +1,4 @@
-"""Judges, prompts, calls, explanations and judge labels in the database."""
+"""Judges, prompts, calls, explanations with their scores, and judge labels in the database."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ from labeler.store.schema import (
     JudgeParameters,
     Latent,
     Prompt,
+    ScoreCall,
+    ShuffledExplanation,
 )
 from labeler.store.statements import chunks, get_or_create, newest_explanation_ids, number
 
@@ -109,23 +111,6 @@ def get_or_create_prompt(session: Session, sha256: str, name: str, text: str) ->
     return get_or_create(session, Prompt, {"sha256": sha256}, name=name, text=text)
 
 
-def find_ok_call(
-    session: Session, judge_id: int, request_sha256: str, sample: int = 0
-) -> JudgeCall | None:
-    """The newest answered call of that request, which need not be paid for again."""
-    return session.execute(
-        select(JudgeCall)
-        .where(
-            JudgeCall.judge_id == judge_id,
-            JudgeCall.request_sha256 == request_sha256,
-            JudgeCall.sample == sample,
-            JudgeCall.status == "ok",
-        )
-        .order_by(JudgeCall.attempt.desc())
-        .limit(1)
-    ).scalar_one_or_none()
-
-
 def find_ended_calls(
     session: Session,
     judge_id: int,
@@ -185,11 +170,6 @@ def add_judge_parameters(
     if judge_parameters(session, judge_id) != dict(parameters):
         session.add(JudgeParameters(judge_id=judge_id, run_id=run_id, parameters=dict(parameters)))
         session.flush()
-
-
-def record_call(session: Session, call: CallRow) -> JudgeCall:
-    """Write one finished call under the next free attempt number."""
-    return session.get_one(JudgeCall, record_calls(session, [call])[0])
 
 
 def record_calls(session: Session, calls: Sequence[CallRow]) -> list[int]:
@@ -255,13 +235,10 @@ def add_explanation(
     latent_id: int,
     judge_id: int,
     text: str,
-    judge_call_id: int | None = None,
-    interpretable: bool = True,
-    confidence: float | None = None,
     is_control: bool = False,
 ) -> Explanation:
     """Write one explanation; effective labels without one get it."""
-    row = ExplanationRow(latent_id, text, judge_call_id, interpretable, confidence, is_control)
+    row = ExplanationRow(latent_id, text, is_control=is_control)
     (explanation_id,) = add_explanations(session, run_id, judge_id, [row])
     return session.get_one(Explanation, explanation_id)
 
@@ -298,14 +275,6 @@ def lock_latents(session: Session, latent_ids: Collection[int]) -> None:
             .order_by(Latent.id)
             .with_for_update(key_share=True)
         ).all()
-
-
-def add_explanation_score(session: Session, **values: Any) -> ExplanationScore:
-    """Write one score; the values are the columns of `explanation_score`."""
-    row = ExplanationScore(**values)
-    session.add(row)
-    session.flush()
-    return row
 
 
 def add_judge_label(session: Session, label: LabelRow) -> JudgeLabel:
@@ -430,3 +399,62 @@ def failed_explanations(session: Session, explanations: Iterable[Explanation]) -
         for call_id, status in session.execute(query):
             found |= dict.fromkeys(calls[call_id], failed_outcome(status))
     return found
+
+
+def add_score(session: Session, score: ExplanationScore, call_ids: Collection[int]) -> bool:
+    """Write a score with the calls it was counted from, unless the newest one is equal."""
+    newest = session.execute(
+        select(ExplanationScore)
+        .where(
+            ExplanationScore.explanation_id == score.explanation_id,
+            ExplanationScore.judge_id == score.judge_id,
+            ExplanationScore.method == score.method,
+        )
+        .order_by(ExplanationScore.id.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    if newest is not None and _says(newest, score) and _calls_of(session, newest) == set(call_ids):
+        return False
+    session.add(score)
+    session.flush()
+    if call_ids:
+        session.execute(
+            insert(ScoreCall),
+            [
+                {"explanation_score_id": score.id, "judge_call_id": call_id}
+                for call_id in sorted(set(call_ids))
+            ],
+        )
+    return True
+
+
+def shuffled_explanation(
+    session: Session, run_id: int, latent_id: int, source: Explanation
+) -> Explanation:
+    """The control explanation with the text of `source` for another latent."""
+    known = session.execute(
+        select(Explanation)
+        .join(ShuffledExplanation, ShuffledExplanation.explanation_id == Explanation.id)
+        .where(
+            Explanation.latent_id == latent_id,
+            ShuffledExplanation.source_explanation_id == source.id,
+        )
+        .limit(1)
+    ).scalar_one_or_none()
+    if known is not None:
+        return known
+    row = add_explanation(session, run_id, latent_id, source.judge_id, source.text, is_control=True)
+    session.add(ShuffledExplanation(explanation_id=row.id, source_explanation_id=source.id))
+    session.flush()
+    return row
+
+
+def _says(newest: ExplanationScore, score: ExplanationScore) -> bool:
+    """Whether two scores are equal apart from time and run."""
+    columns = set(ExplanationScore.__table__.columns.keys()) - {"id", "run_id", "created_at"}
+    return all(getattr(newest, name) == getattr(score, name) for name in columns)
+
+
+def _calls_of(session: Session, score: ExplanationScore) -> set[int]:
+    query = select(ScoreCall.judge_call_id).where(ScoreCall.explanation_score_id == score.id)
+    return set(session.execute(query).scalars())

@@ -26,8 +26,8 @@ from labeler.store.schema import (
     ReviewEvent,
     ReviewEventCategory,
 )
+from labeler.store.schema.base import new_act, utc_now
 from labeler.store.statements import chunks
-from labeler.store.tables.base import new_act, utc_now
 from labeler.store.taxonomies import category_ids
 
 

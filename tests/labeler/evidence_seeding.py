@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from labeler.judge.base import Example
 from labeler.store.engine import write_session
-from labeler.store.evidence import EvidenceRow, add_evidence
+from labeler.store.latents import EvidenceRow, add_evidence
 from labeler.store.runs import begin_run
 
 

@@ -10,7 +10,6 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from labeler.store.engine import write_session
-from labeler.store.evidence import EvidenceRow, add_evidence
 from labeler.store.judging import (
     ExplanationRow,
     LabelCategory,
@@ -20,6 +19,8 @@ from labeler.store.judging import (
     get_or_create_judge,
 )
 from labeler.store.latents import (
+    EvidenceRow,
+    add_evidence,
     add_latents,
     add_scaling,
     create_latent_set,

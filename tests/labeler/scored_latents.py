@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from labeler.judge.base import Example, JudgeReply, JudgeRequest
 from labeler.store.engine import write_session
-from labeler.store.evidence import EvidenceRow, add_evidence
+from labeler.store.latents import EvidenceRow, add_evidence
 
 WORDS = ("sorry", "butter", "river", "engine")
 Script = Callable[[JudgeRequest], dict[str, object] | JudgeReply]

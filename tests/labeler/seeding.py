@@ -10,11 +10,13 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from labeler.store.judging import (
+    CallRow,
     LabelCategory,
     LabelRow,
     add_explanation,
     add_judge_label,
     get_or_create_judge,
+    record_calls,
 )
 from labeler.store.latents import (
     add_latents,
@@ -26,7 +28,7 @@ from labeler.store.latents import (
 from labeler.store.outcomes import LABEL_OUTCOMES
 from labeler.store.reviews import Decision, record_decision, stream_revision
 from labeler.store.runs import begin_run
-from labeler.store.schema import JudgeLabel, ReviewEvent
+from labeler.store.schema import JudgeCall, JudgeLabel, ReviewEvent
 from labeler.store.taxonomies import category_ids, ensure_taxonomy_version
 from taxonomy.tree import Category, Taxonomy
 
@@ -122,6 +124,11 @@ def label(
             explanation_id=written,
         ),
     )
+
+
+def record_call(session: Session, call: CallRow) -> JudgeCall:
+    """Write one finished call."""
+    return session.get_one(JudgeCall, record_calls(session, [call])[0])
 
 
 def decide(

@@ -20,8 +20,7 @@ from sqlalchemy import Engine, inspect
 from labeler.exchange.latents_import import import_latents
 from labeler.report.build import ReportOptions, build_report
 from labeler.store.engine import write_session
-from labeler.store.query.formatting import format_result
-from labeler.store.query.query import run_query
+from labeler.store.query.query import format_result, run_query
 from labeler.store.runs import begin_run
 from labeler.store.views import VIEWS
 from labeler.study.study_file import StudyConfig

@@ -35,9 +35,8 @@ from labeler.labeling.categorize import categorize
 from labeler.labeling.explain import label_latents
 from labeler.report.build import ReportOptions, build_report
 from labeler.store.engine import open_engine, read_session, write_session
-from labeler.store.evidence import EvidenceRow, add_evidence
-from labeler.store.query.formatting import for_terminal, format_result
-from labeler.store.query.query import run_query
+from labeler.store.latents import EvidenceRow, add_evidence
+from labeler.store.query.query import for_terminal, format_result, run_query
 from labeler.store.schema import Evidence, Explanation, JudgeCall
 from labeler.text import one_line
 

@@ -19,7 +19,7 @@ from labeler.review.queued_latents import Setting
 from labeler.review.routes.queue import names_of
 from labeler.review.table import NOBODY, Counts, QueueTable
 from labeler.store.reviews import active_draws, draw_audit
-from labeler.store.view_definitions.base import ADJUDICATED
+from labeler.store.views.base import ADJUDICATED
 
 LONGEST_LOOK_MS = 300_000
 """A look longer than this was a break."""

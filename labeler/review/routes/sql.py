@@ -10,7 +10,7 @@ from starlette.responses import Response
 from labeler.errors import UsageError, WorkError
 from labeler.review.context import NO_HEADERS, Asked, Page
 from labeler.review.turns import NICE, BusyError
-from labeler.store.query.formatting import format_result
+from labeler.store.query.query import format_result
 from labeler.store.query.result import Limits, QueryResult
 
 TIMEOUT_S = 10.0

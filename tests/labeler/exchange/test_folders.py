@@ -26,8 +26,7 @@ from labeler.exchange.formats import (
 from labeler.exchange.neuronpedia import NeuronpediaSource, read_neuronpedia, write_neuronpedia
 from labeler.exchange.saedashboard import read_saedashboard, write_saedashboard
 from labeler.store.engine import open_engine, read_session, write_session
-from labeler.store.evidence import EvidenceRow, add_evidence
-from labeler.store.latents import get_or_create_crosscoder
+from labeler.store.latents import EvidenceRow, add_evidence, get_or_create_crosscoder
 from labeler.store.schema import Evidence, EvidenceDocument, Explanation, Judge
 
 CREATOR = "clkht01d40000jv08hvalcvly"

@@ -6,13 +6,13 @@ import pytest
 from evidence_seeding import begin
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from seeding import Seed, label, rows, seed
+from seeding import Seed, label, record_call, rows, seed
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from labeler.labeling.agreement import as_units, nominal_alpha, read_agreement
 from labeler.store.engine import write_session
-from labeler.store.judging import CallRow, record_call
+from labeler.store.judging import CallRow
 from labeler.store.schema import Comparison, JudgeLabel, LabelSample
 
 

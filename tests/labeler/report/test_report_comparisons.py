@@ -17,8 +17,8 @@ from labeler.report.comparisons import read_comparisons
 from labeler.report.provenance import read_embedder, read_runs
 from labeler.review.server import build_context
 from labeler.stages.status import study_status
+from labeler.store.comparisons import NullRun, add_null_run, read_null_runs
 from labeler.store.engine import read_session, write_session
-from labeler.store.null_runs import NullRun, add_null_run, read_null_runs
 from labeler.store.schema import Comparison, NullResult
 from labeler.study.study_file import StudyFile
 

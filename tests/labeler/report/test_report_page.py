@@ -198,7 +198,7 @@ def test_a_late_collection_replaces_the_evidence_of_an_earlier_one(
     from sqlalchemy import select
 
     from labeler.store.engine import open_engine, write_session
-    from labeler.store.evidence import EvidenceRow, add_evidence
+    from labeler.store.latents import EvidenceRow, add_evidence
     from labeler.store.runs import begin_run
 
     shutil.copy(planted_report.folder.parent / "difflens.db", tmp_path / "difflens.db")

@@ -10,8 +10,8 @@ from labeler.cli.main import run
 from labeler.report.comparisons import Member
 from labeler.report.statistics import CategoryNode
 from labeler.stages.null_runs import Labelled, permuted_null, seed_null
+from labeler.store.comparisons import NullRun, read_null_runs
 from labeler.store.engine import open_engine, read_session
-from labeler.store.null_runs import NullRun, read_null_runs
 from labeler.store.schema import Comparison, Crosscoder, NullResult
 
 pytestmark = pytest.mark.slow

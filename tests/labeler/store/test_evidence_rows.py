@@ -6,7 +6,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
 
 from labeler.store.engine import write_session
-from labeler.store.evidence import EvidenceRow, add_evidence, evidence_of, latents_with_evidence
+from labeler.store.latents import EvidenceRow, add_evidence, evidence_of, latents_with_evidence
 from labeler.store.runs import begin_run
 
 

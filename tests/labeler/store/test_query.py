@@ -18,11 +18,9 @@ from labeler.cli.main import run
 from labeler.errors import UsageError, WorkError
 from labeler.store import migrate
 from labeler.store.copy import digest_table
-from labeler.store.engine import open_engine, write_session
-from labeler.store.query.formatting import format_result
-from labeler.store.query.query import run_limited, run_query
+from labeler.store.engine import make_reader, open_engine, write_session
+from labeler.store.query.query import format_result, run_limited, run_query
 from labeler.store.query.result import Limits, QueryResult
-from labeler.store.readers import make_reader
 from labeler.store.schema import metadata
 
 FOREVER = "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from seeding import label, rows, seed
+from seeding import label, record_call, rows, seed
 from sqlalchemy import Engine
 
 from labeler.errors import UsageError
@@ -12,9 +12,8 @@ from labeler.store.judging import (
     CallRow,
     LabelRow,
     add_judge_label,
-    find_ok_call,
+    find_ended_calls,
     get_or_create_judge,
-    record_call,
 )
 from labeler.store.latents import (
     add_latents,
@@ -57,15 +56,13 @@ def test_every_call_is_a_row_and_only_an_answered_one_is_found(engine: Engine) -
             return record_call(session, row).attempt
 
         assert call("transport_error", None) == 0
-        assert find_ok_call(session, data.judge_id, request) is None
+        assert find_ended_calls(session, data.judge_id, [request]) == {}
         assert call("ok", '{"explanation": "x\x00y"}') == 1
-        found = find_ok_call(session, data.judge_id, request)
-        assert found is not None
+        found = find_ended_calls(session, data.judge_id, [request])[request]
         assert found.attempt == 1
         session.expire_all()
         assert found.raw == '{"explanation": "x\ufffdy"}'
-        assert find_ok_call(session, data.judge_id, request, sample=1) is None
-        assert find_ok_call(session, data.other_judge_id, request) is None
+        assert find_ended_calls(session, data.other_judge_id, [request]) == {}
 
 
 def test_a_judge_is_its_identity(engine: Engine) -> None:

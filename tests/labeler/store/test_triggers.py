@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import pytest
-from seeding import Seed, decide, label, seed
+from seeding import Seed, decide, label, record_call, seed
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
 from labeler.store.engine import write_session
-from labeler.store.evidence import EvidenceRow, add_evidence
-from labeler.store.judging import CallRow, add_explanation_score, get_or_create_prompt, record_call
+from labeler.store.judging import CallRow, add_score, get_or_create_prompt
+from labeler.store.latents import EvidenceRow, add_evidence
 from labeler.store.reviews import draw_audit
 from labeler.store.runs import finish_run
 from labeler.store.schema import (
@@ -34,8 +34,7 @@ def populate(session: Session) -> Seed:
         session,
         CallRow(data.judge_id, "ef" * 32, "explain", data.run_id, "ok", "{}", prompt_id=prompt.id),
     )
-    score = add_explanation_score(
-        session,
+    score = ExplanationScore(
         run_id=data.run_id,
         explanation_id=written.explanation_id,
         judge_id=data.judge_id,
@@ -44,6 +43,7 @@ def populate(session: Session) -> Seed:
         n_asked=4,
         n_parsed=4,
     )
+    add_score(session, score, ())
     window = EvidenceRow(data.target[0], "top", "explain", "d1", 0, ["a"], [1], ["user"], [0.5])
     add_evidence(session, data.run_id, [window])
     draw_audit(session, data.comparison_id, "target", size=1, seed=0, drawn_by="ann")

@@ -10,7 +10,7 @@ from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
 from labeler.store.outcomes import LABEL_OUTCOMES
-from labeler.store.tables.base import Base, FreeText, OneOf, UtcDateTime, utc_now
+from labeler.store.schema.base import Base, FreeText, OneOf, UtcDateTime, utc_now
 
 IMPORT = "import"
 """Kind of a judge that stands for another tool or for a file: nobody can ask it."""

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, inspect, text
 
 from labeler.store.triggers import definitions
-from labeler.store.view_definitions import change, labels, review, robustness, scores
-from labeler.store.view_definitions.base import View
+from labeler.store.views import change, labels, review, scores
+from labeler.store.views.base import View
 
 VIEWS: tuple[View, ...] = (
     *labels.VIEWS,
     *change.VIEWS,
     *review.VIEWS,
-    *robustness.VIEWS,
+    *change.ROBUSTNESS_VIEWS,
     *scores.VIEWS,
 )
 """All views, in an order in which they can be created."""

@@ -7,7 +7,7 @@ Krippendorff's alpha for nominal data (K. Krippendorff, Computing Krippendorff's
 from __future__ import annotations
 
 from labeler.store.outcomes import ANSWERS, LABELLED, sql_list
-from labeler.store.view_definitions.base import LEVEL, MEMBER, SETTING, VERDICT, View, with_tables
+from labeler.store.views.base import LEVEL, MEMBER, SETTING, VERDICT, View, with_tables
 
 _SCORE = """
 WITH newest AS (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from labeler.store.outcomes import ANSWERS, WITHOUT_ANSWER, sql_list
-from labeler.store.view_definitions.base import (
+from labeler.store.views.base import (
     ADJUDICATED,
     SETTING,
     STANDING,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from labeler.store.outcomes import EFFECTIVE_OUTCOMES, FAILED, LABEL_OUTCOMES, sql_list
-from labeler.store.view_definitions.base import (
+from labeler.store.views.base import (
     DECISION,
     MEMBER,
     SETTING,

@@ -1,1 +1,0 @@
-"""The tables, a module per concern; `labeler.store.schema` re-exports them all."""

@@ -1,1 +1,0 @@
-"""The SQL of the views, a module per concern; one text serves SQLite and PostgreSQL."""
