@@ -88,13 +88,17 @@ def _some(significant: list[CategoryRow], n_tested: int) -> str:
         f"95% interval {interval_text(row.ci_low, row.ci_high)})"
         for row in sorted(significant, key=lambda row: (row.q_value, row.category))
     ]
-    if len(named) > _MOST_NAMED:
-        named = [*named[:_MOST_NAMED], f"{len(named) - _MOST_NAMED} more"]
     verb = "is" if len(significant) == 1 else "are"
     return (
         f"{len(significant)} of the {plural(n_tested, 'change')} {verb} distinguishable from "
-        f"zero: {listed(named)}."
+        f"zero: {_listed(named, _MOST_NAMED)}."
     )
+
+
+def _listed(names: list[str], most: int) -> str:
+    """The first names in a sentence, and how many more there are."""
+    n_more = len(names) - most
+    return listed([*names[:most], f"{n_more} more"] if n_more > 0 else names)
 
 
 def _strength(tested: list[CategoryRow], significant: list[CategoryRow]) -> list[str]:
@@ -207,10 +211,7 @@ def _signs(categories: Sequence[str]) -> str:
 
 
 def _named(categories: Sequence[str]) -> str:
-    names = [one_line(category) for category in categories]
-    if len(names) > _MOST_IN_CHECK:
-        names = [*names[:_MOST_IN_CHECK], f"{len(names) - _MOST_IN_CHECK} more"]
-    return listed(names)
+    return _listed([one_line(category) for category in categories], _MOST_IN_CHECK)
 
 
 def _judge_error(checks: Checks) -> str:

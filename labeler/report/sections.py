@@ -137,6 +137,22 @@ def _template(environment: Environment, name: str, section: ReportSection) -> Te
     return environment.get_template(f"sections/{name}.html.j2")
 
 
+class TableSection(ReportSection):
+    """A section that shows the change table."""
+
+    def model(self, comparison: PageComparison) -> ChangeTable:
+        """The change table."""
+        return comparison.data.table
+
+
+class ComparisonSection(ReportSection):
+    """A section that shows all that is known of the comparison."""
+
+    def model(self, comparison: PageComparison) -> ReportData:
+        """The comparison."""
+        return comparison.data
+
+
 @REPORT_SECTIONS.register("change-plot")
 class ChangePlotSection(ReportSection):
     """The change of each category as a forest plot."""
@@ -150,39 +166,27 @@ class ChangePlotSection(ReportSection):
 
 
 @REPORT_SECTIONS.register("change-table")
-class ChangeTableSection(ReportSection):
+class ChangeTableSection(TableSection):
     """Counts, shares, change and verdict of each category."""
 
     chapter = CHANGE
     order = 20
 
-    def model(self, comparison: PageComparison) -> ChangeTable:
-        """The change table."""
-        return comparison.data.table
-
 
 @REPORT_SECTIONS.register("reading-notes")
-class ReadingNotesSection(ReportSection):
+class ReadingNotesSection(TableSection):
     """What the columns mean and how the verdicts are made."""
 
     chapter = CHANGE
     order = 30
 
-    def model(self, comparison: PageComparison) -> ChangeTable:
-        """The change table."""
-        return comparison.data.table
-
 
 @REPORT_SECTIONS.register("detectable")
-class DetectableSection(ReportSection):
+class DetectableSection(TableSection):
     """The smallest changes that this many latents could have shown."""
 
     chapter = CHANGE
     order = 40
-
-    def model(self, comparison: PageComparison) -> ChangeTable:
-        """The change table."""
-        return comparison.data.table
 
 
 @REPORT_SECTIONS.register("planted")
@@ -259,27 +263,19 @@ class CorrectionSection(ReportSection):
 
 
 @REPORT_SECTIONS.register("isolation")
-class IsolationSection(ReportSection):
+class IsolationSection(ComparisonSection):
     """The rule of each side, how many latents passed, and the crosscoders."""
 
     chapter = ISOLATION
     order = 10
 
-    def model(self, comparison: PageComparison) -> ReportData:
-        """The comparison."""
-        return comparison.data
-
 
 @REPORT_SECTIONS.register("judge")
-class JudgeSection(ReportSection):
+class JudgeSection(ComparisonSection):
     """The active judge and how many latents it labelled."""
 
     chapter = JUDGE
     order = 10
-
-    def model(self, comparison: PageComparison) -> ReportData:
-        """The comparison."""
-        return comparison.data
 
 
 @REPORT_SECTIONS.register("latents")
@@ -295,15 +291,11 @@ class LatentsSection(ReportSection):
 
 
 @REPORT_SECTIONS.register("provenance")
-class ProvenanceSection(ReportSection):
+class ProvenanceSection(ComparisonSection):
     """Runs, hashes and the SQL behind the table."""
 
     chapter = PROVENANCE
     order = 10
-
-    def model(self, comparison: PageComparison) -> ReportData:
-        """The comparison."""
-        return comparison.data
 
 
 @REPORT_SECTIONS.register("ways")

@@ -101,17 +101,21 @@ def _section(table: ChangeTable, notes: Sequence[str]) -> str:
 
 def _cells(row: CategoryRow) -> list[str]:
     name = _escape(row.category)
+    title = f"**{name}**" if row.level == 1 else f"&nbsp;&nbsp;{name}"
+    return [title, *_numbers(row), row.shown_verdict]
+
+
+def _numbers(row: CategoryRow) -> list[str]:
+    """Count and share of each side, change, interval, p, q."""
     return [
-        f"**{name}**" if row.level == 1 else f"&nbsp;&nbsp;{name}",
         f"{row.target_count}/{row.target_total}",
         share_text(row.target_share),
         f"{row.reference_count}/{row.reference_total}",
         share_text(row.reference_share),
         row.shown_change,
         interval_text(row.ci_low, row.ci_high),
-        probability_text(row.p_value) if not row.is_empty else "",
-        probability_text(row.q_value) if not row.is_empty else "",
-        row.shown_verdict,
+        "" if row.is_empty else probability_text(row.p_value),
+        "" if row.is_empty else probability_text(row.q_value),
     ]
 
 
@@ -318,15 +322,4 @@ def _console_cells(row: CategoryRow, width: int) -> list[str | Text]:
     interval = interval_text(row.ci_low, row.ci_high)
     if width < WIDE:
         return [name, counts, row.shown_change, interval, verdict]
-    return [
-        name,
-        f"{row.target_count}/{row.target_total}",
-        share_text(row.target_share),
-        f"{row.reference_count}/{row.reference_total}",
-        share_text(row.reference_share),
-        row.shown_change,
-        interval,
-        "" if row.is_empty else probability_text(row.p_value),
-        "" if row.is_empty else probability_text(row.q_value),
-        verdict,
-    ]
+    return [name, *_numbers(row), verdict]
