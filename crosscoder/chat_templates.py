@@ -41,6 +41,9 @@ Conversation = Sequence[Mapping[str, Any]]
 """`{"role", "content"}` objects; content is a text or a list of parts."""
 
 _CHILD = Path(__file__).with_name("template_child.py")
+# Letters and figures alone: no escape changes them.
+_PLACEHOLDER = re.compile(r"QxPlace(\d+)PlaceQx")
+_MARK = re.compile(r"QxOpen(\d+)OpenQx|QxClose(\d+)CloseQx")
 
 
 @dataclass(frozen=True)
@@ -184,11 +187,6 @@ class ChatTemplate:
 def _printable(text: str) -> str:
     """The words of a template, safe to print on one line."""
     return "".join(each if each.isprintable() else " " for each in text)
-
-
-# Letters and figures alone: no escape changes them.
-_PLACEHOLDER = re.compile(r"QxPlace(\d+)PlaceQx")
-_MARK = re.compile(r"QxOpen(\d+)OpenQx|QxClose(\d+)CloseQx")
 
 
 @dataclass(frozen=True)

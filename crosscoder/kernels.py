@@ -15,6 +15,13 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 
+SAMPLED_TOKENS = 32
+"""Tokens from which the pivot of a large batch is estimated."""
+PIVOT_MARGIN = 1.3
+"""The pivot aims at this multiple of the wanted number of survivors."""
+SMALL_BATCH = 1 << 16
+"""At or below this many activations every positive one is a candidate: no pivot is needed."""
+
 
 def sum_rows(
     rows: torch.Tensor,
@@ -157,14 +164,6 @@ class Workspace:
             memory = torch.empty(size, dtype=dtype, device=like.device)
             self._memory[name] = memory
         return memory[:size].view(shape)
-
-
-SAMPLED_TOKENS = 32
-"""Tokens from which the pivot of a large batch is estimated."""
-PIVOT_MARGIN = 1.3
-"""The pivot aims at this multiple of the wanted number of survivors."""
-SMALL_BATCH = 1 << 16
-"""At or below this many activations every positive one is a candidate: no pivot is needed."""
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ Layout = Literal["difflens", "dictionary_learning", "ckkissane"]
 
 _COMPILED = "_orig_mod."
 _CHECKPOINT = re.compile(r"checkpoint_(\d+)\.pt")
+UNFOLDING_NAME = "difflens_unfolding.safetensors"
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,6 @@ def _config(folder: Path) -> dict[str, Any]:
             for table in tables:
                 merged = dict(table) | merged
     return merged
-
-
-UNFOLDING_NAME = "difflens_unfolding.safetensors"
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,36 @@ if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
 
 
+SHOWN_CHARACTERS = 500
+"""Most characters of a server's error that are kept."""
+UNKNOWN_IN_A_ROW = 5
+"""Refusals for unknown reasons in a row, per stage, after which a control request is sent."""
+YEAR_S = 365 * 86400.0
+RequestOutcome = Literal["too_long", "refused"]
+"""Outcomes that concern one request alone."""
+_TOO_LONG = re.compile(
+    r"context_length_exceeded|exceed_context_size|string_above_max_length|"
+    r"context (?:length|window|size)|context is too (?:short|small)|"
+    r"(?:prompt|input|request|message)s? (?:is|are) too (?:long|large)|"
+    r"reduce the length|longer than the (?:model|maximum)|too many (?:input )?tokens|"
+    r"maximum number of (?:input )?tokens|max(?:imum)?[ _](?:input|prompt|model|seq)\w*[ _]len|"
+    r"tokens? .{0,40}(?:exceeds?|must be <=)|exceeds? .{0,60}tokens?",
+    re.IGNORECASE,
+)
+_FILTERED = re.compile(
+    r"content[_ ](?:filter|management|policy|moderation)|content_policy_violation|"
+    r"responsible ?ai|data_?inspection|prohibited_content|moderation|\bflagged\b|"
+    r"usage polic|safety (?:system|filter|polic|setting)|violat\w+ .{0,60}polic|"
+    r"(?:inappropriate|sensitive|unsafe|harmful) content",
+    re.IGNORECASE,
+)
+_MODERATED = re.compile(r"moderation|\bflagged\b|content_filter|content_policy", re.IGNORECASE)
+"""A 403 that matches comes from a content filter; any other is about the key."""
+_BY_STATUS: dict[int, RequestOutcome] = {413: "too_long", 451: "refused"}
+_OF_THE_CALL = frozenset({400, 413, 422, 451})
+"""Statuses about the content of the request, not about its sender or address."""
+
+
 def read_key(variable: str | None, key: str = "judge.api_key_env") -> str | None:
     """The value of an environment variable; None where the config names no variable.
 
@@ -243,37 +273,6 @@ def _connect_problem(error: OSError) -> str:
 
 def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-SHOWN_CHARACTERS = 500
-"""Most characters of a server's error that are kept."""
-UNKNOWN_IN_A_ROW = 5
-"""Refusals for unknown reasons in a row, per stage, after which a control request is sent."""
-YEAR_S = 365 * 86400.0
-RequestOutcome = Literal["too_long", "refused"]
-"""Outcomes that concern one request alone."""
-
-_TOO_LONG = re.compile(
-    r"context_length_exceeded|exceed_context_size|string_above_max_length|"
-    r"context (?:length|window|size)|context is too (?:short|small)|"
-    r"(?:prompt|input|request|message)s? (?:is|are) too (?:long|large)|"
-    r"reduce the length|longer than the (?:model|maximum)|too many (?:input )?tokens|"
-    r"maximum number of (?:input )?tokens|max(?:imum)?[ _](?:input|prompt|model|seq)\w*[ _]len|"
-    r"tokens? .{0,40}(?:exceeds?|must be <=)|exceeds? .{0,60}tokens?",
-    re.IGNORECASE,
-)
-_FILTERED = re.compile(
-    r"content[_ ](?:filter|management|policy|moderation)|content_policy_violation|"
-    r"responsible ?ai|data_?inspection|prohibited_content|moderation|\bflagged\b|"
-    r"usage polic|safety (?:system|filter|polic|setting)|violat\w+ .{0,60}polic|"
-    r"(?:inappropriate|sensitive|unsafe|harmful) content",
-    re.IGNORECASE,
-)
-_MODERATED = re.compile(r"moderation|\bflagged\b|content_filter|content_policy", re.IGNORECASE)
-"""A 403 that matches comes from a content filter; any other is about the key."""
-_BY_STATUS: dict[int, RequestOutcome] = {413: "too_long", 451: "refused"}
-_OF_THE_CALL = frozenset({400, 413, 422, 451})
-"""Statuses about the content of the request, not about its sender or address."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,31 @@ from taxonomy.mapping import Vectors, normalise_rows
 
 ROWS_AT_A_TIME = 512
 """Rows whose distances are computed in one product."""
+DEFAULT_DISTANCE_THRESHOLD = 0.5
+"""Mean cosine distance between two clusters from which they stay apart."""
+CENTRES_AT_A_TIME = 256
+"""Clusters whose nearest outsiders are looked for in one product."""
+LEAST_LEAVES = 6
+"""Fewer leaves need no level above them."""
+MOST_GROUPS = 10
+"""More groups than this are no overview."""
+_SUBJECT = r"(?:this|the|a)?\s*(?:latent|feature|neuron|unit|direction|it)?\s*"
+_VERB = (
+    r"(?:(?:mainly|mostly|primarily|strongly|consistently|typically|often|always)\s+)?"
+    r"(?:fires?|firing|activates?|activating|responds?|responding|triggers?|detects?|detecting|"
+    r"represents?|representing|captures?|capturing|encodes?|encoding|is active|"
+    r"is activated)\s*"
+    r"(?:(?:mainly|mostly|primarily|strongly|consistently|typically|often|always)\s+)?"
+    r"(?:on|for|to|in|when|whenever|by|at)?\s*"
+)
+_BOILERPLATE = re.compile(rf"^\W*(?>{_SUBJECT}{_VERB})(?=\S)", re.IGNORECASE)
+TOLERANCE = 0.06
+"""Scores this close to the best one count as equal to it."""
+N_THRESHOLDS = 24
+MOST_TEXTS = 1000
+"""Texts that the sweep looks at: the distance between like texts does not depend on how many."""
+LEAST_TEXTS = 8
+"""Below this no subsample can say anything."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +124,6 @@ def _condensed_distances(rows: Vectors) -> Vectors:
             triangle[at : at + len(right)] = right
             at += len(right)
     return triangle
-
-
-DEFAULT_DISTANCE_THRESHOLD = 0.5
-"""Mean cosine distance between two clusters from which they stay apart."""
-
-CENTRES_AT_A_TIME = 256
-"""Clusters whose nearest outsiders are looked for in one product."""
 
 
 @dataclass(frozen=True)
@@ -258,12 +276,6 @@ def _nearest(closeness: Vectors, excluded: npt.NDArray[np.bool_], n_wanted: int)
     return tuple(int(index) for index in candidates[order])
 
 
-LEAST_LEAVES = 6
-"""Fewer leaves need no level above them."""
-MOST_GROUPS = 10
-"""More groups than this are no overview."""
-
-
 def group_leaves(
     vectors: npt.ArrayLike, *, most_groups: int = MOST_GROUPS
 ) -> npt.NDArray[np.int64] | None:
@@ -290,18 +302,6 @@ def group_leaves(
         if best is None or quality > best[0]:
             best = (quality, labels)
     return None if best is None else best[1]
-
-
-_SUBJECT = r"(?:this|the|a)?\s*(?:latent|feature|neuron|unit|direction|it)?\s*"
-_VERB = (
-    r"(?:(?:mainly|mostly|primarily|strongly|consistently|typically|often|always)\s+)?"
-    r"(?:fires?|firing|activates?|activating|responds?|responding|triggers?|detects?|detecting|"
-    r"represents?|representing|captures?|capturing|encodes?|encoding|is active|"
-    r"is activated)\s*"
-    r"(?:(?:mainly|mostly|primarily|strongly|consistently|typically|often|always)\s+)?"
-    r"(?:on|for|to|in|when|whenever|by|at)?\s*"
-)
-_BOILERPLATE = re.compile(rf"^\W*(?>{_SUBJECT}{_VERB})(?=\S)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -337,15 +337,6 @@ def canonicalise(texts: Sequence[str]) -> Canonical:
             distinct.append(short)
         of.append(places[key])
     return Canonical(tuple(distinct), tuple(of))
-
-
-TOLERANCE = 0.06
-"""Scores this close to the best one count as equal to it."""
-N_THRESHOLDS = 24
-MOST_TEXTS = 1000
-"""Texts that the sweep looks at: the distance between like texts does not depend on how many."""
-LEAST_TEXTS = 8
-"""Below this no subsample can say anything."""
 
 
 @dataclass(frozen=True)

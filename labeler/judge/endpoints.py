@@ -22,6 +22,15 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 RetryReason = Literal["no", "transport", "answer", "away", "wait", "parameters"]
 """Why a request is sent again. `away` (the server was not there), `wait` (it asked for time) and
 `parameters` (it wants other parameters) do not count as attempts."""
+ANNOUNCED_FROM_S = 5.0
+"""Shorter waits, in seconds, are not announced."""
+_LOGGER = logging.getLogger(__name__)
+Sleep = Callable[[float], Awaitable[None]]
+Clock = Callable[[], float]
+FAILURES_UNTIL_DOWN = 3
+"""Failures in a row, without an answer in between, after which a server counts as down."""
+FIRST_REST_S, LONGEST_REST_S = 0.5, 5.0
+"""Seconds until a server that is down is tried again, doubled with each failed try."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +92,6 @@ def _result_of(state: RetryCallState) -> AttemptResult:
     return result
 
 
-ANNOUNCED_FROM_S = 5.0
-"""Shorter waits, in seconds, are not announced."""
-_LOGGER = logging.getLogger(__name__)
-
-
 @dataclass
 class RetryAfter:
     """The waits that one server asked for since its last answer."""
@@ -141,14 +145,6 @@ class RetryAfter:
             duration_words(left),
             end,
         )
-
-
-Sleep = Callable[[float], Awaitable[None]]
-Clock = Callable[[], float]
-FAILURES_UNTIL_DOWN = 3
-"""Failures in a row, without an answer in between, after which a server counts as down."""
-FIRST_REST_S, LONGEST_REST_S = 0.5, 5.0
-"""Seconds until a server that is down is tried again, doubled with each failed try."""
 
 
 @dataclass

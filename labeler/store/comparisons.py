@@ -29,6 +29,11 @@ from labeler.store.schema import (
 
 IMPORTED = "imported"
 """Rule of a latent set that `difflens import` made."""
+NullKind = Literal["seed", "permuted", "noise"]
+"""`seed`: crosscoders of the same models with other seeds; `permuted`: sides assigned at random;
+`noise`: a model against a noisy copy of itself, which counts latents instead of verdicts."""
+_COLUMNS = ("kind", "title", "n_draws", "n_called", "n_tested")
+"""Columns that a null run and its row share."""
 
 
 class NamedComparison(Protocol):
@@ -197,11 +202,6 @@ def _reported_at(session: Session) -> dict[int, datetime]:
     return {row[0]: row[1] for row in session.execute(query)}
 
 
-NullKind = Literal["seed", "permuted", "noise"]
-"""`seed`: crosscoders of the same models with other seeds; `permuted`: sides assigned at random;
-`noise`: a model against a noisy copy of itself, which counts latents instead of verdicts."""
-
-
 @dataclass(frozen=True)
 class NullChange:
     """Changes of one category under the null, where nothing differs."""
@@ -246,10 +246,6 @@ def add_null_run(
     session.add_all(
         NullResultChange(null_result_id=row.id, **vars(change)) for change in run.changes
     )
-
-
-_COLUMNS = ("kind", "title", "n_draws", "n_called", "n_tested")
-"""Columns that a null run and its row share."""
 
 
 def read_null_runs(

@@ -37,6 +37,11 @@ _SQLITE_FIXES = {
     "SQLITE_READONLY": "the file or its folder may not be written; give yourself the right to",
 }
 """Fix by SQLite's error name; longer names (SQLITE_IOERR_LOCK) begin with these."""
+BUSY_TIMEOUT_MS = 30_000
+READ_ONLY_OPTION = "difflens_read_only"
+LONGEST_WAIT_OPTION = "difflens_longest_wait_ms"
+INSUFFICIENT_PRIVILEGE = "42501"
+"""PostgreSQL's code for a right that the user does not have."""
 
 
 def database_failure(error: DBAPIError) -> str:
@@ -84,11 +89,6 @@ def _fixes(error: BaseException | None) -> list[str]:
 
 def _sqlite_name(error: BaseException | None) -> str:
     return str(getattr(error, "sqlite_errorname", ""))
-
-
-BUSY_TIMEOUT_MS = 30_000
-READ_ONLY_OPTION = "difflens_read_only"
-LONGEST_WAIT_OPTION = "difflens_longest_wait_ms"
 
 
 class WriteLockedError(WorkError):
@@ -235,10 +235,6 @@ def read_session(engine: Engine) -> Iterator[Session]:
         engine.execution_options(**{READ_ONLY_OPTION: True}), expire_on_commit=False
     ) as session:
         yield session
-
-
-INSUFFICIENT_PRIVILEGE = "42501"
-"""PostgreSQL's code."""
 
 
 def make_reader(url: str | URL, users: Sequence[str] = ()) -> str:

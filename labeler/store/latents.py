@@ -33,6 +33,9 @@ Row = Mapping[str, Any]
 """Column -> value."""
 LARGEST_INDEX = 2**31 - 1
 """Largest value of an integer column in both databases."""
+BY_ID = "id"
+"""Prefix of a latent_id, where the number may also be an index."""
+_SPELLINGS = "write crosscoder:latent_index, or id:latent_id"
 
 
 def get_or_create_subject_model(
@@ -237,11 +240,6 @@ def freeze_version(session: Session, taxonomy_version_id: int) -> None:
     if not version.frozen:
         version.frozen = True
         session.flush()
-
-
-BY_ID = "id"
-"""Prefix of a latent_id, where the number may also be an index."""
-_SPELLINGS = "write crosscoder:latent_index, or id:latent_id"
 
 
 def find_latent(session: Session, name: str) -> Latent:

@@ -51,6 +51,10 @@ _CODE = "import sys; sys.path += sys.argv[1:]; from labeler.store.query.child im
 _FRAME_OVERHEAD = 8
 """Bytes of a frame for each byte of a value at most, quotes and escapes counted."""
 _READ_BYTES = 1 << 18
+_FIRST_WORD = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/|[(;])*+(\w+)", re.DOTALL)
+_QUESTION_WORDS = frozenset({"select", "with", "values", "table"})
+MOST_PADDING = 400
+"""Widest column that shorter cells are padded to: one long text must not widen every row."""
 
 
 class UnwantedError(WorkError):
@@ -192,10 +196,6 @@ def _ended(process: subprocess.Popen[bytes], limits: Limits) -> WorkError:
     return WorkError(f"sql: the process of the question ended with status {status}; narrow it")
 
 
-_FIRST_WORD = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/|[(;])*+(\w+)", re.DOTALL)
-_QUESTION_WORDS = frozenset({"select", "with", "values", "table"})
-
-
 def run_query(
     url: str | URL, statement: str, max_rows: int = MAX_ROWS, timeout: float = TIMEOUT_S
 ) -> QueryResult:
@@ -254,10 +254,6 @@ def _naming_another_verb(error: UsageError, statement: str) -> UsageError:
     return UsageError(
         f'sql: one SELECT statement only, and this begins with "{first[1][:30]}": {refusal}'
     )
-
-
-MOST_PADDING = 400
-"""Widest column that shorter cells are padded to: one long text must not widen every row."""
 
 
 def format_result(result: QueryResult, output: str = "table") -> str:

@@ -29,6 +29,9 @@ SOURCES = ("human", "judge", "import")
 COUNTINGS = ("primary", "any")
 DENOMINATORS = ("labelled", "assigned", "isolated")
 VERDICTS = ("up", "down", "too few to say", "no evidence")
+ESTIMANDS = ("superpopulation", "finite_population")
+STABILITIES = ("stable", "unstable", "too few to say")
+NULL_KINDS = ("seed", "permuted", "noise")
 
 
 class ReviewEvent(Base):
@@ -235,10 +238,6 @@ class AuditMember(Base):
     position: Mapped[int]
 
 
-ESTIMANDS = ("superpopulation", "finite_population")
-STABILITIES = ("stable", "unstable", "too few to say")
-
-
 class JudgeCorrection(Base):
     """A report's correction of judge errors in a comparison, or the reason for none."""
 
@@ -343,9 +342,6 @@ class CategorySweep(Base):
     ci_high: Mapped[float | None]
     stability: Mapped[str] = mapped_column(OneOf(STABILITIES))
     """Of the category over all thresholds."""
-
-
-NULL_KINDS = ("seed", "permuted", "noise")
 
 
 class NullResult(Base):

@@ -23,6 +23,9 @@ RUN_KINDS = (
     "import", "review", "taxonomy",
 )  # fmt: skip
 RUN_STATUSES = ("running", "done", "failed", "interrupted")
+MAPPING_KINDS = ("same", "renamed", "merged", "split", "moved", "dropped")
+EVIDENCE_KINDS = ("top", "quantile", "negative", "other_model")
+SPLITS = ("explain", "score")
 
 
 class Run(Base):
@@ -78,9 +81,6 @@ class Corpus(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
-MAPPING_KINDS = ("same", "renamed", "merged", "split", "moved", "dropped")
-
-
 class TaxonomyVersion(Base):
     """One version of a taxonomy, by the hash of its content; frozen once a label uses it."""
 
@@ -132,10 +132,6 @@ class CategoryMapping(Base):
     kind: Mapped[str] = mapped_column(OneOf(MAPPING_KINDS))
     note: Mapped[str | None] = mapped_column(FreeText)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-
-
-EVIDENCE_KINDS = ("top", "quantile", "negative", "other_model")
-SPLITS = ("explain", "score")
 
 
 class Crosscoder(Base):
