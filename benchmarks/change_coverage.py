@@ -19,8 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from taxonomy.change import effective_side, widened_alpha
-from taxonomy.counts import Side
-from taxonomy.intervals import ratio_interval
+from taxonomy.counts import ALPHA, Side
 from taxonomy.judge_error import (
     CorrectedShare,
     Estimand,
@@ -28,7 +27,7 @@ from taxonomy.judge_error import (
     corrected_ratio,
     corrected_share,
 )
-from taxonomy.settings import ALPHA
+from taxonomy.proportions import ratio_interval
 from taxonomy.stability import LogRatio, combine_seeds
 
 log = logging.getLogger("change_coverage")

@@ -11,11 +11,30 @@ import numpy.typing as npt
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
-from taxonomy.counts import CategoryChange, CategoryCounts, Interval, Side, Situation, bounds
+from taxonomy.counts import (
+    ALPHA,
+    CategoryChange,
+    CategoryCounts,
+    ExactTest,
+    Interval,
+    Side,
+    Situation,
+    Verdict,
+    bounds,
+    verdict_of,
+)
 from taxonomy.errors import InputError
-from taxonomy.exact_tests import boschloo_p, fisher_p, least_attainable_p, minimum_detectable_count
-from taxonomy.intervals import newcombe_interval, ratio_interval, score_p, wilson_interval
-from taxonomy.settings import ALPHA, ExactTest, Verdict, adjust_by_level, verdict_of
+from taxonomy.proportions import (
+    adjust_by_level,
+    boschloo_p,
+    fisher_p,
+    least_attainable_p,
+    minimum_detectable_count,
+    newcombe_interval,
+    ratio_interval,
+    score_p,
+    wilson_interval,
+)
 
 _EXACT_TESTS: Mapping[ExactTest, Callable[[Side, Side], float]] = {
     "fisher": fisher_p,

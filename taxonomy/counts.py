@@ -1,6 +1,6 @@
-"""What is counted, and what follows from it: the rows that statistics, database and pages share.
+"""What is counted and what follows from it, and the settings of tests and clusters.
 
-Plain data: nothing here loads a library of statistics.
+Plain data, which statistics, database and pages share: nothing here loads a library of statistics.
 """
 
 from __future__ import annotations
@@ -9,9 +9,16 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from taxonomy.errors import InputError
-from taxonomy.settings import Verdict
+from pydantic import BaseModel, ConfigDict, Field
 
+from taxonomy.errors import InputError
+
+ALPHA = 0.05
+"""Level of all tests: a change is shown where its q lies below; intervals cover 1 - ALPHA."""
+ExactTest = Literal["fisher", "boschloo"]
+"""Exact tests of a two-by-two table."""
+Verdict = Literal["up", "down", "too few to say", "no evidence"]
+"""What the numbers allow to say about one category."""
 Situation = Literal[
     "counted",
     "no latents on a side",
@@ -21,6 +28,29 @@ Situation = Literal[
     "every latent of a side",
 ]
 """Where the counts lie: all but the first are named, since formulas break down there."""
+
+
+class ClusterSettings(BaseModel):
+    """How far apart clusters are and what they need; immutable, unknown names are refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    cluster_distance: float | None = Field(None, gt=0, lt=2)
+    """Cosine distance from which clusters of explanations stay apart; without it, the one at which
+    clusters of subsamples agree best."""
+    min_members: int = Field(3, ge=1)
+    """Explanations that a cluster needs to be proposed as a category."""
+
+
+def verdict_of(rises: bool, q_value: float, least_p: float, alpha: float = ALPHA) -> Verdict:
+    """The verdict on a change: `least_p` is the smallest p that a table of its size could reach."""
+    if least_p >= alpha:
+        return "too few to say"
+    if q_value >= alpha:
+        return "no evidence"
+    return "up" if rises else "down"
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from taxonomy.clustering import (
     group_leaves,
     sweep_thresholds,
 )
+from taxonomy.counts import ClusterSettings
 from taxonomy.errors import InputError
 from taxonomy.mapping import Vectors, normalise_rows
-from taxonomy.settings import ClusterSettings
 from taxonomy.tree import CategoryName
 
 Level = Literal[1, 2]

@@ -10,11 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from taxonomy.counts import Interval, Side
+from taxonomy.counts import ALPHA, Interval, Side
 from taxonomy.errors import InputError
-from taxonomy.exact_tests import fisher_p
-from taxonomy.intervals import wilson_interval
-from taxonomy.settings import ALPHA
+from taxonomy.proportions import fisher_p, wilson_interval
 
 Flags = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.float64]

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from taxonomy.change import percent_change
-from taxonomy.counts import Interval, Side, bounds
+from taxonomy.counts import ALPHA, Interval, Side, bounds
 from taxonomy.errors import InputError
-from taxonomy.intervals import ratio_interval
 from taxonomy.judge_error import (
     CorrectedShare,
     Estimand,
@@ -26,7 +25,7 @@ from taxonomy.judge_error import (
     refusal_of,
     rogan_gladen,
 )
-from taxonomy.settings import ALPHA, adjust_by_level
+from taxonomy.proportions import adjust_by_level, ratio_interval
 
 LEAST_LATENTS = 10
 """Latents that a side needs for the sign of a change at a stricter threshold to count."""

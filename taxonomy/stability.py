@@ -16,10 +16,9 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import t as student_t
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
-from taxonomy.counts import Interval, Side
+from taxonomy.counts import ALPHA, Interval, Side
 from taxonomy.errors import InputError
 from taxonomy.mapping import Vectors
-from taxonomy.settings import ALPHA
 
 NONE = "none"
 """The outcome of a latent that was judged to belong nowhere."""

@@ -22,7 +22,7 @@ import numpy as np
 
 from labeler.judge.base import Example, ShownExample
 from labeler.judge.rendering import MARK_SHARE, content_text, turns
-from taxonomy.settings import ALPHA
+from taxonomy.counts import ALPHA, Side
 
 Method = Literal["detection", "fuzzing"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -243,8 +243,7 @@ def score_of_answers(
     The interval combines the Wilson intervals of the two rates by MOVER (Zou and Donner 2008):
     a half of the sum of independent estimates, each with its own lower and upper distance.
     """
-    from taxonomy.counts import Side
-    from taxonomy.intervals import wilson_interval
+    from taxonomy.proportions import wilson_interval
 
     positive = [each.said for each in answers if each.truth and each.said is not None]
     negative = [each.said for each in answers if not each.truth and each.said is not None]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from labeler.report.model import CategoryRow, ChangeTable
 from labeler.store.outcomes import BY_NAME, OF_ONE_REQUEST
 from labeler.text import interval_text, listed, one_line, plural, probability_text
-from taxonomy.settings import ALPHA
+from taxonomy.counts import ALPHA
 
 _MOST_NAMED = 5
 _MOST_IN_CHECK = 4
@@ -44,7 +44,7 @@ def global_p(table: ChangeTable) -> float | None:
 
     The question before all others: do the two sides differ in their categories at all?
     """
-    from taxonomy.exact_tests import global_test, partition_counts
+    from taxonomy.proportions import global_test, partition_counts
 
     target, reference = partition_counts(table.rows)
     if not sum(target) or not sum(reference):

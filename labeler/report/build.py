@@ -48,11 +48,11 @@ from labeler.store.engine import READ_ONLY_OPTION, write_session
 from labeler.store.schema import utc_now
 from labeler.study.study_file import StudyConfig
 from labeler.text import one_line
-from taxonomy.settings import ALPHA
+from taxonomy.counts import ALPHA
 
 if TYPE_CHECKING:
     from labeler.report.compare import SideBySide
-    from taxonomy.settings import ExactTest
+    from taxonomy.counts import ExactTest
 
 PAGE = "index.html"
 CSV = "category_change.csv"

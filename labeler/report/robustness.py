@@ -29,11 +29,11 @@ from labeler.store.outcomes import LABELLED
 from labeler.store.schema import Comparison, Explanation, ExplanationScore, LatentSetMember
 from labeler.store.statements import newest_explanation_ids
 from labeler.store.views.base import DECISION, MEMBER, STANDING, VERDICT, with_tables
-from taxonomy.settings import ALPHA
+from taxonomy.counts import ALPHA
 
 if TYPE_CHECKING:
+    from taxonomy.counts import ExactTest
     from taxonomy.robustness import CountedLabel, JudgedLatent, SweptCategory
-    from taxonomy.settings import ExactTest
 
 
 BOTH = "both"

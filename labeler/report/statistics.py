@@ -16,12 +16,11 @@ from labeler.report.comparisons import Member, Members
 from labeler.report.model import CategoryRow
 from labeler.store.schema import Category, CategoryChangeStatistic
 from labeler.study.config import Denominator
-from taxonomy.counts import CategoryChange, CategoryCounts
-from taxonomy.settings import ALPHA
+from taxonomy.counts import ALPHA, CategoryChange, CategoryCounts
 
 if TYPE_CHECKING:
     from taxonomy.change import WeightedLatents
-    from taxonomy.settings import ExactTest
+    from taxonomy.counts import ExactTest
 
 
 COUNTING = "primary"

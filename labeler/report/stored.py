@@ -27,7 +27,7 @@ from labeler.store.schema import (
     TaxonomyVersion,
 )
 from labeler.store.taxonomies import missing_category_hint
-from taxonomy.settings import ALPHA
+from taxonomy.counts import ALPHA
 
 if TYPE_CHECKING:
     from labeler.report.robustness import Sweep

@@ -17,8 +17,7 @@ from labeler.store.comparisons import NamedComparison, study_comparisons
 from labeler.store.engine import read_session
 from labeler.store.schema import Category
 from labeler.study.config import ReportSection
-from taxonomy.counts import CategoryChange, CategoryCounts
-from taxonomy.settings import ALPHA
+from taxonomy.counts import ALPHA, CategoryChange, CategoryCounts
 
 LATE_EVENTS = 200
 """Events looked at again: on PostgreSQL a lower id may be committed after a higher one."""

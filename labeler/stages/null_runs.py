@@ -29,8 +29,7 @@ from labeler.store.schema import ReviewEvent
 from labeler.store.taxonomies import load_version
 from labeler.study.study_file import StudyConfig, StudyFile, study_lock
 from taxonomy.change import change_statistics
-from taxonomy.counts import CategoryChange
-from taxonomy.settings import ALPHA, ExactTest
+from taxonomy.counts import ALPHA, CategoryChange, ExactTest
 from taxonomy.tree import Taxonomy
 
 LAST_STAGE = "categorize"

@@ -28,7 +28,7 @@ from crosscoder.config import (
 )
 from crosscoder.isolation_rules import RULES, IsolationRule
 from crosscoder.registry import Registry
-from taxonomy.settings import ClusterSettings, ExactTest
+from taxonomy.counts import ClusterSettings, ExactTest
 
 JUDGE_KINDS: Registry[Any] = Registry(
     "kind of judge",

@@ -31,6 +31,7 @@ from labeler.study.study_file import StudyFile
 from labeler.taxonomies.showing import stored_version
 from labeler.text import plural
 from taxonomy.clustering import LEAST_TEXTS, canonical_text, canonicalise
+from taxonomy.counts import ClusterSettings
 from taxonomy.induction import (
     InducedCategory,
     Induction,
@@ -42,7 +43,6 @@ from taxonomy.induction import (
 )
 from taxonomy.mapping import normalise_rows
 from taxonomy.proposal import Proposal, extended_taxonomy, follow, induced_taxonomy, proposal_text
-from taxonomy.settings import ClusterSettings
 from taxonomy.tree import CategoryName, Taxonomy
 
 TERMS_IN_A_NAME = 3

@@ -12,9 +12,9 @@ from taxonomy.change import (
     weighted_change_statistics,
     widened_alpha,
 )
+from taxonomy.counts import ALPHA
 from taxonomy.errors import InputError
-from taxonomy.intervals import ratio_interval
-from taxonomy.settings import ALPHA
+from taxonomy.proportions import ratio_interval
 
 
 def counts_of(a: int, n: int, b: int, m: int) -> list[CategoryCounts]:

@@ -18,7 +18,7 @@ from labeler.review.queued_latents import QueuedLatent, Setting
 from labeler.review.table import Leaf, QueueTable
 from labeler.store.engine import read_session
 from labeler.study.config import Denominator, ReportSection
-from taxonomy.settings import ALPHA, ExactTest
+from taxonomy.counts import ALPHA, ExactTest
 
 TESTS = get_args(ExactTest)
 LEAVES = (Leaf("group", "Group", None), Leaf("a", "A", "group"), Leaf("alone", "Alone", None))

@@ -1,8 +1,17 @@
-"""Exact tests of a two-by-two table: Fisher's and Boschloo's, and what they could ever say."""
+"""Tests and intervals of two proportions, with every zero handled.
+
+Exact tests of a two-by-two table: Fisher's and Boschloo's, and what they could ever say. Confidence
+intervals of shares, of their difference and of their ratio, two-sided with coverage `1 - alpha`.
+
+A side is `count` latents out of `total`; weighted sides have effective numbers, which need not be
+whole.
+"""
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,14 +19,14 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 from scipy.special import gammaln
-from scipy.stats import binom, false_discovery_control, fisher_exact, hypergeom
+from scipy.stats import binom, false_discovery_control, fisher_exact, hypergeom, norm
+from scipy.stats import t as student_t
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
-from taxonomy.counts import CategoryCounts, Side
+from taxonomy.counts import ALPHA, CategoryCounts, Interval, Side
 from taxonomy.errors import InputError
-from taxonomy.settings import ALPHA
 
 _LARGE = 10_000
 """Latents of both sides beyond which the library's exact arithmetic is slow."""
@@ -25,6 +34,14 @@ _TIE = 1e-7
 """Tables whose log-probabilities differ by less count as equally likely, as in R."""
 _SAWTOOTH = 8
 """Counts over which the two-sided p of a discrete test may rise again before it falls for good."""
+_GRID = 257
+"""Nuisance shares looked at before the best one is refined."""
+_RELATIVE_TIE = 1e-12
+"""Relative difference up to which two Fisher p-values count as equal."""
+_CHUNK = 10_000
+"""Permutations drawn at a time, which bounds the memory."""
+_RATIO_SEARCH_LIMIT = 1e12
+"""Ratio beyond which a bound counts as infinite (or its inverse as zero)."""
 
 
 def fisher_p(target: Side, reference: Side) -> float:
@@ -61,7 +78,7 @@ def _fisher_p_by_logarithms(target: Side, reference: Side) -> float:
     return float(min(1.0, np.exp(logs[as_unlikely]).sum()))
 
 
-def _log_choose(n: float, k: ArrayLike) -> NDArray[np.float64]:
+def _log_choose(n: float, k: npt.ArrayLike) -> npt.NDArray[np.float64]:
     chosen = np.asarray(k, dtype=np.float64)
     return np.asarray(gammaln(n + 1.0) - gammaln(chosen + 1.0) - gammaln(n - chosen + 1.0))
 
@@ -98,6 +115,22 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
+def adjust_by_level(levels: Sequence[int], p_values: Sequence[float | None]) -> list[float]:
+    """Benjamini-Hochberg q of each row; the rows of one level of the tree are a family.
+
+    A row whose p is None is no test: it belongs to no family, and its q is 1.
+    """
+    families: dict[int, dict[int, float]] = defaultdict(dict)
+    for index, (level, p_value) in enumerate(zip(levels, p_values, strict=True)):
+        if p_value is not None:
+            families[level][index] = p_value
+    q_values = [1.0] * len(p_values)
+    for family in families.values():
+        for index, q_value in zip(family, benjamini_hochberg([*family.values()]), strict=True):
+            q_values[index] = q_value
+    return q_values
+
+
 def minimum_detectable_count(
     reference: Side,
     target_total: int,
@@ -124,12 +157,6 @@ def minimum_detectable_count(
     near = bisect_left(counts, True, key=is_detected)
     around = counts[max(0, near - _SAWTOOTH) : near + 1]
     return next((count for count in around if is_detected(count)), None)
-
-
-_GRID = 257
-"""Nuisance shares looked at before the best one is refined."""
-_RELATIVE_TIE = 1e-12
-"""Relative difference up to which two Fisher p-values count as equal."""
 
 
 @lru_cache(maxsize=65_536)
@@ -189,10 +216,6 @@ def _rejection_border(few: Side, many: Side) -> npt.NDArray[Any]:
         high = np.where(open_ & extreme & (middle <= n_many), middle, high)
         low = np.where(open_ & ~extreme, middle + 1, low)
     return low
-
-
-_CHUNK = 10_000
-"""Permutations drawn at a time, which bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -281,3 +304,117 @@ def _chi_square(
     deviation = (target - expected) ** 2 / expected
     result: npt.NDArray[np.float64] = deviation.sum(axis=1) * (n_all / (n_all - n_target))
     return result
+
+
+def wilson_interval(side: Side, alpha: float = ALPHA) -> Interval | None:
+    """Wilson score interval of a share (Wilson 1927); None where the total is 0."""
+    if side.total == 0:
+        return None
+    low, high = proportion_confint(side.count, side.total, alpha=alpha, method="wilson")
+    return Interval(0.0 if side.count == 0 else float(low), 1.0 if side.is_full else float(high))
+
+
+def newcombe_interval(target: Side, reference: Side, alpha: float = ALPHA) -> Interval | None:
+    """Newcombe's hybrid score interval (1998, method 10) of target share minus reference share.
+
+    In shares, not in points; None where a total is 0.
+    """
+    if target.total == 0 or reference.total == 0:
+        return None
+    low, high = confint_proportions_2indep(
+        target.count,
+        target.total,
+        reference.count,
+        reference.total,
+        compare="diff",
+        method="newcomb",
+        alpha=alpha,
+    )
+    return Interval(max(-1.0, float(low)), min(1.0, float(high)))
+
+
+def ratio_interval(target: Side, reference: Side, alpha: float = ALPHA) -> Interval | None:
+    """Score interval (Koopman 1984; Miettinen & Nurminen 1985) of target share / reference share.
+
+    None where it is undefined: a total of 0, or no latent on either side. The lower bound is 0
+    where the target count is 0, the upper one infinite where the reference count is 0. The closed
+    form of statsmodels is taken where it holds; it breaks down (complex or empty intervals) where
+    a side is full, and there the score test is inverted numerically.
+    """
+    if target.total == 0 or reference.total == 0 or target.count + reference.count == 0:
+        return None
+    if target.is_full or reference.is_full:
+        return invert_score_test(target, reference, alpha)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = confint_proportions_2indep(
+            target.count,
+            target.total,
+            reference.count,
+            reference.total,
+            compare="ratio",
+            method="score",
+            alpha=alpha,
+        )
+    return Interval(
+        0.0 if target.count == 0 else float(low), math.inf if reference.count == 0 else float(high)
+    )
+
+
+def ratio_score(target: Side, reference: Side, ratio: float) -> float:
+    """Signed score statistic z of the hypothesis target share = `ratio` * reference share.
+
+    Miettinen & Nurminen 1985: Koopman's statistic with the variance raised by N / (N - 1), and the
+    shares' maximum-likelihood estimates under the hypothesis. It falls as `ratio` grows.
+    """
+    total = target.total + reference.total
+    p_reference = _constrained_reference_share(target, reference, ratio)
+    p_target = min(1.0, ratio * p_reference)
+    variance = (
+        p_target * (1 - p_target) / target.total
+        + ratio**2 * p_reference * (1 - p_reference) / reference.total
+    ) * (total / (total - 1))
+    distance = target.share - ratio * reference.share
+    if variance <= 0:
+        return math.copysign(math.inf, distance) if distance else 0.0
+    return distance / math.sqrt(variance)
+
+
+def invert_score_test(target: Side, reference: Side, alpha: float = ALPHA) -> Interval:
+    """Ratios that the score test does not reject at `alpha`, found by root search on log ratio."""
+    z = float(norm.isf(alpha / 2))
+    edge = math.log(_RATIO_SEARCH_LIMIT)
+
+    def bound(level: float) -> float:
+        return float(
+            brentq(
+                lambda log_ratio: ratio_score(target, reference, math.exp(log_ratio)) - level,
+                -edge,
+                edge,
+                xtol=1e-12,
+            )
+        )
+
+    return Interval(
+        0.0 if target.count == 0 else math.exp(bound(z)),
+        math.inf if reference.count == 0 else math.exp(bound(-z)),
+    )
+
+
+def score_p(target: Side, reference: Side, degrees_of_freedom: float = math.inf) -> float:
+    """Two-sided p of the score test that both shares are equal, by Student's t.
+
+    1.0 where the test is undefined: a total of 0, or a pooled share of 0 or 1.
+    """
+    pooled = target.count + reference.count
+    if not target.total or not reference.total or pooled in (0, target.total + reference.total):
+        return 1.0
+    return float(2 * student_t.sf(abs(ratio_score(target, reference, 1.0)), degrees_of_freedom))
+
+
+def _constrained_reference_share(target: Side, reference: Side, ratio: float) -> float:
+    """Smaller root of the quadratic: the reference share most likely under the given ratio."""
+    a = (target.total + reference.total) * ratio
+    b = -((target.total + reference.count) * ratio + target.count + reference.total)
+    c = target.count + reference.count
+    root = math.sqrt(max(0.0, b * b - 4 * a * c))
+    return min(1.0, 1.0 / ratio, 2 * c / (-b + root))
