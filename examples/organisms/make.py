@@ -33,7 +33,7 @@ from tuning.truth import organism_truth, table, whole_truth
 
 from crosscoder.model_files import FileHashes, SubjectSpec
 from crosscoder.models import with_converted_weights
-from labeler.cli.demo.fetch import SMOLLM2, fetch
+from labeler.cli.demo import SMOLLM2, fetch
 from labeler.study.study_file import subject_cache
 
 logger = logging.getLogger("organisms")

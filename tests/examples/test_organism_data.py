@@ -14,7 +14,7 @@ from tuning.truth import change, paired_interval, table
 
 PLAN = Plan.read()
 SEED = ROOT / "taxonomy" / "seeds" / "model-diffing.yaml"
-CORPUS = ROOT / "labeler" / "cli" / "demo" / "assets" / "corpus.jsonl"
+CORPUS = ROOT / "labeler" / "cli" / "demo_assets" / "corpus.jsonl"
 MEASURED = json.loads(TRUTH.read_text("utf-8"))
 
 
