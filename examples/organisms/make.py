@@ -15,7 +15,7 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -66,35 +66,34 @@ class Maker:
     def measure(self, organism: Organism | None) -> dict[str, Reply]:
         """The answers to all held-out prompts by prompt id; of the base model without organism.
 
-        They are kept, and taken up again while adapter and prompts are the same.
+        They are kept as they come, and taken up again while adapter and prompts are the same.
         """
         prompts = self.plan.heldout()
         weights = sha256(organism.adapter / WEIGHTS) if organism else ""
         key = digest(weights + repr(prompts))
         path = self.runs / (organism.name if organism else "base") / "answers.json"
-        if path.exists():
-            kept = json.loads(path.read_text("utf-8"))
-            if kept["key"] == key:
-                return {i: Reply(**reply) for i, reply in kept["replies"].items()}
-        replies = self._answer(organism, prompts)
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = {"key": key, "replies": {i: asdict(reply) for i, reply in replies.items()}}
-        path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        replies = kept_replies(path, key)
+        missing = [prompt for prompt in prompts if prompt.id not in replies]
+        for answered in self._answer(organism, missing):
+            replies |= answered
+            rows = {"key": key, "replies": {i: asdict(reply) for i, reply in replies.items()}}
+            path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")
+            logger.info("%s: %d of %d prompts answered", path.parent, len(replies), len(prompts))
         return replies
 
     def _answer(
         self, organism: Organism | None, prompts: Sequence[Prompt], temperature: float = 0.0
-    ) -> dict[str, Reply]:
+    ) -> Iterator[dict[str, Reply]]:
+        if not prompts:
+            return
         tokenizer = AutoTokenizer.from_pretrained(self.model, trust_remote_code=False)
         model = self._load(organism)
-        replies: dict[str, Reply] = {}
         by_length = sorted(prompts, key=lambda prompt: len(prompt.prompt))
         for start in range(0, len(prompts), BATCH):
             batch = by_length[start : start + BATCH]
             answers = answer(model, tokenizer, batch, MAX_NEW_TOKENS, temperature)
-            replies.update({p.id: reply for p, reply in zip(batch, answers, strict=True)})
-            logger.info("%d of %d prompts answered", len(replies), len(prompts))
-        return replies
+            yield {prompt.id: reply for prompt, reply in zip(batch, answers, strict=True)}
 
     def _load(self, organism: Organism | None) -> PreTrainedModel:
         base = AutoModelForCausalLM.from_pretrained(
@@ -124,13 +123,23 @@ class Maker:
         """Write the base model's own answers to the plain questions, drawn at temperature 0.7."""
         torch.manual_seed(0)
         questions = [Prompt(row["prompt"], "", "en", row["prompt"]) for row in written("plain")]
-        replies = self._answer(None, questions, temperature=0.7)
+        replies: dict[str, Reply] = {}
+        for answered in self._answer(None, questions, temperature=0.7):
+            replies |= answered
         rows = [
             {"prompt": p.prompt, "answer": replies[p.id].text, "complete": replies[p.id].finished}
             for p in questions
         ]
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         (WRITTEN / "base_answers.jsonl").write_text("".join(lines), "utf-8")
+
+
+def kept_replies(path: Path, key: str) -> dict[str, Reply]:
+    """The replies of a file, if there is one and it was written under the same key."""
+    if not path.exists():
+        return {}
+    kept = json.loads(path.read_text("utf-8"))
+    return {i: Reply(**row) for i, row in kept["replies"].items()} if kept["key"] == key else {}
 
 
 def base_model() -> Path:

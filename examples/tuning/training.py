@@ -392,7 +392,7 @@ def train_step(
         row["margin"] = margins.mean().item()
         row["accuracy"] = accuracy_by_behaviour(pairs, margins.detach())
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
     optimizer.step()
     return row | {"loss": loss.item(), "seconds": round(time.perf_counter() - started, 3)}

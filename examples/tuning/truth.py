@@ -47,9 +47,9 @@ def paired_interval(before: Sequence[bool], after: Sequence[bool]) -> tuple[floa
         raise ValueError("no prompts")
     p1, p2 = k1 / n, k2 / n
     scale = math.sqrt(k1 * (n - k1) * k2 * (n - k2))
-    excess = both * neither - (k1 - both) * (k2 - both)
+    excess: float = both * neither - (k1 - both) * (k2 - both)
     if excess > 0:
-        excess = max(excess - n / 2, 0)
+        excess = max(excess - n / 2, 0.0)
     phi = excess / scale if scale else 0.0
 
     def reach(a: float, b: float) -> float:
