@@ -1,6 +1,6 @@
 """Safetensors files that appear whole or not at all; sealed ones hold the hash of their content.
 
-Apart from crosscoder/files.py and crosscoder/files.py, which do without torch.
+Apart from crosscoder/files.py, which does without torch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Known traps of comparing two models' activations, each by its name.
 
 Further ones lie with what they concern: the orientation of published tables in
-labeler/test_feature_tables.py, layouts in test_published.py, soft caps in test_subjects.py.
+labeler/exchange/test_feature_df.py, layouts in test_published.py, soft caps in test_models.py.
 """
 
 from __future__ import annotations
