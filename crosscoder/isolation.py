@@ -59,18 +59,23 @@ def _select(pair: PairScaling, rule: IsolationRule, limit: int | None) -> Latent
     eligible = rule.eligible(pair)
     score = rule.score(pair, eligible)
     n_strict = int(rule.passing(pair, eligible).sum())
-    order = np.flatnonzero(eligible & rule.choose(pair, eligible))
-    order = order[np.argsort(score[order], kind="stable")][:limit]
+    chosen = in_order(score, rule.choose(pair, eligible) & eligible)[:limit]
     return LatentSelection(
         target=pair.target,
         reference=pair.reference,
         rule=rule,
-        latent_indices=order.astype(np.int64),
-        scores=score[order],
+        latent_indices=chosen,
+        scores=score[chosen],
         n_eligible=int(eligible.sum()),
         n_strict=n_strict,
-        message=_describe(pair, rule, eligible, n_strict, order),
+        message=_describe(pair, rule, eligible, n_strict, chosen),
     )
+
+
+def in_order(score: FloatArray, chosen: BoolArray) -> IndexArray:
+    """Indices of the chosen latents, lowest score first, ties by index."""
+    order = np.flatnonzero(chosen)
+    return order[np.argsort(score[order], kind="stable")].astype(np.int64)
 
 
 def isolate_comparison(
@@ -88,41 +93,55 @@ def isolate_comparison(
     as long as there are enough. Where the sides come from two crosscoders, their indices name
     different latents: give `shared_dictionary=False`.
     """
-    limit = rule.limit
-    refill = limit is not None and overlap == "exclude" and shared_dictionary
-    if limit is not None and refill:
-        limit = _depth(target, reference, rule, limit)
-    sides = _select(target, rule, limit), _select(reference, rule, limit)
-    both = np.empty(0, dtype=np.int64)
-    if shared_dictionary:
-        both = np.intersect1d(sides[0].latent_indices, sides[1].latent_indices)
-    dropped = both if overlap == "exclude" else np.empty(0, dtype=np.int64)
-    kept = [
-        _kept(side, pair, rule, dropped)
-        for side, pair in zip(sides, (target, reference), strict=True)
+    rule, reason = rule.settle(target, reference)
+    exclude = overlap == "exclude" and shared_dictionary
+    refill = rule.limit is not None and exclude
+    # What overlap removes is replaced from the whole ranking.
+    depth = None if refill else rule.limit
+    sides = _select(target, rule, depth), _select(reference, rule, depth)
+    orders = sides[0].latent_indices, sides[1].latent_indices
+    kept, n_both = take_sides(orders, rule.limit, exclude, len(target.delta_norm))
+    if not shared_dictionary:
+        n_both = 0
+    note = _overlap_words(n_both, overlap, refill)
+    selections = [
+        _kept(side, pair, rule, indices)
+        for side, pair, indices in zip(sides, (target, reference), kept, strict=True)
     ]
-    note = _overlap_words(len(both), overlap, refill)
+    words = [*(selection.message for selection in selections), note]
     return ComparisonSelection(
-        target=kept[0],
-        reference=kept[1],
-        n_overlap=len(both),
+        target=selections[0],
+        reference=selections[1],
+        n_overlap=n_both,
         overlap_note=note,
-        message=f"{kept[0].message}; {kept[1].message}; {note}",
+        message="; ".join([reason, *words] if reason else words),
     )
 
 
-def _depth(target: PairScaling, reference: PairScaling, rule: IsolationRule, limit: int) -> int:
+def take_sides(
+    orders: tuple[IndexArray, IndexArray], limit: int | None, exclude: bool, n_latents: int
+) -> tuple[tuple[IndexArray, IndexArray], int]:
+    """The first `limit` latents of each ranking, and how many of them both have.
+
+    With `exclude`, latents of both are dropped from both, and the next in rank are taken for them.
+    """
+    depth = _depth(orders, limit, n_latents) if exclude and limit is not None else limit
+    first, second = (order[:depth] for order in orders)
+    both = np.intersect1d(first, second)
+    if exclude and len(both):
+        first, second = (order[~np.isin(order, both)] for order in (first, second))
+    return (first[:limit], second[:limit]), len(both)
+
+
+def _depth(orders: tuple[IndexArray, IndexArray], limit: int, n_latents: int) -> int:
     """Ranks to look through so that `limit` per side are left once those on both are dropped.
 
     Where there are too few latents for that, the first depth that leaves most.
     """
-    n_latents = len(target.delta_norm)
     places = np.full((2, n_latents), n_latents)
-    n_chosen = []
-    for place, pair in zip(places, (target, reference), strict=True):
-        order = _select(pair, rule, None).latent_indices
+    n_chosen = [len(order) for order in orders]
+    for place, order in zip(places, orders, strict=True):
         place[order] = np.arange(len(order))
-        n_chosen.append(len(order))
     depths = np.arange(limit, max(*n_chosen, limit) + 1)
     reached = np.sort(places.max(axis=0))
     n_both = np.searchsorted(reached, depths)
@@ -140,14 +159,12 @@ def _overlap_words(n_both: int, overlap: Overlap, refill: bool) -> str:
 
 
 def _kept(
-    selection: LatentSelection, pair: PairScaling, rule: IsolationRule, dropped: IndexArray
+    selection: LatentSelection, pair: PairScaling, rule: IsolationRule, kept: IndexArray
 ) -> LatentSelection:
-    """The selection without the dropped latents, cut to the rule's own number."""
-    kept = ~np.isin(selection.latent_indices, dropped)
-    indices = selection.latent_indices[kept][: rule.limit]
-    scores = selection.scores[kept][: rule.limit]
-    message = _describe(pair, rule, rule.eligible(pair), selection.n_strict, indices)
-    return replace(selection, latent_indices=indices, scores=scores, message=message)
+    """The selection of the kept latents alone, which are in its order."""
+    scores = selection.scores[np.isin(selection.latent_indices, kept)]
+    message = _describe(pair, rule, rule.eligible(pair), selection.n_strict, kept)
+    return replace(selection, latent_indices=kept, scores=scores, message=message)
 
 
 def _describe(
@@ -164,7 +181,7 @@ def _describe(
         return f"{parts[0]}; {_why_none(pair, rule)}"
     passing = "no latent passes" if n_strict == 0 else f"{n_strict} pass"
     parts.append(f"of {int(eligible.sum())} eligible {passing} {limits}")
-    for name in ("nu_error", "nu_reconstruction", "delta_norm"):
+    for name in rule.measures:
         parts.append(_spread(name, getattr(pair, name)[eligible]))
     negative = ScalingFlag.ERROR_NEGATIVE | ScalingFlag.RECONSTRUCTION_NEGATIVE
     n_negative = int(((pair.flags[chosen] & negative) != 0).sum())
@@ -185,6 +202,7 @@ def _why_none(pair: PairScaling, rule: IsolationRule) -> str:
 
 def _spread(name: str, values: FloatArray) -> str:
     low, middle, high = np.nanquantile(values, [0.05, 0.5, 0.95])
-    extreme = "largest" if name == "delta_norm" else "smallest"
-    bound = np.nanmax(values) if name == "delta_norm" else np.nanmin(values)
-    return f"{extreme} {name} {bound:.2f}, 5/50/95% quantiles {low:.2f}/{middle:.2f}/{high:.2f}"
+    is_ratio = name.startswith("nu_")
+    extreme, bound = ("smallest", np.nanmin) if is_ratio else ("largest", np.nanmax)
+    quantiles = f"5/50/95% quantiles {low:.2f}/{middle:.2f}/{high:.2f}"
+    return f"{extreme} {name} {bound(values):.2f}, {quantiles}"

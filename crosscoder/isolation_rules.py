@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from crosscoder.config import IsolationSettings
 from crosscoder.registry import Registry
@@ -16,6 +19,14 @@ from crosscoder.registry import Registry
 if TYPE_CHECKING:
     from crosscoder.scaling import PairScaling
     from crosscoder.scaling_sums import BoolArray, FloatArray
+
+
+SPECIFIC_WORDS: Mapping[str, str] = MappingProxyType(
+    {"target": "target-specific", "reference": "reference-specific"}
+)
+SHIFTED_WORDS: Mapping[str, str] = MappingProxyType(
+    {"target": "strengthened", "reference": "weakened"}
+)
 
 
 @dataclass(frozen=True)
@@ -37,13 +48,19 @@ class IsolationRule(IsolationSettings):
     row as long in another direction, a small nu says nothing. `min_delta_norm` is the upper edge of
     the published bin of shared latents.
 
-    A rule overrides `text` and `choose`, and what else differs. Fields that it adds are keys of
-    `[isolate]`.
+    A rule overrides `text`, `choose` or `candidates`, and what else differs. Fields that it adds
+    are keys of `[isolate]`.
     """
 
     kind: str
     """The name under which it is registered."""
 
+    side_words: ClassVar[Mapping[str, str]] = SPECIFIC_WORDS
+    """What a latent of each side is called, by side."""
+    measures: ClassVar[tuple[str, ...]] = ("nu_error", "nu_reconstruction", "delta_norm")
+    """Columns of PairScaling whose spread the message gives."""
+    sides_are_apart: ClassVar[bool] = False
+    """Whether a latent is never on both sides of two models that are compared directly."""
     has_thresholds: ClassVar[bool] = False
     """Whether it may choose nothing: null runs count what such rules choose."""
     swept: ClassVar[str] = "rank within the side"
@@ -63,9 +80,17 @@ class IsolationRule(IsolationSettings):
         """(F,) latents that the rule may choose from, and among which it ranks."""
         return (pair.n_documents >= self.min_documents) & pair.defined
 
+    def candidates(self, pair: PairScaling, eligible: BoolArray) -> BoolArray:
+        """(F,) eligible latents that belong to the target's side, whatever the thresholds."""
+        return eligible
+
     def choose(self, pair: PairScaling, eligible: BoolArray) -> BoolArray:
-        """(F,) latents that count as specific, before `limit`."""
-        raise NotImplementedError
+        """(F,) candidates that count as specific, before `limit`."""
+        return self.candidates(pair, eligible)
+
+    def settle(self, target: PairScaling, reference: PairScaling) -> tuple[IsolationRule, str]:
+        """The rule that is used for a comparison, and why in one line; "" where that is itself."""
+        return self, ""
 
     def score(self, pair: PairScaling, eligible: BoolArray) -> FloatArray:
         """(F,) order of the chosen, lowest first; NaN where not eligible.
@@ -187,9 +212,86 @@ class RankedRule(IsolationRule):
         """(F,) latents that are active in enough documents and not too dense."""
         return super().eligible(pair) & (pair.density <= self.max_density)
 
+
+@RULES.register("shifted")
+class ShiftedRule(IsolationRule):
+    """The `top` latents that the target uses more strongly than the reference."""
+
+    kind: Literal["shifted"] = "shifted"
+    order: Literal["score", "t"] = "score"
+    """`shifted`: `score` prefers latents whose shift moves the activations most, `t` those whose
+    shift is most certain."""
+    max_q: float = Field(1.0, gt=0, le=1)
+    """`shifted`: largest Benjamini-Hochberg q of a latent's shift."""
+
+    side_words: ClassVar[Mapping[str, str]] = SHIFTED_WORDS
+    measures: ClassVar[tuple[str, ...]] = ("strength_shift", "delta_norm")
+    sides_are_apart: ClassVar[bool] = True
+
+    @property
+    def text(self) -> str:
+        """The rule in words."""
+        by = "|shift| * sqrt(sum of f^2)" if self.order == "score" else "|t| of the shift"
+        certain = "" if self.max_q == 1 else f", q of the shift at most {self.max_q:g}"
+        return (
+            f"shifted (the {self.top} used more strongly with the largest {by}, "
+            f"{self._documents}, density at most {self.max_density:g}{certain})"
+        )
+
+    @property
+    def limit(self) -> int:
+        """`top` latents per side."""
+        return self.top
+
+    def eligible(self, pair: PairScaling) -> BoolArray:
+        """(F,) latents with a shift, active in enough documents and not too dense."""
+        import numpy as np
+
+        is_known = np.isfinite(pair.shift_score) & (pair.density <= self.max_density)
+        return is_known & (pair.n_documents >= self.min_documents)
+
+    def candidates(self, pair: PairScaling, eligible: BoolArray) -> BoolArray:
+        """(F,) eligible latents that the target uses more strongly."""
+        return eligible & (pair.shift_score > 0)
+
     def choose(self, pair: PairScaling, eligible: BoolArray) -> BoolArray:
-        """(F,) all that are eligible: `limit` does the choosing."""
-        return eligible
+        """(F,) candidates whose shift is as certain as `max_q` asks."""
+        chosen = self.candidates(pair, eligible)
+        return chosen if self.max_q == 1 else chosen & (pair.shift_q <= self.max_q)
+
+    def score(self, pair: PairScaling, eligible: BoolArray) -> FloatArray:
+        """(F,) minus the shift score, or minus its t."""
+        import numpy as np
+
+        measure = pair.shift_score if self.order == "score" else pair.shift_t
+        return np.where(eligible, -measure, np.nan)
+
+
+@RULES.register("auto")
+class AutoRule(ShiftedRule):
+    """`strict` where each side has enough such latents, else `shifted`."""
+
+    kind: Literal["auto"] = "auto"  # type: ignore[assignment]
+    min_strict: int = Field(20, ge=1)
+    """`auto`: latents that must pass `strict` on each side; with fewer, `shifted` is used."""
+
+    @property
+    def text(self) -> str:
+        """The rule in words."""
+        return f"auto (strict where each side has {self.min_strict} such latents, else shifted)"
+
+    def settle(self, target: PairScaling, reference: PairScaling) -> tuple[IsolationRule, str]:
+        """`strict` or `shifted`, by how many latents pass `strict` on each side."""
+        settings = self.model_dump(exclude={"kind", "min_strict"})
+        strict = StrictRule.model_validate(
+            {name: settings[name] for name in IsolationSettings.model_fields}
+        )
+        counts = [int(strict.choose(p, strict.eligible(p)).sum()) for p in (target, reference)]
+        found = f"{counts[0]} and {counts[1]} latents pass strict"
+        if min(counts) >= self.min_strict:
+            return strict, f"auto: {found}, so strict is used"
+        reason = f"auto: {found}, fewer than {self.min_strict} on a side, so shifted is used"
+        return ShiftedRule.model_validate(settings), reason
 
 
 def isolation_rule(kind: str = "strict", **settings: Any) -> IsolationRule:

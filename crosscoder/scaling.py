@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from crosscoder.config import MIN_BLOCKS
+from crosscoder.document_sums import DocumentSums
 from crosscoder.errors import InputError
 from crosscoder.evaluate import encode_shard
 from crosscoder.files import DamagedFileError
@@ -22,6 +23,7 @@ from crosscoder.model import Crosscoder
 from crosscoder.progress import Progress, SilentProgress
 from crosscoder.scaling_sums import BoolArray, FloatArray, Interval, ScalingSums, jackknife_ratio
 from crosscoder.sources import ActivationSource
+from crosscoder.strength_shift import StrengthShift, common_shift, strength_shift
 from crosscoder.tensor_files import read_sealed_tensors, write_sealed_tensors
 
 MIN_DOCUMENTS = 8
@@ -45,8 +47,8 @@ class ScalingFlag(IntFlag):
     """The numerator of nu_reconstruction is below -0.1."""
 
 
-@dataclass(frozen=True)
-class PairScaling:
+@dataclass(frozen=True, kw_only=True)
+class PairScaling(StrengthShift):
     """Latent scaling of one ordered pair of models, arrays over the F latents.
 
     The target's decoder direction is used for both models (arXiv 2504.02922, section 3). nu is 0
@@ -110,6 +112,10 @@ class LatentScaling:
     """Mean over the tokens on which it is active; NaN where there is none."""
     pairs: Mapping[tuple[str, str], PairScaling]
     """By (target, reference)."""
+    gram: FloatArray
+    """(F, M, M) inner products <d^t, d^m> of the decoder rows."""
+    documents: DocumentSums
+    """The sums of the pass per document, for the randomisation test."""
 
     @property
     def n_latents(self) -> int:
@@ -141,8 +147,8 @@ def latent_scaling(
     C = sum f^2 and the target's decoder d^t, for each model m
         beta_reconstruction^m = sum f <d^t, xhat^m> / (C ||d^t||^2)
         beta_error^m = (sum f <d^t, e^m> + C <d^t, d^m>) / (C ||d^t||^2).
-    InputError where store and crosscoder disagree on the models or on the width, or where
-    theta is not calibrated.
+    The strength shift of every pair comes from the same sums. InputError where store and crosscoder
+    disagree on the models or on the width, or where theta is not calibrated.
     """
     if n_blocks < MIN_BLOCKS:
         raise InputError(f"n_blocks: {n_blocks} is fewer than {MIN_BLOCKS}; give 20 or more")
@@ -155,6 +161,7 @@ def latent_scaling(
         config.n_models,
         # Metal has no float64.
         torch.device("cpu") if device.type == "mps" else device,
+        n_documents=len(store.document_ids),
     )
     with (progress or SilentProgress()).task("isolate", store.n_unmasked, "tokens") as advance:
         for shard in store.shards():
@@ -214,6 +221,8 @@ def finish_scaling(
         max_activation=sums.max_activation.cpu().numpy(),
         mean_activation=mean,
         pairs=pairs,
+        gram=gram,
+        documents=sums.documents(),
     )
 
 
@@ -229,7 +238,7 @@ def delta_norm(target_norm: FloatArray, reference_norm: FloatArray) -> FloatArra
 
 
 class _Betas:
-    """Numerators and denominators of the betas, per block."""
+    """Numerators and denominators of the betas, and of the strength shift, per block."""
 
     def __init__(self, sums: ScalingSums, gram: FloatArray) -> None:
         self._gram = gram
@@ -280,10 +289,15 @@ class _Betas:
             beta_error_reference=beta_error[1].value,
             beta_reconstruction_target=beta_reconstruction[0].value,
             beta_reconstruction_reference=beta_reconstruction[1].value,
+            **vars(self._shift(index, too_few)),
             flags=flags.astype(np.uint8),
             density=density,
             n_documents=n_documents,
         )
+
+    def _shift(self, index: tuple[int, int], undefined: BoolArray) -> StrengthShift:
+        products = self._residual + self._reconstruction
+        return strength_shift(common_shift(products, self._gram, *index), self._square, undefined)
 
     def _nu(self, parts: list[FloatArray], undefined: BoolArray) -> Interval:
         """Ratio of the reference's part to the target's; the unit C ||d||^2 cancels."""
@@ -303,13 +317,14 @@ def _gram(decoder: torch.Tensor) -> FloatArray:
     return gram
 
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_DOCUMENT_COLUMNS = tuple(field.name for field in fields(DocumentSums) if field.name != "n_groups")
 _SHARED = ("density", "n_documents")
 _NAMES = ("target", "reference")
 _COLUMNS = tuple(
     field.name
     for field in fields(LatentScaling)
-    if field.name not in ("model_names", "n_tokens", "n_blocks", "pairs")
+    if field.name not in ("model_names", "n_tokens", "n_blocks", "pairs", "documents")
 )
 _PAIR_COLUMNS = tuple(
     field.name for field in fields(PairScaling) if field.name not in _NAMES + _SHARED
@@ -319,10 +334,11 @@ _PAIR_COLUMNS = tuple(
 def save_scaling(scaling: LatentScaling, path: Path) -> None:
     """Write the scaling whole; WorkError where the disk is full.
 
-    Keys are the names of the columns of LatentScaling, and `pair/T/R/column` with the positions
-    T and R of target and reference in the metadata's model_names.
+    Keys are the names of the columns of LatentScaling, `documents/column`, and `pair/T/R/column`
+    with the positions T and R of target and reference in the metadata's model_names.
     """
     arrays = {name: getattr(scaling, name) for name in _COLUMNS}
+    arrays |= {f"documents/{name}": getattr(scaling.documents, name) for name in _DOCUMENT_COLUMNS}
     for (target, reference), pair in scaling.pairs.items():
         prefix = _prefix(scaling.model_names, target, reference)
         arrays |= {f"{prefix}{name}": getattr(pair, name) for name in _PAIR_COLUMNS}
@@ -331,6 +347,7 @@ def save_scaling(scaling: LatentScaling, path: Path) -> None:
         "model_names": list(scaling.model_names),
         "n_tokens": scaling.n_tokens,
         "n_blocks": scaling.n_blocks,
+        "n_groups": scaling.documents.n_groups,
         "space": "normalised",
         "activation": "thresholded, unscaled",
     }
@@ -374,6 +391,10 @@ def _assemble(metadata: dict[str, Any], arrays: dict[str, Any]) -> LatentScaling
         model_names=names,
         n_tokens=metadata["n_tokens"],
         n_blocks=metadata["n_blocks"],
+        documents=DocumentSums(
+            n_groups=metadata["n_groups"],
+            **{name: arrays[f"documents/{name}"] for name in _DOCUMENT_COLUMNS},
+        ),
         pairs=pairs,
         **columns,
     )

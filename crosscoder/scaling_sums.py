@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from crosscoder.batch_topk import SparseCodes
+from crosscoder.document_sums import MAX_GROUPS, DocumentSums, DocumentSumsBuilder
 from crosscoder.kernels import sum_rows
 
 GATHER_BYTES = 1 << 26
@@ -41,7 +42,16 @@ class ScalingSums:
     reconstruction[g, j, t, m] = sum f_j <d_j^t, xhat^m>.
     """
 
-    def __init__(self, n_blocks: int, n_latents: int, n_models: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        n_blocks: int,
+        n_latents: int,
+        n_models: int,
+        device: torch.device,
+        n_documents: int = MAX_GROUPS,
+    ) -> None:
+        """`n_documents` of the whole corpus decides how documents are grouped, see DocumentSums."""
+
         def zeros(*shape: int) -> torch.Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=device)
 
@@ -57,6 +67,13 @@ class ScalingSums:
         self.n_documents = zeros(n_latents)
         self._last_document = torch.full((n_latents,), -1, device=device)
         self.max_activation = zeros(n_latents)
+        self._n_groups = min(n_documents, MAX_GROUPS)
+        self._is_grouped = n_documents > MAX_GROUPS
+        self._documents = DocumentSumsBuilder(self._n_groups, n_latents, n_models)
+
+    def documents(self) -> DocumentSums:
+        """The same sums per document, or per group of documents."""
+        return self._documents.finish()
 
     def add(
         self,
@@ -74,16 +91,15 @@ class ScalingSums:
         self.n_tokens += len(document)
         if codes.n_active == 0:
             return
-        key = document_blocks(document, self.n_blocks)[codes.token] * self.n_latents + codes.latent
-        self._add_activations(codes, key, document)
-        self._add_products(codes, key, decoder, torch.cat([residual, reconstruction], dim=1))
+        self._add_activations(codes, document)
+        self._add_products(codes, document, decoder, torch.cat([residual, reconstruction], dim=1))
 
-    def _add_activations(
-        self, codes: SparseCodes, key: torch.Tensor, document: torch.Tensor
-    ) -> None:
+    def _add_activations(self, codes: SparseCodes, document: torch.Tensor) -> None:
         device = self.value.device
         value = codes.value.to(device, torch.float64)
-        key, latent = key.to(device), codes.latent.to(device)
+        latent = codes.latent.to(device)
+        block = document_blocks(document, self.n_blocks)[codes.token].to(device)
+        key = block * self.n_latents + latent
         self.n_active.view(-1).index_add_(0, key, torch.ones_like(value))
         self.value.view(-1).index_add_(0, key, value)
         self.square.view(-1).index_add_(0, key, value * value)
@@ -96,15 +112,19 @@ class ScalingSums:
         self._last_document.scatter_reduce_(0, latent, seen, "amax")
 
     def _add_products(
-        self, codes: SparseCodes, key: torch.Tensor, decoder: torch.Tensor, signals: torch.Tensor
+        self,
+        codes: SparseCodes,
+        document: torch.Tensor,
+        decoder: torch.Tensor,
+        signals: torch.Tensor,
     ) -> None:
         """Add f <d^t, s> for each pair and each of the 2M rows s of `signals` (n, 2M, d).
 
-        The tokens of one block and latent are summed before the product with the decoder:
-        sum_i f_i <d, s_i> = <d, sum_i f_i s_i>. Only the rows of one group of (block, latent)
+        The tokens of one document and latent are summed before the product with the decoder:
+        sum_i f_i <d, s_i> = <d, sum_i f_i s_i>. Only the rows of one group of (document, latent)
         keys are in memory, never a dense (F, n, d).
         """
-        key, order = torch.sort(key, stable=True)
+        key, order = torch.sort(document[codes.token] * self.n_latents + codes.latent, stable=True)
         keys, group = torch.unique_consecutive(key, return_inverse=True)
         token, value = codes.token[order], codes.value[order]
         rows = signals.flatten(1)
@@ -114,17 +134,33 @@ class ScalingSums:
             low, high = torch.searchsorted(
                 group, torch.tensor([start, start + len(part)], device=group.device)
             ).tolist()
-            weighted = sum_rows(
-                rows, group[low:high] - start, token[low:high], value[low:high], len(part)
-            )
+            index = group[low:high] - start
+            weighted = sum_rows(rows, index, token[low:high], value[low:high], len(part))
             products = torch.bmm(
                 decoder[part % self.n_latents],
                 weighted.view(len(part), *signals.shape[1:]).transpose(1, 2),
-            ).to(self.residual.device, torch.float64)
-            target = part.to(self.residual.device)
-            # Each key occurs once, so nothing depends on the order of the additions.
-            self.residual.flatten(0, 1).index_add_(0, target, products[:, :, : self.n_models])
-            self.reconstruction.flatten(0, 1).index_add_(0, target, products[:, :, self.n_models :])
+            )
+            lengths = torch.bincount(index, minlength=len(part))
+            square = torch.segment_reduce(value[low:high].square(), "sum", lengths=lengths)
+            self._add_rows(part, products, square)
+
+    def _add_rows(self, key: torch.Tensor, products: torch.Tensor, square: torch.Tensor) -> None:
+        """Add products (n, M, 2M) of (document, latent) keys (n,) to their block and group."""
+        device = self.residual.device
+        products = products.to(device, torch.float64)
+        key = key.to(device)
+        document, latent = key // self.n_latents, key % self.n_latents
+        own, other = products.split(self.n_models, dim=2)
+        values = torch.cat([square.to(device)[:, None], own.flatten(1), other.flatten(1)], dim=1)
+        group = document_blocks(document, self._n_groups) if self._is_grouped else document
+        self._documents.add(group, latent, values)
+        block = document_blocks(document, self.n_blocks) * self.n_latents + latent
+        block, order = torch.sort(block, stable=True)
+        target, lengths = torch.unique_consecutive(block, return_counts=True)
+        # Each target occurs once, so nothing depends on the order of the additions.
+        totals = torch.segment_reduce(products[order], "sum", lengths=lengths)
+        self.residual.flatten(0, 1).index_add_(0, target, totals[:, :, : self.n_models])
+        self.reconstruction.flatten(0, 1).index_add_(0, target, totals[:, :, self.n_models :])
 
 
 FloatArray = NDArray[np.float64]
@@ -141,6 +177,10 @@ class Interval:
     """(F,)"""
     high: FloatArray
     """(F,)"""
+    error: FloatArray
+    """(F,) standard error."""
+    freedom: FloatArray
+    """(F,) degrees of freedom of Student's t."""
 
 
 def jackknife_ratio(
@@ -170,6 +210,7 @@ def jackknife_ratio(
         error = np.sqrt((count - 1) / count * squares)
         effective = weight.sum(axis=0) ** 2 / (weight**2).sum(axis=0)
         half = stats.t.ppf(0.5 + confidence / 2, effective - 1) * error
-    half = np.where(np.isfinite(half) & (count >= 2), half, np.nan)
+    known = np.isfinite(half) & (count >= 2)
+    half, error = (np.where(known, values, np.nan) for values in (half, error))
     value = np.where(np.isfinite(value), value, np.nan)
-    return Interval(value, value - half, value + half)
+    return Interval(value, value - half, value + half, error, effective - 1)

@@ -159,5 +159,7 @@ class CategoryChange(CategoryCounts):
     reference_effective: float
     detectable_rise: float | None
     detectable_fall: float | None
+    family_p: float | None = None
+    """p that bounds the chance of one false call in the whole table; None without randomisation."""
     least_attainable_p: float = field(default=math.nan, compare=False)
     """NaN in a row that was read back: reports do not store it."""

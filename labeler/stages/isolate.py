@@ -73,16 +73,16 @@ class IsolateStage:
 def _scaled(context: StageContext, one: StudyCrosscoder) -> LatentScaling:
     """The scaling of a crosscoder's latents, from its file where an earlier run wrote that.
 
-    A file that is not what was written is named and computed again.
+    A file that is not what was written, or of an earlier version, is named and computed again.
     """
-    from crosscoder.files import DamagedFileError
+    from crosscoder.errors import InputError
     from crosscoder.scaling import latent_scaling, load_scaling, save_scaling
 
     path = one.folder(context, "isolate") / SCALING_NAME
     if path.is_file():
         try:
             return load_scaling(path)
-        except DamagedFileError as error:
+        except InputError as error:
             _LOGGER.warning("%s", error)
     crosscoder = trained_crosscoder(context, one)
     n_blocks = context.study.config.isolate.n_blocks

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,15 @@ def make_pair(
     density: float | list[float] = 0.01,
     n_documents: float | list[float] = 20,
     delta_norm: float | list[float] = 0.9,
+    shift: Any = NAN,
+    shift_t: Any = NAN,
+    shift_q: Any = 0.01,
     target: str = "simpo",
     reference: str = "it",
 ) -> PairScaling:
     error, reconstruction = np.array(nu_error, float), np.array(nu_reconstruction, float)
     n = len(error)
+    shifts, ts, qs = (np.broadcast_to(np.array(a, float), (n,)) for a in (shift, shift_t, shift_q))
     return PairScaling(
         target=target,
         reference=reference,
@@ -43,6 +48,12 @@ def make_pair(
         beta_error_reference=error,
         beta_reconstruction_target=np.ones(n),
         beta_reconstruction_reference=reconstruction,
+        strength_shift=shifts,
+        shift_low=shifts - half,
+        shift_high=shifts + half,
+        shift_t=ts,
+        shift_q=qs,
+        shift_score=shifts,
         flags=np.where(error < -0.1, int(ScalingFlag.ERROR_NEGATIVE), 0).astype(np.uint8),
         density=np.broadcast_to(np.array(density, float), (n,)),
         n_documents=np.broadcast_to(np.array(n_documents, float), (n,)),
@@ -184,3 +195,54 @@ def test_every_rule_keeps_its_word(error: Any, reconstruction: Any, top: int) ->
 def test_unknown_key_of_a_rule_is_refused() -> None:
     with pytest.raises(ValidationError):
         isolation_rule(kind="strict", threshold=0.3)
+
+
+def other_side(pair: PairScaling) -> PairScaling:
+    """The pair of the reference side: shifts with the other sign."""
+    return replace(
+        pair,
+        target=pair.reference,
+        reference=pair.target,
+        strength_shift=-pair.strength_shift,
+        shift_score=-pair.shift_score,
+        shift_t=-pair.shift_t,
+    )
+
+
+def test_shifted_takes_the_strengthened_and_the_weakened_by_score() -> None:
+    pair = make_pair([1.0] * 5, [1.0] * 5, shift=[0.1, -0.4, 0.3, -0.2, NAN])
+    sides = isolate_comparison(pair, other_side(pair), isolation_rule("shifted", top=2))
+    assert sides.target.latent_indices.tolist() == [2, 0]
+    assert sides.reference.latent_indices.tolist() == [1, 3]
+    assert sides.n_overlap == 0
+    assert "largest strength_shift 0.30" in sides.message
+
+
+def test_shifted_by_t_prefers_the_certain_and_max_q_leaves_out_the_uncertain() -> None:
+    pair = make_pair(
+        [1.0] * 3, [1.0] * 3, shift=[0.3, 0.2, 0.1], shift_t=[1, 5, 3], shift_q=[0.4, 0.01, 0.03]
+    )
+    assert chosen(pair, kind="shifted", order="t") == [1, 2, 0]
+    assert chosen(pair, kind="shifted", max_q=0.05) == [1, 2]
+
+
+def test_shifted_leaves_out_the_dense_and_the_rare_and_needs_no_nu() -> None:
+    pair = make_pair(
+        [NAN] * 3, [NAN] * 3, shift=0.3, density=[0.3, 0.01, 0.01], n_documents=[20, 7, 8]
+    )
+    assert chosen(pair, kind="shifted") == [2]
+
+
+def test_auto_is_strict_with_enough_latents_on_both_sides_and_shifted_otherwise() -> None:
+    pair = make_pair([0.1, 0.1, 1.0], [0.1, 0.1, 1.0], shift=[-0.1, 0.2, 0.3])
+    enough = isolate_comparison(
+        pair,
+        replace(other_side(pair), nu_error=pair.nu_error),
+        isolation_rule("auto", min_strict=2),
+    )
+    assert enough.target.rule.kind == "strict"
+    assert enough.message.startswith("auto: 2 and 2 latents pass strict, so strict is used; ")
+    few = isolate_comparison(pair, other_side(pair), isolation_rule("auto", min_strict=3))
+    assert few.target.rule.kind == "shifted"
+    assert few.target.latent_indices.tolist() == [2, 1]
+    assert "fewer than 3 on a side, so shifted is used" in few.message

@@ -29,6 +29,7 @@ from crosscoder.scaling import (
     save_scaling,
 )
 from crosscoder.scaling_sums import ScalingSums, document_blocks, jackknife_ratio
+from crosscoder.strength_shift import common_shift
 
 NAMES = ("pt", "it", "simpo")
 DEAD = 5
@@ -148,6 +149,75 @@ def test_interval_equals_explicit_recomputation_without_each_block(
         half = stats.t.ppf(0.975, effective - 1) * np.sqrt(19 / 20 * (deviations**2).sum())
         assert getattr(pair, f"nu_{kind}_low")[latent] == pytest.approx(nu - half, rel=1e-8)
         assert getattr(pair, f"nu_{kind}_high")[latent] == pytest.approx(nu + half, rel=1e-8)
+
+
+@pytest.mark.parametrize(("target", "reference"), [("it", "pt"), ("pt", "simpo")])
+def test_strength_shift_equals_the_dense_form(
+    planted: Planted, scaled: LatentScaling, target: str, reference: str
+) -> None:
+    pair = scaled.pair(target, reference)
+    t, r = NAMES.index(target), NAMES.index(reference)
+    unit = planted.decoder / planted.decoder.norm(dim=-1, keepdim=True)
+    blocks = document_blocks(planted.document, 20)
+    for latent in range(planted.dense.shape[1]):
+        if latent == DEAD:
+            assert np.isnan(pair.strength_shift[latent])
+            continue
+        common = unit[latent, t] + unit[latent, r]
+        common /= common.norm()
+        f = planted.dense[:, latent]
+        moved = f * ((planted.x[:, t] - planted.x[:, r]) @ common)
+        shift = float(moved.sum() / (f**2).sum())
+        left_out = [
+            float(moved[blocks != b].sum() / (f[blocks != b] ** 2).sum()) for b in range(20)
+        ]
+        error = np.sqrt(19 / 20 * ((np.array(left_out) - np.mean(left_out)) ** 2).sum())
+        assert pair.strength_shift[latent] == pytest.approx(shift, rel=1e-9)
+        assert pair.shift_t[latent] == pytest.approx(shift / error, rel=1e-7)
+        score = float(moved.sum() / (f**2).sum().sqrt())
+        assert pair.shift_score[latent] == pytest.approx(score, rel=1e-9)
+        assert pair.shift_low[latent] < shift < pair.shift_high[latent]
+
+
+def test_strength_shift_of_the_other_direction_has_the_other_sign(scaled: LatentScaling) -> None:
+    one, other = scaled.pair("it", "pt"), scaled.pair("pt", "it")
+    np.testing.assert_allclose(one.strength_shift, -other.strength_shift, rtol=1e-9)
+    np.testing.assert_allclose(one.shift_q, other.shift_q, rtol=1e-9)
+
+
+def test_common_direction_where_a_model_has_none_and_where_the_two_are_opposite() -> None:
+    decoder = np.array([[[3.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [-2.0, 0.0]]])
+    gram = np.einsum("ftd,fmd->ftm", decoder, decoder)
+    z = np.array([[0.5, 1.0], [0.25, 1.0]])
+    products = np.einsum("ftd,md->ftm", decoder, z)
+    shift = common_shift(products, gram, 0, 1)
+    assert shift[0] == pytest.approx(0.25)
+    assert np.isnan(shift[1])
+
+
+def test_sums_per_document_add_up_to_those_of_the_blocks(planted: Planted) -> None:
+    for sums in (planted.sums(), planted.sums(n_pieces=7)):
+        documents = sums.documents()
+        assert (np.diff(documents.group.astype(np.int64) * 9 + documents.latent) > 0).all()
+        for name in ("residual", "reconstruction", "square"):
+            total = np.zeros((9, *getattr(documents, name).shape[1:]))
+            np.add.at(total, documents.latent, getattr(documents, name))
+            expected = getattr(sums, name).sum(0).numpy()
+            np.testing.assert_allclose(total, expected, rtol=1e-5, atol=1e-4)
+        assert len(documents.group) == len(
+            {(int(d), int(j)) for d, j in zip(documents.group, documents.latent, strict=True)}
+        )
+
+
+def test_many_documents_are_dealt_into_groups(
+    planted: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crosscoder.scaling_sums.MAX_GROUPS", 16)
+    monkeypatch.setattr("crosscoder.document_sums._MERGE_ROWS", 50)
+    documents = planted.sums(n_pieces=7).documents()
+    assert documents.n_groups == 16
+    assert documents.group.max() < 16
+    np.testing.assert_allclose(documents.square.sum(), (planted.dense**2).sum(), rtol=1e-5)
 
 
 def test_adding_in_pieces_that_cut_documents_changes_nothing(planted: Planted) -> None:
@@ -362,6 +432,8 @@ def test_saved_scaling_is_read_back_unchanged(tmp_path: Path, scaled: LatentScal
         np.testing.assert_array_equal(columns(loaded)[name], column)
         assert columns(loaded)[name].dtype == column.dtype
     assert loaded.pair("simpo", "it").target == "simpo"
+    for name, column in vars(scaled.documents).items():
+        np.testing.assert_array_equal(getattr(loaded.documents, name), column)
 
 
 def test_damaged_scaling_is_one_clear_line(tmp_path: Path) -> None:

@@ -1,0 +1,87 @@
+"""What every document adds to the sums of latent scaling: the units of the randomisation test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+MAX_GROUPS = 2048
+"""Most groups of documents. A corpus of more documents is dealt into so many groups: finer ones
+would take memory and, beyond some hundreds, add no power."""
+_MERGE_ROWS = 1 << 22
+"""Rows that are gathered before equal (group, latent) pairs are added up."""
+
+
+@dataclass(frozen=True)
+class DocumentSums:
+    """The sums of `ScalingSums` per group of documents, sparse: one row for each (group, latent).
+
+    A group is one document in a corpus of at most MAX_GROUPS. n rows, ascending by group, then
+    latent; t is a decoder, m a model.
+    """
+
+    n_groups: int
+    group: NDArray[np.int32]
+    """(n,)"""
+    latent: NDArray[np.int32]
+    """(n,)"""
+    square: NDArray[np.float32]
+    """(n,) sum f^2"""
+    residual: NDArray[np.float32]
+    """(n, M, M) sum f <d^t, e^m>"""
+    reconstruction: NDArray[np.float32]
+    """(n, M, M) sum f <d^t, xhat^m>"""
+
+
+class DocumentSumsBuilder:
+    """Gathers the sums of a pass; memory is bounded by the rows of the result and a constant."""
+
+    def __init__(self, n_groups: int, n_latents: int, n_models: int) -> None:
+        self._n_groups = n_groups
+        self._n_latents = n_latents
+        self._n_models = n_models
+        self._keys: list[NDArray[np.int64]] = []
+        self._values: list[NDArray[np.float32]] = []
+        self._n_rows = 0
+        self._merge_at = _MERGE_ROWS
+
+    def add(self, group: torch.Tensor, latent: torch.Tensor, values: torch.Tensor) -> None:
+        """Add rows (n,), (n,) and (n, 1 + 2 M^2): square, residual, reconstruction."""
+        self._keys.append((group * self._n_latents + latent).cpu().numpy())
+        self._values.append(values.float().cpu().numpy())
+        self._n_rows += len(self._keys[-1])
+        if self._n_rows > self._merge_at:
+            self._merge()
+            self._merge_at = 2 * self._n_rows + _MERGE_ROWS
+
+    def _merge(self) -> None:
+        keys, values = np.concatenate(self._keys), np.concatenate(self._values)
+        order = np.argsort(keys, kind="stable")
+        merged, starts = np.unique(keys[order], return_index=True)
+        self._keys = [merged]
+        self._values = [np.add.reduceat(values[order], starts, axis=0) if len(merged) else values]
+        self._n_rows = len(merged)
+
+    def finish(self) -> DocumentSums:
+        """Everything added so far."""
+        if not self._keys:
+            self.add(
+                torch.empty(0, dtype=torch.int64),
+                torch.empty(0, dtype=torch.int64),
+                torch.empty(0, 1 + 2 * self._n_models**2),
+            )
+        self._merge()
+        keys, values = self._keys[0], self._values[0]
+        square = self._n_models**2
+        shape = (-1, self._n_models, self._n_models)
+        return DocumentSums(
+            n_groups=self._n_groups,
+            group=(keys // self._n_latents).astype(np.int32),
+            latent=(keys % self._n_latents).astype(np.int32),
+            square=np.ascontiguousarray(values[:, 0]),
+            residual=np.ascontiguousarray(values[:, 1 : 1 + square]).reshape(shape),
+            reconstruction=np.ascontiguousarray(values[:, 1 + square :]).reshape(shape),
+        )

@@ -1,0 +1,237 @@
+"""Change statistics from randomised sides: the same counts on sides that were drawn by chance.
+
+Exact tests take latents for independent draws. They are none: latents of one category fire in the
+same documents and change together, so exact tests reject true hypotheses far too often. Here the
+null distribution of a count is that of the count itself on sides that mean nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from taxonomy.change import TestedCategory, adjusted, percent_change, statistics_of
+from taxonomy.counts import CategoryChange, CategoryCounts, Side
+from taxonomy.errors import InputError
+from taxonomy.settings import ALPHA
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+IndexMatrix = NDArray[np.int32]
+
+TEST = "documents"
+"""Name of the test in a row of the change table."""
+_TIE = 1e-12
+"""Two differences of shares closer than this are equal: both are ratios of small numbers."""
+
+
+@dataclass(frozen=True)
+class DrawnCounts:
+    """Counts on the drawn sides: R draws of C categories, in the order of the table's rows."""
+
+    target: FloatArray
+    """(R, C)"""
+    reference: FloatArray
+    """(R, C)"""
+    target_total: FloatArray
+    """(R,) latents of the side in the denominator."""
+    reference_total: FloatArray
+    """(R,)"""
+
+    @property
+    def n_draws(self) -> int:
+        """R."""
+        return len(self.target_total)
+
+    @property
+    def differences(self) -> FloatArray:
+        """(R, C) target share minus reference share; 0 where a side has no latent."""
+        return _share(self.target, self.target_total) - _share(self.reference, self.reference_total)
+
+    @property
+    def log_ratios(self) -> FloatArray:
+        """(R, C) logarithm of the ratio of the shares, see `log_ratio`."""
+        target = np.log((self.target + 0.5) / (self.target_total + 0.5)[:, None])
+        reference = np.log((self.reference + 0.5) / (self.reference_total + 0.5)[:, None])
+        difference: FloatArray = target - reference
+        return difference
+
+
+def count_draws(
+    target: IndexMatrix, reference: IndexMatrix, members: BoolArray, counted: BoolArray
+) -> DrawnCounts:
+    """Count the categories on drawn sides (R, n) and (R, m) of latent indices, -1 being none.
+
+    `members` (F, C) says which latents a category has, `counted` (F,) which are in the
+    denominator.
+    """
+    table = np.column_stack([members, counted]).astype(np.float64)
+    sums = [_side_matrix(side, len(table)) @ table for side in (target, reference)]
+    return DrawnCounts(
+        target=sums[0][:, :-1],
+        reference=sums[1][:, :-1],
+        target_total=sums[0][:, -1],
+        reference_total=sums[1][:, -1],
+    )
+
+
+def _side_matrix(side: IndexMatrix, n_latents: int) -> sparse.csr_array:
+    """(R, F) 1 where a draw has the latent on this side."""
+    draw, place = np.nonzero(side >= 0)
+    values = np.ones(len(draw))
+    return sparse.csr_array((values, (draw, side[draw, place])), shape=(len(side), n_latents))
+
+
+def randomised_change_statistics(
+    counts: Sequence[CategoryCounts], drawn: DrawnCounts, alpha: float = ALPHA
+) -> list[CategoryChange]:
+    """Return the statistics of every category, in the order given.
+
+    p is the share of draws, the table itself among them, whose difference of shares is at least as
+    large as the observed one in either direction (Phipson and Smyth 2010). `family_p` compares it
+    with the largest difference of any category of the table, each in units of its own spread
+    (Westfall and Young 1993, single step): it bounds the chance of one false call in the table.
+    Intervals are the observed value plus and minus the 1 - `alpha` quantile of the drawn absolute
+    values: of the difference of shares, and of the log ratio for the percentage change. InputError
+    where the draws are of other categories.
+    """
+    if drawn.target.shape[1] != len(counts):
+        raise InputError(
+            f"draws of {drawn.target.shape[1]} categories for a table of {len(counts)}; "
+            "count them for the same categories"
+        )
+    differences, ratios = np.abs(drawn.differences), np.abs(drawn.log_ratios)
+    family = _family_p(counts, differences)
+    changes = [
+        _test(row, _Null(differences[:, i], ratios[:, i], alpha), alpha, family[i])
+        for i, row in enumerate(counts)
+    ]
+    return adjusted(changes, alpha)
+
+
+@dataclass(frozen=True)
+class _Null:
+    """Absolute values (R,) of one category over the draws."""
+
+    differences: FloatArray
+    log_ratios: FloatArray
+    alpha: float
+
+    def p_of(self, difference: float) -> float:
+        """Share of draws at least as large, the observed table among them."""
+        return _rank_p(self.differences, abs(difference))
+
+    @property
+    def reach(self) -> float:
+        """Largest difference of shares that is still no evidence."""
+        return float(np.quantile(self.differences, 1 - self.alpha))
+
+    @property
+    def log_reach(self) -> float:
+        """The same of the log ratio."""
+        return float(np.quantile(self.log_ratios, 1 - self.alpha))
+
+
+def _rank_p(drawn: FloatArray, observed: float) -> float:
+    return float((1 + (drawn >= observed - _TIE).sum()) / (1 + len(drawn)))
+
+
+def _test(row: CategoryCounts, null: _Null, alpha: float, family_p: float) -> CategoryChange:
+    target, reference = row.target, row.reference
+    if not target.total or not reference.total or row.is_empty:
+        p = least = 1.0
+    else:
+        p = null.p_of(target.share - reference.share)
+        least = null.p_of(_largest_difference(target, reference))
+    change = statistics_of(
+        TestedCategory(
+            counts=row,
+            target=target,
+            reference=reference,
+            p_value=p,
+            least_p=least,
+            test=TEST,
+            interval_alpha=alpha,
+            is_searched=False,
+        ),
+        alpha,
+    )
+    if change.difference_points is None:
+        return change
+    rise, fall = _detectable(target, reference, null.reach)
+    low, high = _percent_interval(target, reference, null.log_reach)
+    return replace(
+        change,
+        family_p=1.0 if row.is_empty else family_p,
+        ci_low=low,
+        ci_high=high,
+        difference_points_low=max(-100.0, change.difference_points - 100 * null.reach),
+        difference_points_high=min(100.0, change.difference_points + 100 * null.reach),
+        detectable_rise=rise,
+        detectable_fall=fall,
+    )
+
+
+def _largest_difference(target: Side, reference: Side) -> float:
+    """Difference of shares with all the category's latents on one side, as far as they fit."""
+    both = target.count + reference.count
+    return max(min(1.0, both / target.total), min(1.0, both / reference.total))
+
+
+def log_ratio(target: Side, reference: Side) -> float:
+    """Logarithm of the ratio of the shares, half a latent added to every count (Walter 1975)."""
+    return math.log(
+        ((target.count + 0.5) / (target.total + 0.5))
+        / ((reference.count + 0.5) / (reference.total + 0.5))
+    )
+
+
+def _percent_interval(
+    target: Side, reference: Side, reach: float
+) -> tuple[float | None, float | None]:
+    """Interval of the percentage change; no upper end where the reference has no latent."""
+    if not target.count + reference.count:
+        return None, None
+    middle = log_ratio(target, reference)
+    low = -100.0 if not target.count else 100 * math.expm1(middle - reach)
+    return low, None if not reference.count else 100 * math.expm1(middle + reach)
+
+
+def _detectable(target: Side, reference: Side, reach: float) -> tuple[float | None, float | None]:
+    """Smallest rise and fall, in percent, beyond the reach from this reference count."""
+    if not reference.count:
+        return None, None
+    risen = math.floor((reference.share + reach) * target.total + _TIE) + 1
+    fallen = math.ceil((reference.share - reach) * target.total - _TIE) - 1
+    return (
+        percent_change(Side(risen, target.total), reference) if risen <= target.total else None,
+        percent_change(Side(fallen, target.total), reference) if fallen >= 0 else None,
+    )
+
+
+def _family_p(counts: Sequence[CategoryCounts], differences: FloatArray) -> list[float]:
+    """Family-wise p of every category among all rows of the table."""
+    spread = np.sqrt((differences**2).mean(axis=0))
+    rows = [
+        i
+        for i, row in enumerate(counts)
+        if spread[i] > 0 and row.target_total and row.reference_total
+    ]
+    found = [1.0] * len(counts)
+    if not rows:
+        return found
+    largest = (differences[:, rows] / spread[rows]).max(axis=1)
+    for i in rows:
+        difference = counts[i].target.share - counts[i].reference.share
+        found[i] = _rank_p(largest, abs(difference) / spread[i])
+    return found
+
+
+def _share(counts: FloatArray, totals: FloatArray) -> FloatArray:
+    shares: FloatArray = counts / np.where(totals > 0, totals, np.inf)[:, None]
+    return shares
