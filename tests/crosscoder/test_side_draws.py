@@ -10,9 +10,9 @@ from crosscoder.batch_topk import SparseCodes
 from crosscoder.errors import InputError
 from crosscoder.isolation import ComparisonSelection, isolate_comparison
 from crosscoder.isolation_rules import isolation_rule
-from crosscoder.randomisation import SWEPT_TOP, draw_sides
 from crosscoder.scaling import LatentScaling, finish_scaling
 from crosscoder.scaling_sums import ScalingSums
+from crosscoder.side_draws import SWEPT_TOP, draw_sides
 
 N_LATENTS, TOKENS, WIDTH = 30, 12, 16
 
@@ -55,9 +55,7 @@ def isolate(
 
 
 def test_a_draw_without_swaps_chooses_the_very_sides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "crosscoder.randomisation.random_signs", lambda _random, size: np.ones(size)
-    )
+    monkeypatch.setattr("crosscoder.side_draws.random_signs", lambda _random, size: np.ones(size))
     for kind in ("shifted", "ranked"):
         scaling = scale(shifted=6)
         chosen = isolate(scaling, kind, top=5)
@@ -67,9 +65,7 @@ def test_a_draw_without_swaps_chooses_the_very_sides(monkeypatch: pytest.MonkeyP
 
 
 def test_swapping_every_document_exchanges_the_sides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "crosscoder.randomisation.random_signs", lambda _random, size: -np.ones(size)
-    )
+    monkeypatch.setattr("crosscoder.side_draws.random_signs", lambda _random, size: -np.ones(size))
     names = ("simpo", "it", "base")
     for against in (None, "base"):
         for kind in ("shifted", "ranked"):
