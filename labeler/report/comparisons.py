@@ -30,11 +30,12 @@ from labeler.store.schema import (
     TaxonomyVersion,
 )
 
-_OUTCOMES = {
+OUTCOMES_OF = {
     "labelled": frozenset(LABELLED),
     "assigned": frozenset({"assigned"}),
     "isolated": frozenset(EFFECTIVE_OUTCOMES),
 }
+"""The outcomes that each denominator counts."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Member:
 
     def is_in(self, denominator: str) -> bool:
         """Whether the latent is in a denominator: labelled, assigned or isolated."""
-        return self.outcome in _OUTCOMES[denominator]
+        return self.outcome in OUTCOMES_OF[denominator]
 
     def counted_for(self, counting: str) -> frozenset[str]:
         """Categories and parents it counts for: of its primary category, or of any."""

@@ -46,6 +46,7 @@ from labeler.store.schema.study import (
     LatentScaling,
     LatentSet,
     LatentSetMember,
+    SideDraw,
     Run,
     SubjectModel,
     TaxonomyVersion,

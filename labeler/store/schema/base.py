@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import uuid
+import zlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -104,3 +106,33 @@ class OneOf(TypeDecorator[str]):
     def coerce_compared_value(self, op: Any, value: Any) -> TypeEngine[Any]:
         """Compare with any text: only what is written has to be in the list."""
         return self.impl_instance
+
+
+class Matrix(TypeDecorator[Any]):
+    """A matrix of numbers as text: type, shape, and the compressed bytes in base 64.
+
+    Text, because both databases, their copies and every exporter carry it alike.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        """The matrix as text, little-endian."""
+        import numpy as np
+
+        if value is None:
+            return None
+        fixed = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
+        body = base64.b64encode(zlib.compress(fixed.tobytes(), level=6)).decode("ascii")
+        return f"{fixed.dtype.str} {'x'.join(map(str, fixed.shape))} {body}"
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        """The matrix as it was written."""
+        import numpy as np
+
+        if value is None:
+            return None
+        dtype, shape, body = value.split(" ", 2)
+        numbers = np.frombuffer(zlib.decompress(base64.b64decode(body)), dtype=dtype)
+        return numbers.reshape([int(n) for n in shape.split("x")])

@@ -205,6 +205,8 @@ class CategoryChangeStatistic(Base):
     detectable_fall: Mapped[float | None]
     is_main: Mapped[bool]
     """True for the report's main way of counting."""
+    family_p: Mapped[float | None]
+    """p of the randomisation over documents that bounds one false call in the whole table."""
 
 
 class AuditDraw(Base):

@@ -16,7 +16,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from labeler.store.schema.base import Base, FreeText, OneOf, UtcDateTime, utc_now
+from labeler.store.schema.base import Base, FreeText, Matrix, OneOf, UtcDateTime, utc_now
 
 RUN_KINDS = (
     "harvest", "train", "isolate", "collect", "label", "score", "categorize", "report",
@@ -204,6 +204,12 @@ class LatentScaling(Base):
     n_documents: Mapped[int | None]
     is_flagged: Mapped[bool] = mapped_column(default=False)
     """A numerator lies below -0.1."""
+    strength_shift: Mapped[float | None]
+    """By how much more strongly the target uses the latent; 0 = as strongly as the reference."""
+    shift_low: Mapped[float | None]
+    shift_high: Mapped[float | None]
+    shift_t: Mapped[float | None]
+    shift_q: Mapped[float | None]
 
 
 class LatentSet(Base):
@@ -256,6 +262,23 @@ class Comparison(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     labels_changed_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     """When an effective label or the membership last changed; reports from before are stale."""
+
+
+class SideDraw(Base):
+    """Sides of a comparison chosen again by chance: the null distribution of its counts."""
+
+    __tablename__ = "side_draw"
+    __table_args__ = (UniqueConstraint("target_set_id", "reference_set_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    target_set_id: Mapped[int] = mapped_column(ForeignKey("latent_set.id"))
+    reference_set_id: Mapped[int] = mapped_column(ForeignKey("latent_set.id"))
+    seed: Mapped[int]
+    has_prefixes: Mapped[bool]
+    """The first n latents of a side are the side of n latents per side."""
+    target: Mapped[Any] = mapped_column(Matrix)
+    """(draws, latents) latent indices in the rule's order; -1 = none."""
+    reference: Mapped[Any] = mapped_column(Matrix)
 
 
 class ComparisonSetting(Base):

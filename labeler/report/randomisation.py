@@ -1,0 +1,109 @@
+"""Counts of the categories on the randomised sides of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from labeler.report.comparisons import OUTCOMES_OF, ActiveComparison
+from labeler.store.schema import LatentSetMember, SideDraw
+from labeler.store.view_definitions.base import DECISION, STANDING, VERDICT, with_tables
+
+if TYPE_CHECKING:
+    from taxonomy.randomisation import DrawnCounts
+
+LEAST_LABELLED = 0.5
+"""Labelled latents on a drawn side, relative to the side itself, below which draws say nothing."""
+
+_LABELS = text(
+    with_tables(STANDING, DECISION, VERDICT)
+    + """
+SELECT l.latent_index, coalesce(d.outcome, v.outcome) AS outcome, k.slug AS category,
+       p.slug AS parent, coalesce(rc.rank, lc.rank) AS rank
+FROM latent AS l
+LEFT JOIN decision AS d ON d.latent_id = l.id AND d.taxonomy_version_id = :version
+LEFT JOIN verdict AS v
+  ON v.latent_id = l.id AND v.taxonomy_version_id = :version AND v.judge_id = :judge
+LEFT JOIN review_event_category AS rc ON rc.review_event_id = d.id
+LEFT JOIN judge_label_category AS lc ON lc.judge_label_id = v.id AND d.id IS NULL
+LEFT JOIN category AS k ON k.id = coalesce(rc.category_id, lc.category_id)
+LEFT JOIN category AS p ON p.id = k.parent_id
+WHERE l.crosscoder_id = :crosscoder
+"""
+)
+
+
+@dataclass(frozen=True)
+class RandomisedSides:
+    """The drawn sides of a comparison, and the active label of every latent of its crosscoder."""
+
+    target: NDArray[np.int32]
+    """(R, n) latent indices, -1 = none"""
+    reference: NDArray[np.int32]
+    """(R, m)"""
+    labels: tuple[Any, ...]
+    """Rows latent_index, outcome, category, parent, rank."""
+
+    def counts(
+        self, categories: Sequence[str], counting: str, denominator: str
+    ) -> DrawnCounts:
+        """Counts of the categories, in that order, on every drawn side."""
+        from taxonomy.randomisation import count_draws
+
+        n_latents = 1 + max((row.latent_index for row in self.labels), default=0)
+        column = {category: i for i, category in enumerate(categories)}
+        members = np.zeros((n_latents, len(categories)), dtype=bool)
+        counted = np.zeros(n_latents, dtype=bool)
+        outcomes = OUTCOMES_OF[denominator]
+        for row in self.labels:
+            counted[row.latent_index] = (row.outcome or "unlabelled") in outcomes
+            if row.category is None or (counting == "primary" and row.rank != 1):
+                continue
+            for slug in (row.category, row.parent):
+                if slug in column:
+                    members[row.latent_index, column[slug]] = True
+        return count_draws(self.target, self.reference, members & counted[:, None], counted)
+
+
+def read_randomised_sides(session: Session, facts: ActiveComparison) -> RandomisedSides | None:
+    """The draws of a comparison's sets; None where the sides were never drawn."""
+    sets = (facts.target_set, facts.reference_set)
+    row = session.execute(
+        select(SideDraw).where(
+            SideDraw.target_set_id == sets[0].id, SideDraw.reference_set_id == sets[1].id
+        )
+    ).scalar_one_or_none()
+    if row is None:
+        return None
+    drawn = [row.target, row.reference]
+    if row.has_prefixes:
+        sizes = [_size(session, each.id) for each in sets]
+        drawn = [side[:, :size] for side, size in zip(drawn, sizes, strict=True)]
+    labels = session.execute(
+        _LABELS,
+        {
+            "version": facts.version.id,
+            "judge": facts.judge_id,
+            "crosscoder": sets[0].crosscoder_id,
+        },
+    )
+    return RandomisedSides(drawn[0], drawn[1], tuple(labels.all()))
+
+
+def _size(session: Session, latent_set_id: int) -> int:
+    members = select(func.count()).where(LatentSetMember.latent_set_id == latent_set_id)
+    return session.execute(members).scalar_one()
+
+
+def enough_labels(drawn: DrawnCounts, target_total: int, reference_total: int) -> bool:
+    """Whether the drawn sides have enough labelled latents to be compared with the sides."""
+    return bool(
+        drawn.target_total.mean() >= LEAST_LABELLED * target_total
+        and drawn.reference_total.mean() >= LEAST_LABELLED * reference_total
+    )
