@@ -208,10 +208,13 @@ class SparsitySettings(Settings):
 
 
 class ScalingSettings(Settings):
-    """How the intervals of latent scaling are found."""
+    """How the intervals of latent scaling and the test of a change are found."""
 
     n_blocks: int = Field(20, ge=MIN_BLOCKS)
     """Blocks of whole documents of the jackknife."""
+    draws: int = Field(2000, ge=0, le=100_000)
+    """Random swaps of the two models, document by document, that the test of a category's change
+    rests on; 0 = none: an exact test that takes latents for independent."""
 
 
 class IsolationSettings(Settings):
@@ -226,9 +229,9 @@ class IsolationSettings(Settings):
     min_delta_norm: float = Field(0.6, ge=0, lt=1)
     """`strict`, `significant`: least delta_norm of a candidate, the published end of "shared"."""
     top: int = Field(40, ge=1)
-    """`ranked`: latents per side."""
+    """`ranked`, `shifted`: latents per side."""
     max_density: float = Field(0.2, gt=0, le=1)
-    """`ranked`: share of tokens above which a latent is too dense to be a concept."""
+    """`ranked`, `shifted`: share of tokens above which a latent is too dense to be a concept."""
 
 
 class EvidenceSettings(Settings):

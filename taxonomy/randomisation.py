@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from taxonomy.change import TestedCategory, adjusted, percent_change, statistics_of
-from taxonomy.counts import CategoryChange, CategoryCounts, Side
+from taxonomy.counts import ALPHA, CategoryChange, CategoryCounts, Side
 from taxonomy.errors import InputError
-from taxonomy.settings import ALPHA
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]

@@ -24,6 +24,7 @@ from labeler.report.provenance import (
     read_revision,
     read_runs,
 )
+from labeler.report.randomisation import read_randomised_sides
 from labeler.report.robustness import RobustnessInput, check_robustness
 from labeler.report.statistics import compute_rows, read_category_nodes, write_rows
 from labeler.report.stored import (
@@ -205,12 +206,19 @@ def _read(
     key: ReportKey,
 ) -> _Read:
     nodes = read_category_nodes(session, facts.version.id)
+    drawn = read_randomised_sides(session, facts)
     rows = compute_rows(
-        session, facts.comparison.name, nodes, options.denominator, options.alpha, options.test
+        session,
+        facts.comparison.name,
+        nodes,
+        options.denominator,
+        options.alpha,
+        options.test,
+        drawn,
     )
     sets = (read_set(session, facts, "target"), read_set(session, facts, "reference"))
     robustness = check_robustness(
-        session, facts, RobustnessInput(rows, nodes, sets, options.test, options.alpha)
+        session, facts, RobustnessInput(rows, nodes, sets, options.test, options.alpha, drawn)
     )
     checks = check_rows(key, robustness.correction, robustness.sweep, options.denominator)
     table = replace(

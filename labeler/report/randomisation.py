@@ -13,9 +13,10 @@ from sqlalchemy.orm import Session
 
 from labeler.report.comparisons import OUTCOMES_OF, ActiveComparison
 from labeler.store.schema import LatentSetMember, SideDraw
-from labeler.store.view_definitions.base import DECISION, STANDING, VERDICT, with_tables
+from labeler.store.views.base import DECISION, STANDING, VERDICT, with_tables
 
 if TYPE_CHECKING:
+    from taxonomy.counts import CategoryCounts
     from taxonomy.randomisation import DrawnCounts
 
 LEAST_LABELLED = 0.5
@@ -51,11 +52,15 @@ class RandomisedSides:
     """Rows latent_index, outcome, category, parent, rank."""
 
     def counts(
-        self, categories: Sequence[str], counting: str, denominator: str
-    ) -> DrawnCounts:
-        """Counts of the categories, in that order, on every drawn side."""
+        self, table: Sequence[CategoryCounts], counting: str, denominator: str
+    ) -> DrawnCounts | None:
+        """Counts of the table's categories on every drawn side.
+
+        None where the drawn sides have too few labelled latents to say what chance does.
+        """
         from taxonomy.randomisation import count_draws
 
+        categories = [row.category for row in table]
         n_latents = 1 + max((row.latent_index for row in self.labels), default=0)
         column = {category: i for i, category in enumerate(categories)}
         members = np.zeros((n_latents, len(categories)), dtype=bool)
@@ -68,7 +73,8 @@ class RandomisedSides:
             for slug in (row.category, row.parent):
                 if slug in column:
                     members[row.latent_index, column[slug]] = True
-        return count_draws(self.target, self.reference, members & counted[:, None], counted)
+        drawn = count_draws(self.target, self.reference, members & counted[:, None], counted)
+        return drawn if _has_enough_labels(drawn, table) else None
 
 
 def read_randomised_sides(session: Session, facts: ActiveComparison) -> RandomisedSides | None:
@@ -101,9 +107,10 @@ def _size(session: Session, latent_set_id: int) -> int:
     return session.execute(members).scalar_one()
 
 
-def enough_labels(drawn: DrawnCounts, target_total: int, reference_total: int) -> bool:
-    """Whether the drawn sides have enough labelled latents to be compared with the sides."""
-    return bool(
-        drawn.target_total.mean() >= LEAST_LABELLED * target_total
-        and drawn.reference_total.mean() >= LEAST_LABELLED * reference_total
+def _has_enough_labels(drawn: DrawnCounts, table: Sequence[CategoryCounts]) -> bool:
+    totals = [(row.target_total, row.reference_total) for row in table[:1]]
+    return all(
+        drawn.target_total.mean() >= LEAST_LABELLED * target
+        and drawn.reference_total.mean() >= LEAST_LABELLED * reference
+        for target, reference in totals
     )

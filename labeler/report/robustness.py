@@ -23,6 +23,7 @@ from labeler.report.model import (
     ValidationResults,
     read_agreement,
 )
+from labeler.report.randomisation import RandomisedSides
 from labeler.report.statistics import CategoryNode, compute_variants
 from labeler.store.comparisons import read_null_runs
 from labeler.store.outcomes import LABELLED
@@ -315,6 +316,7 @@ class RobustnessInput:
     sets: tuple[LatentSetView, LatentSetView]
     test: ExactTest
     alpha: float
+    drawn: RandomisedSides | None = None
 
 
 def check_robustness(
@@ -325,7 +327,9 @@ def check_robustness(
 
     denominator = given.main[0].denominator
     members = read_members(session, facts)
-    variants = compute_variants(members, given.nodes, test=given.test, alpha=given.alpha)
+    variants = compute_variants(
+        members, given.nodes, test=given.test, alpha=given.alpha, sides=given.drawn
+    )
     others = tuple(row for row in variants.rows if row.way != given.main[0].way)
     judged = read_judged(session, facts, given.nodes, denominator)
     keys = [CategoryKey(node.category, node.level, node.parent) for node in given.nodes]

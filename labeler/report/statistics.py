@@ -19,6 +19,7 @@ from labeler.study.config import Denominator
 from taxonomy.counts import ALPHA, CategoryChange, CategoryCounts
 
 if TYPE_CHECKING:
+    from labeler.report.randomisation import RandomisedSides
     from taxonomy.change import WeightedLatents
     from taxonomy.counts import ExactTest
 
@@ -80,16 +81,38 @@ def compute_rows(
     denominator: str,
     alpha: float,
     test: ExactTest = "fisher",
+    sides: RandomisedSides | None = None,
 ) -> tuple[CategoryRow, ...]:
     """The statistics of every category of the active version, each group before its categories.
 
-    The score interval of the ratio, the exact test's p and the Benjamini-Hochberg q of
-    `taxonomy.change`, from the counts of the view v_category_change.
+    From the counts of the view v_category_change: p and intervals of the randomisation over
+    documents where the sides were drawn, else the exact test's p and the score interval; q by
+    Benjamini and Hochberg.
     """
+    counts = read_counts(session, comparison, denominator)
+    changes = category_changes(counts, sides, COUNTING, denominator, alpha=alpha, test=test)
+    return rows_of(changes, nodes, counting=COUNTING, weighting=WEIGHTING, denominator=denominator)
+
+
+def category_changes(
+    counts: Sequence[CategoryCounts],
+    sides: RandomisedSides | None,
+    counting: str,
+    denominator: str,
+    *,
+    alpha: float,
+    test: ExactTest,
+    detectable: bool = True,
+) -> list[CategoryChange]:
+    """The statistics of counts: by the drawn sides where enough of their latents are labelled."""
     from taxonomy.change import change_statistics
 
-    changes = change_statistics(read_counts(session, comparison, denominator), alpha, test)
-    return rows_of(changes, nodes, counting=COUNTING, weighting=WEIGHTING, denominator=denominator)
+    drawn = None if sides is None else sides.counts(counts, counting, denominator)
+    if drawn is None:
+        return change_statistics(counts, alpha, test, detectable=detectable)
+    from taxonomy.randomisation import randomised_change_statistics
+
+    return randomised_change_statistics(counts, drawn, alpha)
 
 
 def rows_of(
@@ -210,6 +233,7 @@ def compute_variants(
     *,
     test: ExactTest = "fisher",
     alpha: float = ALPHA,
+    sides: RandomisedSides | None = None,
 ) -> Variants:
     """Count the active labels in every way that the latents' data allow."""
     rows: list[CategoryRow] = []
@@ -226,7 +250,20 @@ def compute_variants(
                 if reason is not None:
                     missing.setdefault(weighting, reason)
                     continue
-                changes = _changes(counts, target, reference, counting, weighting, test, alpha)
+                if weighting == "none":
+                    changes = category_changes(
+                        counts,
+                        sides,
+                        counting,
+                        denominator,
+                        alpha=alpha,
+                        test=test,
+                        detectable=False,
+                    )
+                else:
+                    changes = _weighted_changes(
+                        counts, target, reference, counting, weighting, alpha
+                    )
                 rows += rows_of(
                     changes, nodes, counting=counting, weighting=weighting, denominator=denominator
                 )
@@ -255,19 +292,16 @@ def count_latents(
     ]
 
 
-def _changes(
+def _weighted_changes(
     counts: Sequence[CategoryCounts],
     target: Sequence[Member],
     reference: Sequence[Member],
     counting: Counting,
     weighting: Weighting,
-    test: ExactTest,
     alpha: float,
 ) -> list[CategoryChange]:
-    from taxonomy.change import change_statistics, weighted_change_statistics
+    from taxonomy.change import weighted_change_statistics
 
-    if weighting == "none":
-        return change_statistics(counts, alpha, test, detectable=False)
     return weighted_change_statistics(
         counts,
         _weighted(target, counting, weighting),

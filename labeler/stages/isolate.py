@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,21 @@ from labeler.stages.train import (
     trained_crosscoder,
 )
 from labeler.store.engine import write_session
-from labeler.store.latents import add_latents, add_scaling, create_latent_set, ensure_comparison
+from labeler.store.latents import (
+    SHIFT_COLUMNS,
+    add_latents,
+    add_scaling,
+    add_side_draws,
+    create_latent_set,
+    ensure_comparison,
+)
 from labeler.store.schema import CrosscoderModel, LatentSet, SubjectModel
 from labeler.study.config import ComparisonSection, pair_of
 
 if TYPE_CHECKING:
-    from crosscoder.isolation import LatentSelection
+    from crosscoder.isolation import ComparisonSelection, LatentSelection
     from crosscoder.scaling import LatentScaling, PairScaling
+    from crosscoder.side_draws import SideDraws
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -52,14 +60,15 @@ class IsolateStage:
         """Scale a crosscoder's latents in one pass, choose by the rule, write all at once."""
         crosscoders = study_crosscoders(context.study)
         scalings = [_scaled(context, one) for one in crosscoders]
-        messages = []
+        chosen = [_choose(context, crosscoders, scalings, row) for row in comparisons(context)]
         with write_session(context.engine) as session:
             stored = {
                 one: _store_latents(session, context, one, scaling)
                 for one, scaling in zip(crosscoders, scalings, strict=True)
             }
-            for comparison in comparisons(context):
-                messages.append(_store_comparison(context, session, run_id, stored, comparison))
+            for comparison in chosen:
+                _store_comparison(session, run_id, stored, comparison)
+        messages = [f"{each.comparison.name}: {each.sides.message}" for each in chosen]
         return StageOutcome(" | ".join(messages), {"messages": messages})
 
     def is_whole(self, context: StageContext) -> bool:
@@ -152,6 +161,7 @@ def _latent_rows(scaling: LatentScaling) -> Iterator[dict[str, Any]]:
 _MEASURES = (
     "delta_norm",
     *(f"{nu}{end}" for nu in ("nu_error", "nu_reconstruction") for end in ("", "_low", "_high")),
+    *SHIFT_COLUMNS,
 )
 """Columns of a pair's scaling, named alike by the statistics and the database."""
 
@@ -172,38 +182,67 @@ def _scaling_rows(
         }
 
 
-def _store_comparison(
+@dataclass(frozen=True)
+class _Chosen:
+    """The sides of a comparison, and the same chosen again by chance."""
+
+    comparison: ComparisonSection
+    owners: tuple[StudyCrosscoder, StudyCrosscoder]
+    """The crosscoder of each side."""
+    sides: ComparisonSelection
+    draws: SideDraws | None
+    """None where none are asked for, or where each side has a crosscoder of its own."""
+
+
+def _choose(
     context: StageContext,
+    crosscoders: Sequence[StudyCrosscoder],
+    scalings: Sequence[LatentScaling],
+    comparison: ComparisonSection,
+) -> _Chosen:
+    from crosscoder.isolation import isolate_comparison
+    from crosscoder.side_draws import draw_sides
+
+    section, seed = context.study.config.isolate, context.study.config.study.seed
+    target, reference = (side_crosscoder(context.study, comparison, side) for side in SIDES)
+    by_crosscoder = dict(zip(crosscoders, scalings, strict=True))
+    sides = isolate_comparison(
+        by_crosscoder[target].pair(*pair_of(comparison, "target")),
+        by_crosscoder[reference].pair(*pair_of(comparison, "reference")),
+        section.isolation_rule(),
+        section.overlap,
+        shared_dictionary=target == reference,
+    )
+    draws = None
+    if section.draws and target == reference:
+        draws = draw_sides(
+            by_crosscoder[target], sides, section.overlap, section.draws, seed, context.progress
+        )
+    return _Chosen(comparison, (target, reference), sides, draws)
+
+
+def _store_comparison(
     session: Session,
     run_id: int,
     crosscoders: Mapping[StudyCrosscoder, _Stored],
-    comparison: ComparisonSection,
-) -> str:
-    from crosscoder.isolation import isolate_comparison
-
-    section = context.study.config.isolate
-    stored = [crosscoders[side_crosscoder(context.study, comparison, side)] for side in SIDES]
-    chosen = isolate_comparison(
-        stored[0].scaling.pair(*pair_of(comparison, "target")),
-        stored[1].scaling.pair(*pair_of(comparison, "reference")),
-        section.isolation_rule(),
-        section.overlap,
-        shared_dictionary=stored[0] is stored[1],
-    )
+    chosen: _Chosen,
+) -> None:
+    name, sides = chosen.comparison.name, chosen.sides
     sets = [
         _store_set(
             session,
             run_id,
-            own,
-            f"{comparison.name}/{side}",
-            replace(selection, message=f"{selection.message}; {chosen.overlap_note}"),
+            crosscoders[owner],
+            f"{name}/{side}",
+            replace(selection, message=f"{selection.message}; {sides.overlap_note}"),
         )
-        for side, own, selection in zip(
-            SIDES, stored, (chosen.target, chosen.reference), strict=True
+        for side, owner, selection in zip(
+            SIDES, chosen.owners, (sides.target, sides.reference), strict=True
         )
     ]
-    ensure_comparison(session, comparison.name, sets[0].id, sets[1].id)
-    return f"{comparison.name}: {chosen.message}"
+    comparison = ensure_comparison(session, name, sets[0].id, sets[1].id)
+    if chosen.draws is not None:
+        add_side_draws(session, comparison, **vars(chosen.draws))
 
 
 def _store_set(

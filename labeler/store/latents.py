@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
@@ -23,6 +23,7 @@ from labeler.store.schema import (
     LatentScaling,
     LatentSet,
     LatentSetMember,
+    SideDraw,
     SubjectModel,
     TaxonomyVersion,
 )
@@ -31,6 +32,7 @@ from labeler.text import clip
 
 Row = Mapping[str, Any]
 """Column -> value."""
+SHIFT_COLUMNS = ("strength_shift", "shift_low", "shift_high", "shift_t", "shift_q")
 LARGEST_INDEX = 2**31 - 1
 """Largest value of an integer column in both databases."""
 BY_ID = "id"
@@ -120,20 +122,25 @@ def add_scaling(
 ) -> int:
     """Add the scaling of one ordered pair; existing rows are kept. Returns the number of new rows.
 
-    `rows` are columns of LatentScaling, all with the same keys; NaN = undefined.
+    `rows` are columns of LatentScaling, all with the same keys; NaN = undefined. A row from before
+    strength shifts were measured is completed.
     """
-    known = set(
-        session.execute(
-            select(LatentScaling.latent_id).where(
-                LatentScaling.target_model_id == target_model_id,
-                LatentScaling.reference_model_id == reference_model_id,
-            )
-        ).scalars()
-    )
     pair = {"target_model_id": target_model_id, "reference_model_id": reference_model_id}
-    fresh = [_finite(row) | pair for row in rows if row["latent_id"] not in known]
+    query = select(LatentScaling.id, LatentScaling.latent_id, LatentScaling.strength_shift)
+    known = {row.latent_id: row for row in session.execute(query.filter_by(**pair))}
+    given = [_finite(row) for row in rows]
+    fresh = [row | pair for row in given if row["latent_id"] not in known]
     if fresh:
         session.execute(insert(LatentScaling), fresh)
+    complete = [
+        {"id": known[row["latent_id"]].id, **{name: row[name] for name in SHIFT_COLUMNS}}
+        for row in given
+        if row["latent_id"] in known
+        and known[row["latent_id"]].strength_shift is None
+        and row.get("strength_shift") is not None
+    ]
+    if complete:
+        session.execute(update(LatentScaling), complete)
     return len(fresh)
 
 
@@ -160,6 +167,15 @@ def create_latent_set(
     session.flush()
     add_members(session, row.id, members)
     return row
+
+
+def add_side_draws(session: Session, comparison: Comparison, **draws: Any) -> None:
+    """Store the drawn sides of a comparison's two sets, once; columns of SideDraw."""
+    key = {
+        "target_set_id": comparison.target_set_id,
+        "reference_set_id": comparison.reference_set_id,
+    }
+    get_or_create(session, SideDraw, key, **draws)
 
 
 def add_members(session: Session, latent_set_id: int, members: Iterable[Row]) -> int:

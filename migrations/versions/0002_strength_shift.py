@@ -29,7 +29,6 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("target_set_id", sa.Integer(), nullable=False),
         sa.Column("reference_set_id", sa.Integer(), nullable=False),
-        sa.Column("seed", sa.Integer(), nullable=False),
         sa.Column("has_prefixes", sa.Boolean(), nullable=False),
         sa.Column("target", sa.Text(), nullable=False),
         sa.Column("reference", sa.Text(), nullable=False),

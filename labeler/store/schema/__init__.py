@@ -46,8 +46,8 @@ from labeler.store.schema.study import (
     LatentScaling,
     LatentSet,
     LatentSetMember,
-    SideDraw,
     Run,
+    SideDraw,
     SubjectModel,
     TaxonomyVersion,
 )

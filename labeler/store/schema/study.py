@@ -273,7 +273,6 @@ class SideDraw(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     target_set_id: Mapped[int] = mapped_column(ForeignKey("latent_set.id"))
     reference_set_id: Mapped[int] = mapped_column(ForeignKey("latent_set.id"))
-    seed: Mapped[int]
     has_prefixes: Mapped[bool]
     """The first n latents of a side are the side of n latents per side."""
     target: Mapped[Any] = mapped_column(Matrix)

@@ -95,11 +95,12 @@ _STATISTIC_COLUMNS = {
     "verdict": "up, down, too few to say, or no evidence",
     "printed_change": "the change as the report prints it",
     "situation": "counted, on neither side, only on one side, ...: special cases of the counts",
-    "test": "fisher, boschloo, or score for weighted shares",
+    "test": "documents = randomisation over documents; fisher, boschloo; score = weighted shares",
     "target_effective": "equally weighted latents with the target's uncertainty",
     "reference_effective": "the same of the reference side",
     "detectable_rise": "smallest rise in percent that these counts could have shown; NULL = none",
     "detectable_fall": "smallest fall in percent; NULL = none",
+    "family_p": "p that bounds one false call in the whole table; NULL without randomisation",
 }
 
 _REPORTED_COLUMNS = {

@@ -30,9 +30,32 @@ _EFFECTIVE_COLUMNS = {
     "reviewer": "who decided; NULL for a judge's label",
     "revision": "revision of the decision in its reviewer's stream",
     "taxonomy_version": "name and version of the active taxonomy",
+    "strength_shift": "by how much more strongly the target model uses the latent than the model it "
+    "is compared with; below 0 = weakened; of the side's own two models where both sides are "
+    "compared with a base; NULL where unknown",
+    "shift_low": "lower end of its 95 % interval",
+    "shift_high": "upper end of its 95 % interval",
+    "shift_t": "the shift over its standard error",
 }
+_SHIFTS = "z.strength_shift, z.shift_low, z.shift_high, z.shift_t"
 
-_TABLE = """
+
+def _joined_scaling(row: str) -> str:
+    """Joins of the scaling `z` that tells the shift of the latent of `row` on its side."""
+    return f"""LEFT JOIN latent_set AS ts ON ts.id = c.target_set_id
+LEFT JOIN latent_set AS rs ON rs.id = c.reference_set_id
+LEFT JOIN latent_scaling AS z
+  ON z.latent_id = {row}.latent_id
+  AND z.target_model_id = CASE
+    WHEN {row}.side = 'target' OR rs.against_model_id = ts.target_model_id
+    THEN ts.target_model_id ELSE rs.target_model_id END
+  AND z.reference_model_id = CASE
+    WHEN {row}.side = 'target' OR rs.against_model_id = ts.target_model_id
+    THEN ts.against_model_id ELSE rs.against_model_id END
+"""
+
+
+_TABLE = f"""
 SELECT c.name AS comparison, e.side, x.name AS crosscoder, l.latent_index, e.latent_id,
        coalesce(d.explanation_text, w.text) AS explanation,
        k.slug AS category, p.slug AS parent, coalesce(ec.rank, 1) AS rank, e.outcome,
@@ -40,7 +63,7 @@ SELECT c.name AS comparison, e.side, x.name AS crosscoder, l.latent_index, e.lat
          AS confidence,
        e.source,
        CASE WHEN e.review_event_id IS NULL THEN g.name END AS judge,
-       d.reviewer, d.revision, t.name || ' ' || t.version AS taxonomy_version
+       d.reviewer, d.revision, t.name || ' ' || t.version AS taxonomy_version, {_SHIFTS}
 FROM effective_label AS e
 JOIN comparison AS c ON c.id = e.comparison_id
 JOIN latent AS l ON l.id = e.latent_id
@@ -54,7 +77,7 @@ LEFT JOIN judge_label AS j ON j.id = e.judge_label_id
 LEFT JOIN judge AS g ON g.id = j.judge_id
 LEFT JOIN explanation AS w ON w.id = e.explanation_id
 LEFT JOIN taxonomy_version AS t ON t.id = e.taxonomy_version_id
-"""
+{_joined_scaling("e")}"""
 
 _WORDING = """
 wording AS (
@@ -119,13 +142,13 @@ chosen AS (
 
 _COMPUTED = (
     with_tables(SETTING, MEMBER, STANDING, DECISION, VERDICT, _FAILED, _WORDING, _CHOICE, _CHOSEN)
-    + """
+    + f"""
 SELECT c.name AS comparison, h.side, x.name AS crosscoder, l.latent_index, h.latent_id,
        coalesce(h.explanation_text, w.text) AS explanation,
        k.slug AS category, p.slug AS parent, coalesce(n.rank, 1) AS rank, h.outcome,
        CASE WHEN h.event_id IS NULL THEN coalesce(n.confidence, h.confidence) END AS confidence,
        h.source, h.judge, h.reviewer, h.revision,
-       t.name || ' ' || t.version AS taxonomy_version
+       t.name || ' ' || t.version AS taxonomy_version, {_SHIFTS}
 FROM choice AS h
 JOIN comparison AS c ON c.id = h.comparison_id
 JOIN latent AS l ON l.id = h.latent_id
@@ -136,7 +159,7 @@ LEFT JOIN category AS k ON k.id = n.category_id
 LEFT JOIN category AS p ON p.id = k.parent_id
 LEFT JOIN explanation AS w ON w.id = h.explanation_id
 LEFT JOIN taxonomy_version AS t ON t.id = h.taxonomy_version_id
-"""
+{_joined_scaling("h")}"""
 )
 
 _JUDGE_LABEL = (
