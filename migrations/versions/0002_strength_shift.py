@@ -23,7 +23,7 @@ COLUMNS = {
 def upgrade() -> None:
     for table, names in COLUMNS.items():
         for name in names:
-            op.add_column(table, sa.Column(name, sa.Float()))
+            op.add_column(table, sa.Column(name, sa.Double()))
     op.create_table(
         "side_draw",
         sa.Column("id", sa.Integer(), nullable=False),

@@ -30,9 +30,8 @@ _EFFECTIVE_COLUMNS = {
     "reviewer": "who decided; NULL for a judge's label",
     "revision": "revision of the decision in its reviewer's stream",
     "taxonomy_version": "name and version of the active taxonomy",
-    "strength_shift": "by how much more strongly the target model uses the latent than the model it "
-    "is compared with; below 0 = weakened; of the side's own two models where both sides are "
-    "compared with a base; NULL where unknown",
+    "strength_shift": "by how much more strongly the target model uses the latent than the other "
+    "model, below 0 = weakened; of the side's own two models where both sides have a common base",
     "shift_low": "lower end of its 95 % interval",
     "shift_high": "upper end of its 95 % interval",
     "shift_t": "the shift over its standard error",
