@@ -206,7 +206,7 @@ def _read(
     key: ReportKey,
 ) -> _Read:
     nodes = read_category_nodes(session, facts.version.id)
-    drawn = read_randomised_sides(session, facts)
+    drawn = read_randomised_sides(session, facts.comparison.id, facts.version.id, facts.judge_id)
     rows = compute_rows(
         session,
         facts.comparison.name,

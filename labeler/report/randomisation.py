@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from labeler.report.comparisons import OUTCOMES_OF, ActiveComparison
-from labeler.store.schema import LatentSetMember, SideDraw
+from labeler.report.comparisons import OUTCOMES_OF
+from labeler.store.schema import Comparison, LatentSet, LatentSetMember, SideDraw
 from labeler.store.views.base import DECISION, STANDING, VERDICT, with_tables
 
 if TYPE_CHECKING:
@@ -77,9 +77,18 @@ class RandomisedSides:
         return drawn if _has_enough_labels(drawn, table) else None
 
 
-def read_randomised_sides(session: Session, facts: ActiveComparison) -> RandomisedSides | None:
-    """The draws of a comparison's sets; None where the sides were never drawn."""
-    sets = (facts.target_set, facts.reference_set)
+def read_randomised_sides(
+    session: Session, comparison_id: int, taxonomy_version_id: int, judge_id: int
+) -> RandomisedSides | None:
+    """The draws of a comparison's sides, under its active taxonomy version and judge.
+
+    None where its sides were never drawn.
+    """
+    comparison = session.get_one(Comparison, comparison_id)
+    sets = [
+        session.get_one(LatentSet, set_id)
+        for set_id in (comparison.target_set_id, comparison.reference_set_id)
+    ]
     row = session.execute(
         select(SideDraw).where(
             SideDraw.target_set_id == sets[0].id, SideDraw.reference_set_id == sets[1].id
@@ -94,8 +103,8 @@ def read_randomised_sides(session: Session, facts: ActiveComparison) -> Randomis
     labels = session.execute(
         _LABELS,
         {
-            "version": facts.version.id,
-            "judge": facts.judge_id,
+            "version": taxonomy_version_id,
+            "judge": judge_id,
             "crosscoder": sets[0].crosscoder_id,
         },
     )

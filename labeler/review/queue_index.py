@@ -11,6 +11,8 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
+from labeler.report.randomisation import RandomisedSides
+from labeler.report.statistics import COUNTING, category_changes
 from labeler.review.queued_latents import Setting, read_queued_latents, read_settings
 from labeler.review.table import Leaf, Mask, QueueTable
 from labeler.store.comparisons import NamedComparison, study_comparisons
@@ -208,13 +210,10 @@ def reviewed_rows(table: QueueTable, report: ReportSection) -> list[ReviewedCate
     ]
 
 
-def change_rows(table: QueueTable, report: ReportSection) -> list[ChangeRow]:
-    """The same categories, counted on each side and tested as `[report]` says.
-
-    The report itself calls the same function.
-    """
-    from taxonomy.change import change_statistics
-
+def change_rows(
+    table: QueueTable, report: ReportSection, drawn: RandomisedSides | None = None
+) -> list[ChangeRow]:
+    """The same categories, counted on each side and tested as the report tests them."""
     counted = COUNTED[report.denominator](table)
     target, reference = table.is_target & counted, ~table.is_target & counted
     totals = int(target.sum()), int(reference.sum())
@@ -232,7 +231,9 @@ def change_rows(table: QueueTable, report: ReportSection) -> list[ChangeRow]:
         )
         for slug, leaf in table.in_tree_order()
     ]
-    changes = change_statistics(rows, ALPHA, report.test, detectable=False)
+    changes = category_changes(
+        rows, drawn, COUNTING, report.denominator, alpha=ALPHA, test=report.test, detectable=False
+    )
     return [
         ChangeRow(**vars(row), change=change)
         for row, change in zip(reviewed_rows(table, report), changes, strict=True)

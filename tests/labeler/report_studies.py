@@ -62,7 +62,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class _Judged:
+class Judged:
     """What all labels of a study have in common, and the ids of its categories by slug."""
 
     run_id: int
@@ -90,7 +90,7 @@ def build_imported(engine: Engine, counts: Mapping[str, tuple[int, int]] = PAPER
         run_id = new_run(session, "import")
         version = ensure_taxonomy_version(session, seed_taxonomy())
         judge = get_or_create_judge(session, "imported", "imported", "import")
-        judged = _Judged(run_id, judge.id, version.id, category_ids(session, version.id))
+        judged = Judged(run_id, judge.id, version.id, category_ids(session, version.id))
         sets = []
         for side, position in (("target", 0), ("reference", 1)):
             outcomes = [outcome for outcome, pair in counts.items() for _ in range(pair[position])]
@@ -102,7 +102,7 @@ def build_imported(engine: Engine, counts: Mapping[str, tuple[int, int]] = PAPER
                 ExplanationRow(ids[index], f"{outcome} number {index}")
                 for index, outcome in enumerate(outcomes)
             ]
-            _judge(session, judged, explanations, outcomes, 0.9)
+            write_labels(session, judged, explanations, outcomes, 0.9)
             sets.append(
                 create_latent_set(
                     session,
@@ -116,9 +116,9 @@ def build_imported(engine: Engine, counts: Mapping[str, tuple[int, int]] = PAPER
         ensure_comparison_setting(session, comparison.id, version.id, judge.id)
 
 
-def _judge(
+def write_labels(
     session: Session,
-    study: _Judged,
+    study: Judged,
     explanations: Sequence[ExplanationRow],
     outcomes: Sequence[str],
     category_confidence: float,
@@ -268,7 +268,7 @@ def build_planted(
         order = np.argsort(-delta)
         version = ensure_taxonomy_version(session, seed_taxonomy())
         judge = get_or_create_judge(session, judge_name, "all-MiniLM-L6-v2", "evidence")
-        judged = _Judged(run_id, judge.id, version.id, category_ids(session, version.id))
+        judged = Judged(run_id, judge.id, version.id, category_ids(session, version.id))
         sets = []
         for side, position in (("target", 0), ("reference", 1)):
             outcomes = [
@@ -283,7 +283,7 @@ def build_planted(
                     words, window = hostile_explanation or words, hostile
                 explanations.append(ExplanationRow(latent_id, words, confidence=0.8))
                 windows += _windows(latent_id, window)
-            _judge(session, judged, explanations, outcomes, 0.74, 0.74)
+            write_labels(session, judged, explanations, outcomes, 0.74, 0.74)
             add_evidence(session, run_id, windows)
             label = "simpo" if side == "target" else "it"
             against = "it" if side == "target" else "simpo"

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from labeler.errors import UsageError
+from labeler.report.randomisation import read_randomised_sides
 from labeler.review.context import Asked, Page, redirect
 from labeler.review.queue_index import change_rows, reviewed_rows
 from labeler.review.queued_latents import Setting
@@ -162,12 +163,16 @@ def _confusions(table: QueueTable, counts: Counts, blind: Counts) -> tuple[Confu
 
 def show_categories(asked: Asked) -> Page:
     """Counts, change and reviewed share of every category."""
-    with asked.context.queue(asked.filters) as (_, table):
+    with asked.context.queue(asked.filters) as (session, table):
+        setting = table.setting
+        drawn = read_randomised_sides(
+            session, setting.comparison_id, setting.taxonomy_version_id, setting.judge_id
+        )
         return asked.comparison_page(
             "categories.html.j2",
             "categories",
             table,
-            rows=change_rows(table, asked.context.report),
+            rows=change_rows(table, asked.context.report, drawn),
             denominator=asked.context.report.denominator,
         )
 

@@ -1,0 +1,141 @@
+"""The change table of isolated latents rests on randomised sides, wherever it is shown."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from report_studies import Judged, new_run, write_labels
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from labeler.report.model import CategoryRow
+from labeler.report.randomisation import RandomisedSides, read_randomised_sides
+from labeler.report.statistics import compute_rows, read_category_nodes
+from labeler.review.queue_index import QueueIndex, change_rows
+from labeler.store.engine import read_session, write_session
+from labeler.store.judging import ExplanationRow, get_or_create_judge
+from labeler.store.latents import (
+    add_latents,
+    add_side_draws,
+    create_latent_set,
+    ensure_comparison,
+    ensure_comparison_setting,
+    get_or_create_crosscoder,
+)
+from labeler.store.schema import Comparison, ComparisonSetting
+from labeler.store.taxonomies import category_ids, ensure_taxonomy_version
+from labeler.study.config import ReportSection
+from taxonomy.counts import ALPHA
+from taxonomy.tree import seed_taxonomy
+
+N_LATENTS, PER_SIDE, DRAWS = 60, 10, 99
+SAFETY = range(12)
+"""Latents labelled safety; the target side has the first eight of them."""
+
+
+def build(engine: Engine, *, has_prefixes: bool = True, labelled: int = N_LATENTS) -> None:
+    """Sides of ten latents out of sixty; in every draw sides are random halves."""
+    rng = np.random.default_rng(0)
+    orders = np.stack([rng.permutation(N_LATENTS) for _ in range(DRAWS)]).astype(np.int32)
+    with write_session(engine) as session:
+        run_id = new_run(session, "isolate")
+        version = ensure_taxonomy_version(session, seed_taxonomy())
+        judge = get_or_create_judge(session, "judge", "judge", "evidence")
+        judged = Judged(run_id, judge.id, version.id, category_ids(session, version.id))
+        crosscoder = get_or_create_crosscoder(session, "tiny", "ab" * 32)
+        ids = add_latents(session, crosscoder.id, [{"latent_index": i} for i in range(N_LATENTS)])
+        labels = ["safety" if i in SAFETY else "none" for i in range(labelled)]
+        explanations = [ExplanationRow(ids[i], f"latent {i}") for i in range(labelled)]
+        write_labels(session, judged, explanations, labels, 0.9)
+        target, reference = [*range(8), 20, 21], range(30, 40)
+        sets = [
+            create_latent_set(
+                session,
+                f"pair/{name}",
+                "shifted",
+                run_id,
+                [{"latent_id": ids[index]} for index in members],
+                crosscoder_id=crosscoder.id,
+            )
+            for name, members in (("target", target), ("reference", reference))
+        ]
+        comparison = ensure_comparison(session, "pair", sets[0].id, sets[1].id)
+        ensure_comparison_setting(session, comparison.id, version.id, judge.id)
+        size = 30 if has_prefixes else PER_SIDE
+        add_side_draws(
+            session,
+            comparison,
+            has_prefixes=has_prefixes,
+            target=orders[:, :size],
+            reference=orders[:, 30 : 30 + size],
+        )
+
+
+def drawn_sides(session: Session) -> RandomisedSides | None:
+    setting = session.execute(select(ComparisonSetting)).scalar_one()
+    return read_randomised_sides(
+        session, setting.comparison_id, setting.taxonomy_version_id, setting.judge_id
+    )
+
+
+def safety(session: Session, sides: RandomisedSides | None) -> CategoryRow:
+    setting = session.execute(select(ComparisonSetting)).scalar_one()
+    nodes = read_category_nodes(session, setting.taxonomy_version_id)
+    rows = compute_rows(session, "pair", nodes, "labelled", ALPHA, sides=sides)
+    return next(row for row in rows if row.category == "safety")
+
+
+@pytest.mark.parametrize("has_prefixes", [True, False])
+def test_p_compares_the_sides_with_drawn_sides_of_the_same_size(
+    engine: Engine, has_prefixes: bool
+) -> None:
+    build(engine, has_prefixes=has_prefixes)
+    with read_session(engine) as session:
+        sides = drawn_sides(session)
+        row = safety(session, sides)
+    assert sides is not None
+    assert sides.target.shape == (DRAWS, PER_SIDE)
+    differences = [
+        abs(np.isin(target, SAFETY).sum() - np.isin(reference, SAFETY).sum())
+        for target, reference in zip(sides.target, sides.reference, strict=True)
+    ]
+    expected = (1 + sum(difference >= 8 for difference in differences)) / (1 + DRAWS)
+    assert (row.target_count, row.reference_count) == (8, 0)
+    assert (row.test, row.p_value) == ("documents", expected)
+    assert row.family_p is not None
+    assert row.family_p >= row.p_value
+
+
+def test_without_labels_of_the_drawn_latents_the_exact_test_is_used_and_named(
+    engine: Engine,
+) -> None:
+    build(engine, labelled=22)
+    with read_session(engine) as session:
+        row = safety(session, drawn_sides(session))
+    assert (row.test, row.family_p) == ("fisher", None)
+
+
+def test_a_comparison_without_draws_has_none(engine: Engine) -> None:
+    build(engine)
+    with write_session(engine) as session:
+        comparison = session.execute(select(Comparison)).scalar_one()
+        members = {"target_set_id": comparison.reference_set_id}
+        members["reference_set_id"] = comparison.target_set_id
+        for name, value in members.items():
+            setattr(comparison, name, value)
+    with read_session(engine) as session:
+        assert drawn_sides(session) is None
+
+
+def test_the_review_pages_show_the_numbers_of_the_report(engine: Engine) -> None:
+    build(engine)
+    queue_index = QueueIndex(engine)
+    with read_session(engine) as session, queue_index.lock:
+        sides = drawn_sides(session)
+        row = safety(session, sides)
+        shown = {
+            each.change.category: each.change
+            for each in change_rows(queue_index.table(session), ReportSection(), sides)
+        }
+    for name in ("p_value", "q_value", "family_p", "verdict", "test", "ci_low", "ci_high"):
+        assert getattr(shown["safety"], name) == getattr(row, name), name
