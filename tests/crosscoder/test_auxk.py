@@ -47,6 +47,7 @@ def after_training(scale: float, bias: float, **changes: object) -> StepMetrics:
     return metrics
 
 
+@pytest.mark.slow
 def test_auxk_revives_latents_that_others_crowd_out() -> None:
     without = after_training(0.05, 0.0, aux_coefficient=0.0)
     with_auxk = after_training(0.05, 0.0, revive_dead=False)
@@ -56,6 +57,7 @@ def test_auxk_revives_latents_that_others_crowd_out() -> None:
     assert with_auxk.fve["base"] > 0.97
 
 
+@pytest.mark.slow
 def test_latents_that_no_token_activates_come_back_only_where_their_biases_are_raised() -> None:
     asleep = after_training(0.1, -1.0, revive_dead=False)
     woken = after_training(0.1, -1.0)

@@ -163,12 +163,14 @@ def test_trap_interval_rule_finds_planted_latents_rare_ones_included(trial: Tria
         assert called == {"shared": 0, "shrunk": 0, "decoupled": 0, "rotated": 0}
 
 
+@pytest.mark.slow
 def test_matched_latents_point_where_the_true_ones_do(trial: Trial) -> None:
     sure = trial.match.correlation > 0.95
     assert sure.sum() > 20
     assert np.median(trial.match.cosine[sure]) > 0.98
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_true_ratio(trial: Trial, trial_folder: Path) -> None:
     crosscoder = load_crosscoder(trial_folder)
     rows = interval_coverage(crosscoder, SMALL, 25, n_documents=120, population_documents=2500)
@@ -180,6 +182,7 @@ def test_intervals_cover_the_true_ratio(trial: Trial, trial_folder: Path) -> Non
         assert 0.92 <= coverage <= 0.975
 
 
+@pytest.mark.slow
 def test_trap_model_against_a_noisy_copy_of_itself_isolates_nothing(tmp_path: Path) -> None:
     """A null run: the copy is not equal, so that nothing holds by construction alone."""
     planted = generate_planted(SMALL)
@@ -200,6 +203,7 @@ def test_trap_model_against_a_noisy_copy_of_itself_isolates_nothing(tmp_path: Pa
             assert len(select_latents(pair, isolation_rule(kind=kind)).latent_indices) == 0
 
 
+@pytest.mark.slow
 def test_matching_ignores_latents_that_never_fire(trial: Trial, trial_folder: Path) -> None:
     crosscoder = load_crosscoder(trial_folder)
     with torch.no_grad():

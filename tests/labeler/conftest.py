@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from postgres import fresh_database
 from published_table import write_table
+from shared import copied_once
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 from taxonomy_studies import TWO_LEVELS, study_in
@@ -111,11 +112,13 @@ def untouched(tiny_model_folder: Path, tmp_path: Path) -> TinyStudy:
 @pytest.fixture(scope="session")
 def imported_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study without models, with the published table in its database; to be copied."""
-    folder = tmp_path_factory.mktemp("imported")
-    assert run(["init", str(folder / "study.toml")]) == 0
-    table = write_table(folder / "latents.csv", "mathematics")
-    assert run(["import", str(folder / "study.toml"), str(table)]) == 0
-    return folder
+
+    def write(folder: Path) -> None:
+        assert run(["init", str(folder / "study.toml")]) == 0
+        table = write_table(folder / "latents.csv", "mathematics")
+        assert run(["import", str(folder / "study.toml"), str(table)]) == 0
+
+    return copied_once(tmp_path_factory, "imported", write)
 
 
 @pytest.fixture
@@ -128,11 +131,13 @@ def imported(imported_folder: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def categorised_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of explanations that lie in categories of two levels; to be copied."""
-    folder = tmp_path_factory.mktemp("categorised")
-    path = study_in(folder, TWO_LEVELS)
-    assert run(["import", str(path), str(folder / "latents.csv")]) == 0
-    assert run(["categorize", str(path)]) == 0
-    return folder
+
+    def write(folder: Path) -> None:
+        path = study_in(folder, TWO_LEVELS)
+        assert run(["import", str(path), str(folder / "latents.csv")]) == 0
+        assert run(["categorize", str(path)]) == 0
+
+    return copied_once(tmp_path_factory, "categorised", write)
 
 
 @pytest.fixture

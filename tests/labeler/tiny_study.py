@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shared import built_once, copied_once
 
 NAMES = ("base", "tuned", "third")
 TEXTS = (
@@ -149,12 +150,14 @@ def _lines(table: Mapping[str, Any]) -> str:
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The models `base`, `tuned` and `third`: one of random weights and two with noise added."""
-    from tiny_models import save_tiny_model
 
-    folder = tmp_path_factory.mktemp("tiny-models")
-    for seed, name in enumerate(NAMES):
-        save_tiny_model(folder / name, noise=0.08 if seed else 0.0, noise_seed=seed)
-    return folder
+    def save(folder: Path) -> None:
+        from tiny_models import save_tiny_model
+
+        for seed, name in enumerate(NAMES):
+            save_tiny_model(folder / name, noise=0.08 if seed else 0.0, noise_seed=seed)
+
+    return built_once(tmp_path_factory, "tiny-models", save)
 
 
 @pytest.fixture(scope="session", autouse=False)
@@ -175,10 +178,14 @@ def finished_study(
     tiny_model_folder: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> TinyStudy:
     """A study that was run to its end; copy it before changing anything."""
-    from labeler.cli.main import run
 
-    study = write_study(tmp_path_factory.mktemp("finished") / "study", tiny_model_folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DIFFLENS_CACHE", str(tiny_cache))
-        assert run(["run", str(study.path)]) == 0
-    return study
+    def run_study(folder: Path) -> None:
+        from labeler.cli.main import run
+
+        study = write_study(folder, tiny_model_folder)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DIFFLENS_CACHE", str(tiny_cache))
+            assert run(["run", str(study.path)]) == 0
+
+    folder = copied_once(tmp_path_factory, "finished", run_study)
+    return TinyStudy(folder, default_tables(tiny_model_folder))

@@ -192,6 +192,7 @@ def test_a_report_on_stale_stages_says_so(
     assert "warning" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_status_and_report_of_imported_labels(
     imported: Path, own_cache: Path, capsys: Capture
 ) -> None:
@@ -328,6 +329,7 @@ def test_a_schema_that_differs_is_told(tmp_path: Path, capsys: Capture) -> None:
     assert "difflens db upgrade" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "query",
     ["select * from v_effective_label a, v_effective_label b", "select 1"],

@@ -223,6 +223,7 @@ windows = st.lists(
 examples = st.builds(ExchangeExample, answers, windows)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(["detection", "fuzzing"]), st.lists(examples, max_size=6)))
 def test_whatever_is_written_is_read_as_the_same_answers(
     found: dict[Any, list[ExchangeExample]],

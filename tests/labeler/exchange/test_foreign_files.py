@@ -175,7 +175,13 @@ TREES = {
 }
 
 
-@pytest.mark.parametrize("text", TREES.values(), ids=TREES)
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(text, id=name, marks=pytest.mark.slow if name == "many keys" else ())
+        for name, text in TREES.items()
+    ],
+)
 def test_taxonomy_files(imported: Path, tmp_path: Path, capsys: Capture, text: str) -> None:
     file = tmp_path / "mine.yaml"
     write(file, text)

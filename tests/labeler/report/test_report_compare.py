@@ -24,6 +24,8 @@ from labeler.report.tables import make_console
 from labeler.store.engine import open_engine, write_session
 from labeler.store.schema import Crosscoder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def reported_file(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -55,7 +57,6 @@ def paired(studies: list[Engine]) -> SideBySide:
     return pair
 
 
-@pytest.mark.slow
 def test_other_crosscoders_of_the_same_models_are_combined_as_seeds(studies: list[Engine]) -> None:
     pair = paired(studies)
     assert pair.are_seeds
@@ -77,7 +78,6 @@ def test_the_same_crosscoder_twice_is_no_second_seed(studies: list[Engine]) -> N
     assert all(row.combined is None for row in pair.rows)
 
 
-@pytest.mark.slow
 def test_the_terminal_and_the_page_show_both(studies: list[Engine], tmp_path: Path) -> None:
     pair = paired(studies)
     stream = io.StringIO()

@@ -71,6 +71,7 @@ def test_judge_labels_are_used_and_never_the_effective_ones(
     assert effective.target_count < 60
 
 
+@pytest.mark.slow
 def test_too_few_blind_reviews_are_refused_by_number(sqlite_engine: Engine, tmp_path: Path) -> None:
     build_reviewed(sqlite_engine, n_blind=40, n_manual=70)
     files = reported(sqlite_engine, tmp_path)
@@ -104,6 +105,7 @@ def test_a_wholly_reviewed_comparison_needs_no_correction(
     assert row.ci_low == pytest.approx(safety.ci_low)
 
 
+@pytest.mark.slow
 def test_checks_read_back_equal_those_that_were_computed(
     sqlite_engine: Engine, tmp_path: Path
 ) -> None:

@@ -192,6 +192,7 @@ def test_hostile_text_is_shown_as_text(sqlite_engine: Engine, tmp_path: Path) ->
     assert page.tags.count("details") == html.count("</details>")
 
 
+@pytest.mark.slow
 def test_a_late_collection_replaces_the_evidence_of_an_earlier_one(
     planted_report: ReportFiles, tmp_path: Path
 ) -> None:
@@ -231,6 +232,7 @@ def test_a_rule_without_message_is_shown_without_one(sqlite_engine: Engine, tmp_
     )
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_one_clear_line(
     sqlite_engine: Engine, tmp_path: Path
 ) -> None:
@@ -244,6 +246,7 @@ def test_no_partial_file_is_left(planted_report: ReportFiles) -> None:
     assert not list(planted_report.folder.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_a_page_lists_no_more_latents_than_it_can_hold_and_says_so(
     planted_report: ReportFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

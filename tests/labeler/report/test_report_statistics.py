@@ -58,6 +58,7 @@ def test_none_of_the_published_changes_is_called_significant(
     assert min(row.q_value or 0 for row in rows.values()) > 0.5
 
 
+@pytest.mark.slow
 def test_every_row_is_stored_under_the_reports_run(engine: Engine, tmp_path: Path) -> None:
     build_imported(engine)
     table = report(engine, tmp_path / "report")
@@ -134,6 +135,7 @@ def test_a_group_counts_its_categories_and_stands_before_them(
     assert slugs[start + 1 : start + 1 + len(children)] == [row.category for row in children]
 
 
+@pytest.mark.slow
 def test_planted_directions_are_checked_by_the_sign_of_the_point_estimate(
     sqlite_engine: Engine, tmp_path: Path
 ) -> None:

@@ -232,6 +232,7 @@ def test_a_bulk_action_is_undone_as_a_whole(study: Study) -> None:
         assert_table_equals_view(session)
 
 
+@pytest.mark.slow
 def test_acts_are_told_apart_at_one_clock_value(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:

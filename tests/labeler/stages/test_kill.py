@@ -31,7 +31,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from labeler.cli.main import main
 main()
 """
-LATENCY_S = 0.1
+LATENCY_S = 0.03
 PATIENCE_S = 600.0
 
 TABLES = {
@@ -164,6 +164,7 @@ def judged_study(folder: Path, models: Path, delay_s: float = 0.0) -> Iterator[T
             harvest={"shard_tokens": 64},
             train={"checkpoint_every": 3},
             judge=judge_at(server),
+            isolate={"top": 6},
             collect={"window": 12},
         )
 
