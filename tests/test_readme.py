@@ -79,12 +79,14 @@ def test_every_block_is_run_or_says_why_not() -> None:
         assert runs_here or block.key == "elsewhere" or block.value in NEEDS, (page, block.text)
 
 
+@pytest.mark.slow
 def test_commands_run_in_an_empty_folder(tmp_path: Path) -> None:
     printed = run_blocks(README, ".", tmp_path)
     assert (tmp_path / "study.toml").is_file()
     assert "torch" in printed
 
 
+@pytest.mark.slow
 def test_commands_on_the_paper_example_run(tmp_path: Path) -> None:
     folder = paper_copy(tmp_path)
     printed = " ".join(run_blocks(README, "examples/paper", folder).split())
@@ -93,6 +95,7 @@ def test_commands_on_the_paper_example_run(tmp_path: Path) -> None:
         assert " ".join(line.split()) in printed
 
 
+@pytest.mark.slow
 def test_the_paper_example_says_what_its_report_says(tmp_path: Path) -> None:
     folder = paper_copy(tmp_path)
     run_blocks(PAPER_README, "examples/paper", folder)

@@ -25,6 +25,7 @@ def test_a_draw_is_stored_with_its_probability_and_a_larger_one_contains_it(engi
         assert sorted(place.position for place in places.values()) == list(range(1, 26))
 
 
+@pytest.mark.slow
 def test_every_latent_is_drawn_as_often_as_the_probability_says(sqlite_engine: Engine) -> None:
     with write_session(sqlite_engine) as session:
         data = seed(session, n_target=8, n_reference=2)

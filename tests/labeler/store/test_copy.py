@@ -15,6 +15,7 @@ from labeler.store.engine import open_engine, write_session
 from labeler.store.schema import metadata
 
 
+@pytest.mark.slow
 def test_a_copy_on_another_database_has_equal_checksums_and_goes_on(
     engine: Engine, database_url: str, tmp_path: Path
 ) -> None:

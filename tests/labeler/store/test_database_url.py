@@ -45,6 +45,7 @@ def test_a_path_means_itself(tmp_path: Path, name: str) -> None:
     assert [each.name for each in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.slow
 def test_each_study_has_its_own_database(tmp_path: Path, capsys: Capture) -> None:
     table = write_table(tmp_path / "latents.csv", "mathematics")
     names = ("run?1", "run?2", "run%41 #b", "${HOME}")
