@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from taxonomy.exact_tests import fisher_p
 
 from taxonomy.counts import CategoryCounts
 from taxonomy.errors import InputError
+from taxonomy.proportions import fisher_p
 from taxonomy.randomisation import DrawnCounts, count_draws, randomised_change_statistics
 
 N_LATENTS, PER_SIDE = 200, 40
