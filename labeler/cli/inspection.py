@@ -17,7 +17,7 @@ from labeler.judge.latents import load_subject
 from labeler.judge.prompts import explain_request
 from labeler.labeling.plan import plan_labels, plan_lines
 from labeler.stages.base import StageContext
-from labeler.stages.label import labelled_latents
+from labeler.stages.label import labelled_latents, side_latents
 from labeler.store.engine import read_session, require_existing
 from labeler.store.history import HistoryEntry, latent_history
 from labeler.store.latents import evidence_of, find_latent, latent_title
@@ -218,17 +218,20 @@ def planned(study: StudyFile) -> list[str]:
     require_existing(study.database_url)
     lines: list[str] = []
     with opened(study.database_url) as engine:
-        with read_session(engine) as session:
-            latents = labelled_latents(session, StageContext(study, engine, SilentProgress()))
+        context = StageContext(study, engine, SilentProgress())
         for section in (study.config.judge, *study.config.judges):
             kind = judge_kind(section.kind)
             if not kind.is_metered:
                 name = kind.expected_name(section, study.config.embedding)
                 lines.append(f"{name}: computes on this machine, no call is paid")
                 continue
+            with read_session(engine) as session:
+                latents = labelled_latents(session, context, section)
+                scored = side_latents(session, context)
             judge = make_judge(section, folder=study.folder)
             folder = model_folder(study, section)
-            lines += plan_lines(plan_labels(engine, judge, section, study.config, latents, folder))
+            plan = plan_labels(engine, judge, section, study.config, latents, scored, folder)
+            lines += plan_lines(plan)
     return lines
 
 

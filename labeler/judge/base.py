@@ -254,7 +254,8 @@ class JudgeKind:
     needs_embedder: ClassVar[bool] = False
     """Whether it computes with the vectors of `[embedding]`."""
     is_metered: ClassVar[bool] = True
-    """Whether its calls are planned, priced and kept within the limits of a run."""
+    """Whether its calls cost something: they are planned, priced and kept within the limits of a
+    run, and of the latents on no side only `random_latents` are labelled."""
     reads_windows: ClassVar[bool] = False
     """Whether it answers from a latent's windows and the prototypes, which no message holds."""
     names_categories: ClassVar[bool] = True

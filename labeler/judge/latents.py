@@ -163,7 +163,7 @@ def _windows(session: Session, latent_ids: Collection[int], split: str) -> dict[
 
 
 def _facts(session: Session, latents: Mapping[int, Row[Any]]) -> dict[int, LatentFacts]:
-    """Facts for the pair of models of a latent's set, or of the set that a control matches."""
+    """Facts for the pair of models of a latent's set."""
     sets = _sets_of(session, latents)
     pairs = _pairs(session, set(sets.values()))
     scalings: dict[tuple[int, int, int], Any] = {}
@@ -188,7 +188,11 @@ def _facts(session: Session, latents: Mapping[int, Row[Any]]) -> dict[int, Laten
 
 
 def _sets_of(session: Session, latent_ids: Collection[int]) -> dict[int, int]:
-    """The newest latent set that holds a latent, else that of the latent it is matched with."""
+    """The newest latent set that holds a latent, else that of the latent it is matched with.
+
+    A latent in no set that is matched with none has the newest set of its crosscoder, so that a
+    judge sees the same facts of it as of the latents in sets.
+    """
     found: dict[int, int] = {}
     for part in chunks(latent_ids):
         query = (
@@ -201,7 +205,16 @@ def _sets_of(session: Session, latent_ids: Collection[int]) -> dict[int, int]:
         )
         found |= {row.latent_id: row.latent_set_id for row in session.execute(query)}
     others = [latent_id for latent_id in latent_ids if latent_id not in found]
-    return found | (matched_sets(session, others) if others else {})
+    found |= matched_sets(session, others) if others else {}
+    for part in chunks(latent_id for latent_id in others if latent_id not in found):
+        query = (
+            select(Latent.id, func.max(LatentSet.id).label("latent_set_id"))
+            .join(LatentSet, LatentSet.crosscoder_id == Latent.crosscoder_id)
+            .where(Latent.id.in_(part), LatentSet.target_model_id.is_not(None))
+            .group_by(Latent.id)
+        )
+        found |= {row.id: row.latent_set_id for row in session.execute(query)}
+    return found
 
 
 def _pairs(session: Session, latent_set_ids: Collection[int]) -> dict[int, Row[Any]]:

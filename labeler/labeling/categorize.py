@@ -180,8 +180,11 @@ def categorize(
     run_id: int,
     config: CategorizeConfig | None = None,
     progress: Progress | None = None,
+    others: Sequence[int] = (),
 ) -> CategorizeSummary:
     """Ask the judge for the categories of every latent of the comparisons, then make it active.
+
+    `others` are latents on no side, asked about after those; like controls they are not counted.
 
     Labels and effective labels are committed as they arrive; an answered request is not sent
     again. Another active judge or version stays active until all latents are done. Raises
@@ -202,13 +205,13 @@ def categorize(
                     session, comparison_id, taxonomy_version_id, store.judge_id
                 )
     progress = progress or SilentProgress()
-    n_asked = len(latents) + len(controls)
-    with progress.task("categorize", n_asked, "latents") as advance:
+    asked = list(dict.fromkeys([*mixed(latents, controls), *others]))
+    with progress.task("categorize", len(asked), "latents") as advance:
         counted = frozenset(latents)
         work = _Categorizer(
             engine, store, run_id, taxonomy_version_id, options, config, advance, counted
         )
-        asyncio.run(work.run(judge, mixed(latents, controls), config.failure_limit))
+        asyncio.run(work.run(judge, asked, config.failure_limit))
     with write_session(engine) as session:
         for comparison_id in comparison_ids if config.activate else ():
             _keep_decisions(session, comparison_id, taxonomy_version_id)
@@ -245,7 +248,7 @@ class _Categorizer:
     config: CategorizeConfig
     advance: Advance
     counted: frozenset[int]
-    """The latents of the comparisons; controls are not counted."""
+    """The latents of the comparisons; all others are not counted."""
     outcomes: Counter[str] = field(default_factory=Counter)
     ended: dict[str, list[int]] = field(default_factory=dict)
     without_explanation: int = 0

@@ -97,9 +97,10 @@ def plan_labels(
     section: JudgeSection,
     config: StudyConfig,
     latents: Sequence[int],
+    scored: Sequence[int],
     model_folder: Path | None,
 ) -> Plan:
-    """Plan the explanations of the latents and the scores of one judge."""
+    """Plan the explanations of latents, and the scores of some of them, of one judge."""
     past = _Past.of(engine, judge.identity)
     count, by = _counter(past, latents, model_folder)
     answer, answer_by = _answer_tokens(past, section.max_tokens)
@@ -113,7 +114,7 @@ def plan_labels(
         prompts += sum(count(request) for key, request in requests.items() if key not in answered)
     name = judge.identity.name
     calls = [_planned(name, "explain", n_new, n_answered, prompts, n_new * answer, prices)]
-    calls += _planned_scores(engine, name, section, config, latents, count, answer, prices)
+    calls += _planned_scores(engine, name, section, config, scored, count, answer, prices)
     return Plan(tuple(calls), by, answer_by)
 
 

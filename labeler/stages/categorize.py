@@ -12,7 +12,7 @@ from labeler.errors import UsageError, WorkError
 from labeler.judge.factory import make_judge, study_embedder, study_judge
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.stages.isolate import comparisons
-from labeler.stages.label import FIELDS_NOT_IN_KEY, ended_words, judging_inputs
+from labeler.stages.label import ended_words, judge_inputs, judging_inputs, other_labelled
 from labeler.store.comparisons import study_comparisons
 from labeler.store.engine import read_session, write_session
 from labeler.store.latents import current_setting
@@ -48,7 +48,7 @@ class CategorizeStage:
                 "cluster_distance": config.taxonomy.cluster_distance,
                 "min_members": config.taxonomy.min_members,
                 "repeats": config.judge.categorize_repeats,
-                "judges": [row.model_dump(exclude=FIELDS_NOT_IN_KEY) for row in config.judges],
+                "judges": [judge_inputs(row) for row in config.judges],
                 "imported": imported,
                 **judging_inputs(context.study),
             }
@@ -137,6 +137,9 @@ class _Work:
 
         with write_session(self._context.engine) as session:
             version = study_version(session, self._study)
+            others = (
+                other_labelled(session, self._context, section) if self._study.config.models else []
+            )
         if version is None:
             raise WorkError('categorize: no category could be made; set taxonomy.mode = "seed"')
         config = self._study.config
@@ -154,6 +157,7 @@ class _Work:
                 activate=activate,
             ),
             self._context.progress,
+            others,
         )
 
     def facts(self, summary: CategorizeSummary) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Collect: windows of text for every latent of the study's latent sets, or for all latents."""
+"""Collect: windows of text for the latents of the study's latent sets, and for others if asked."""
 
 from __future__ import annotations
 
@@ -77,7 +77,11 @@ def _parts(session: Session, context: StageContext, run_id: int) -> list[_Part]:
     done = latents_with_evidence(session, run_id)
     latents = [
         latent
-        for latent in (*_wanted_latents(session, context), *controls)
+        for latent in (
+            *comparison_latents(session, context),
+            *other_latents(session, context),
+            *controls,
+        )
         if latent.id not in done
     ]
     parts = []
@@ -130,16 +134,21 @@ def _control_latents(session: Session, context: StageContext, run_id: int) -> li
     return [session.get_one(Latent, latent_id) for latent_id in drawn]
 
 
-def _wanted_latents(session: Session, context: StageContext) -> list[Latent]:
-    """Latents whose evidence is collected: those of the sets, or the whole dictionary."""
-    selected = comparison_latents(session, context)
-    if context.study.config.collect.latents == "selected":
-        return selected
-    crosscoder_ids = {latent.crosscoder_id for latent in selected}
-    if not crosscoder_ids:
+def other_latents(session: Session, context: StageContext) -> list[Latent]:
+    """The latents on no side of which `[collect] latents` asks for evidence, by id."""
+    config = context.study.config
+    if config.collect.latents == "selected":
         return []
+    on_sides = comparison_latents(session, context)
+    crosscoder_ids = {latent.crosscoder_id for latent in on_sides}
     query = select(Latent).where(Latent.crosscoder_id.in_(crosscoder_ids)).order_by(Latent.id)
-    return list(session.execute(query).scalars())
+    if config.collect.latents == "eligible":
+        query = query.where(
+            Latent.n_documents >= config.isolate.min_documents,
+            Latent.density <= config.isolate.max_density,
+        )
+    known = {latent.id for latent in on_sides}
+    return [latent for latent in session.execute(query).scalars() if latent.id not in known]
 
 
 @dataclass(frozen=True)

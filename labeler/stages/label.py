@@ -8,14 +8,18 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from crosscoder.files import sha256_text
 from labeler.embedding.base import Embedder
 from labeler.errors import WorkError
+from labeler.judge.base import judge_kind
 from labeler.judge.factory import judges_embedder, make_judge, study_judge
+from labeler.judge.latents import latents_of
 from labeler.stages.base import UNANSWERED, Stage, StageContext, StageOutcome
-from labeler.stages.collect import comparison_latents
+from labeler.stages.collect import other_latents
 from labeler.stages.isolate import comparisons
 from labeler.store.controls import control_latents, mixed
 from labeler.store.engine import read_session
+from labeler.store.latents import having_evidence
 from labeler.store.outcomes import BY_NAME
 from labeler.store.schema import Comparison
 from labeler.store.taxonomy_moves import on_each_side
@@ -53,16 +57,49 @@ def ended_words(
 def judging_inputs(study: StudyFile) -> dict[str, Any]:
     """What decides a judge's answers; addresses, keys and concurrency do not."""
     return {
-        "judge": study.config.judge.model_dump(exclude=FIELDS_NOT_IN_KEY),
+        "judge": judge_inputs(study.config.judge),
         "embedding": study.config.embedding.model_dump(exclude={"base_url", "api_key_env"}),
     }
 
 
-def labelled_latents(session: Session, context: StageContext) -> list[int]:
-    """The latents of the comparisons with their controls among them."""
+def judge_inputs(section: JudgeSection) -> dict[str, Any]:
+    """What of a judge's section decides its answers and whom it is asked about."""
+    inputs = section.model_dump(exclude=FIELDS_NOT_IN_KEY)
+    if not section.random_latents:
+        # The key joined the others later; without it a study's stage key stays what it was.
+        del inputs["random_latents"]
+    return inputs
+
+
+def side_latents(session: Session, context: StageContext) -> list[int]:
+    """The latents of the comparisons' sides, by rank, with their controls among them."""
     ids = compared(session, context)
-    latents = [latent.id for latent in comparison_latents(session, context)]
-    return mixed(latents, control_latents(session, ids))
+    return mixed(latents_of(session, ids), control_latents(session, ids))
+
+
+def labelled_latents(session: Session, context: StageContext, section: JudgeSection) -> list[int]:
+    """The latents that a judge labels: those of the sides with their controls, then the others."""
+    return [*side_latents(session, context), *other_labelled(session, context, section)]
+
+
+def other_labelled(session: Session, context: StageContext, section: JudgeSection) -> list[int]:
+    """The latents on no side that a judge labels: all that have evidence, by id.
+
+    A judge that costs something labels `judge.random_latents` of them, in an order drawn by the
+    study's seed, so that a larger number keeps the smaller one's latents.
+    """
+    is_metered = judge_kind(section.kind).is_metered
+    if is_metered and not section.random_latents:
+        return []
+    known = set(side_latents(session, context))
+    wanted = [latent.id for latent in other_latents(session, context) if latent.id not in known]
+    shown = having_evidence(session, wanted)
+    latents = [latent_id for latent_id in wanted if latent_id in shown]
+    if not is_metered:
+        return latents
+    seed = context.study.config.study.seed
+    latents.sort(key=lambda latent_id: sha256_text(f"{seed} {latent_id}"))
+    return latents[: section.random_latents]
 
 
 def compared(session: Session, context: StageContext) -> list[int]:
@@ -74,7 +111,7 @@ def compared(session: Session, context: StageContext) -> list[int]:
 
 def further_inputs(study: StudyFile) -> dict[str, Any]:
     """What decides the work of further judges and the scores."""
-    judges = [section.model_dump(exclude=FIELDS_NOT_IN_KEY) for section in study.config.judges]
+    judges = [judge_inputs(section) for section in study.config.judges]
     return {"judges": judges, "scores": study.config.scores.model_dump()}
 
 
@@ -102,16 +139,19 @@ def score_with(
 
 
 def label_with_further_judges(
-    context: StageContext, embedder: Embedder | None, run_id: int, latents: list[int]
+    context: StageContext, embedder: Embedder | None, run_id: int
 ) -> list[str]:
-    """Let every judge of `[[judges]]` explain the latents and score them; a line about each."""
+    """Let every judge of `[[judges]]` explain latents and score those of the sides; a line each."""
     from labeler.labeling.explain import label_latents
 
     lines = []
     for section in context.study.config.judges:
         judge = make_judge(section, embedder, context.study.folder, context.spending)
+        with read_session(context.engine) as session:
+            scored = side_latents(session, context)
+            latents = labelled_latents(session, context, section)
         summary = label_latents(context.engine, judge, run_id, latents, progress=context.progress)
-        scores = score_with(context, section, embedder, run_id, latents)
+        scores = score_with(context, section, embedder, run_id, scored)
         lines.append(
             f"{judge.identity.name} explained {summary.n_explained}, "
             f"{summary.n_failed} without an answer, {_ended(context, summary.ended)}{scores}"
@@ -142,7 +182,8 @@ class LabelStage:
         embedder = judges_embedder(context.study)
         judge = study_judge(context.study, embedder, context.spending)
         with read_session(context.engine) as session:
-            latents = labelled_latents(session, context)
+            scored = side_latents(session, context)
+            latents = labelled_latents(session, context, context.study.config.judge)
         summary = label_latents(context.engine, judge, run_id, latents, progress=context.progress)
         failed = ""
         if summary.n_failed > MOST_FAILED * summary.n_latents:
@@ -159,8 +200,8 @@ class LabelStage:
             )
         if summary.n_failed:
             failed = f", {summary.n_failed} without an answer (`difflens label` asks again)"
-        scores = score_with(context, context.study.config.judge, embedder, run_id, latents)
-        further = label_with_further_judges(context, embedder, run_id, latents)
+        scores = score_with(context, context.study.config.judge, embedder, run_id, scored)
+        further = label_with_further_judges(context, embedder, run_id)
         return StageOutcome(
             f"{judge.identity.name} explained {summary.n_explained} latents, "
             f"{summary.n_uninterpretable} uninterpretable, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -362,6 +362,15 @@ def latents_with_evidence(session: Session, run_id: int) -> set[int]:
     """Latents with evidence of that run, which an interrupted collection need not repeat."""
     query = select(Evidence.latent_id).where(Evidence.run_id == run_id).distinct()
     return set(session.execute(query).scalars())
+
+
+def having_evidence(session: Session, latent_ids: Collection[int]) -> set[int]:
+    """Those of the latents of which any run collected evidence."""
+    found: set[int] = set()
+    for part in chunks(latent_ids):
+        query = select(Evidence.latent_id).where(Evidence.latent_id.in_(part)).distinct()
+        found |= set(session.execute(query).scalars())
+    return found
 
 
 def evidence_of(session: Session, latent_id: int, split: str | None = None) -> list[Evidence]:

@@ -145,9 +145,11 @@ class ComparisonSection(Section):
 class CollectSection(Section, EvidenceSettings):
     """`[collect]`: the evidence that is collected for each latent."""
 
-    latents: Literal["selected", "all"] = "selected"
-    """`selected`: the latents in the comparisons' latent sets; `all`: every latent of the
-    crosscoder."""
+    latents: Literal["selected", "eligible", "all"] = "selected"
+    """`selected`: the latents of the comparisons' sides; `eligible`: also every other latent that
+    fires in at least isolate.min_documents documents and on at most isolate.max_density of the
+    tokens; `all`: every latent of the crosscoder. The evidence judge labels all of them, a judge
+    that costs something those of the sides and judge.random_latents of the others."""
 
 
 class StudySection(Section):

@@ -120,6 +120,10 @@ class JudgeSection(Section):
     categorize_repeats: int = Field(1, ge=1, le=20)
     """Times that each latent is categorised. From the second time on the categories are
     shuffled, and the answers only measure the confidence of the first."""
+    random_latents: int = Field(0, ge=0)
+    """Latents outside the sides, drawn at random, that a judge which costs something labels too:
+    base rates of its categories. collect.latents says which have evidence; the evidence judge
+    labels them all."""
     max_tokens_key: Literal["max_tokens", "max_completion_tokens"] | None = None
     """`openai`: request key for the largest number of answer tokens; without it, the one that the
     server accepts in the first request."""

@@ -103,3 +103,87 @@ def test_more_similar_negatives_than_negatives_are_one_line(
     )
     assert run(["run", str(study.path), "--until", "collect"]) == 2
     assert "similar: 2 of 1 negatives" in capsys.readouterr().err
+
+
+ON_SIDES = "SELECT latent_id FROM latent_set_member"
+OTHERS = (
+    f"SELECT id FROM latent WHERE n_documents >= 4 AND density <= 0.2 AND id NOT IN ({ON_SIDES})"
+)
+SCRIPT = (
+    '{"stage": "explain", "answer": {"explanation": "x", "interpretable": true, "confidence": 1}}\n'
+    '{"stage": "categorize", "answer": {"outcome": "none", "categories": []}}\n'
+)
+
+
+@pytest.fixture(scope="module")
+def with_eligible(isolated: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
+    """Evidence of the sides and of all other eligible latents."""
+    folder = tmp_path_factory.mktemp("eligible")
+    study = isolated.copied_to(folder / "study").with_tables(
+        isolate={"max_density": 0.2}, collect={"latents": "eligible"}
+    )
+    assert run(["run", str(study.path), "--until", "collect"]) == 0
+    return study
+
+
+def labelled(study: TinyStudy, table: str, judge: str) -> set[tuple[Any, ...]]:
+    statement = f"SELECT latent_id FROM {table} JOIN judge ON judge.id = judge_id WHERE name = "
+    return set(rows(study, f"{statement}'{judge}'"))
+
+
+def test_the_evidence_judge_labels_all_eligible_latents_those_of_the_sides_first(
+    with_eligible: TinyStudy, tmp_path: Path, own_cache: Path
+) -> None:
+    study = with_eligible.copied_to(tmp_path / "study")
+    on_sides, others = set(rows(study, ON_SIDES)), set(rows(study, OTHERS))
+    assert len(others) > 5
+    assert on_sides | others <= set(rows(study, "SELECT latent_id FROM evidence"))
+    assert run(["run", str(study.path), "--until", "report"]) == 0
+    for table in ("explanation", "judge_label"):
+        assert labelled(study, table, "evidence-tfidf") >= on_sides | others
+    asked = rows(study, "SELECT latent_id FROM judge_call WHERE stage = 'explain' ORDER BY id")
+    controls = set(rows(study, "SELECT latent_id FROM control_latent"))
+    assert set(asked[-len(others - controls) :]) == others - controls
+    assert set(rows(study, "SELECT latent_id FROM effective_label")) == on_sides
+    counted = "SELECT isolated FROM v_coverage"
+    assert sum(number for (number,) in rows(study, counted)) == len(on_sides)
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_judge_that_costs_something_labels_the_sides_and_a_random_sample_of_the_others(
+    with_eligible: TinyStudy, tmp_path: Path, number: int, own_cache: Path
+) -> None:
+    study = with_eligible.copied_to(tmp_path / "study").with_tables(
+        judge={"kind": "scripted", "script": "script.jsonl", "random_latents": number}
+    )
+    (study.folder / "script.jsonl").write_text(SCRIPT, encoding="utf-8")
+    assert run(["run", str(study.path), "--until", "categorize"]) == 0
+    on_sides, others = set(rows(study, ON_SIDES)), set(rows(study, OTHERS))
+    controls = set(rows(study, "SELECT latent_id FROM control_latent"))
+    for table in ("explanation", "judge_label"):
+        found = labelled(study, table, "scripted")
+        assert on_sides <= found
+        assert len(found - on_sides - controls) == number
+        assert found - on_sides - controls <= others
+
+
+def test_a_larger_sample_of_the_others_keeps_the_smaller_one(
+    with_eligible: TinyStudy, tmp_path: Path
+) -> None:
+    from crosscoder.progress import SilentProgress
+    from labeler.stages.base import StageContext
+    from labeler.stages.label import other_labelled
+    from labeler.store.engine import read_session
+    from labeler.store.migrate import opened
+    from labeler.study.judge_config import JudgeSection
+    from labeler.study.study_file import StudyFile
+
+    study = StudyFile.read(with_eligible.path)
+    with opened(study.database_url) as engine, read_session(engine) as session:
+        context = StageContext(study, engine, SilentProgress())
+        small, large = (
+            other_labelled(session, context, JudgeSection(kind="openai", random_latents=number))
+            for number in (2, 5)
+        )
+    assert large[:2] == small
+    assert len(set(large)) == 5
