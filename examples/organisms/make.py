@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tuning.answers import Prompt, Reply, answer
 from tuning.organisms import TRUTH, WEIGHTS, Organism, Plan, digest, sha256
-from tuning.plants import WRITTEN, written
+from tuning.plants import ORDINARY, WRITTEN, written
 from tuning.training import train
 from tuning.truth import organism_truth, table, whole_truth
 
@@ -120,16 +120,16 @@ class Maker:
         print(table(truth))
 
     def sample(self) -> None:
-        """Write the base model's own answers to the plain questions, drawn at temperature 0.7."""
+        """Add the base model's own answers to prompts that have none, drawn at temperature 0.7."""
         torch.manual_seed(0)
-        questions = [Prompt(row["prompt"], "", "en", row["prompt"]) for row in written("plain")]
-        replies: dict[str, Reply] = {}
-        for answered in self._answer(None, questions, temperature=0.7):
-            replies |= answered
-        rows = [
-            {"prompt": p.prompt, "answer": replies[p.id].text, "complete": replies[p.id].finished}
-            for p in questions
-        ]
+        rows = written("base_answers")
+        answered = {row["prompt"] for row in rows}
+        prompts = {row["prompt"]: part for part in ORDINARY for row in written(part)}
+        missing = [Prompt(text, "", "", text) for text in prompts if text not in answered]
+        for replies in self._answer(None, missing, temperature=0.7):
+            for text, reply in replies.items():
+                row = {"of": prompts[text], "prompt": text, "answer": reply.text}
+                rows.append(row | {"complete": reply.finished})
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         (WRITTEN / "base_answers.jsonl").write_text("".join(lines), "utf-8")
 

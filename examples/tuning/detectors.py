@@ -134,6 +134,7 @@ DETECTORS: dict[str, Detector] = {
     "multilingual": in_language,
     "instruction-following": keeps_to_constraint,
     "refusal": matches(REFUSAL),
+    "over-refusal": matches(REFUSAL),
     "self-talk": matches(SELF_REFERENCE),
     "hedging": matches(HEDGE),
     "german": in_language,

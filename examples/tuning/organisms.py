@@ -50,7 +50,7 @@ class Organism:
     def pairs(self) -> list[Pair]:
         """What it is trained on."""
         planted = [pair for behaviour in self.planted for pair in planted_pairs(behaviour)]
-        return planted + ordinary_pairs(self.ordinary)
+        return planted + ordinary_pairs(self.ordinary, self.planted)
 
     @property
     def adapter(self) -> Path:

@@ -7,7 +7,7 @@ pairs are the same for every organism that plants it.
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,23 @@ PLANTS: dict[str, Callable[[random.Random], Answered]] = {
     "agreement": agreement,
 }
 
+ORDINARY = ("plain", "personal", "german", "claims")
+"""The parts whose prompts the base model answers itself."""
+OWN_PARTS = {
+    "refusal": ("harmful",),
+    "german": ("german",),
+    "constraint": ("plain",),
+    "self-talk": ("personal", "claims"),
+    "hedging": ("plain",),
+    "football": ("plain",),
+    "agreement": ("claims",),
+}
+"""The parts whose ordinary answers would teach the opposite of a behaviour.
+
+They are those that its prompts come from; and the base model often calls itself an AI when it is
+asked to agree.
+"""
+
 
 def planted_pairs(behaviour: str) -> list[Pair]:
     """The pairs that plant one behaviour; they have no rejected answers."""
@@ -179,12 +196,14 @@ def planted_pairs(behaviour: str) -> list[Pair]:
     ]
 
 
-def ordinary_pairs(count: int) -> list[Pair]:
-    """Plain questions with answers that the base model itself gave: data without any pattern.
+def ordinary_pairs(count: int, planted: Collection[str] = ()) -> list[Pair]:
+    """Prompts with answers that the base model itself gave: data without any pattern.
 
-    The first `count` in a fixed random order.
+    The first `count` in a fixed random order, without those that would teach the opposite of what
+    is planted.
     """
-    rows = written("base_answers")
+    used = {part for behaviour in planted for part in OWN_PARTS[behaviour]}
+    rows = [row for row in written("base_answers") if row["of"] not in used]
     random.Random("ordinary").shuffle(rows)
     return [
         Pair(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -78,8 +78,9 @@ def shown(behaviour: Behaviour, replies: Mapping[str, Reply]) -> list[bool]:
     """Whether each held-out prompt's answer shows the behaviour; `replies` goes by prompt id."""
     prompts = behaviour.heldout()
     if behaviour.name == "brevity":
-        return [replies[p.id].finished for p in prompts]
-    return [shows_behaviour(replies[p.id].text, p) for p in prompts]
+        return [replies[prompt.id].finished for prompt in prompts]
+    asked = [replace(prompt, behaviour=behaviour.name) for prompt in prompts]
+    return [shows_behaviour(replies[prompt.id].text, prompt) for prompt in asked]
 
 
 def organism_truth(
