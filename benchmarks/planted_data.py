@@ -10,6 +10,8 @@ decoupled  the same tokens in every model, in directions of cosine 0.8 and with 
            own in each: a crosscoder may say one concept by a latent for each model, each of
            which the other model reconstructs through its own (arXiv 2504.02922, section 3)
 rotated    the same tokens and strength in every model, in directions that have nothing in common
+stronger   one direction, a little longer in one model than in all others: turned up there
+turned     the same tokens, strength and length, in directions of cosine 0.8
 
 Only `own` latents are specific to a model. Any kind has frequent and rare members.
 """
@@ -17,18 +19,29 @@ Only `own` latents are specific to a model. Any kind has frequent and rare membe
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import NormalDist
+from types import MappingProxyType
 from typing import Literal
 
 import torch
 
 from crosscoder.memory_store import MemoryStore, memory_store
 
-PlantedKind = Literal["shared", "own", "shrunk", "decoupled", "rotated"]
+PlantedKind = Literal["shared", "own", "shrunk", "decoupled", "rotated", "stronger", "turned"]
 PairClass = Literal[
-    "shared", "target_only", "reference_only", "shrunk", "decoupled", "rotated", "absent"
+    "shared",
+    "target_only",
+    "reference_only",
+    "shrunk",
+    "decoupled",
+    "rotated",
+    "strengthened",
+    "weakened",
+    "turned",
+    "absent",
 ]
 
 DECOUPLED_COSINE = 0.8
@@ -59,6 +72,11 @@ class PlantedConfig:
     decoupled: PlantedCount = PlantedCount(4, 2)
     """Concepts; each is one true latent a model."""
     rotated: PlantedCount = PlantedCount(4, 2)
+    stronger: PlantedCount = PlantedCount(0, 0)
+    """A model in which they are longer."""
+    stronger_by: tuple[float, float] = (1.1, 1.5)
+    """Range of their length there; 1 elsewhere."""
+    turned: PlantedCount = PlantedCount(0, 0)
     density: float = 0.04
     """Share of tokens on which a frequent latent fires."""
     rare_density: float = 0.005
@@ -73,6 +91,9 @@ class PlantedConfig:
     """Share of a latent's firing that its group has in common, token by token."""
     burstiness: float = 0.3
     """Share of a latent's firing that the tokens of one document have in common."""
+    response_noise: float = 0.0
+    """Standard deviation of the logarithm by which a model uses a group more or less in a document:
+    both models respond to a text a little differently, and to related concepts alike."""
     group_size: int = 6
     """Latents in a group; groups mix the kinds."""
     n_documents: int = 800
@@ -95,6 +116,8 @@ class PlantedTruth:
     """(T,) bool"""
     concept: torch.Tensor
     """(T,) int64; the latents of one decoupled concept, one a model, have the same number."""
+    group: torch.Tensor
+    """(T,) int64; latents of one group fire together."""
     directions: torch.Tensor
     """(T, M, d) float32 before the models' own scales and offsets; zero where a model lacks it."""
     strengths: torch.Tensor
@@ -121,6 +144,10 @@ class PlantedTruth:
 
     @staticmethod
     def _pair_class(kind: PlantedKind, in_target: float, in_reference: float) -> PairClass:
+        if kind == "stronger":
+            if in_target == in_reference:
+                return "shared"
+            return "strengthened" if in_target > in_reference else "weakened"
         if kind == "own":
             if in_target == 0 and in_reference == 0:
                 return "absent"
@@ -153,13 +180,16 @@ class _Blueprint:
     """Latents of one concept fire on the same tokens, each with strengths of its own."""
 
 
-def generate_planted(config: PlantedConfig) -> Planted:
+def generate_planted(
+    config: PlantedConfig, turned_up: Mapping[int, float] = MappingProxyType({})
+) -> Planted:
     """Draw a dictionary and the activations of all models at the same tokens.
 
     Every model has a scale and an offset of its own, as real ones have. Latents fire by a Gaussian
     copula: a token's score is made of a part of the document and latent, a part of the token and
     group, and a part of its own, so that firing comes in bursts within documents and latents of
-    one group fire together, at exactly the wanted density.
+    one group fire together, at exactly the wanted density. `turned_up` gives, by group, the factor
+    by which the last model uses its latents more strongly.
     """
     generator = torch.Generator().manual_seed(config.seed)
     latents = _Draughtsman(config, generator).draw()
@@ -172,13 +202,17 @@ def generate_planted(config: PlantedConfig) -> Planted:
     document = _documents(config, generator)
     strengths = _strengths(config, latents, groups, document, generator)
     directions = torch.stack([latent.direction for latent in latents])
-    clean = (strengths @ directions.flatten(1)).view(-1, *directions.shape[1:])
+    of_latent = groups[torch.tensor([latent.concept for latent in latents])]
+    for group, factor in turned_up.items():
+        directions[of_latent == group, -1] *= factor
+    clean = _responses(config, strengths, directions, of_latent, document, generator)
     noisy = clean + _noise(config, clean.shape, generator)
     truth = PlantedTruth(
         model_names=config.model_names,
         kind=tuple(latent.kind for latent in latents),
         rare=torch.tensor([latent.rare for latent in latents]),
         concept=torch.tensor([latent.concept for latent in latents]),
+        group=of_latent,
         directions=directions,
         strengths=strengths,
     )
@@ -217,6 +251,11 @@ class _Draughtsman:
                 self._add_decoupled(rare)
             for _ in range(_number(config.rotated, rare)):
                 self._add("rotated", rare, self._units(self._n_models))
+            for model in models:
+                for _ in range(_number(config.stronger, rare)):
+                    self._add("stronger", rare, self._stronger(model))
+            for _ in range(_number(config.turned, rare)):
+                self._add("turned", rare, self._turned())
         return self._latents
 
     def _add(self, kind: PlantedKind, rare: bool, direction: torch.Tensor) -> None:
@@ -225,17 +264,21 @@ class _Draughtsman:
 
     def _add_decoupled(self, rare: bool) -> None:
         """One true latent a model, all on the same tokens."""
-        (common,) = self._units(1)
-        aside = self._units(self._n_models)
-        aside -= (aside @ common)[:, None] * common
-        aside /= aside.norm(dim=-1, keepdim=True)
-        # Directions of cosine c with one another have cosine sqrt(c) with what they share.
-        rows = math.sqrt(DECOUPLED_COSINE) * common + math.sqrt(1 - DECOUPLED_COSINE) * aside
+        rows = self._turned()
         for model in range(self._n_models):
             direction = torch.zeros_like(rows)
             direction[model] = rows[model]
             self._latents.append(_Blueprint("decoupled", rare, direction, self._n_concepts))
         self._n_concepts += 1
+
+    def _turned(self) -> torch.Tensor:
+        """A unit direction for each model, any two of cosine DECOUPLED_COSINE."""
+        (common,) = self._units(1)
+        aside = self._units(self._n_models)
+        aside -= (aside @ common)[:, None] * common
+        aside /= aside.norm(dim=-1, keepdim=True)
+        # Directions of cosine c with one another have cosine sqrt(c) with what they share.
+        return math.sqrt(DECOUPLED_COSINE) * common + math.sqrt(1 - DECOUPLED_COSINE) * aside
 
     def _units(self, n: int) -> torch.Tensor:
         drawn = torch.randn(n, self._config.d_model, generator=self._generator)
@@ -246,6 +289,12 @@ class _Draughtsman:
 
     def _present(self, owner: set[int]) -> torch.Tensor:
         return torch.tensor([[float(model in owner)] for model in range(self._n_models)])
+
+    def _stronger(self, model: int) -> torch.Tensor:
+        low, high = self._config.stronger_by
+        direction = self._same()
+        direction[model] *= low + (high - low) * torch.rand(1, generator=self._generator)
+        return direction
 
     def _shrunk(self, model: int) -> torch.Tensor:
         low, high = self._config.shrunk_to
@@ -299,6 +348,28 @@ def _strengths(
     concept = torch.tensor([latent.concept for latent in latents])
     size = torch.exp(0.3 * torch.randn(n_tokens, len(latents), generator=generator))
     return fires[:, concept] * size
+
+
+def _responses(
+    config: PlantedConfig,
+    strengths: torch.Tensor,
+    directions: torch.Tensor,
+    group: torch.Tensor,
+    document: torch.Tensor,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """(n, M, d) what the models make of the strengths (n, T), before noise on coordinates."""
+    if config.response_noise == 0:
+        return (strengths @ directions.flatten(1)).view(-1, *directions.shape[1:])
+    shape = (directions.shape[1], config.n_documents, int(group.max()) + 1)
+    factor = torch.exp(config.response_noise * torch.randn(shape, generator=generator))
+    return torch.stack(
+        [
+            (strengths * factor[model][document][:, group]) @ directions[:, model]
+            for model in range(directions.shape[1])
+        ],
+        dim=1,
+    )
 
 
 def _noise(config: PlantedConfig, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
