@@ -181,6 +181,8 @@ class Interval:
     """(F,) standard error."""
     freedom: FloatArray
     """(F,) degrees of freedom of Student's t."""
+    left_out: FloatArray
+    """(G, F) the ratio without each block."""
 
 
 def jackknife_ratio(
@@ -213,4 +215,4 @@ def jackknife_ratio(
     known = np.isfinite(half) & (count >= 2)
     half, error = (np.where(known, values, np.nan) for values in (half, error))
     value = np.where(np.isfinite(value), value, np.nan)
-    return Interval(value, value - half, value + half, error, effective - 1)
+    return Interval(value, value - half, value + half, error, effective - 1, left_out)

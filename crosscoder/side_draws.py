@@ -42,6 +42,9 @@ class SideDraws:
     """(R, n) latent indices"""
     reference: IndexMatrix
     """(R, m) latent indices"""
+    shifts: NDArray[np.float32]
+    """(1 + G, F) strength shift of every latent, and without each block of documents; from the
+    target's point of view. With a common base: shift of the target less that of the other."""
     has_prefixes: bool
     """Whether the first n latents of a side are the side of n latents per side."""
 
@@ -88,7 +91,7 @@ def draw_sides(
                 for side, row in zip(rows, sides, strict=True):
                     side.append(row)
             advance(n)
-    return SideDraws(np.stack(rows[0]), np.stack(rows[1]), trial.has_prefixes)
+    return SideDraws(np.stack(rows[0]), np.stack(rows[1]), trial.shifts(), trial.has_prefixes)
 
 
 def random_signs(random: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
@@ -106,8 +109,11 @@ class _Trial:
         self._rule = chosen.target.rule
         self._exclude = overlap == "exclude"
         self._pairs = tuple(scaling.pair(side.target, side.reference) for side in sides)
-        is_direct = sides[0].target == sides[1].reference and sides[0].reference == sides[1].target
-        self.has_prefixes = self._rule.sides_are_apart and is_direct
+        self._is_direct = (sides[0].target, sides[0].reference) == (
+            sides[1].reference,
+            sides[1].target,
+        )
+        self.has_prefixes = self._rule.sides_are_apart and self._is_direct
         limit = self._rule.limit
         self._sizes = [len(side.latent_indices) if limit is None else limit for side in sides]
         if self.has_prefixes:
@@ -122,6 +128,11 @@ class _Trial:
         )
         self._difference = [_per_group(scaling, (a - b) / 2) for a, b in zip(*columns, strict=True)]
         self._eligible &= total
+
+    def shifts(self) -> NDArray[np.float32]:
+        """See SideDraws."""
+        found = [np.vstack([pair.strength_shift, pair.shift_left_out]) for pair in self._pairs]
+        return (found[0] if self._is_direct else found[0] - found[1]).astype(np.float32)
 
     def choose(self, signs: FloatArray) -> Iterator[tuple[IndexMatrix, IndexMatrix]]:
         """The two sides for each column of `signs` (G, n): 1 keeps a document, -1 swaps it."""

@@ -30,6 +30,8 @@ class StrengthShift:
     """Shift over its jackknife standard error."""
     shift_q: FloatArray
     """Benjamini-Hochberg q of the hypothesis that the shift is 0, over the latents."""
+    shift_left_out: FloatArray
+    """(G, F) the shift without each block of documents."""
     shift_score: FloatArray
     """sum f <z^target - z^reference, u> / sqrt(sum f^2): large where a latent is turned up or down
     much and often."""
@@ -56,6 +58,7 @@ def strength_shift(
         shift_high=known(ratio.high),
         shift_t=t,
         shift_q=_adjusted(2 * stats.t.sf(np.abs(t), ratio.freedom)),
+        shift_left_out=known(ratio.left_out),
         shift_score=score,
     )
 

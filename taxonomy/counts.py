@@ -161,5 +161,11 @@ class CategoryChange(CategoryCounts):
     detectable_fall: float | None
     family_p: float | None = None
     """p that bounds the chance of one false call in the whole table; None without randomisation."""
+    mean_shift: float | None = None
+    """Mean strength shift of the category's latents, all that are labelled; see `mean_shift`."""
+    mean_shift_low: float | None = None
+    mean_shift_high: float | None = None
+    mean_shift_q: float | None = None
+    n_shifted: int | None = None
     least_attainable_p: float = field(default=math.nan, compare=False)
     """NaN in a row that was read back: reports do not store it."""

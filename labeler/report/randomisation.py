@@ -17,6 +17,7 @@ from labeler.store.views.base import DECISION, STANDING, VERDICT, with_tables
 
 if TYPE_CHECKING:
     from taxonomy.counts import CategoryCounts
+    from taxonomy.mean_shift import MeanShift
     from taxonomy.randomisation import DrawnCounts
 
 LEAST_LABELLED = 0.5
@@ -48,6 +49,8 @@ class RandomisedSides:
     """(R, n) latent indices, -1 = none"""
     reference: NDArray[np.int32]
     """(R, m)"""
+    shifts: NDArray[np.float32]
+    """(1 + G, F) strength shifts, and without each block of documents"""
     labels: tuple[Any, ...]
     """Rows latent_index, outcome, category, parent, rank."""
 
@@ -60,6 +63,24 @@ class RandomisedSides:
         """
         from taxonomy.randomisation import count_draws
 
+        members, counted = self._members(table, counting, denominator)
+        drawn = count_draws(self.target, self.reference, members, counted)
+        return drawn if _has_enough_labels(drawn, table) else None
+
+    def mean_shifts(
+        self, table: Sequence[CategoryCounts], counting: str, denominator: str
+    ) -> list[MeanShift]:
+        """Mean strength shift of each of the table's categories, over all its labelled latents."""
+        from taxonomy.mean_shift import mean_shifts
+
+        members, _ = self._members(table, counting, denominator)
+        known = self.shifts[:, : len(members)].astype(np.float64)
+        return mean_shifts(known, members, [row.level for row in table])
+
+    def _members(
+        self, table: Sequence[CategoryCounts], counting: str, denominator: str
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """(F, C) latents of each category, and (F,) those of the denominator."""
         categories = [row.category for row in table]
         n_latents = 1 + max((row.latent_index for row in self.labels), default=0)
         column = {category: i for i, category in enumerate(categories)}
@@ -73,8 +94,7 @@ class RandomisedSides:
             for slug in (row.category, row.parent):
                 if slug in column:
                     members[row.latent_index, column[slug]] = True
-        drawn = count_draws(self.target, self.reference, members & counted[:, None], counted)
-        return drawn if _has_enough_labels(drawn, table) else None
+        return members & counted[:, None], counted
 
 
 def read_randomised_sides(
@@ -108,7 +128,7 @@ def read_randomised_sides(
             "crosscoder": sets[0].crosscoder_id,
         },
     )
-    return RandomisedSides(drawn[0], drawn[1], tuple(labels.all()))
+    return RandomisedSides(drawn[0], drawn[1], row.shifts, tuple(labels.all()))
 
 
 def _size(session: Session, latent_set_id: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -108,11 +108,24 @@ def category_changes(
     from taxonomy.change import change_statistics
 
     drawn = None if sides is None else sides.counts(counts, counting, denominator)
-    if drawn is None:
+    if sides is None or drawn is None:
         return change_statistics(counts, alpha, test, detectable=detectable)
     from taxonomy.randomisation import randomised_change_statistics
 
-    return randomised_change_statistics(counts, drawn, alpha)
+    changes = randomised_change_statistics(counts, drawn, alpha)
+    return [
+        replace(
+            change,
+            mean_shift=shift.mean_shift,
+            mean_shift_low=shift.mean_shift_low,
+            mean_shift_high=shift.mean_shift_high,
+            mean_shift_q=shift.mean_shift_q,
+            n_shifted=shift.n_shifted,
+        )
+        for change, shift in zip(
+            changes, sides.mean_shifts(counts, counting, denominator), strict=True
+        )
+    ]
 
 
 def rows_of(

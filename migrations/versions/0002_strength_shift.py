@@ -16,7 +16,10 @@ depends_on = None
 
 COLUMNS = {
     "latent_scaling": ("strength_shift", "shift_low", "shift_high", "shift_t", "shift_q"),
-    "category_change_statistic": ("family_p",),
+    "category_change_statistic": (
+        "family_p",
+        *("mean_shift", "mean_shift_low", "mean_shift_high", "mean_shift_q"),
+    ),
 }
 
 
@@ -24,6 +27,7 @@ def upgrade() -> None:
     for table, names in COLUMNS.items():
         for name in names:
             op.add_column(table, sa.Column(name, sa.Double()))
+    op.add_column("category_change_statistic", sa.Column("n_shifted", sa.Integer()))
     op.create_table(
         "side_draw",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -32,6 +36,7 @@ def upgrade() -> None:
         sa.Column("has_prefixes", sa.Boolean(), nullable=False),
         sa.Column("target", sa.Text(), nullable=False),
         sa.Column("reference", sa.Text(), nullable=False),
+        sa.Column("shifts", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_side_draw"),
         *(
             sa.ForeignKeyConstraint(
@@ -47,6 +52,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("side_draw")
+    op.drop_column("category_change_statistic", "n_shifted")
     for table, names in COLUMNS.items():
         for name in names:
             op.drop_column(table, name)

@@ -53,6 +53,7 @@ def make_pair(
         shift_high=shifts + half,
         shift_t=ts,
         shift_q=qs,
+        shift_left_out=np.tile(shifts, (20, 1)),
         shift_score=shifts,
         flags=np.where(error < -0.1, int(ScalingFlag.ERROR_NEGATIVE), 0).astype(np.uint8),
         density=np.broadcast_to(np.array(density, float), (n,)),

@@ -171,6 +171,7 @@ def test_strength_shift_equals_the_dense_form(
         left_out = [
             float(moved[blocks != b].sum() / (f[blocks != b] ** 2).sum()) for b in range(20)
         ]
+        np.testing.assert_allclose(pair.shift_left_out[:, latent], left_out, rtol=1e-9)
         error = np.sqrt(19 / 20 * ((np.array(left_out) - np.mean(left_out)) ** 2).sum())
         assert pair.strength_shift[latent] == pytest.approx(shift, rel=1e-9)
         assert pair.shift_t[latent] == pytest.approx(shift / error, rel=1e-7)

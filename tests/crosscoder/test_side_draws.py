@@ -106,6 +106,7 @@ def test_sides_that_are_apart_hold_every_smaller_side_as_a_prefix() -> None:
         both = [row[row >= 0] for row in (target, reference)]
         assert len(np.intersect1d(*both)) == 0
         assert sum(len(row) for row in both) == N_LATENTS
+    np.testing.assert_allclose(draws.shifts[0], scaling.pair("target", "base").strength_shift, 1e-6)
     assert not draw_sides(scaling, isolate(scaling, "ranked", top=3), n_draws=1).has_prefixes
 
 

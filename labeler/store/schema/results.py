@@ -207,6 +207,12 @@ class CategoryChangeStatistic(Base):
     """True for the report's main way of counting."""
     family_p: Mapped[float | None]
     """p of the randomisation over documents that bounds one false call in the whole table."""
+    mean_shift: Mapped[float | None]
+    """Mean strength shift of all labelled latents of the category, on a side or not."""
+    mean_shift_low: Mapped[float | None]
+    mean_shift_high: Mapped[float | None]
+    mean_shift_q: Mapped[float | None]
+    n_shifted: Mapped[int | None]
 
 
 class AuditDraw(Base):

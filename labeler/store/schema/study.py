@@ -278,6 +278,8 @@ class SideDraw(Base):
     target: Mapped[Any] = mapped_column(Matrix)
     """(draws, latents) latent indices in the rule's order; -1 = none."""
     reference: Mapped[Any] = mapped_column(Matrix)
+    shifts: Mapped[Any] = mapped_column(Matrix)
+    """(1 + blocks, latents) strength shift, and the same without each block of documents."""
 
 
 class ComparisonSetting(Base):

@@ -101,6 +101,11 @@ _STATISTIC_COLUMNS = {
     "detectable_rise": "smallest rise in percent that these counts could have shown; NULL = none",
     "detectable_fall": "smallest fall in percent; NULL = none",
     "family_p": "p that bounds one false call in the whole table; NULL without randomisation",
+    "mean_shift": "mean strength shift of all labelled latents of the category, on a side or not",
+    "mean_shift_low": "lower end of its 95 % interval",
+    "mean_shift_high": "upper end of its 95 % interval",
+    "mean_shift_q": "Benjamini-Hochberg q that it is 0, over the categories of the same level",
+    "n_shifted": "latents behind it",
 }
 
 _REPORTED_COLUMNS = {

@@ -68,6 +68,7 @@ def build(engine: Engine, *, has_prefixes: bool = True, labelled: int = N_LATENT
             has_prefixes=has_prefixes,
             target=orders[:, :size],
             reference=orders[:, 30 : 30 + size],
+            shifts=np.tile(rng.normal(size=N_LATENTS).astype(np.float32), (21, 1)),
         )
 
 
@@ -104,6 +105,8 @@ def test_p_compares_the_sides_with_drawn_sides_of_the_same_size(
     assert (row.test, row.p_value) == ("documents", expected)
     assert row.family_p is not None
     assert row.family_p >= row.p_value
+    assert row.n_shifted == len(SAFETY)
+    assert row.mean_shift == pytest.approx(sides.shifts[0, SAFETY].mean(), rel=1e-5)
 
 
 def test_without_labels_of_the_drawn_latents_the_exact_test_is_used_and_named(
