@@ -173,6 +173,14 @@ class ChangeTableSection(TableSection):
     order = 20
 
 
+@REPORT_SECTIONS.register("mean-shift")
+class MeanShiftSection(TableSection):
+    """By how much the target uses the latents of each category more strongly."""
+
+    chapter = CHANGE
+    order = 25
+
+
 @REPORT_SECTIONS.register("reading-notes")
 class ReadingNotesSection(TableSection):
     """What the columns mean and how the verdicts are made."""
