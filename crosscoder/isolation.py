@@ -180,7 +180,9 @@ def _describe(
     if not eligible.any():
         return f"{parts[0]}; {_why_none(pair, rule)}"
     passing = "no latent passes" if n_strict == 0 else f"{n_strict} pass"
-    parts.append(f"of {int(eligible.sum())} eligible {passing} {limits}")
+    n_eligible = f"of {int(eligible.sum())} eligible"
+    asks_for_nu = "nu_error" in rule.measures
+    parts.append(f"{n_eligible} {passing} {limits}" if asks_for_nu else n_eligible)
     for name in rule.measures:
         parts.append(_spread(name, getattr(pair, name)[eligible]))
     negative = ScalingFlag.ERROR_NEGATIVE | ScalingFlag.RECONSTRUCTION_NEGATIVE

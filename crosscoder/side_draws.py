@@ -1,13 +1,13 @@
 """The two sides of a comparison, chosen again after the models were swapped document by document.
 
-Latents of one concept fire in the same documents, so they shift together and are no independent
-draws. The documents are: where the two models do not differ, each document says as much with the
-models swapped. Swapping a random half of the documents and choosing the sides anew gives sides
-that mean nothing; what is counted on them is the null distribution of every count.
+Latents of one concept fire in the same documents, so they shift together: they are no independent
+draws. Where the models do not differ, swapping them in a document changes nothing systematic. So
+the models are swapped in a random half of the documents and the sides are chosen again; counts on
+such sides are what chance gives.
 
-Swapped are a document's contributions to the sums, given the dictionary and the activations f.
-Where a rule has thresholds, a draw takes as many latents per side as the rule did, in its order:
-after a swap hardly any latent would pass.
+A swap exchanges the document's terms in the sums; dictionary and activations stay. A draw takes as
+many latents per side as the rule did, from the rule's candidates and in its order: thresholds are
+left out, because after a swap hardly any latent would pass.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from crosscoder.scaling_sums import BoolArray, FloatArray
 from crosscoder.strength_shift import common_shift
 
 SWEPT_TOP = 400
-"""Latents per side that a draw holds where fewer can be read off it as well."""
+"""Least number of latents per drawn side, where its first n are the side of size n."""
 _DRAWS_AT_ONCE = 32
 IndexMatrix = NDArray[np.int32]
 
@@ -114,8 +114,7 @@ class _Trial:
             sides[1].target,
         )
         self.has_prefixes = self._rule.sides_are_apart and self._is_direct
-        limit = self._rule.limit
-        self._sizes = [len(side.latent_indices) if limit is None else limit for side in sides]
+        self._sizes = [len(side.latent_indices) for side in sides]
         if self.has_prefixes:
             self._sizes = [max(size, SWEPT_TOP) for size in self._sizes]
         eligible = [self._rule.eligible(pair) for pair in self._pairs]
@@ -155,12 +154,10 @@ class _Trial:
     def _take(
         self, orders: tuple[NDArray[np.int64], NDArray[np.int64]]
     ) -> tuple[IndexMatrix, IndexMatrix]:
-        limit = self._rule.limit
-        if self.has_prefixes or limit is None:
-            cut = tuple(order[:size] for order, size in zip(orders, self._sizes, strict=True))
-            orders, limit = (cut[0], cut[1]), None
-        sides, _ = take_sides(orders, limit, self._exclude, len(self._eligible))
-        return _padded(sides[0], self._sizes[0]), _padded(sides[1], self._sizes[1])
+        if not self.has_prefixes:
+            n_latents = len(self._eligible)
+            orders, _ = take_sides(orders, max(self._sizes), self._exclude, n_latents)
+        return _padded(orders[0], self._sizes[0]), _padded(orders[1], self._sizes[1])
 
     def _order(self, pair: PairScaling, columns: _Columns) -> NDArray[np.int64]:
         """Candidates of one side in one draw, in the rule's order."""
@@ -223,5 +220,5 @@ def _per_group(scaling: LatentScaling, values: FloatArray) -> sparse.csr_array:
 
 def _padded(indices: NDArray[np.int64], size: int) -> IndexMatrix:
     row = np.full(size, -1, dtype=np.int32)
-    row[: len(indices)] = indices
+    row[: min(size, len(indices))] = indices[:size]
     return row

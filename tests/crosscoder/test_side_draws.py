@@ -118,3 +118,12 @@ def test_same_seed_gives_the_same_draws_and_no_draw_is_refused() -> None:
     assert (one.target != draw_sides(scaling, chosen, n_draws=70, seed=4).target).any()
     with pytest.raises(InputError, match="n_draws"):
         draw_sides(scaling, chosen, n_draws=0)
+
+
+def test_draws_are_as_large_as_the_sides_where_a_rule_chose_fewer_than_its_limit() -> None:
+    scaling = scale(("simpo", "it", "base"), shifted=6)
+    chosen = isolate(scaling, "shifted", against="base", top=12, max_q=0.01)
+    sizes = [len(chosen.target.latent_indices), len(chosen.reference.latent_indices)]
+    assert max(sizes) < 12
+    draws = draw_sides(scaling, chosen, n_draws=50)
+    assert [draws.target.shape[1], draws.reference.shape[1]] == sizes
