@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from taxonomy.change import effective_side, widened_alpha
 from taxonomy.counts import ALPHA, Side
+from taxonomy.intervals import ratio_interval
 from taxonomy.judge_error import (
     CorrectedShare,
     Estimand,
@@ -27,7 +28,6 @@ from taxonomy.judge_error import (
     corrected_ratio,
     corrected_share,
 )
-from taxonomy.proportions import ratio_interval
 from taxonomy.stability import LogRatio, combine_seeds
 
 log = logging.getLogger("change_coverage")

@@ -26,7 +26,7 @@ from labeler.judge.base import CategoryOption, Example, LatentRecord
 from labeler.judge.embedding_judge import EvidenceJudge
 from labeler.judge.prompts import categorize_request
 from taxonomy.counts import Side
-from taxonomy.proportions import wilson_interval
+from taxonomy.intervals import wilson_interval
 from taxonomy.tree import seed_taxonomy
 
 DATA = Path(__file__).parent / "data" / "labelled_evidence.jsonl"

@@ -38,7 +38,7 @@ from crosscoder.reading import (
     plan_batches,
     plan_shards,
 )
-from crosscoder.tokens import tokenize_corpus
+from crosscoder.token_roles import tokenize_corpus
 
 CORPUS = Path(__file__).parents[1] / "labeler" / "demo" / "assets" / "corpus.jsonl"
 

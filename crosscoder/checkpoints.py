@@ -1,7 +1,11 @@
-"""Checkpoints of a run: written whole, verified, and refused where numbers cannot be right."""
+"""Files of a crosscoder and of a training that goes on: written whole, verified when read.
+
+A file whose numbers cannot be right is refused.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,14 @@ from crosscoder.files import (
     write_sealed_json,
 )
 from crosscoder.model import Crosscoder, CrosscoderConfig
-from crosscoder.tensor_files import TENSOR_FILE_ERRORS, write_tensors
+from crosscoder.tensor_files import (
+    TENSOR_FILE_ERRORS,
+    read_sealed_tensors,
+    write_sealed_tensors,
+    write_tensors,
+)
+
+logger = logging.getLogger(__name__)
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
@@ -164,3 +175,56 @@ def fill_crosscoder(
             raise InputError(f"{path}: {name} is {stored.dtype}, not {target.dtype}")
         target.copy_(stored)
     require_positive("act_scale", own["act_scale"], path, remedy)
+
+
+CHECKPOINTS_KEPT = 2
+"""The newest checkpoints of a training that are kept."""
+_PATTERN = "step-*.safetensors"
+
+
+class TrainingCheckpoints:
+    """The newest checkpoints of one run: single safetensors files that appear whole.
+
+    A file belongs to the run whose `run_key` is in its header, with the hash of its content.
+    """
+
+    def __init__(self, directory: Path, run_key: str) -> None:
+        self._directory = directory
+        self._run_key = run_key
+
+    def write(self, step: int, tensors: dict[str, torch.Tensor]) -> None:
+        """Store a step and forget all but the newest; WorkError where the disk is full."""
+        path = self._directory / f"step-{step:09d}.safetensors"
+        write_sealed_tensors(path, tensors, {"run_key": self._run_key, "step": str(step)})
+        for old in self._files()[CHECKPOINTS_KEPT:]:
+            old.unlink()
+
+    def newest(self) -> dict[str, torch.Tensor] | None:
+        """Tensors of the newest whole checkpoint of this run, or None.
+
+        One that is damaged, or holds a number that is not finite, is named and passed over.
+        """
+        for path in self._files():
+            try:
+                tensors, header = read_sealed_tensors(path, "the checkpoint before it is used")
+            except DamagedFileError as error:
+                logger.warning("%s", error)
+                continue
+            if header.get("run_key") != self._run_key:
+                logger.warning("%s: of another configuration, not used", path)
+                continue
+            problem = not_finite(tensors)
+            if problem is None:
+                return tensors
+            logger.warning("%s: %s; the checkpoint before it is used", path, problem)
+        return None
+
+    def clear(self) -> None:
+        """Remove all checkpoints."""
+        for path in self._files():
+            path.unlink()
+        if self._directory.is_dir():
+            self._directory.rmdir()
+
+    def _files(self) -> list[Path]:
+        return sorted(self._directory.glob(_PATTERN), reverse=True)

@@ -41,7 +41,7 @@ from crosscoder.models import (
 from crosscoder.progress import Progress, SilentProgress
 from crosscoder.reading import CorpusReader, open_readers, plan_shards
 from crosscoder.shards import ShardFiles, ShardTokens, write_masks, write_shard
-from crosscoder.tokens import TokenizedCorpus, tokenize_corpus
+from crosscoder.token_roles import TokenizedCorpus, tokenize_corpus
 
 
 class ShardWriter:

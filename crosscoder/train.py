@@ -17,9 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from crosscoder.activations import ActivationStore
 from crosscoder.checkpoints import (
+    TrainingCheckpoints,
     crosscoder_tensors,
     fill_crosscoder,
-    not_finite,
     require_whole_crosscoder,
     save_crosscoder,
 )
@@ -27,7 +27,6 @@ from crosscoder.config import ACTIVATIONS, Device, TrainConfig
 from crosscoder.errors import InputError, WorkError
 from crosscoder.evaluate import Quality, measure_quality
 from crosscoder.files import (
-    DamagedFileError,
     json_sha256,
     read_json_object,
     unsealed,
@@ -38,62 +37,10 @@ from crosscoder.losses import in_own_coordinates, scale_difference, zero_exclude
 from crosscoder.model import Crosscoder, CrosscoderConfig, fit_normaliser
 from crosscoder.progress import Progress, SilentProgress
 from crosscoder.sources import TrainingSource
-from crosscoder.tensor_files import read_sealed_tensors, write_sealed_tensors
 from crosscoder.trainer import StepMetrics, Trainer, initial_decoder_bias
 from crosscoder.training_sources import StoreSource
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINTS_KEPT = 2
-_PATTERN = "step-*.safetensors"
-
-
-class TrainingCheckpoints:
-    """The newest checkpoints of one run: single safetensors files that appear whole.
-
-    A file belongs to the run whose `run_key` is in its header, with the hash of its content.
-    """
-
-    def __init__(self, directory: Path, run_key: str) -> None:
-        self._directory = directory
-        self._run_key = run_key
-
-    def write(self, step: int, tensors: dict[str, torch.Tensor]) -> None:
-        """Store a step and forget all but the newest; WorkError where the disk is full."""
-        path = self._directory / f"step-{step:09d}.safetensors"
-        write_sealed_tensors(path, tensors, {"run_key": self._run_key, "step": str(step)})
-        for old in self._files()[CHECKPOINTS_KEPT:]:
-            old.unlink()
-
-    def newest(self) -> dict[str, torch.Tensor] | None:
-        """Tensors of the newest whole checkpoint of this run, or None.
-
-        One that is damaged, or holds a number that is not finite, is named and passed over.
-        """
-        for path in self._files():
-            try:
-                tensors, header = read_sealed_tensors(path, "the checkpoint before it is used")
-            except DamagedFileError as error:
-                logger.warning("%s", error)
-                continue
-            if header.get("run_key") != self._run_key:
-                logger.warning("%s: of another configuration, not used", path)
-                continue
-            problem = not_finite(tensors)
-            if problem is None:
-                return tensors
-            logger.warning("%s: %s; the checkpoint before it is used", path, problem)
-        return None
-
-    def clear(self) -> None:
-        """Remove all checkpoints."""
-        for path in self._files():
-            path.unlink()
-        if self._directory.is_dir():
-            self._directory.rmdir()
-
-    def _files(self) -> list[Path]:
-        return sorted(self._directory.glob(_PATTERN), reverse=True)
 
 
 class MetricsLog:

@@ -24,7 +24,7 @@ from taxonomy.counts import (
     verdict_of,
 )
 from taxonomy.errors import InputError
-from taxonomy.proportions import (
+from taxonomy.intervals import (
     adjust_by_level,
     boschloo_p,
     fisher_p,

@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from taxonomy.counts import ALPHA, Interval, Side
 from taxonomy.errors import InputError
-from taxonomy.proportions import fisher_p, wilson_interval
+from taxonomy.intervals import fisher_p, wilson_interval
 
 Flags = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.float64]

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from taxonomy.change import percent_change
 from taxonomy.counts import ALPHA, Interval, Side, bounds
 from taxonomy.errors import InputError
+from taxonomy.intervals import adjust_by_level, ratio_interval
 from taxonomy.judge_error import (
     CorrectedShare,
     Estimand,
@@ -25,7 +26,6 @@ from taxonomy.judge_error import (
     refusal_of,
     rogan_gladen,
 )
-from taxonomy.proportions import adjust_by_level, ratio_interval
 
 LEAST_LATENTS = 10
 """Latents that a side needs for the sign of a change at a stricter threshold to count."""

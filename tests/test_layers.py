@@ -28,7 +28,7 @@ LAYERS = (
     ("cli",),
 )
 """Rooms and root modules of labeler, lowest first: each may import what stands before it."""
-ROOT_MODULES = {"api", "errors", "http", "progress", "text"}
+ROOT_MODULES = {"api", "errors", "progress", "text"}
 LONGEST_FILE = 500
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from taxonomy.counts import Side
-from taxonomy.proportions import wilson_interval
+from taxonomy.intervals import wilson_interval
 from tuning.answers import Reply
 from tuning.detectors import shows_behaviour
 from tuning.organisms import WEIGHTS, Behaviour, Organism, Plan, as_line, digest, sha256

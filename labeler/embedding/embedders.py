@@ -31,7 +31,7 @@ from labeler.embedding.base import (
     normalised,
 )
 from labeler.errors import UsageError, WorkError, require_extra
-from labeler.http import (
+from labeler.http.client import (
     BlockingConnection,
     Connection,
     ConnectionFailedError,

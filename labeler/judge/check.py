@@ -11,7 +11,7 @@ from typing import TypeVar
 from crosscoder.errors import InputError
 from crosscoder.limits import parse_json
 from labeler.errors import UsageError, WorkError
-from labeler.http import (
+from labeler.http.client import (
     Connection,
     ConnectionFailedError,
     Endpoint,

@@ -15,7 +15,7 @@ from typing import Literal
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_exponential, wait_random
 
-from labeler.http import Connection, Endpoint, duration_words, tls_for
+from labeler.http.client import Connection, Endpoint, duration_words, tls_for
 from labeler.judge.base import JudgeReply
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0

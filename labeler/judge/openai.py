@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from crosscoder.errors import InputError
 from labeler.errors import UsageError, WorkError
-from labeler.http import (
+from labeler.http.client import (
     Connection,
     ConnectionFailedError,
     Endpoint,

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from labeler.http import Endpoint, ServerError
+from labeler.http.client import Endpoint, ServerError
 
 MaxTokensKey = Literal["max_tokens", "max_completion_tokens"]
 OTHER_KEY: dict[MaxTokensKey, MaxTokensKey] = {

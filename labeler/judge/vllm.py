@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from labeler.errors import UsageError, WorkError, install_command
-from labeler.http import Connection, ConnectionFailedError, Endpoint, read_key, tls_for
+from labeler.http.client import Connection, ConnectionFailedError, Endpoint, read_key, tls_for
 from labeler.study.judge_config import JudgeSection
 
 _NO_MODEL = re.compile(

@@ -243,7 +243,7 @@ def score_of_answers(
     The interval combines the Wilson intervals of the two rates by MOVER (Zou and Donner 2008):
     a half of the sum of independent estimates, each with its own lower and upper distance.
     """
-    from taxonomy.proportions import wilson_interval
+    from taxonomy.intervals import wilson_interval
 
     positive = [each.said for each in answers if each.truth and each.said is not None]
     negative = [each.said for each in answers if not each.truth and each.said is not None]

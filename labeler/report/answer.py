@@ -44,7 +44,7 @@ def global_p(table: ChangeTable) -> float | None:
 
     The question before all others: do the two sides differ in their categories at all?
     """
-    from taxonomy.proportions import global_test, partition_counts
+    from taxonomy.intervals import global_test, partition_counts
 
     target, reference = partition_counts(table.rows)
     if not sum(target) or not sum(reference):

@@ -159,7 +159,7 @@ def read_agreement(session: Session, comparison: str) -> JudgeVersusHuman:
 
 
 def _side(side: str, rows: Sequence[Any]) -> SideAgreement:
-    from taxonomy.proportions import wilson_interval
+    from taxonomy.intervals import wilson_interval
 
     def total(name: str, agreed_only: bool) -> int:
         return sum(

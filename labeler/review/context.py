@@ -28,7 +28,7 @@ from labeler.report.model import EvidenceView
 from labeler.review.access import Access, Guesses
 from labeler.review.deciding import Form, read_form
 from labeler.review.queue_index import QueueIndex
-from labeler.review.table import Filters, QueueTable
+from labeler.review.queue_table import Filters, QueueTable
 from labeler.review.turns import NoTurnError, Questions, Turns
 from labeler.store.engine import WriteLockedError, read_session, write_session
 from labeler.store.query.query import shown_number

@@ -12,8 +12,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from labeler.errors import UsageError
 from labeler.review.access import LARGEST_BODY
+from labeler.review.queue_table import Filters
 from labeler.review.queued_latents import QueuedLatent, Setting
-from labeler.review.table import Filters
 from labeler.store.effective_rule import standing_events
 from labeler.store.reviews import Decision, record_decision, record_decisions, stream_of
 from labeler.store.schema import Explanation, JudgeLabel, ReviewEvent

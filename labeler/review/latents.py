@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session, aliased
 from labeler.report.html import largest_activation
 from labeler.report.latents import evidence_view
 from labeler.report.model import EvidenceView, Measure
+from labeler.review.queue_table import QueueTable
 from labeler.review.queued_latents import QueuedLatent, Setting
-from labeler.review.table import QueueTable
 from labeler.store.effective_rule import standing_events
 from labeler.store.history import HistoryEntry, latent_history
 from labeler.store.latents import evidence_of

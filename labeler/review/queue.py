@@ -11,8 +11,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError, WorkError
+from labeler.review.queue_table import CHOICES, Filters, Mask, QueueTable, Rows
 from labeler.review.queued_latents import QueuedLatent, Setting
-from labeler.review.table import CHOICES, Filters, Mask, QueueTable, Rows
 from labeler.store.outcomes import ANSWERS, BY_NAME, WITHOUT_CATEGORY
 from labeler.store.reviews import Decision, record_decisions
 from labeler.store.schema import JudgeLabel, ReviewEvent

@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 from labeler.errors import UsageError
 from labeler.report.randomisation import RandomisedSides
 from labeler.report.statistics import COUNTING, category_changes
+from labeler.review.queue_table import Leaf, Mask, QueueTable
 from labeler.review.queued_latents import Setting, read_queued_latents, read_settings
-from labeler.review.table import Leaf, Mask, QueueTable
 from labeler.store.comparisons import NamedComparison, study_comparisons
 from labeler.store.engine import read_session
 from labeler.store.schema import Category

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from crosscoder.corpus import Document, Message, TokenRole, corpus_sha256, read_corpus, token_texts
 from crosscoder.errors import InputError
-from crosscoder.tokens import tokenize_corpus
+from crosscoder.token_roles import tokenize_corpus
 
 TOKENIZER = tiny_tokenizer()
 UNTRIMMED = tiny_tokenizer(CHAT_TEMPLATE.replace(" | trim", ""))

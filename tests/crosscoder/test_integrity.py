@@ -12,7 +12,7 @@ from crosscoders import StopAfter, random_batch, random_crosscoder, small_config
 
 from crosscoder import files as integrity
 from crosscoder.activations import ActivationStore, write_store
-from crosscoder.checkpoints import load_crosscoder, save_crosscoder
+from crosscoder.checkpoints import TrainingCheckpoints, load_crosscoder, save_crosscoder
 from crosscoder.config import TrainConfig
 from crosscoder.errors import InputError
 from crosscoder.files import (
@@ -33,7 +33,7 @@ from crosscoder.manifest import (
 from crosscoder.model_files import FileHashes
 from crosscoder.scaling import latent_scaling, load_scaling, save_scaling
 from crosscoder.tensor_files import read_sealed_tensors, write_sealed_tensors
-from crosscoder.train import TrainingCheckpoints, train
+from crosscoder.train import train
 
 PLACES = (0.1, 0.5, 0.75, 0.99)
 NAMES = ("base", "tuned")

@@ -15,7 +15,7 @@ from tiny_models import tiny_tokenizer
 
 from crosscoder.chat_templates import ChatTemplate, Refusal, RenderedChat, render_chat
 from crosscoder.corpus import Document, Message
-from crosscoder.tokens import TEMPLATE_DATE, tokenize_corpus
+from crosscoder.token_roles import TEMPLATE_DATE, tokenize_corpus
 
 GOLDEN = {
     "chat_ml": "efa7d5bc2a000c11",

@@ -14,8 +14,9 @@ from crosscoders import StopAfter, random_batch, small_config
 from safetensors.torch import load_file
 
 from crosscoder.activations import ActivationStore, write_store
+from crosscoder.checkpoints import TrainingCheckpoints
 from crosscoder.config import TrainConfig
-from crosscoder.train import TrainingCheckpoints, train
+from crosscoder.train import train
 
 CONFIG = TrainConfig(
     epochs=2, batch_size=64, checkpoint_every=3, dead_after_tokens=100, aux_coefficient=1.0
@@ -25,6 +26,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from test_resume import CONFIG, CROSSCODER, open_store
+from crosscoder.checkpoints import TrainingCheckpoints
 from crosscoder.train import train
 train(open_store(Path(sys.argv[1])), CROSSCODER, CONFIG, Path(sys.argv[2]))
 """

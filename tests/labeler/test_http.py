@@ -10,7 +10,7 @@ import time
 import pytest
 from stub_server import Step, serving
 
-from labeler.http import (
+from labeler.http.client import (
     Connection,
     ConnectionFailedError,
     Endpoint,

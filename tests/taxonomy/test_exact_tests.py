@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.stats import boschloo_exact, fisher_exact
 
 from taxonomy.counts import Side
-from taxonomy.proportions import (
+from taxonomy.intervals import (
     benjamini_hochberg,
     boschloo_p,
     fisher_p,

@@ -6,7 +6,7 @@ from scipy.stats import PermutationMethod, chi2_contingency
 
 from taxonomy.change import CategoryCounts
 from taxonomy.errors import InputError
-from taxonomy.proportions import global_test, partition_counts
+from taxonomy.intervals import global_test, partition_counts
 
 
 def test_the_statistic_is_pearsons_chi_square() -> None:

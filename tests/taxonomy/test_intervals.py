@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from taxonomy.counts import Interval, Side
 from taxonomy.errors import InputError
-from taxonomy.proportions import (
+from taxonomy.intervals import (
     invert_score_test,
     newcombe_interval,
     ratio_interval,

@@ -5,6 +5,7 @@ import pytest
 
 from taxonomy.counts import Side
 from taxonomy.errors import InputError
+from taxonomy.intervals import wilson_interval
 from taxonomy.judge_error import (
     LEAST_REVIEWED,
     JudgeErrors,
@@ -16,7 +17,6 @@ from taxonomy.judge_error import (
     refusal_of,
     rogan_gladen,
 )
-from taxonomy.proportions import wilson_interval
 
 
 def answers_of(

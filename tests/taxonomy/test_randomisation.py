@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from taxonomy.counts import CategoryCounts
 from taxonomy.errors import InputError
-from taxonomy.proportions import fisher_p
+from taxonomy.intervals import fisher_p
 from taxonomy.randomisation import DrawnCounts, count_draws, randomised_change_statistics
 
 N_LATENTS, PER_SIDE = 200, 40

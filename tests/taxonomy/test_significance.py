@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
 from taxonomy.counts import verdict_of
-from taxonomy.proportions import adjust_by_level
+from taxonomy.intervals import adjust_by_level
 
 tested = st.tuples(st.sampled_from([1, 2]), st.one_of(st.none(), st.floats(0, 1)))
 

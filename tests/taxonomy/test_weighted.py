@@ -14,7 +14,7 @@ from taxonomy.change import (
 )
 from taxonomy.counts import ALPHA
 from taxonomy.errors import InputError
-from taxonomy.proportions import ratio_interval
+from taxonomy.intervals import ratio_interval
 
 
 def counts_of(a: int, n: int, b: int, m: int) -> list[CategoryCounts]:

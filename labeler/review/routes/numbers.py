@@ -16,9 +16,9 @@ from labeler.errors import UsageError
 from labeler.report.randomisation import read_randomised_sides
 from labeler.review.context import Asked, Page, redirect
 from labeler.review.queue_index import change_rows, reviewed_rows
+from labeler.review.queue_table import NOBODY, Counts, QueueTable
 from labeler.review.queued_latents import Setting
 from labeler.review.routes.queue import names_of
-from labeler.review.table import NOBODY, Counts, QueueTable
 from labeler.store.reviews import active_draws, draw_audit
 from labeler.store.views.base import ADJUDICATED
 

@@ -33,8 +33,8 @@ from labeler.review.queue import (
     read_action,
     surroundings,
 )
+from labeler.review.queue_table import ORDERS, Filters, Leaf, QueueTable
 from labeler.review.queued_latents import QueuedLatent
-from labeler.review.table import ORDERS, Filters, Leaf, QueueTable
 from labeler.store.engine import WriteLockedError, read_session
 from labeler.store.latents import find_latent
 from labeler.store.outcomes import BY_NAME, WITHOUT_CATEGORY

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, inspect, text
 
 from labeler.store.triggers import definitions
-from labeler.store.views import change, labels, review, scores
+from labeler.store.views import change, coverage, labels, review, scores
 from labeler.store.views.base import View
 
 VIEWS: tuple[View, ...] = (
     *labels.VIEWS,
     *change.VIEWS,
+    *coverage.VIEWS,
     *review.VIEWS,
     *change.ROBUSTNESS_VIEWS,
     *scores.VIEWS,

@@ -12,7 +12,7 @@ from judge_subjects import refusals, subject
 from stub_server import Step, StubServer, serving
 
 from labeler.errors import UsageError, WorkError
-from labeler.http import Endpoint
+from labeler.http.client import Endpoint
 from labeler.judge.base import JudgeReply
 from labeler.judge.endpoints import Endpoints
 from labeler.judge.openai import OpenAiJudge, endpoints_of

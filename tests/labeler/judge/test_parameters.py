@@ -13,7 +13,7 @@ from judge_subjects import refusals, subject
 from stub_server import Answerer, Received, Step, StubServer
 
 from labeler.errors import WorkError
-from labeler.http import UNKNOWN_IN_A_ROW
+from labeler.http.client import UNKNOWN_IN_A_ROW
 from labeler.judge.base import ChatMessage, JudgeReply, JudgeRequest
 from labeler.judge.openai import CONTROL_QUESTION, OpenAiJudge
 from labeler.judge.prompts import explain_request

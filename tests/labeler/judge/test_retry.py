@@ -10,7 +10,7 @@ from stub_server import Received, Step, StubServer, serving
 from test_openai import GOOD, Sleeps, ask, statuses, subject
 
 from labeler.errors import WorkError
-from labeler.http import duration_words
+from labeler.http.client import duration_words
 from labeler.judge.base import JudgeReply
 from labeler.judge.openai import OpenAiJudge
 from labeler.judge.prompts import explain_request

@@ -21,8 +21,8 @@ from labeler.errors import UsageError
 from labeler.review import table as table_module
 from labeler.review.queue import PAGE_SIZE, matching, queue_page, surroundings
 from labeler.review.queue_index import QueueIndex, change_rows, reviewed_rows
+from labeler.review.queue_table import Filters, QueueTable
 from labeler.review.routes.numbers import cohen_kappa, pair_counts, read_progress
-from labeler.review.table import Filters, QueueTable
 from labeler.store.engine import read_session, write_session
 from labeler.store.reviews import draw_audit
 from labeler.study.config import ReportSection

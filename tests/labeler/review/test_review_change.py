@@ -14,8 +14,8 @@ from statsmodels.stats.multitest import multipletests
 
 from labeler.report.statistics import compute_rows, read_category_nodes
 from labeler.review.queue_index import QueueIndex, change_rows
+from labeler.review.queue_table import Leaf, QueueTable
 from labeler.review.queued_latents import QueuedLatent, Setting
-from labeler.review.table import Leaf, QueueTable
 from labeler.store.engine import read_session
 from labeler.study.config import Denominator, ReportSection
 from taxonomy.counts import ALPHA, ExactTest
