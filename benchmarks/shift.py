@@ -38,7 +38,7 @@ from crosscoder.scaling import LatentScaling, latent_scaling
 from crosscoder.side_draws import draw_sides
 from crosscoder.train import train
 from taxonomy.counts import CategoryChange, CategoryCounts
-from taxonomy.proportions import fisher_p
+from taxonomy.intervals import fisher_p
 from taxonomy.randomisation import count_draws, randomised_change_statistics
 
 MODELS = ("base", "tuned")

@@ -120,7 +120,8 @@ class SplitSettings(Settings):
     """Which documents training does not see."""
 
     held_out: float = Field(0.1, gt=0, lt=0.9)
-    """Share of documents kept from training, for theta and reconstruction quality."""
+    """Share of documents not trained on; the activation threshold (theta) is set on them and
+    reconstruction measured on them."""
 
 
 class HarvestSettings(Settings):
@@ -180,7 +181,8 @@ class TrainSettings(Settings):
     """`batch_topk`: raise the biases of dead latents that no token activates, which AuxK cannot
     reach."""
     dead_after_tokens: int | None = Field(None, ge=1)
-    """Tokens without firing after which a latent is dead; the smaller of 10 M and an epoch."""
+    """Tokens without firing after which a latent is dead; without it, 10 million or one epoch,
+    whichever is smaller."""
     max_dead_share: float = Field(0.9, gt=0, le=1)
     """Share of dead latents above which the run stops: the dictionary has collapsed."""
     checkpoint_every: int = Field(50, ge=1)
@@ -188,7 +190,8 @@ class TrainSettings(Settings):
     device: Device = "auto"
     """Where the steps are taken; `auto` is the GPU where there is one."""
     precision: Precision = "float32"
-    """`batch_topk`: of the two factors of the encoder product; all else is float32."""
+    """`batch_topk`: number type of the two factors of the encoder's matrix product; all else is
+    float32."""
 
     @model_validator(mode="after")
     def _exclusive_latents_have_unscaled_differences(self) -> TrainSettings:
@@ -211,10 +214,10 @@ class ScalingSettings(Settings):
     """How the intervals of latent scaling and the test of a change are found."""
 
     n_blocks: int = Field(20, ge=MIN_BLOCKS)
-    """Blocks of whole documents of the jackknife."""
+    """Number of blocks of whole documents for the jackknife intervals."""
     draws: int = Field(2000, ge=0, le=100_000)
-    """Random swaps of the two models, document by document, that the test of a category's change
-    rests on; 0 = none: an exact test that takes latents for independent."""
+    """Random swaps of the two models behind the test of each change; with 0 an exact test is used,
+    which assumes independent latents."""
 
 
 class IsolationSettings(Settings):
@@ -227,7 +230,8 @@ class IsolationSettings(Settings):
     min_documents: int = Field(8, ge=1)
     """Documents in which a latent must be active."""
     min_delta_norm: float = Field(0.6, ge=0, lt=1)
-    """`strict`, `significant`: least delta_norm of a candidate, the published end of "shared"."""
+    """`strict`, `significant`: latents with delta_norm at or below this are never chosen; 0.6 is
+    the upper edge of the published bin of shared latents."""
     top: int = Field(40, ge=1)
     """`ranked`, `shifted`: latents per side."""
     max_density: float = Field(0.2, gt=0, le=1)
@@ -244,7 +248,7 @@ class EvidenceSettings(Settings):
     negative: int = Field(8, ge=0)
     """Documents in which the latent does not fire."""
     similar: int = Field(0, ge=0)
-    """Of the negatives, those that use the very words on which the latent fires most."""
+    """How many of the negatives contain the words on which the latent fires most."""
     other_model: int = Field(4, ge=0)
     """Documents where the latent is inactive and its counterpart on the other side fires."""
     window: int = Field(32, ge=4)

@@ -30,7 +30,7 @@ class LatentSelection:
     n_eligible: int
     """Latents that the rule could choose from, see `IsolationRule.eligible`."""
     n_strict: int
-    """Eligible latents that pass all thresholds of the rule, whatever its kind."""
+    """Eligible latents below both nu thresholds and above `min_delta_norm`, under any rule."""
     message: str
     """One line: how many were chosen, how many pass the thresholds, and what was seen."""
 

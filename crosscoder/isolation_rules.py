@@ -165,7 +165,7 @@ class StrictRule(ThresholdRule):
         return self.passing(pair, eligible)
 
     def strictness(self, latent: Specificity) -> float | None:
-        """The factor on both thresholds that the latent still passes."""
+        """The smallest factor on both thresholds with which the latent still passes."""
         return self._factor(latent.nu_error, latent.nu_reconstruction)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -13,6 +13,7 @@ from crosscoder.config import (
     ACTIVATIONS,
     Precision,
     ReconstructionLoss,
+    TrainConfig,
     check_exclusive_fraction,
 )
 from crosscoder.kernels import Workspace
@@ -36,7 +37,13 @@ class LossSettings:
     l1_coefficient: float = 0.0
     """Weight of the sparsity penalty under `l1`."""
     precision: Precision = "float32"
-    """Of the encoder product under `batch_topk`."""
+    """Number type of the encoder's matrix product under `batch_topk`."""
+
+    @classmethod
+    def from_config(cls, config: TrainConfig, k: float) -> LossSettings:
+        """Every field but k as the config has it under the same name."""
+        names = [field.name for field in fields(cls) if field.name != "k"]
+        return cls(k=k, **{name: getattr(config, name) for name in names})
 
 
 @dataclass(frozen=True)

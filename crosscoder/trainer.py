@@ -269,14 +269,7 @@ class Trainer:
     def _settings(self) -> LossSettings:
         config, target = self._config, self.crosscoder.config.k
         k = annealed_k(self.n_done, target, config.k_initial or target, config.k_annealing_steps)
-        return LossSettings(
-            reconstruction=config.reconstruction,
-            k=k,
-            aux_coefficient=config.aux_coefficient,
-            revive_dead=config.revive_dead,
-            l1_coefficient=config.l1_coefficient,
-            precision=config.precision,
-        )
+        return LossSettings.from_config(config, k)
 
     def _learning_rate(self) -> float:
         config = self._config

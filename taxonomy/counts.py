@@ -38,8 +38,8 @@ class ClusterSettings(BaseModel):
     )
 
     cluster_distance: float | None = Field(None, gt=0, lt=2)
-    """Cosine distance from which clusters of explanations stay apart; without it, the one at which
-    clusters of subsamples agree best."""
+    """Clusters of explanations farther apart than this cosine distance are not merged; without it,
+    the distance at which clusterings of subsamples agree best."""
     min_members: int = Field(3, ge=1)
     """Explanations that a cluster needs to be proposed as a category."""
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from taxonomy.counts import ALPHA
-from taxonomy.proportions import adjust_by_level
+from taxonomy.intervals import adjust_by_level
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]

@@ -122,6 +122,7 @@ def export_latents(
     ]
     n_scores = sum(len(latent.scores) for latent in latents)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         n_latents = writer.write(folder, latents, described, own_options)
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"{folder}: cannot be written: {error.strerror}; name a folder") from None

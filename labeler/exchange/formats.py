@@ -39,7 +39,10 @@ class FolderFormat:
         crosscoder: ExportedCrosscoder,
         options: Mapping[str, str],
     ) -> int:
-        """Write latents, in the order of their numbers; returns how many were written."""
+        """Write latents into the folder, which is there; returns how many were written.
+
+        They come in the order of their numbers. A latent may have no explanation.
+        """
         raise UsageError(f"--format: {self.name} is read only, nothing writes it")
 
 

@@ -50,7 +50,6 @@ def write_saedashboard(
     folder: Path, latents: Iterable[ExchangeLatent], model_id: str, sae_set: str
 ) -> int:
     """Write batches of features; returns how many latents were written."""
-    folder.mkdir(parents=True, exist_ok=True)
     members = list(latents)
     for number, first in enumerate(range(0, len(members), BATCH)):
         part = members[first : first + BATCH]

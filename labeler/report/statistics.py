@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, get_args
@@ -225,11 +225,6 @@ Weighting = Literal["none", "frequency", "mass"]
 COUNTINGS: tuple[Counting, ...] = ("primary", "any")
 WEIGHTINGS: tuple[Weighting, ...] = ("none", "frequency", "mass")
 DENOMINATORS: tuple[Denominator, ...] = get_args(Denominator)
-WEIGHTING_MEANINGS: Mapping[str, str] = {
-    "none": "every latent counts once",
-    "frequency": "a latent counts by its density, the share of tokens it fires on",
-    "mass": "a latent counts by its density times its mean activation",
-}
 
 
 @dataclass(frozen=True)

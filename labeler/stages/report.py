@@ -16,6 +16,7 @@ from labeler.report.compare import (
     read_reported,
     side_by_side,
 )
+from labeler.report.sections import REPORT_SECTIONS
 from labeler.report.tables import make_console
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.store.engine import read_session, require_existing
@@ -41,7 +42,7 @@ class ReportStage:
     reads_previous = False
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
-        """How the change is counted, and up to where labels, scores and null runs reach."""
+        """How the change is counted, what the page has, and up to where its rows reach."""
         with read_session(context.engine) as session:
             newest = [session.execute(select(func.max(column))).scalar() for column in _READ]
         study = context.study.config.study.model_dump()
@@ -50,6 +51,7 @@ class ReportStage:
             "report": context.study.config.report.model_dump(),
             "comparison": [row.model_dump() for row in context.study.config.comparison],
             "labels": [str(value) for value in newest],
+            "sections": sorted(REPORT_SECTIONS.names()),
         }
         stale = _stale(context)
         return inputs | {"stale": list(stale)} if stale else inputs

@@ -234,7 +234,8 @@ class ReportSection(Section):
     """Latents that the shares are computed over: `labelled` = with a category or `none`,
     `assigned` = with a category, `isolated` = all in the latent set."""
     test: ExactTest = "fisher"
-    """Exact test of each change; `boschloo` has a little more power and takes longer."""
+    """Exact test where there are no draws (imported latents, `isolate.draws = 0`); else the test is
+    `documents`. `boschloo` has a little more power and takes longer."""
     folder: str = "report"
     """Folder of the report, relative to study.toml."""
     planted: dict[str, Literal["up", "down"]] = Field(default_factory=dict)

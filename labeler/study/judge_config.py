@@ -105,7 +105,8 @@ class JudgeSection(Section):
     concurrency: int = Field(16, ge=1)
     """Requests in flight."""
     max_attempts: int = Field(5, ge=1)
-    """Attempts per request, those that end in a transport error or overload included."""
+    """Most attempts per request; transport errors and overload count, a wait that the server asks
+    for does not."""
     restart_wait_s: float = Field(180.0, ge=0)
     """Seconds to wait for a server that stops answering during a batch."""
     longest_wait_s: float = Field(3600.0, ge=0)

@@ -1,7 +1,8 @@
 """Known traps of comparing two models' activations, each by its name.
 
 Further ones lie with what they concern: the orientation of published tables in
-labeler/exchange/test_feature_df.py, layouts in test_published.py, soft caps in test_models.py.
+tests/labeler/exchange/test_feature_df.py, layouts in test_published.py, soft caps in
+test_models.py.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -166,6 +166,20 @@ def make_trainer(n_steps: int = 10, dead_after: int = 48, **changes: object) -> 
     crosscoder = Crosscoder(small_config(), torch.Generator().manual_seed(0))
     config = TrainConfig.model_validate({"warmup_steps": 0, **changes})
     return Trainer(crosscoder, config, n_steps, dead_after)
+
+
+def test_every_setting_of_the_loss_is_the_config_s() -> None:
+    config = TrainConfig(
+        reconstruction="unsquared",
+        aux_coefficient=0.5,
+        revive_dead=True,
+        l1_coefficient=3.0,
+        precision="bfloat16",
+    )
+    settings, usual = LossSettings.from_config(config, k=7.0), LossSettings()
+    assert settings.k == 7.0
+    for field in fields(LossSettings):
+        assert getattr(settings, field.name) != getattr(usual, field.name), field.name
 
 
 def test_latent_is_dead_after_so_many_training_tokens_and_alive_once_it_fires() -> None:

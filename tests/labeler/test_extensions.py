@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import pytest
 
+from crosscoder.progress import SilentProgress
 from labeler.cli.main import run
 from labeler.embedding.base import Embedder
 from labeler.errors import UsageError
@@ -29,8 +30,12 @@ from labeler.judge.base import (
 )
 from labeler.report.html import PageComparison
 from labeler.report.sections import REPORT_SECTIONS, Chapter, ReportSection
+from labeler.stages.base import StageContext
+from labeler.stages.pipeline import is_done, with_key
+from labeler.store.migrate import opened
 from labeler.study.config import JUDGE_KINDS
 from labeler.study.judge_config import JudgeSection
+from labeler.study.study_file import StudyFile
 
 Capture = pytest.CaptureFixture[str]
 NAME = "imported:a-vs-b:target"
@@ -85,8 +90,8 @@ class Lines(FolderFormat):
         crosscoder: ExportedCrosscoder,
         options: Mapping[str, str],
     ) -> int:
-        rows = [(one.index, one.explanations[0].text, options["creator_id"]) for one in latents]
-        folder.mkdir()
+        explained = [one for one in latents if one.explanations]
+        rows = [(one.index, one.explanations[0].text, options["creator_id"]) for one in explained]
         (folder / "latents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         return len(rows)
 
@@ -160,6 +165,18 @@ def test_a_report_section(imported: Path) -> None:
     assert "<h2>The largest category</h2>" in page
     assert " has the most latents of c1.</p>" in page
     assert page.index("c1-isolation") < page.index("c1-largest") < page.index("c1-judge")
+
+
+def test_a_report_section_that_comes_or_goes_makes_the_report_stale(
+    imported: Path, request: pytest.FixtureRequest
+) -> None:
+    assert run(["report", str(imported)]) == 0
+    study = StudyFile.read(imported)
+    with opened(study.database_url) as engine:
+        context = StageContext(study, engine, SilentProgress())
+        assert is_done(with_key(context, "report"), "report")
+        request.getfixturevalue("extended")
+        assert not is_done(with_key(context, "report"), "report")
 
 
 @pytest.mark.parametrize(

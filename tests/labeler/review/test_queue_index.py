@@ -18,7 +18,7 @@ from sqlalchemy import text
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from labeler.errors import UsageError
-from labeler.review import table as table_module
+from labeler.review import queue_table as table_module
 from labeler.review.queue import PAGE_SIZE, matching, queue_page, surroundings
 from labeler.review.queue_index import QueueIndex, change_rows, reviewed_rows
 from labeler.review.queue_table import Filters, QueueTable

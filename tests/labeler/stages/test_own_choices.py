@@ -31,8 +31,8 @@ def dense_rule() -> Iterator[None]:
         def text(self) -> str:
             return f"dense (density at least {self.min_density:g})"
 
-        def choose(self, pair: Any, eligible: Any) -> Any:
-            return pair.density >= self.min_density
+        def candidates(self, pair: Any, eligible: Any) -> Any:
+            return eligible & (pair.density >= self.min_density)
 
         def score(self, pair: Any, eligible: Any) -> Any:
             return 1 - pair.density
