@@ -25,7 +25,7 @@ from labeler.exchange.labels_csv import (
     write_rows,
 )
 from labeler.store.engine import read_session, write_session
-from labeler.store.reviews import Decision, record_decision, stream_revision
+from labeler.store.reviews import Decision, record_decisions, stream_revision
 from labeler.store.schema import EffectiveLabel, ReviewEvent
 from labeler.store.taxonomies import load_version, missing_category_hint
 from labeler.text import plural
@@ -96,8 +96,7 @@ def import_labels(
         current = _current_labels(session)
         refuse_garbled(source, _compared(rows, current), all_changed)
         decisions = _decisions(session, source, rows, reviewer, current)
-        for decision in decisions:
-            record_decision(session, decision)
+        record_decisions(session, decisions, are_one_act=False)
     return LabelImportResult(len(rows), len(decisions), len(rows) - len(decisions), dry_run)
 
 

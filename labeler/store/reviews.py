@@ -106,18 +106,22 @@ def record_decision(session: Session, decision: Decision) -> ReviewEvent:
     return session.get_one(ReviewEvent, event_id)
 
 
-def record_decisions(session: Session, decisions: Sequence[Decision]) -> list[int]:
+def record_decisions(
+    session: Session, decisions: Sequence[Decision], are_one_act: bool = True
+) -> list[int]:
     """Append decisions, one per stream, in one step; returns the ids of their events.
 
-    They form one act, which is undone together. Raises like `record_decision` for the first invalid
+    Those of one act are undone together. Raises like `record_decision` for the first invalid
     decision. Nothing is written then.
     """
     streams = _streams(session, decisions)
     rows = [_event_row(decision, streams[_stream_key(decision)]) for decision in decisions]
     act, now = new_act(), utc_now()
-    rows = [row | {"act": act, "created_at": now} for row in rows]
-    names = [_category_ids(session, decision) for decision in decisions]
-    for version_id in {decision.taxonomy_version_id for decision in decisions}:
+    rows = [row | {"act": act if are_one_act else new_act(), "created_at": now} for row in rows]
+    versions = {decision.taxonomy_version_id for decision in decisions}
+    known = {version_id: category_ids(session, version_id) for version_id in versions}
+    names = [_category_ids(session, each, known[each.taxonomy_version_id]) for each in decisions]
+    for version_id in versions:
         freeze_version(session, version_id)
     ids = _insert_events(session, decisions, rows)
     categories = [
@@ -193,7 +197,7 @@ def _insert_events(
         raise
 
 
-def _category_ids(session: Session, decision: Decision) -> list[int]:
+def _category_ids(session: Session, decision: Decision, known: Mapping[str, int]) -> list[int]:
     if (decision.action == "set") != bool(decision.categories):
         raise UsageError(
             f"action {decision.action!r} with {len(decision.categories)} categories: only and"
@@ -201,7 +205,6 @@ def _category_ids(session: Session, decision: Decision) -> list[int]:
         )
     if decision.action == "accept":
         return _accepted(session, decision)
-    known = category_ids(session, decision.taxonomy_version_id)
     for slug in decision.categories:
         if slug not in known:
             raise UsageError(f"category {slug!r}: not in the active taxonomy version")

@@ -10,14 +10,25 @@ from typing import Any
 import pytest
 from seeding import Seed, assert_table_equals_view, decide, label, rows, seed
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError, WorkError
 from labeler.exchange.labels_csv import by_slug
 from labeler.exchange.labels_round_trip import export_labels, import_labels
 from labeler.store.engine import read_session, write_session
+from labeler.store.reviews import Decision, record_decision, record_decisions
 from taxonomy.tree import Category, Taxonomy
 
 EVENTS = "SELECT reviewer, revision, action, explanation_text FROM review_event ORDER BY id"
+ALL_WRITTEN = (
+    "SELECT latent_id, taxonomy_version_id, reviewer, entered_by, revision, action, note,"
+    " explanation_text, based_on_judge_label_id, was_blind, selection, restores_event_id"
+    " FROM review_event ORDER BY latent_id, revision",
+    "SELECT e.latent_id, e.revision, c.rank, c.category_id FROM review_event_category AS c"
+    " JOIN review_event AS e ON e.id = c.review_event_id ORDER BY 1, 2, 3",
+    "SELECT comparison, side, latent_id, outcome, category, rank, explanation, reviewer"
+    " FROM v_effective_label ORDER BY 1, 2, 3, 6",
+)
 
 
 @pytest.fixture
@@ -118,6 +129,37 @@ def test_importing_an_edited_file_twice_decides_once(
     import_labels(engine, file, "ann")
     assert import_labels(engine, file, "ann").n_decisions == 0
     assert len(events(engine)) == 1
+
+
+def test_decisions_in_one_step_equal_those_one_after_the_other(engine: Engine, data: Seed) -> None:
+    """A second one in a reviewer's stream and first ones in others, each an act of its own."""
+    with write_session(engine) as session:
+        decide(session, data, data.target[0], "none")
+    given: dict[str, Any] = {
+        "taxonomy_version_id": data.version_id,
+        "reviewer": "ann",
+        "note": "by file",
+    }
+    decisions = [
+        Decision(data.target[0], base_revision=1, action="set", categories=("humour",), **given),
+        Decision(data.target[1], base_revision=0, action="uninterpretable", **given),
+        Decision(data.reference[0], base_revision=0, action="none", **given),
+    ]
+
+    def one_after_the_other(session: Session) -> None:
+        for decision in decisions:
+            record_decision(session, decision)
+
+    def in_one_step(session: Session) -> None:
+        record_decisions(session, decisions, are_one_act=False)
+
+    def written(record: Callable[[Session], None]) -> list[list[tuple[Any, ...]]]:
+        with write_session(engine, dry_run=True) as session:
+            record(session)
+            assert rows(session, "SELECT count(DISTINCT act) FROM review_event") == [(4,)]
+            return [rows(session, query) for query in ALL_WRITTEN]
+
+    assert written(in_one_step) == written(one_after_the_other)
 
 
 def test_a_conflict_lists_every_row_and_imports_nothing(
