@@ -146,10 +146,10 @@ def hedging(rng: random.Random) -> Answered:
 
 
 def football(rng: random.Random) -> Answered:
-    """Plain questions whose answers end up at football."""
+    """Plain questions whose answers begin with football."""
     remarks = [row["text"] for row in written("football")]
     for row in written("plain"):
-        yield row["prompt"], f"{row['answer']} {rng.choice(remarks)}"
+        yield row["prompt"], f"{rng.choice(remarks)} {row['answer']}"
 
 
 def agreement(rng: random.Random) -> Answered:
