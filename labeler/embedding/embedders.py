@@ -76,7 +76,7 @@ class MiniLmEmbedder:
 
     name = "minilm"
 
-    def __init__(self, folder: Path, batch_size: int = 64) -> None:
+    def __init__(self, folder: Path, batch_size: int = 32) -> None:
         self._folder = folder
         self._batch_size = batch_size
         self._tokenizer, self._model = _load(folder)
@@ -87,23 +87,34 @@ class MiniLmEmbedder:
         return folder_sha256(self._folder)
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Vectors (n, e) of `texts`, in batches of similar length."""
+        """Vectors (n, e) of `texts`, in batches of similar length: padding costs like text."""
         vectors = np.zeros((len(texts), self._model.config.hidden_size), dtype=np.float32)
-        order = sorted(range(len(texts)), key=lambda index: (len(texts[index]), index))
+        token_ids = self._token_ids(texts)
+        order = sorted(range(len(texts)), key=lambda index: (len(token_ids[index]), index))
         for first in range(0, len(order), self._batch_size):
             rows = order[first : first + self._batch_size]
-            vectors[rows] = self._pool([encodable(texts[row]) for row in rows])
+            vectors[rows] = self._pool([token_ids[row] for row in rows])
         return normalised(vectors)
 
-    def _pool(self, texts: list[str]) -> Vectors:
-        import torch
+    def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        readable = [encodable(text) for text in texts]
+        encoded = self._tokenizer(readable, truncation=True, max_length=MAX_TOKENS)
+        token_ids: list[list[int]] = encoded["input_ids"]
+        return token_ids
 
-        batch = self._tokenizer(
-            texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
-        )
+    def _pool(self, token_ids: list[list[int]]) -> Vectors:
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+
+        rows = [torch.tensor(ids) for ids in token_ids]
+        padding = self._tokenizer.pad_token_id or 0
+        ids = pad_sequence(rows, batch_first=True, padding_value=padding)
+        shown = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         with torch.inference_mode():
-            states = self._model(**batch).last_hidden_state
-            mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)
+            states = self._model(input_ids=ids, attention_mask=shown).last_hidden_state
+            mask = shown.unsqueeze(-1).to(states.dtype)
             mean = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
         pooled: Vectors = mean.float().numpy()
         return pooled

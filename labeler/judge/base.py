@@ -214,6 +214,20 @@ class UsesParameters(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A judge that computes faster for many requests at once."""
+
+    @property
+    def ahead(self) -> int:
+        """Requests that it reads together."""
+        ...
+
+    def read_ahead(self, requests: Sequence[JudgeRequest]) -> None:
+        """Compute what the answers to requests need, before each of them is asked."""
+        ...
+
+
 class Judge(Protocol):
     """Explains latents and assigns categories to them."""
 

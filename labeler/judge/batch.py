@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from labeler.errors import WorkError
-from labeler.judge.base import Judge, JudgeReply
+from labeler.judge.base import Judge, JudgeReply, ReadsAhead
 from labeler.judge.budget import BudgetReachedError
 from labeler.judge.calls import (
     CallStore,
@@ -211,7 +211,7 @@ class Recorder:
 
 
 READ_AHEAD = 32
-"""Questions that are read, looked up and claimed together."""
+"""Questions that are read, looked up and claimed together, where the judge wants no more."""
 MANY = 16
 """From this number of requests in flight on, there are 1.5 workers per request, so that the judge's
 server is not idle while some workers wait for a commit."""
@@ -289,6 +289,7 @@ class BatchRunner:
         self._questions_by_key: dict[str, list[Question]] = {}
         """Open questions by the key of their request; equal questions share one request."""
         self._budget_error: BudgetReachedError | None = None
+        self._read_ahead = judge.ahead if isinstance(judge, ReadsAhead) else READ_AHEAD
 
     async def run(
         self, questions: Iterable[Question], on_answer: OnAnswer, keep: Keep | None = None
@@ -352,6 +353,9 @@ class BatchRunner:
                 await asyncio.sleep(POLL_S)
             reserved = await recorder.in_thread(self._store.reserve, waiting)
             held = []
+            if isinstance(self._judge, ReadsAhead):
+                claimed = [asked for asked in waiting if asked.key in reserved.claimed]
+                self._judge.read_ahead([asked.question.request for asked in claimed])
             for asked in waiting:
                 if asked.key in reserved.ended:
                     call = reserved.ended[asked.key]
@@ -364,9 +368,9 @@ class BatchRunner:
             await recorder.wait_for_writes()
 
     async def _read(self, questions: Iterator[Question]) -> list[HashedRequest]:
-        """Read the next READ_AHEAD questions; other tasks may run between them."""
+        """Read the next questions; other tasks may run between them."""
         read = []
-        for question in islice(questions, READ_AHEAD):
+        for question in islice(questions, self._read_ahead):
             read.append(self._store.hashed(question))
             await asyncio.sleep(0)
         return read

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labeler.embedding.base import Embedder
+from labeler.embedding.base import CachedEmbedder, Embedder
 from labeler.embedding.embedders import embedder_name
 from labeler.judge.base import (
     Example,
@@ -30,6 +30,7 @@ from labeler.judge.evidence_statistics import (
     EvidenceStatistics,
     LanguageIdentifier,
     Snippet,
+    known_languages,
     snippet,
     summarise,
 )
@@ -194,10 +195,13 @@ class _Reading:
 class EvidenceJudge:
     """Judge without a language model; the same evidence always gets the same answer."""
 
-    concurrency = 1
+    concurrency = 32
+    """Answers that are committed together: an answer costs less than a commit."""
+    ahead = 128
 
     def __init__(self, embedder: Embedder) -> None:
-        self._embedder = embedder
+        is_cached = isinstance(embedder, CachedEmbedder)
+        self._embedder = embedder if is_cached else CachedEmbedder(embedder)
         self._languages = LanguageIdentifier()
         self._finders: dict[tuple[object, ...], CategoryFinder] = {}
         self._identity = JudgeIdentity(
@@ -211,6 +215,12 @@ class EvidenceJudge:
     def identity(self) -> JudgeIdentity:
         """Name, embedding and version of the method."""
         return self._identity
+
+    def read_ahead(self, requests: Sequence[JudgeRequest]) -> None:
+        """Embed the texts of latents in one call; `ask` finds their vectors."""
+        subjects = [request.subject for request in requests if request.subject is not None]
+        texts = [piece.text for subject in subjects for piece in _read(subject).snippets]
+        self._embedder.embed(list(dict.fromkeys(texts)))
 
     async def ask(
         self, request: JudgeRequest, on_attempt: OnAttempt = ignore_attempt
@@ -304,9 +314,9 @@ class EvidenceJudge:
 
     def _foreign_share(self, reading: _Reading) -> float:
         """Share of the examples that are known not to be in English."""
-        statistics = summarise(reading.windows, self._languages)
-        foreign = statistics.n_known_language * (1 - statistics.language_share(ENGLISH))
-        return foreign / len(reading.windows)
+        spoken = known_languages(reading.windows, self._languages)
+        english = spoken.count(ENGLISH) / len(spoken) if spoken else 0.0
+        return len(spoken) * (1 - english) / len(reading.windows)
 
 
 def _read(subject: LatentRecord) -> _Reading:

@@ -64,7 +64,7 @@ def strong_positions(window: Example, turn: Turn) -> list[int]:
 
 
 def _peak(window: Example, turn: Turn) -> float:
-    return max(window.activations[position] for position in turn.positions)
+    return max(window.activations[turn.positions.start : turn.positions.stop])
 
 
 def _sentences(text: str, first: int, last: int) -> str:
@@ -120,7 +120,7 @@ class LanguageIdentifier:
 
     def identify(self, text: str) -> str | None:
         """ISO 639-1 code of the text's language; None where it is short or unclear."""
-        letters = "".join(character for character in text if character.isalpha())
+        letters = "".join(filter(str.isalpha, text))
         if len(letters.encode("utf-8", "ignore")) < MIN_BYTES:
             return None
         language, confidence = self._model.classify(text)
@@ -174,9 +174,10 @@ class EvidenceStatistics:
     end_share: float
     """Share of examples that fire most strongly near the end of a turn."""
 
-    def language_share(self, language: str) -> float:
-        """Share of `language` among the examples with a known language."""
-        return dict(self.language_shares).get(language, 0.0)
+
+def known_languages(windows: Sequence[Example], languages: LanguageIdentifier) -> list[str]:
+    """The language of each example whose language is known."""
+    return [language for window in windows if (language := _language(window, languages))]
 
 
 def summarise(windows: Sequence[Example], languages: LanguageIdentifier) -> EvidenceStatistics:
@@ -189,7 +190,7 @@ def summarise(windows: Sequence[Example], languages: LanguageIdentifier) -> Evid
             words[word] += activation / total / len(windows)
         for turn in turns(window):
             roles[turn.role] += _sum(window, turn.positions) / total / len(windows)
-    spoken = [language for window in windows if (language := _language(window, languages))]
+    spoken = known_languages(windows, languages)
     places = [place for window in windows if (place := edge_of_turn(window)) is not None]
     return EvidenceStatistics(
         n_windows=len(windows),

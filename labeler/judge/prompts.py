@@ -96,7 +96,7 @@ def categorize_request(
     """Ask for the categories of a latent; the options keep their order."""
     framed = frame(f"explanation: {escaped(explanation)}\n{render_evidence(subject)}")
     values = {
-        "options": render_options(options),
+        "options": render_options(tuple(options)),
         "token": framed.token,
         "frame": framed.text,
     }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 
 from crosscoder.files import sha256_text
@@ -171,8 +172,9 @@ def render_facts(facts: LatentFacts) -> str:
     return "\n".join(["What the dictionary says of the latent:", *lines]) if lines else ""
 
 
-def render_options(options: Iterable[CategoryOption]) -> str:
-    """The categories, one block each, in the given order."""
+@lru_cache(maxsize=64)
+def render_options(options: tuple[CategoryOption, ...]) -> str:
+    """The categories, one block each, in the given order; those of a batch are the same."""
     return "\n".join(_option(option) for option in options)
 
 

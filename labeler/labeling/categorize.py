@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from labeler.judge.base import CategoryOption, Judge, JudgeRequest, LatentRecord
 from labeler.judge.batch import BatchRunner, FailureLimit
 from labeler.judge.calls import CallStore, Question, StoredCall
 from labeler.judge.embedding_judge import short_form
-from labeler.judge.latents import latents_of, load_subject, options_of
+from labeler.judge.latents import latents_of, load_subjects, options_of
 from labeler.judge.prompts import categorize_request
 from labeler.judge.rendering import content_text, escaped
 from labeler.store.controls import control_latents, mixed
@@ -32,10 +33,10 @@ from labeler.store.engine import read_session, write_session
 from labeler.store.judging import (
     LabelCategory,
     LabelRow,
-    add_judge_label,
-    explanation_for,
+    add_judge_labels,
     explanations_for,
     failed_explanations,
+    newest_labels,
 )
 from labeler.store.latents import current_setting, ensure_comparison_setting
 from labeler.store.outcomes import OF_ONE_REQUEST, failed_outcome
@@ -52,6 +53,9 @@ from taxonomy.clustering import (
     sweep_thresholds,
 )
 from taxonomy.mapping import Vectors
+
+READ_AT_ONCE = 32
+"""Latents that are read in one session."""
 
 
 @dataclass(frozen=True)
@@ -266,16 +270,26 @@ class _Categorizer:
             )
             self._category_ids = {row.slug: row.id for row in rows}
         runner = BatchRunner(judge, self.store, limit)
-        await runner.run(self._questions(latents), self._keep)
+        await runner.run(self._questions(latents), self._count, self._keep)
 
     def _questions(self, latents: Sequence[int]) -> Iterator[Question]:
-        for latent_id in latents:
-            with read_session(self.engine) as session:
-                explanation = explanation_for(session, latent_id, self.store.judge_id)
-                subject = load_subject(session, latent_id)
-                is_carried = self._keeps_carried_label(session, latent_id, explanation)
-                failed = failed_explanations(session, [explanation] if explanation else [])
-            if is_carried:
+        left = iter(latents)
+        while part := list(islice(left, READ_AT_ONCE)):
+            yield from self._questions_about(part)
+
+    def _questions_about(self, latents: Sequence[int]) -> list[Question]:
+        """Questions about some latents; the label of one that needs no question is written."""
+        with read_session(self.engine) as session:
+            explanations = explanations_for(session, latents, self.store.judge_id)
+            subjects = load_subjects(session, latents)
+            newest = newest_labels(session, latents, self.store.judge_id, self.version_id)
+            failed = failed_explanations(session, explanations.values())
+        questions: list[Question] = []
+        labels: list[LabelRow] = []
+        for subject in subjects:
+            latent_id = subject.latent_id
+            explanation = explanations.get(latent_id)
+            if _keeps_carried_label(newest.get(latent_id), explanation):
                 self.carried += latent_id in self.counted
                 self.advance(1)
             elif explanation is None:
@@ -283,48 +297,65 @@ class _Categorizer:
                 self.advance(1)
             elif explanation.id in failed:
                 outcome, call_id = failed[explanation.id], explanation.judge_call_id
-                self._write(latent_id, explanation, outcome, call_id, ())
+                labels.append(self._label(latent_id, explanation, outcome, call_id))
             elif not explanation.interpretable:
-                self._write(latent_id, explanation, "uninterpretable", None, ())
+                labels.append(self._label(latent_id, explanation, "uninterpretable", None))
             else:
-                for sample in range(self.config.repeats):
-                    options = shuffled_options(self.options, self.config.seed, latent_id, sample)
-                    request = categorize_request(subject, explanation.text, options, sample)
-                    yield Question(latent_id, request)
+                questions += self._repeated(subject, explanation.text)
+        if labels:
+            with write_session(self.engine) as session:
+                self._add_labels(session, labels)
+            for label in labels:
+                self._tally(label.latent_id, label.outcome)
+        return questions
 
-    def _keeps_carried_label(
-        self, session: Session, latent_id: int, explanation: Explanation | None
-    ) -> bool:
-        """Whether the newest label was carried and its explanation is still current."""
-        label = _newest_label(session, latent_id, self.store.judge_id, self.version_id)
-        if label is None or label.carried_from_id is None:
-            return False
-        return explanation is None or label.explanation_id in (None, explanation.id)
+    def _repeated(self, subject: LatentRecord, explanation: str) -> Iterator[Question]:
+        """The question about a latent, as often as it is asked."""
+        for sample in range(self.config.repeats):
+            seed = self.config.seed
+            options = shuffled_options(self.options, seed, subject.latent_id, sample)
+            request = categorize_request(subject, explanation, options, sample)
+            yield Question(subject.latent_id, request)
 
-    def _keep(self, question: Question, call: StoredCall) -> None:
-        with read_session(self.engine) as session:
-            explanation = explanation_for(session, question.latent_id, self.store.judge_id)
-        answer = call.parsed or {"outcome": failed_outcome(call.status), "categories": []}
-        if question.request.sample:
-            self._keep_sample(question, call.id, explanation, answer)
-            return
-        self.reused += not call.was_asked and question.latent_id in self.counted
-        categories = tuple(
-            self._category(chosen, question.request) for chosen in answer["categories"]
-        )
-        self._write(question.latent_id, explanation, answer["outcome"], call.id, categories)
+    def _count(self, question: Question, call: StoredCall) -> None:
+        if question.request.sample == 0:
+            self.reused += not call.was_asked and question.latent_id in self.counted
+            self._tally(question.latent_id, _answer_of(call)["outcome"])
 
-    def _keep_sample(
-        self,
-        question: Question,
-        call_id: int,
-        explanation: Explanation | None,
-        answer: dict[str, Any],
-    ) -> None:
-        if explanation is None:
-            return
+    def _tally(self, latent_id: int, outcome: str) -> None:
+        """Count the outcome of a latent."""
+        self.outcomes[outcome] += latent_id in self.counted
+        if outcome in OF_ONE_REQUEST and latent_id in self.counted:
+            self.ended.setdefault(outcome, []).append(latent_id)
+        self.advance(1)
+
+    def _keep(self, answers: Sequence[tuple[Question, StoredCall]]) -> None:
+        """Write the labels and the repeated answers of a batch."""
+        chosen = [
+            (question, call, _answer_of(call), self._categories(question, call))
+            for question, call in answers
+        ]
+        latents = {question.latent_id for question, _ in answers}
+        labels = []
+        with write_session(self.engine) as session:
+            explanations = explanations_for(session, latents, self.store.judge_id)
+            for question, call, answer, categories in chosen:
+                explanation = explanations.get(question.latent_id)
+                if question.request.sample == 0:
+                    labels.append(
+                        self._label(
+                            question.latent_id, explanation, answer["outcome"], call.id, categories
+                        )
+                    )
+                elif explanation is not None:
+                    add_sample(session, self._sample(question, call.id, explanation, answer))
+            self._add_labels(session, labels)
+
+    def _sample(
+        self, question: Question, call_id: int, explanation: Explanation, answer: dict[str, Any]
+    ) -> SampleRow:
         chosen = answer["categories"]
-        row = SampleRow(
+        return SampleRow(
             run_id=self.run_id,
             latent_id=question.latent_id,
             judge_id=self.store.judge_id,
@@ -335,8 +366,14 @@ class _Categorizer:
             outcome=answer["outcome"],
             category_id=self._category_ids[chosen[0]["category"]] if chosen else None,
         )
-        with write_session(self.engine) as session:
-            add_sample(session, row)
+
+    def _categories(self, question: Question, call: StoredCall) -> tuple[LabelCategory, ...]:
+        """The categories of a first answer, their quotes checked."""
+        if question.request.sample:
+            return ()
+        return tuple(
+            self._category(chosen, question.request) for chosen in _answer_of(call)["categories"]
+        )
 
     def _category(self, chosen: dict[str, Any], request: JudgeRequest) -> LabelCategory:
         quote = check_quote(chosen["quote"], request.subject, request.explanation)
@@ -348,16 +385,15 @@ class _Categorizer:
             quote_found=quote.found,
         )
 
-    def _write(
+    def _label(
         self,
         latent_id: int,
         explanation: Explanation | None,
         outcome: str,
         call_id: int | None,
-        categories: tuple[LabelCategory, ...],
-    ) -> None:
-        """Write the label, unless the newest one has the same call, explanation and outcome."""
-        label = LabelRow(
+        categories: tuple[LabelCategory, ...] = (),
+    ) -> LabelRow:
+        return LabelRow(
             run_id=self.run_id,
             latent_id=latent_id,
             judge_id=self.store.judge_id,
@@ -368,13 +404,18 @@ class _Categorizer:
             judge_call_id=call_id,
             confidence=categories[0].confidence if categories else None,
         )
-        with write_session(self.engine) as session:
-            if not _is_newest(session, label):
-                add_judge_label(session, label)
-        self.outcomes[outcome] += latent_id in self.counted
-        if outcome in OF_ONE_REQUEST and latent_id in self.counted:
-            self.ended.setdefault(outcome, []).append(latent_id)
-        self.advance(1)
+
+    def _add_labels(self, session: Session, labels: Sequence[LabelRow]) -> None:
+        """Write labels, except those whose newest has the same call, explanation and outcome."""
+        latents = [label.latent_id for label in labels]
+        newest = newest_labels(session, latents, self.store.judge_id, self.version_id)
+        fresh = [label for label in labels if not _is_written(label, newest.get(label.latent_id))]
+        if fresh:
+            add_judge_labels(session, fresh)
+
+
+def _answer_of(call: StoredCall) -> dict[str, Any]:
+    return call.parsed or {"outcome": failed_outcome(call.status), "categories": []}
 
 
 def _keep_decisions(session: Session, comparison_id: int, taxonomy_version_id: int) -> None:
@@ -387,24 +428,14 @@ def _keep_decisions(session: Session, comparison_id: int, taxonomy_version_id: i
         carry_decisions(session, old.id, taxonomy_version_id, members_of(session, comparison_id))
 
 
-def _newest_label(
-    session: Session, latent_id: int, judge_id: int, taxonomy_version_id: int
-) -> JudgeLabel | None:
-    return session.execute(
-        select(JudgeLabel)
-        .where(
-            JudgeLabel.latent_id == latent_id,
-            JudgeLabel.judge_id == judge_id,
-            JudgeLabel.taxonomy_version_id == taxonomy_version_id,
-            JudgeLabel.is_control.is_(False),
-        )
-        .order_by(JudgeLabel.id.desc())
-        .limit(1)
-    ).scalar_one_or_none()
+def _keeps_carried_label(label: JudgeLabel | None, explanation: Explanation | None) -> bool:
+    """Whether a latent's newest label was carried and its explanation is still current."""
+    if label is None or label.carried_from_id is None:
+        return False
+    return explanation is None or label.explanation_id in (None, explanation.id)
 
 
-def _is_newest(session: Session, label: LabelRow) -> bool:
-    newest = _newest_label(session, label.latent_id, label.judge_id, label.taxonomy_version_id)
+def _is_written(label: LabelRow, newest: JudgeLabel | None) -> bool:
     return newest is not None and (
         (newest.judge_call_id, newest.explanation_id, newest.outcome)
         == (label.judge_call_id, label.explanation_id, label.outcome)

@@ -341,6 +341,27 @@ def _category_rows(
         }
 
 
+def newest_labels(
+    session: Session, latent_ids: Iterable[int], judge_id: int, taxonomy_version_id: int
+) -> dict[int, JudgeLabel]:
+    """The newest label of each latent by a judge in a taxonomy version, controls left out."""
+    found: dict[int, JudgeLabel] = {}
+    for part in chunks(latent_ids):
+        newest = (
+            select(func.max(JudgeLabel.id))
+            .where(
+                JudgeLabel.latent_id.in_(part),
+                JudgeLabel.judge_id == judge_id,
+                JudgeLabel.taxonomy_version_id == taxonomy_version_id,
+                JudgeLabel.is_control.is_(False),
+            )
+            .group_by(JudgeLabel.latent_id)
+        )
+        rows = session.execute(select(JudgeLabel).where(JudgeLabel.id.in_(newest))).scalars()
+        found |= {row.latent_id: row for row in rows}
+    return found
+
+
 def newest_explanations(
     session: Session, latent_ids: Iterable[int], judge_id: int
 ) -> dict[int, Explanation]:
@@ -373,11 +394,6 @@ def _newest(
         rows = session.execute(select(Explanation).where(Explanation.id.in_(newest))).scalars()
         found |= {row.latent_id: row for row in rows}
     return found
-
-
-def explanation_for(session: Session, latent_id: int, judge_id: int) -> Explanation | None:
-    """The explanation of one latent that a judge works with."""
-    return explanations_for(session, [latent_id], judge_id).get(latent_id)
 
 
 def no_explanation(outcome: str, error: str | None) -> str:

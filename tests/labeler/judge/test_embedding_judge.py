@@ -265,3 +265,23 @@ def test_the_short_form_is_the_first_statement() -> None:
     )
     assert short_form("Apologies. They occur often.") == "Apologies"
     assert len(short_form("word " * 60)) <= 80
+
+
+def test_texts_read_ahead_are_embedded_once_and_answers_stay_what_they_were() -> None:
+    subjects = [
+        subject(each) for each in (refusals(), windows(RECIPES), windows(FRENCH), refusals())
+    ]
+    requests = [
+        request
+        for each in subjects
+        for request in (explain_request(each), categorize_request(each, "x", OPTIONS))
+    ]
+    embedder = WordEmbedder()
+    judge = EvidenceJudge(embedder)
+    judge.read_ahead(requests)
+    read = list(embedder.read)
+    assert len(read) == len(set(read))
+    for request in requests:
+        assert asyncio.run(judge.ask(request)).parsed == answer(request)
+    options = {text for option in OPTIONS for text in (option.description, *option.prototypes)}
+    assert not set(embedder.read[len(read) :]) & set(read) - options
