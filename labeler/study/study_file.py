@@ -7,18 +7,16 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TextIO, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, get_origin
 
 from pydantic import ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
-from sqlalchemy.engine import URL
 
 from crosscoder import limits
 from crosscoder.config import SIDES, FormerName, check_exclusive_fraction
 from crosscoder.limits import MAX_CONFIG_BYTES, parse_toml, read_text
 from labeler.errors import UsageError, WorkError, doing
-from labeler.store.database_url import resolve_url
 from labeler.study.config import (
     CollectSection,
     ComparisonSection,
@@ -46,6 +44,9 @@ from labeler.study.judge_config import EmbeddingSection, FurtherJudgeSection, Ju
 from labeler.text import clip
 from taxonomy.proposal import Proposal, proposal_from
 from taxonomy.tree import Taxonomy, UniqueKeyLoader, seed_taxonomy, taxonomy_from
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 
 class StudyConfig(Section):
@@ -191,6 +192,9 @@ class StudyFile:
     @property
     def database_url(self) -> URL:
         """The database's URL with the environment expanded and a relative SQLite path resolved."""
+        # Imported here: reading a study needs no SQLAlchemy, whose import takes a third of a start.
+        from labeler.store.database_url import resolve_url
+
         return resolve_url(self.config.database.url, self.folder)
 
     @property
