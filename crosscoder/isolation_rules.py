@@ -294,6 +294,20 @@ class AutoRule(ShiftedRule):
         return ShiftedRule.model_validate(settings), reason
 
 
+def side_words(rule: str, is_direct: bool = True) -> Mapping[str, str]:
+    """What the latents of each side are called under the rule of that name, by side.
+
+    Where the sides have a common base (`is_direct` False), each holds what its own model
+    strengthens.
+    """
+    if rule not in RULES.names():
+        return SPECIFIC_WORDS
+    kind = RULES.get(rule)
+    if kind.sides_are_apart and not is_direct:
+        return dict.fromkeys(kind.side_words, kind.side_words["target"])
+    return kind.side_words
+
+
 def isolation_rule(kind: str = "strict", **settings: Any) -> IsolationRule:
     """The rule of that name; InputError where there is none, ValidationError for wrong settings."""
     return RULES.get(kind).model_validate(settings)

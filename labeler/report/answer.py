@@ -40,10 +40,14 @@ def answer_of(table: ChangeTable) -> Conclusion:
 
 
 def global_p(table: ChangeTable) -> float | None:
-    """p of the permutation chi-square test over the leaves of the taxonomy; None without latents.
+    """Whether the two sides differ in their categories at all; None without latents.
 
-    The question before all others: do the two sides differ in their categories at all?
+    The smallest family p where the sides were drawn, else p of the permutation chi-square test over
+    the leaves of the taxonomy.
     """
+    family = [row.family_p for row in table.rows if row.family_p is not None]
+    if family:
+        return min(family)
     from taxonomy.intervals import global_test, partition_counts
 
     target, reference = partition_counts(table.rows)
@@ -56,10 +60,11 @@ def _together(table: ChangeTable) -> list[str]:
     p_value = global_p(table)
     if p_value is None:
         return []
+    test = "randomisation over documents" if table.has_family_p else "permutation test"
     found = "differ" if p_value < ALPHA else "are not shown to differ"
     return [
         f"Taken together, the two sides' categories {found} "
-        f"(permutation test, p = {probability_text(p_value)})."
+        f"({test}, p = {probability_text(p_value)})."
     ]
 
 
@@ -117,8 +122,8 @@ def _strength(tested: list[CategoryRow], significant: list[CategoryRow]) -> list
 def coverage_sentence(table: ChangeTable) -> str:
     """How many latents of each side are behind the shares, and how many the judge let down."""
     sides = [
-        f"{side.labelled:,} of {side.isolated:,} {label} latents"
-        for side, label in zip(table.coverage, (table.target, table.reference), strict=True)
+        f"{side.labelled:,} of {side.isolated:,} {name} latents"
+        for side, name in zip(table.coverage, _side_names(table), strict=True)
     ]
     sentences = [f"{' and '.join(one_line(side) for side in sides)} are labelled."]
     for name in OF_ONE_REQUEST:
@@ -129,6 +134,15 @@ def coverage_sentence(table: ChangeTable) -> str:
                 f"{one_line(table.reference)} latents."
             )
     return " ".join(sentences)
+
+
+def _side_names(table: ChangeTable) -> tuple[str, str]:
+    words = table.basis.side_words
+    if words is None:
+        return table.target, table.reference
+    if words[0] != words[1]:
+        return words
+    return f"{words[0]} {table.target}", f"{words[1]} {table.reference}"
 
 
 def computed_sentence(table: ChangeTable) -> str:

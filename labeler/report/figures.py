@@ -128,9 +128,9 @@ _MARKS = {
 def forest_plot(rows: Sequence[CategoryRow], layout: Layout, name: str) -> str:
     """An SVG document: one line per row, in the given order.
 
-    Score intervals of the ratio; a bound that is infinite or far out ends in an arrow, a category
-    that only the target has ("new") sits at the right edge, one that only the reference has at
-    the left. `narrow` puts names above the lines, for phones.
+    The rows' own intervals; a bound that is infinite or far out ends in an arrow, a category that
+    only the target has ("new") sits at the right edge, one that only the reference has at the left.
+    `narrow` puts names above the lines, for phones.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

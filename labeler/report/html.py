@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from labeler.judge.base import judge_kind
 from labeler.report.answer import Conclusion, answer_of, check_sentences, computed_sentence
+from labeler.report.basis import side_sentence
 from labeler.report.compare import summary
 from labeler.report.comparisons import LatentSetView
 from labeler.report.figures import Layout, delta_norm_histogram, forest_plot, inline_svg, nu_scatter
@@ -396,6 +397,7 @@ def _environment() -> Environment:
         check_sentences=check_sentences,
         compare_summary=summary,
         computed_sentence=computed_sentence,
+        side_sentence=side_sentence,
         n_panels=lambda swept: len(chosen_panels(swept)),
     )
     return environment

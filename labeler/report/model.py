@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from crosscoder.config import SIDES, SideName
+from labeler.report.basis import Basis
 from labeler.report.comparisons import LatentSetView
 from labeler.store.comparisons import NullRun
 from taxonomy.counts import CategoryChange, Side
@@ -203,6 +204,13 @@ class ChangeTable:
     """A label changed after the table was computed."""
     checks: Checks | None = None
     """What the conclusions survive; None in reports of older versions."""
+    basis: Basis = field(default_factory=Basis)
+    """What p, q and the intervals rest on."""
+
+    @property
+    def has_family_p(self) -> bool:
+        """Whether some row has a p for the whole table."""
+        return any(row.family_p is not None for row in self.rows)
 
     @property
     def filled(self) -> tuple[CategoryRow, ...]:

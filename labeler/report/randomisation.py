@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import func, select, text
+from sqlalchemy import ColumnElement, func, select, text
 from sqlalchemy.orm import Session
 
 from labeler.report.comparisons import OUTCOMES_OF
@@ -109,11 +109,7 @@ def read_randomised_sides(
         session.get_one(LatentSet, set_id)
         for set_id in (comparison.target_set_id, comparison.reference_set_id)
     ]
-    row = session.execute(
-        select(SideDraw).where(
-            SideDraw.target_set_id == sets[0].id, SideDraw.reference_set_id == sets[1].id
-        )
-    ).scalar_one_or_none()
+    row = session.execute(select(SideDraw).where(*_of_sides(comparison))).scalar_one_or_none()
     if row is None:
         return None
     drawn = [row.target, row.reference]
@@ -129,6 +125,18 @@ def read_randomised_sides(
         },
     )
     return RandomisedSides(drawn[0], drawn[1], row.shifts, tuple(labels.all()))
+
+
+def has_draws(session: Session, comparison: Comparison) -> bool:
+    """Whether the sides of the comparison were drawn."""
+    return session.execute(select(SideDraw.id).where(*_of_sides(comparison))).first() is not None
+
+
+def _of_sides(comparison: Comparison) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return (
+        SideDraw.target_set_id == comparison.target_set_id,
+        SideDraw.reference_set_id == comparison.reference_set_id,
+    )
 
 
 def _size(session: Session, latent_set_id: int) -> int:

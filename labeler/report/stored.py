@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from crosscoder.config import SIDES, SideName
 from labeler.errors import UsageError
 from labeler.report.answer import Checks, sensitivity_of
+from labeler.report.basis import read_basis
 from labeler.report.comparisons import ActiveComparison, read_comparisons
 from labeler.report.model import CategoryRow, ChangeTable, Coverage, Direction, PlantedCheck
 from labeler.report.statistics import ROW_COLUMNS, category_names, in_tree_order
@@ -228,6 +229,7 @@ def change_table(
         rows=rows,
         coverage=read_coverage(session, comparison.name),
         planted=_check_planted(session, facts.version.id, rows, planted),
+        basis=read_basis(session, comparison, rows),
     )
 
 

@@ -9,6 +9,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, TextIO
 
 from labeler.report.answer import answer_of, check_sentences, computed_sentence, planted_sentence
+from labeler.report.basis import side_sentence
 from labeler.report.model import CategoryRow, ChangeTable, ReportData
 from labeler.report.statistics import ROW_COLUMNS
 from labeler.report.stored import flat, read_stored_tables
@@ -55,10 +56,9 @@ def to_json(tables: Sequence[ChangeTable]) -> str:
     return json.dumps(records(tables), indent=1, allow_nan=False) + "\n"
 
 
-_HEAD = (
-    "category", "target", "share", "reference", "share", "change", "95% interval", "p", "q",
-    "verdict",
-)  # fmt: skip
+_HEAD = ("category", "target", "share", "reference", "share")
+_TESTED = ("change", "95% interval", "p", "q")
+_FAMILY_P = "family p"
 
 
 def to_markdown(
@@ -87,9 +87,11 @@ def _section(table: ChangeTable, notes: Sequence[str]) -> str:
         lines += ["", *(f"- {_escape(said)}" for said in check_sentences(table.checks))]
     if notes:
         lines += ["", *(f"- {_escape(note)}" for note in notes)]
-    lines += ["", f"Shares of {table.denominator} latents; taxonomy {_escape(table.taxonomy)}.", ""]
-    lines += [_line(_HEAD), _line(["---", *["---:"] * 8, "---"])]
-    lines += [_line(_cells(row)) for row in table.filled]
+    lines += ["", f"Shares of {table.denominator} latents; taxonomy {_escape(table.taxonomy)}."]
+    lines += [_escape(said) for said in _basis(table)]
+    head = [*_HEAD, *_tested(table), "verdict"]
+    lines += ["", _line(head), _line(["---", *["---:"] * (len(head) - 2), "---"])]
+    lines += [_line(_cells(row, table.has_family_p)) for row in table.filled]
     if table.empty:
         lines += ["", "No latents on either side: " + ", ".join(r.category for r in table.empty)]
     planted = planted_sentence(table)
@@ -99,14 +101,28 @@ def _section(table: ChangeTable, notes: Sequence[str]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _cells(row: CategoryRow) -> list[str]:
+def _basis(table: ChangeTable) -> Iterator[str]:
+    """What the sides hold, and what p and the intervals rest on."""
+    said = side_sentence(table)
+    if said:
+        yield said
+    yield from table.basis.sentences
+
+
+def _tested(table: ChangeTable) -> tuple[str, ...]:
+    """Headings of the change and its tests."""
+    return (*_TESTED, _FAMILY_P) if table.has_family_p else _TESTED
+
+
+def _cells(row: CategoryRow, has_family_p: bool) -> list[str]:
     name = _escape(row.category)
     title = f"**{name}**" if row.level == 1 else f"&nbsp;&nbsp;{name}"
-    return [title, *_numbers(row), row.shown_verdict]
+    return [title, *_numbers(row, has_family_p), row.shown_verdict]
 
 
-def _numbers(row: CategoryRow) -> list[str]:
-    """Count and share of each side, change, interval, p, q."""
+def _numbers(row: CategoryRow, has_family_p: bool) -> list[str]:
+    """Count and share of each side, change, interval, p, q, and p for the whole table."""
+    tested = [row.p_value, row.q_value, *([row.family_p] if has_family_p else [])]
     return [
         f"{row.target_count}/{row.target_total}",
         share_text(row.target_share),
@@ -114,8 +130,7 @@ def _numbers(row: CategoryRow) -> list[str]:
         share_text(row.reference_share),
         row.shown_change,
         interval_text(row.ci_low, row.ci_high),
-        "" if row.is_empty else probability_text(row.p_value),
-        "" if row.is_empty else probability_text(row.q_value),
+        *("" if row.is_empty else probability_text(value) for value in tested),
     ]
 
 
@@ -269,6 +284,8 @@ def _print_table(table: ChangeTable, console: Console) -> None:
     console.print()
     console.print(Text(answer.sentence, style="bold"))
     console.print(Text(answer.detail))
+    for said in _basis(table):
+        console.print(Text(said, style="dim"))
     for said in check_sentences(table.checks) if table.checks else ():
         console.print(Text(f"- {said}"))
     planted = planted_sentence(table)
@@ -297,7 +314,9 @@ def _rich_table(table: ChangeTable, width: int) -> Table:
             min_width=len("evidence") if words else None,
         )
     for row in table.filled:
-        shown.add_row(*_console_cells(row, width), style="bold" if row.level == 1 else "")
+        shown.add_row(
+            *_console_cells(row, width, table.has_family_p), style="bold" if row.level == 1 else ""
+        )
     return shown
 
 
@@ -307,10 +326,10 @@ def _headings(table: ChangeTable, width: int) -> list[str]:
     if width < WIDE:
         return ["counts", "change", "95% interval", "verdict"]
     target, reference = one_line(table.target, 18), one_line(table.reference, 18)
-    return [target, "share", reference, "share", "change", "95% interval", "p", "q", "verdict"]
+    return [target, "share", reference, "share", *_tested(table), "verdict"]
 
 
-def _console_cells(row: CategoryRow, width: int) -> list[str | Text]:
+def _console_cells(row: CategoryRow, width: int, has_family_p: bool) -> list[str | Text]:
     from rich.text import Text
 
     indent = "" if row.level == 1 else "  "
@@ -322,4 +341,4 @@ def _console_cells(row: CategoryRow, width: int) -> list[str | Text]:
     interval = interval_text(row.ci_low, row.ci_high)
     if width < WIDE:
         return [name, counts, row.shown_change, interval, verdict]
-    return [name, *_numbers(row), verdict]
+    return [name, *_numbers(row, has_family_p), verdict]

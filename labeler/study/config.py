@@ -58,7 +58,19 @@ def own_fields(section: type[Section]) -> dict[str, FieldInfo]:
     bases = [base for base in section.__mro__ if issubclass(base, BaseModel)]
     extended = {key for base in bases[1:] if issubclass(base, Section) for key in base.model_fields}
     keys = [key for base in bases for key in get_annotations(base) if key in section.model_fields]
-    return {key: section.model_fields[key] for key in dict.fromkeys(keys) if key not in extended}
+    own = {key: section.model_fields[key] for key in dict.fromkeys(keys) if key not in extended}
+    return {**own, **_rule_fields()} if section is IsolateSection else own
+
+
+def _rule_fields() -> dict[str, FieldInfo]:
+    """The keys of `[isolate]` that single rules add."""
+    common = {"kind", *IsolationSettings.model_fields}
+    return {
+        key: field
+        for name in RULES.names()
+        for key, field in RULES.get(name).model_fields.items()
+        if key not in common
+    }
 
 
 def inner_section(annotation: Any) -> type[Section] | None:
@@ -98,12 +110,16 @@ class CrosscoderSection(Section):
 
 
 class IsolateSection(Section, IsolationSettings, ScalingSettings):
-    """`[isolate]`: which latents count as specific to one model."""
+    """`[isolate]`: which latents are on the sides of a comparison.
+
+    A key that the rule does not know is refused.
+    """
 
     model_config = ConfigDict(extra="allow")  # what the rule adds; it refuses the rest
 
-    rule: Annotated[str, RULES] = "strict"
-    """Rule that decides which latents are specific to a side; it is stored with the latent sets."""
+    rule: Annotated[str, RULES] = "auto"
+    """Rule that decides which latents are on a side; the one that was used is stored with the
+    latent sets. `auto` takes `strict` where each side has enough such latents, else `shifted`."""
     overlap: Overlap = "exclude"
     """What happens to a latent that is in both latent sets of a comparison."""
 

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from labeler.errors import UsageError
+from labeler.report.basis import read_basis
 from labeler.report.randomisation import read_randomised_sides
 from labeler.review.context import Asked, Page, redirect
 from labeler.review.queue_index import change_rows, reviewed_rows
@@ -20,6 +21,7 @@ from labeler.review.queue_table import NOBODY, Counts, QueueTable
 from labeler.review.queued_latents import Setting
 from labeler.review.routes.queue import names_of
 from labeler.store.reviews import active_draws, draw_audit
+from labeler.store.schema import Comparison
 from labeler.store.views.base import ADJUDICATED
 
 LONGEST_LOOK_MS = 300_000
@@ -168,11 +170,14 @@ def show_categories(asked: Asked) -> Page:
         drawn = read_randomised_sides(
             session, setting.comparison_id, setting.taxonomy_version_id, setting.judge_id
         )
+        rows = change_rows(table, asked.context.report, drawn)
+        comparison = session.get_one(Comparison, setting.comparison_id)
         return asked.comparison_page(
             "categories.html.j2",
             "categories",
             table,
-            rows=change_rows(table, asked.context.report, drawn),
+            rows=rows,
+            basis=read_basis(session, comparison, [row.change for row in rows]),
             denominator=asked.context.report.denominator,
         )
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from report_studies import Judged, new_run, write_labels
+from report_page import read_page
+from report_studies import Judged, new_run, report_run, write_labels
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
+from labeler.report.build import ReportFiles, ReportOptions, build_report
 from labeler.report.model import CategoryRow
 from labeler.report.randomisation import RandomisedSides, read_randomised_sides
 from labeler.report.statistics import compute_rows, read_category_nodes
@@ -142,3 +146,47 @@ def test_the_review_pages_show_the_numbers_of_the_report(engine: Engine) -> None
         }
     for name in ("p_value", "q_value", "family_p", "verdict", "test", "ci_low", "ci_high"):
         assert getattr(shown["safety"], name) == getattr(row, name), name
+
+
+def reported(engine: Engine, folder: Path) -> ReportFiles:
+    return build_report(engine, ReportOptions(), folder / "report", report_run(engine))
+
+
+def test_the_report_says_which_test_it_used_and_shows_the_family_p(
+    engine: Engine, tmp_path: Path
+) -> None:
+    build(engine)
+    files = reported(engine, tmp_path)
+    page = files.html.read_text(encoding="utf-8")
+    assert "randomisation over documents" in page
+    assert "Fisher" not in page
+    row = next(row for row in files.tables[0].rows if row.category == "safety")
+    assert str(row.family_p) in read_page(page).values["safety"]
+    markdown = files.markdown.read_text(encoding="utf-8")
+    assert "| family p |" in markdown
+    assert "swaps the two models" in markdown
+    assert '"family_p": ' in files.json.read_text(encoding="utf-8")
+    assert "Taken together, the two sides' categories" in markdown
+    assert "(randomisation over documents, p = " in markdown
+
+
+def test_an_exact_test_of_isolated_latents_comes_with_a_caution_and_what_to_do(
+    engine: Engine, tmp_path: Path
+) -> None:
+    build(engine, labelled=22)
+    files = reported(engine, tmp_path)
+    for path in (files.html, files.markdown):
+        text = path.read_text(encoding="utf-8").replace("\\", "").replace("&#39;", "'")
+        assert "Fisher's exact test" in text
+        assert "independent draws" in text
+        assert "collect.latents" in text
+        assert "family p" not in text
+
+
+def test_sides_by_their_shift_are_called_strengthened_and_weakened(
+    engine: Engine, tmp_path: Path
+) -> None:
+    build(engine)
+    files = reported(engine, tmp_path)
+    markdown = files.markdown.read_text(encoding="utf-8")
+    assert "10 of 10 strengthened latents and 10 of 10 weakened latents are labelled" in markdown
