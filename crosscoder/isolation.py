@@ -47,6 +47,8 @@ class ComparisonSelection:
     """What became of those latents, in words."""
     message: str
     """One line for the user."""
+    reason: str = ""
+    """Why this rule was used; empty where study.toml named it."""
 
 
 def select_latents(pair: PairScaling, rule: IsolationRule) -> LatentSelection:
@@ -115,6 +117,7 @@ def isolate_comparison(
         n_overlap=n_both,
         overlap_note=note,
         message="; ".join([reason, *words] if reason else words),
+        reason=reason,
     )
 
 

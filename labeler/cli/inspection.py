@@ -16,13 +16,23 @@ from labeler.judge.base import JudgeRequest, judge_kind
 from labeler.judge.latents import load_subject
 from labeler.judge.prompts import explain_request
 from labeler.labeling.plan import plan_labels, plan_lines
+from labeler.report.basis import sets_of, shift_words
+from labeler.report.model import Measure
+from labeler.report.shift_bar import shift_word
 from labeler.stages.base import StageContext
 from labeler.stages.label import labelled_latents, side_latents
 from labeler.store.engine import read_session, require_existing
 from labeler.store.history import HistoryEntry, latent_history
 from labeler.store.latents import evidence_of, find_latent, latent_title
 from labeler.store.migrate import opened
-from labeler.store.schema import Crosscoder, Evidence, Latent, LatentScaling, SubjectModel
+from labeler.store.schema import (
+    Comparison,
+    Crosscoder,
+    Evidence,
+    Latent,
+    LatentScaling,
+    SubjectModel,
+)
 from labeler.study.judge_config import JudgeSection
 from labeler.study.study_file import StudyFile
 from labeler.text import one_line
@@ -130,8 +140,17 @@ def _scaling_lines(session: Session, latent: Latent) -> Iterator[str]:
         )
         yield (
             f"{target_name} against {reference_name}: delta_norm {_number(row.delta_norm)}  "
-            f"nu_error {error}  nu_reconstruction {reconstruction}"
+            f"nu_error {error}  nu_reconstruction {reconstruction}{_shift(row)}"
         )
+
+
+def _shift(row: LatentScaling) -> str:
+    """The strength shift in words; empty where none was measured."""
+    if row.strength_shift is None:
+        return ""
+    shift = Measure(row.strength_shift, row.shift_low, row.shift_high)
+    interval = _interval(shift.value, shift.low, shift.high)
+    return f"  strength_shift {interval} ({shift_word(shift)})"
 
 
 def _label_lines(session: Session, latent: Latent) -> Iterator[str]:
@@ -146,7 +165,15 @@ def _label_lines(session: Session, latent: Latent) -> Iterator[str]:
         label = row.category or row.outcome
         by = f" ({row.source})" if row.source else ""
         said = f": {row.explanation}" if row.explanation else ""
-        yield one_line(f"{row.comparison}/{row.side}: {label}{by}{said}")
+        side = f"{row.side}{_side_word(session, row.comparison, row.side)}"
+        yield one_line(f"{row.comparison}/{side}: {label}{by}{said}")
+
+
+def _side_word(session: Session, name: str, side: str) -> str:
+    """What the latents of a side are called, where they were chosen by their shift."""
+    comparison = session.execute(select(Comparison).where(Comparison.name == name)).scalar_one()
+    words = shift_words(*sets_of(session, comparison))
+    return "" if words is None else f" ({words[0 if side == 'target' else 1]})"
 
 
 def _window_title(window: Evidence) -> str:

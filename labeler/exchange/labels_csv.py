@@ -111,7 +111,7 @@ class RowMistakes:
 KEY_COLUMNS = ("comparison", "side", "crosscoder", "latent_index")
 COLUMNS = (
     *KEY_COLUMNS, "explanation", "category", "note", "confidence", "source", "decided_by",
-    "base_revision", "base",
+    "strength_shift", "base_revision", "base",
 )  # fmt: skip
 REQUIRED = (*KEY_COLUMNS, "explanation", "category", "base_revision")
 _BARE_BASE = re.compile("[0-9a-f]{12}")
@@ -168,6 +168,8 @@ class ExportRow:
     """The judge or the reviewer."""
     base_revision: int
     """Number of the latent's decisions when the file was written."""
+    strength_shift: float | None = None
+    """For the reader; an import ignores it."""
 
     def record(self) -> dict[str, Any]:
         """Column -> value."""
@@ -179,6 +181,7 @@ class ExportRow:
             "confidence": self.confidence,
             "source": self.source,
             "decided_by": self.decided_by,
+            "strength_shift": self.strength_shift,
             "base_revision": self.base_revision,
             "base": self.content.base,
         }

@@ -248,6 +248,7 @@ def _decision(session: Session, row: EditedRow, current: _Current, reviewer: str
 _LABELS = """
 SELECT v.comparison, v.side, v.crosscoder, v.latent_index, v.latent_id, v.explanation, v.category,
        v.outcome, v.rank, v.confidence, v.source, coalesce(v.reviewer, v.judge) AS decided_by,
+       v.strength_shift,
        e.taxonomy_version_id, e.judge_label_id, d.explanation_text
 FROM v_effective_label AS v
 JOIN comparison AS c ON c.name = v.comparison
@@ -275,6 +276,7 @@ def _current_labels(session: Session) -> dict[LatentKey, _Current]:
                 source=row.source,
                 decided_by=row.decided_by,
                 base_revision=revisions.get(_Stream(row.latent_id, row.taxonomy_version_id), 0),
+                strength_shift=row.strength_shift,
             ),
             latent_id=row.latent_id,
             taxonomy_version_id=row.taxonomy_version_id,

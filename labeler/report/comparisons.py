@@ -85,6 +85,18 @@ def _facts(session: Session, comparison: Comparison) -> ActiveComparison:
 
 
 @dataclass(frozen=True)
+class ShiftCloud:
+    """Strength shifts of every latent of a crosscoder, below 0 = weakened; NaN = undefined."""
+
+    density: NDArray[np.float64]
+    """(n,) share of tokens on which the latent fires."""
+    strength_shift: NDArray[np.float64]
+    """(n,)"""
+    shift_t: NDArray[np.float64]
+    """(n,) the shift over its standard error."""
+
+
+@dataclass(frozen=True)
 class ScalingCloud:
     """Latent scaling of every latent of a crosscoder for one ordered pair of models."""
 
@@ -96,6 +108,8 @@ class ScalingCloud:
     """(n,)"""
     chosen: NDArray[np.bool_]
     """(n,) latents of the set."""
+    shift: ShiftCloud | None = None
+    """None where the set was not chosen by the shift."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +127,8 @@ class LatentSetView:
     against_model: str | None
     size: int
     cloud: ScalingCloud | None = None
+    word: str | None = None
+    """What its latents are called, where they were chosen by their shift."""
 
     @property
     def is_imported(self) -> bool:

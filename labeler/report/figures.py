@@ -15,16 +15,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from labeler.report.comparisons import LatentSetView, ScalingCloud
+from labeler.report.comparisons import LatentSetView, ScalingCloud, ShiftCloud
 from labeler.report.model import CategoryRow
 from labeler.text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import Locator
 
 
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
 INK = "#1c2430"
 MUTED = "#5d6878"
 GRID = "#dfe3e9"
@@ -289,21 +293,9 @@ def nu_scatter(latents: LatentSetView, cloud: ScalingCloud, name: str) -> str:
     """
     with figure_style(name):
         figure, axes = _panel()
-        rest = np.flatnonzero(~cloud.chosen & _defined(cloud))
-        if len(rest) > MOST_POINTS:
-            rest = np.random.default_rng(0).choice(rest, MOST_POINTS, replace=False)
-        chosen = np.flatnonzero(cloud.chosen & _defined(cloud))
         nu_error = np.clip(cloud.nu_error, *_NU_RANGE)
         nu_reconstruction = np.clip(cloud.nu_reconstruction, *_NU_RANGE)
-        axes.plot(
-            nu_reconstruction[rest], nu_error[rest], ".", markersize=3.2, color=NEUTRAL,
-            alpha=0.55, markeredgewidth=0,
-        )  # fmt: skip
-        axes.plot(
-            nu_reconstruction[chosen], nu_error[chosen], linestyle="none", markersize=5.5,
-            marker=_shape(latents), markerfacecolor=_colour(latents), markeredgecolor=PAPER,
-            markeredgewidth=0.6,
-        )  # fmt: skip
+        _dots(axes, latents, cloud.chosen, nu_reconstruction, nu_error)
         limit_error = float(latents.rule_params.get("nu_error_max", NU_ERROR_MAX))
         limit_reconstruction = float(
             latents.rule_params.get("nu_reconstruction_max", NU_RECONSTRUCTION_MAX)
@@ -342,6 +334,77 @@ def delta_norm_histogram(latents: LatentSetView, cloud: ScalingCloud, name: str)
         return render_svg(figure)
 
 
+def shift_scatter(latents: LatentSetView, chosen: BoolArray, shift: ShiftCloud, name: str) -> str:
+    """An SVG document: strength shift over density, the set's latents marked.
+
+    Values beyond the axes are drawn at their edge.
+    """
+    with figure_style(name):
+        figure, axes = _panel()
+        reach = _reach(shift.strength_shift, chosen)
+        with np.errstate(divide="ignore"):
+            density = np.where(shift.density > 0, np.log10(shift.density), np.nan)
+        _dots(axes, latents, chosen, density, np.clip(shift.strength_shift, -reach, reach))
+        axes.axhline(0.0, color=MUTED, linewidth=1.1, zorder=1)
+        axes.set_ylim(-1.06 * reach, 1.06 * reach)
+        axes.xaxis.set_major_locator(_whole_numbers())
+        axes.xaxis.set_major_formatter(lambda value, _: f"{10 ** (value + 2):g}%")
+        axes.set_xlabel("tokens on which the latent fires", fontsize=10.5)
+        axes.set_ylabel("weakened - strength shift - strengthened", fontsize=10.5)
+        return render_svg(figure)
+
+
+def shift_t_histogram(
+    latents: LatentSetView, chosen: BoolArray, shift: ShiftCloud, name: str
+) -> str:
+    """An SVG document: t of the shift of all latents, the set's latents in front."""
+    with figure_style(name):
+        figure, axes = _panel()
+        known = np.isfinite(shift.shift_t)
+        reach = _reach(shift.shift_t, chosen)
+        bins = np.linspace(-reach, reach, _N_BINS + 1)
+        common: dict[str, Any] = {"bins": bins, "edgecolor": PAPER, "linewidth": 0.5}
+        values = np.clip(shift.shift_t, -reach, reach)
+        axes.hist(values[known], color=GRID, **common)
+        axes.hist(values[known & chosen], color=_colour(latents), **common)
+        axes.axvline(0.0, color=MUTED, linewidth=1.1)
+        axes.set_xlabel("weakened - shift over its standard error - strengthened", fontsize=10.5)
+        axes.set_ylabel("latents", fontsize=10.5)
+        return render_svg(figure)
+
+
+def _reach(values: FloatArray, chosen: BoolArray) -> float:
+    """Largest absolute value on an axis: all the chosen, and nearly all others."""
+    sizes = np.abs(values)
+    known = np.isfinite(sizes)
+    if not known.any():
+        return 1.0
+    of_chosen = sizes[known & chosen].max(initial=0.0)
+    return float(max(of_chosen, np.quantile(sizes[known], 0.99))) or 1.0
+
+
+def _whole_numbers() -> Locator:
+    from matplotlib.ticker import MultipleLocator
+
+    return MultipleLocator(1)
+
+
+def _dots(
+    axes: Axes, latents: LatentSetView, is_chosen: BoolArray, x: FloatArray, y: FloatArray
+) -> None:
+    """Latents with both values: those of the set marked, at most so many of the others."""
+    known = np.isfinite(x) & np.isfinite(y)
+    rest = np.flatnonzero(~is_chosen & known)
+    if len(rest) > MOST_POINTS:
+        rest = np.random.default_rng(0).choice(rest, MOST_POINTS, replace=False)
+    chosen = np.flatnonzero(is_chosen & known)
+    axes.plot(x[rest], y[rest], ".", markersize=3.2, color=NEUTRAL, alpha=0.55, markeredgewidth=0)
+    axes.plot(
+        x[chosen], y[chosen], linestyle="none", markersize=5.5, marker=_shape(latents),
+        markerfacecolor=_colour(latents), markeredgecolor=PAPER, markeredgewidth=0.6,
+    )  # fmt: skip
+
+
 def _panel() -> tuple[Figure, Axes]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -356,10 +419,6 @@ def _panel() -> tuple[Figure, Axes]:
     for side in ("left", "right", "top", "bottom"):
         axes.spines[side].set_visible(False)
     return figure, axes
-
-
-def _defined(cloud: ScalingCloud) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    return np.isfinite(cloud.nu_error) & np.isfinite(cloud.nu_reconstruction)
 
 
 def _colour(latents: LatentSetView) -> str:

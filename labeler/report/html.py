@@ -15,9 +15,18 @@ from labeler.report.answer import Conclusion, answer_of, check_sentences, comput
 from labeler.report.basis import side_sentence
 from labeler.report.compare import summary
 from labeler.report.comparisons import LatentSetView
-from labeler.report.figures import Layout, delta_norm_histogram, forest_plot, inline_svg, nu_scatter
+from labeler.report.figures import (
+    Layout,
+    delta_norm_histogram,
+    forest_plot,
+    inline_svg,
+    nu_scatter,
+    shift_scatter,
+    shift_t_histogram,
+)
 from labeler.report.model import ChangeTable, EvidenceView, LatentView, ReportData
 from labeler.report.sections import fill_chapters, fill_page
+from labeler.report.shift_bar import shift_bar
 from labeler.report.sweep_figure import chosen_panels, sweep_plot
 from labeler.store.outcomes import OUTCOMES
 from labeler.store.schema.judging import IMPORT
@@ -246,9 +255,8 @@ class ComparisonFigures:
 
     change_wide: Figure | None
     change_narrow: Figure | None
-    nu: tuple[Figure | None, Figure | None]
-    """Target, reference."""
-    delta_norm: tuple[Figure | None, Figure | None]
+    isolation: tuple[tuple[Figure, Figure] | None, tuple[Figure, Figure] | None]
+    """Target, reference: every latent as the rule saw it, and its distribution."""
     sweep_wide: Figure | None = None
     sweep_narrow: Figure | None = None
 
@@ -258,8 +266,7 @@ class ComparisonFigures:
         figures = (
             self.change_wide,
             self.change_narrow,
-            *self.nu,
-            *self.delta_norm,
+            *(figure for pair in self.isolation for figure in pair or ()),
             self.sweep_wide,
             self.sweep_narrow,
         )
@@ -331,8 +338,7 @@ def _figures(report: ReportData, key: str) -> ComparisonFigures:
     return ComparisonFigures(
         change_wide=_change_figure(report, key, "wide"),
         change_narrow=_change_figure(report, key, "narrow"),
-        nu=(_nu_figure(target, key), _nu_figure(reference, key)),
-        delta_norm=(_norm_figure(target, key), _norm_figure(reference, key)),
+        isolation=(_isolation_figures(target, key), _isolation_figures(reference, key)),
         sweep_wide=_sweep_figure(report, key, "wide"),
         sweep_narrow=_sweep_figure(report, key, "narrow"),
     )
@@ -349,20 +355,38 @@ def _change_figure(report: ReportData, key: str, layout: Layout) -> Figure | Non
     return _figure(forest_plot(rows, layout, name), name, title)
 
 
-def _nu_figure(latents: LatentSetView, key: str) -> Figure | None:
+def _isolation_figures(latents: LatentSetView, key: str) -> tuple[Figure, Figure] | None:
     if latents.cloud is None:
         return None
-    name = f"{key}-nu-{latents.side}"
-    title = f"nu_error over nu_reconstruction of every latent, {one_line(latents.label)} side"
-    return _figure(nu_scatter(latents, latents.cloud, name), name, title)
-
-
-def _norm_figure(latents: LatentSetView, key: str) -> Figure | None:
-    if latents.cloud is None:
-        return None
-    name = f"{key}-delta-norm-{latents.side}"
-    title = f"Distribution of delta_norm, {one_line(latents.label)} side"
-    return _figure(delta_norm_histogram(latents, latents.cloud, name), name, title)
+    side, label = latents.side, one_line(latents.label)
+    if latents.cloud.shift is not None:
+        shown = latents, latents.cloud.chosen, latents.cloud.shift
+        shift, t = f"{key}-shift-{side}", f"{key}-shift-t-{side}"
+        return (
+            _figure(
+                shift_scatter(*shown, shift),
+                shift,
+                f"Strength shift over density of every latent, {label} side",
+            ),
+            _figure(
+                shift_t_histogram(*shown, t),
+                t,
+                f"Distribution of the shift over its standard error, {label} side",
+            ),
+        )
+    nu, norm = f"{key}-nu-{side}", f"{key}-delta-norm-{side}"
+    return (
+        _figure(
+            nu_scatter(latents, latents.cloud, nu),
+            nu,
+            f"nu_error over nu_reconstruction of every latent, {label} side",
+        ),
+        _figure(
+            delta_norm_histogram(latents, latents.cloud, norm),
+            norm,
+            f"Distribution of delta_norm, {label} side",
+        ),
+    )
 
 
 def _sweep_figure(report: ReportData, key: str, layout: Layout) -> Figure | None:
@@ -397,6 +421,7 @@ def _environment() -> Environment:
         check_sentences=check_sentences,
         compare_summary=summary,
         computed_sentence=computed_sentence,
+        shift_bar=shift_bar,
         side_sentence=side_sentence,
         n_panels=lambda swept: len(chosen_panels(swept)),
     )

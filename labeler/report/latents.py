@@ -11,7 +11,9 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, aliased
 
 from crosscoder.config import SIDES, SideName
-from labeler.report.comparisons import ActiveComparison, LatentSetView, ScalingCloud
+from crosscoder.isolation_rules import SHIFTED_WORDS
+from labeler.report.basis import shift_words
+from labeler.report.comparisons import ActiveComparison, LatentSetView, ScalingCloud, ShiftCloud
 from labeler.report.model import EvidenceView, LatentView, Measure
 from labeler.report.stored import side_label
 from labeler.store.schema import (
@@ -57,7 +59,8 @@ def evidence_limits(n_latents: int) -> EvidenceLimits | None:
 
 _LABELS = text(
     "SELECT side, crosscoder, latent_index, latent_id, explanation, category, rank, outcome,"
-    " confidence, source, judge, reviewer FROM v_effective_label WHERE comparison = :comparison"
+    " confidence, source, judge, reviewer, strength_shift, shift_low, shift_high"
+    " FROM v_effective_label WHERE comparison = :comparison"
     " ORDER BY latent_id, side, rank"
 )
 
@@ -134,6 +137,7 @@ def _latent(
         density=member.density,
         n_documents=member.n_documents,
         delta_norm=scaling.delta_norm if scaling else None,
+        strength_shift=Measure(label.strength_shift, label.shift_low, label.shift_high),
         nu_error=_measure(scaling, "nu_error") if scaling else undefined,
         nu_reconstruction=_measure(scaling, "nu_reconstruction") if scaling else undefined,
         evidence=found.shown,
@@ -213,6 +217,8 @@ def evidence_view(evidence: Evidence) -> EvidenceView:
 def read_set(session: Session, facts: ActiveComparison, side: SideName) -> LatentSetView:
     """One side's latent set: its rule, what the rule saw, and the scaling of all latents."""
     latent_set = facts.latent_set(side)
+    words = shift_words(facts.target_set, facts.reference_set)
+    word = None if words is None else words[SIDES.index(side)]
     size = session.scalar(
         select(func.count()).where(LatentSetMember.latent_set_id == latent_set.id)
     )
@@ -226,7 +232,8 @@ def read_set(session: Session, facts: ActiveComparison, side: SideName) -> Laten
         target_model=_model_name(session, latent_set.target_model_id),
         against_model=_model_name(session, latent_set.against_model_id),
         size=size or 0,
-        cloud=_cloud(session, latent_set),
+        cloud=_cloud(session, latent_set, word),
+        word=word,
     )
 
 
@@ -234,7 +241,7 @@ def _model_name(session: Session, model_id: int | None) -> str | None:
     return None if model_id is None else session.get_one(SubjectModel, model_id).name
 
 
-def _cloud(session: Session, latent_set: LatentSet) -> ScalingCloud | None:
+def _cloud(session: Session, latent_set: LatentSet, word: str | None) -> ScalingCloud | None:
     if latent_set.target_model_id is None or latent_set.against_model_id is None:
         return None
     rows = session.execute(
@@ -243,6 +250,9 @@ def _cloud(session: Session, latent_set: LatentSet) -> ScalingCloud | None:
             LatentScaling.nu_error,
             LatentScaling.nu_reconstruction,
             LatentSetMember.latent_id.is_not(None),
+            Latent.density,
+            LatentScaling.strength_shift,
+            LatentScaling.shift_t,
         )
         .join(Latent, Latent.id == LatentScaling.latent_id)
         .outerjoin(
@@ -260,4 +270,9 @@ def _cloud(session: Session, latent_set: LatentSet) -> ScalingCloud | None:
     if not rows:
         return None
     values = np.array([tuple(row) for row in rows], dtype=np.float64)
-    return ScalingCloud(values[:, 0], values[:, 1], values[:, 2], values[:, 3] > 0)
+    # The set's own model uses its latents more strongly: seen from the target, they are weakened.
+    sign = -1 if word == SHIFTED_WORDS["reference"] else 1
+    shift = ShiftCloud(values[:, 4], sign * values[:, 5], sign * values[:, 6])
+    return ScalingCloud(
+        values[:, 0], values[:, 1], values[:, 2], values[:, 3] > 0, None if word is None else shift
+    )

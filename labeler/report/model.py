@@ -272,6 +272,8 @@ class LatentView:
     delta_norm: float | None
     nu_error: Measure
     nu_reconstruction: Measure
+    strength_shift: Measure
+    """Below 0 = weakened."""
     evidence: tuple[EvidenceView, ...] = ()
     n_evidence: int = 0
     """Windows in the database, shown or not."""

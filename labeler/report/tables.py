@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 COLUMNS = ("comparison", "category", "name", *(c for c in ROW_COLUMNS if c != "category"))
 """Columns of the CSV and keys of the JSON: those of category_change_statistic, and the title."""
 WIDE = 118
-"""Columns from which every value is shown."""
+"""Columns from which every value is shown; the family p needs `_FAMILY_WIDTH` more."""
 MEDIUM = 78
 """Columns from which the interval is shown; the totals stand in the sentence below."""
 _STYLES = {"up": "bold blue", "down": "bold dark_orange", "too few to say": "dim"}
@@ -59,6 +59,7 @@ def to_json(tables: Sequence[ChangeTable]) -> str:
 _HEAD = ("category", "target", "share", "reference", "share")
 _TESTED = ("change", "95% interval", "p", "q")
 _FAMILY_P = "family p"
+_FAMILY_WIDTH = 10
 
 
 def to_markdown(
@@ -89,7 +90,7 @@ def _section(table: ChangeTable, notes: Sequence[str]) -> str:
         lines += ["", *(f"- {_escape(note)}" for note in notes)]
     lines += ["", f"Shares of {table.denominator} latents; taxonomy {_escape(table.taxonomy)}."]
     lines += [_escape(said) for said in _basis(table)]
-    head = [*_HEAD, *_tested(table), "verdict"]
+    head = [*_HEAD, *_tested(table.has_family_p), "verdict"]
     lines += ["", _line(head), _line(["---", *["---:"] * (len(head) - 2), "---"])]
     lines += [_line(_cells(row, table.has_family_p)) for row in table.filled]
     if table.empty:
@@ -109,9 +110,13 @@ def _basis(table: ChangeTable) -> Iterator[str]:
     yield from table.basis.sentences
 
 
-def _tested(table: ChangeTable) -> tuple[str, ...]:
+def _tested(has_family_p: bool) -> tuple[str, ...]:
     """Headings of the change and its tests."""
-    return (*_TESTED, _FAMILY_P) if table.has_family_p else _TESTED
+    return (*_TESTED, _FAMILY_P) if has_family_p else _TESTED
+
+
+def _shows_family_p(table: ChangeTable, width: int) -> bool:
+    return table.has_family_p and width >= WIDE + _FAMILY_WIDTH
 
 
 def _cells(row: CategoryRow, has_family_p: bool) -> list[str]:
@@ -315,7 +320,8 @@ def _rich_table(table: ChangeTable, width: int) -> Table:
         )
     for row in table.filled:
         shown.add_row(
-            *_console_cells(row, width, table.has_family_p), style="bold" if row.level == 1 else ""
+            *_console_cells(row, width, _shows_family_p(table, width)),
+            style="bold" if row.level == 1 else "",
         )
     return shown
 
@@ -326,7 +332,7 @@ def _headings(table: ChangeTable, width: int) -> list[str]:
     if width < WIDE:
         return ["counts", "change", "95% interval", "verdict"]
     target, reference = one_line(table.target, 18), one_line(table.reference, 18)
-    return [target, "share", reference, "share", *_tested(table), "verdict"]
+    return [target, "share", reference, "share", *_tested(_shows_family_p(table, width)), "verdict"]
 
 
 def _console_cells(row: CategoryRow, width: int, has_family_p: bool) -> list[str | Text]:

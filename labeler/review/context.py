@@ -25,6 +25,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from labeler.errors import UsageError, WorkError
 from labeler.report.html import KIND_TITLES, VERDICT_SIGNS, Run, page_environment, runs_of
 from labeler.report.model import EvidenceView
+from labeler.report.shift_bar import shift_bar, shift_word
 from labeler.review.access import Access, Guesses
 from labeler.review.deciding import Form, read_form
 from labeler.review.queue_index import QueueIndex
@@ -76,6 +77,8 @@ def build_environment() -> Environment:
     environment = page_environment(PACKAGE)
     environment.filters["shown_number"] = shown_number
     environment.globals.update(
+        shift_bar=shift_bar,
+        shift_word=shift_word,
         highlighted=highlighted,
         kind_titles=KIND_TITLES,
         verdict_signs=VERDICT_SIGNS,

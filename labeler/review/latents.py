@@ -8,9 +8,10 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, bindparam, select
+from sqlalchemy import Select, bindparam, select, text
 from sqlalchemy.orm import Session, aliased
 
+from labeler.report.basis import sets_of, shift_words
 from labeler.report.html import largest_activation
 from labeler.report.latents import evidence_view
 from labeler.report.model import EvidenceView, Measure
@@ -22,6 +23,7 @@ from labeler.store.latents import evidence_of
 from labeler.store.outcomes import ANSWERS
 from labeler.store.schema import (
     Category,
+    Comparison,
     Explanation,
     ExplanationScore,
     Judge,
@@ -142,6 +144,10 @@ class LatentPage:
     voices: tuple[Voice, ...]
     scores: tuple[Score, ...]
     scaling: tuple[Scaling, ...]
+    shift: Measure
+    """Strength shift in this comparison, below 0 = weakened."""
+    side_word: str | None
+    """What the latents of its side are called, where they were chosen by their shift."""
     density: float | None
     n_documents: int | None
     max_activation: float | None
@@ -191,6 +197,8 @@ def latent_page(
         voices=() if hidden else voices,
         scores=() if hidden else _scores(session, runs),
         scaling=_scaling(session, latent.latent_id),
+        shift=_shift(session, table.setting, latent),
+        side_word=_side_word(session, table.setting, latent.side),
         density=record.density,
         n_documents=record.n_documents,
         max_activation=record.max_activation,
@@ -338,6 +346,28 @@ def _scaling(session: Session, latent_id: int) -> tuple[Scaling, ...]:
         )
         for row, target_name, reference_name in rows
     )
+
+
+_SHIFT = text(
+    "SELECT strength_shift, shift_low, shift_high FROM v_effective_label"
+    " WHERE comparison = :comparison AND side = :side AND latent_id = :latent"
+)
+
+
+def _shift(session: Session, setting: Setting, latent: QueuedLatent) -> Measure:
+    values = {
+        "comparison": setting.comparison,
+        "side": latent.side,
+        "latent": latent.latent_id,
+    }
+    row = session.execute(_SHIFT, values).first()
+    return Measure(None, None, None) if row is None else Measure(*row)
+
+
+def _side_word(session: Session, setting: Setting, side: str) -> str | None:
+    comparison = session.get_one(Comparison, setting.comparison_id)
+    words = shift_words(*sets_of(session, comparison))
+    return None if words is None else words[0 if side == "target" else 1]
 
 
 def _grouped(windows: Sequence[EvidenceView]) -> tuple[EvidenceGroup, ...]:

@@ -228,13 +228,14 @@ def _store_comparison(
     chosen: _Chosen,
 ) -> None:
     name, sides = chosen.comparison.name, chosen.sides
+    opening = f"{sides.reason}; " if sides.reason else ""
     sets = [
         _store_set(
             session,
             run_id,
             crosscoders[owner],
             f"{name}/{side}",
-            replace(selection, message=f"{selection.message}; {sides.overlap_note}"),
+            replace(selection, message=f"{opening}{selection.message}; {sides.overlap_note}"),
         )
         for side, owner, selection in zip(
             SIDES, chosen.owners, (sides.target, sides.reference), strict=True

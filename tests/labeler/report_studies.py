@@ -282,7 +282,7 @@ def build_planted(
                 if hostile is not None and outcome == "safety":
                     words, window = hostile_explanation or words, hostile
                 explanations.append(ExplanationRow(latent_id, words, confidence=0.8))
-                windows += _windows(latent_id, window)
+                windows += evidence_of_window(latent_id, window)
             write_labels(session, judged, explanations, outcomes, 0.74, 0.74)
             add_evidence(session, run_id, windows)
             label = "simpo" if side == "target" else "it"
@@ -341,7 +341,8 @@ def _scaling(
     )
 
 
-def _windows(latent_id: int, window: Window) -> list[EvidenceRow]:
+def evidence_of_window(latent_id: int, window: Window) -> list[EvidenceRow]:
+    """Rows of every kind of evidence that show the same window."""
     kinds = [("top", "explain", None)] * 7 + [
         ("quantile", "score", 1),
         ("quantile", "explain", 3),

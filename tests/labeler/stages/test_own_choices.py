@@ -94,6 +94,8 @@ def test_a_rule_of_ones_own_is_used_from_study_toml_to_the_report(
         ({"min_dense": 1}, "isolate.min_dense: unknown key; remove it or correct its spelling"),
         ({"rule": "denser"}, "no isolation rule is called 'denser'; did you mean 'dense'?"),
         ({"rule": "strict", "min_density": 0.1}, "isolate.min_density: unknown key"),
+        ({"rule": "strict", "order": "t"}, "isolate.order: unknown key"),
+        ({"rule": "shifted", "min_strict": 5}, "isolate.min_strict: unknown key"),
     ],
 )
 def test_keys_of_ones_own_rule_are_checked(
@@ -164,3 +166,16 @@ def test_an_unknown_activation_names_those_there_are(
     study = finished_study.copied_to(tmp_path / "study").with_tables(train={"activation": "l2"})
     assert run(["train", str(study.path)]) == 2
     assert "train.activation: no activation is called 'l2'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("min_strict", "used"), [(1000, "shifted"), (None, "shifted")])
+def test_auto_is_stored_as_the_rule_that_was_used_and_says_why(
+    finished_study: TinyStudy, tmp_path: Path, min_strict: int | None, used: str
+) -> None:
+    study = changed(finished_study, tmp_path, rule=None, min_strict=min_strict)
+    assert run(["isolate", str(study.path)]) == 0
+    for rule, params, message in sets_of(study):
+        assert rule == used
+        assert f'"kind": "{used}"' in params
+        assert message.startswith("auto: ")
+        assert f"so {used} is used" in message
