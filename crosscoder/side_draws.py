@@ -32,6 +32,7 @@ SWEPT_TOP = 400
 """Least number of latents per drawn side, where its first n are the side of size n."""
 _DRAWS_AT_ONCE = 32
 IndexMatrix = NDArray[np.int32]
+IndexArray = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class SideDraws:
     target's point of view. With a common base: shift of the target less that of the other."""
     has_prefixes: bool
     """Whether the first n latents of a side are the side of n latents per side."""
+    target_order: IndexArray | None = None
+    """(n,) latent indices of the side as it is, to the depth of the draws; None without
+    prefixes."""
+    reference_order: IndexArray | None = None
+    """(m,)"""
 
     @property
     def n_draws(self) -> int:
@@ -91,7 +97,11 @@ def draw_sides(
                 for side, row in zip(rows, sides, strict=True):
                     side.append(row)
             advance(n)
-    return SideDraws(np.stack(rows[0]), np.stack(rows[1]), trial.shifts(), trial.has_prefixes)
+    drawn = SideDraws(np.stack(rows[0]), np.stack(rows[1]), trial.shifts(), trial.has_prefixes)
+    if not trial.has_prefixes:
+        return drawn
+    target, reference = trial.orders()
+    return replace(drawn, target_order=target, reference_order=reference)
 
 
 def random_signs(random: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
@@ -121,6 +131,7 @@ class _Trial:
         self._eligible: BoolArray = eligible[0] | eligible[1]
         total = scaling.n_active > 0
         self._square = _square(scaling)
+        self._n_groups = scaling.documents.n_groups
         columns = [_columns(scaling, side.target, side.reference) for side in sides]
         self._sum = _Columns(
             *(_per_latent(scaling, (a + b) / 2) for a, b in zip(*columns, strict=True))
@@ -150,6 +161,10 @@ class _Trial:
                 for pair, sign in zip(self._pairs, (1.0, -1.0), strict=True)
             )
             yield self._take((orders[0], orders[1]))
+
+    def orders(self) -> tuple[IndexArray, IndexArray]:
+        """Both sides where no document is swapped."""
+        return next(self.choose(np.ones((self._n_groups, 1))))
 
     def _take(
         self, orders: tuple[NDArray[np.int64], NDArray[np.int64]]

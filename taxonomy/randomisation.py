@@ -18,6 +18,7 @@ from scipy import sparse
 from taxonomy.change import TestedCategory, adjusted, percent_change, statistics_of
 from taxonomy.counts import ALPHA, CategoryChange, CategoryCounts, Side
 from taxonomy.errors import InputError
+from taxonomy.robustness import SweepPoint
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -111,6 +112,44 @@ def randomised_change_statistics(
         for i, row in enumerate(counts)
     ]
     return adjusted(changes, alpha)
+
+
+def drawn_points(
+    categories: Sequence[str],
+    threshold: float,
+    sides: DrawnCounts,
+    drawn: DrawnCounts,
+    alpha: float = ALPHA,
+) -> list[SweepPoint]:
+    """The change of every category where each side has so many latents, beside its draws.
+
+    `sides` has one row, the sides as they are. The interval is that of
+    `randomised_change_statistics`; `null_low` to `null_high` hold 1 - `alpha` of the draws.
+    """
+    ratios = drawn.log_ratios
+    reach = np.quantile(np.abs(ratios), 1 - alpha, axis=0)
+    nulls = 100 * np.expm1(np.quantile(ratios, [alpha / 2, 1 - alpha / 2], axis=0))
+    points = []
+    for i, category in enumerate(categories):
+        target = Side(int(sides.target[0, i]), int(sides.target_total[0]))
+        reference = Side(int(sides.reference[0, i]), int(sides.reference_total[0]))
+        low, high = _percent_interval(target, reference, float(reach[i]))
+        points.append(
+            SweepPoint(
+                category=category,
+                threshold=threshold,
+                target_count=int(target.count),
+                target_total=int(target.total),
+                reference_count=int(reference.count),
+                reference_total=int(reference.total),
+                percent_change=percent_change(target, reference),
+                ci_low=low,
+                ci_high=high,
+                null_low=float(nulls[0, i]),
+                null_high=float(nulls[1, i]),
+            )
+        )
+    return points
 
 
 @dataclass(frozen=True)

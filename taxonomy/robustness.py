@@ -267,6 +267,9 @@ class SweepPoint:
     ci_low: float | None
     ci_high: float | None
     """None next to a `ci_low` = infinite."""
+    null_low: float | None = None
+    """Percent, 2.5% of the draws lie below; None without draws."""
+    null_high: float | None = None
 
     @property
     def sign(self) -> int:
@@ -316,7 +319,7 @@ def sweep_changes(
     Thresholds in rising order; the last one keeps every latent of the study.
     """
     return tuple(
-        _sweep_category(
+        swept_category(
             category,
             tuple(_point(category, target, reference, limit, alpha) for limit in thresholds),
         )
@@ -351,9 +354,14 @@ def _side(category: str, latents: Sequence[SweptLatent], threshold: float) -> Si
     return Side(sum(category in latent.categories for latent in kept), len(kept))
 
 
-def _sweep_category(category: str, points: tuple[SweepPoint, ...]) -> SweptCategory:
-    own = points[-1]
-    compared = [point for point in points[:-1] if point.sign and _is_large(point, own)]
+def swept_category(
+    category: str, points: tuple[SweepPoint, ...], own: SweepPoint | None = None
+) -> SweptCategory:
+    """Whether the sign of the study's `own` point, by default the last, holds at the others."""
+    own = points[-1] if own is None else own
+    compared = [
+        point for point in points if point is not own and point.sign and _is_large(point, own)
+    ]
     same = sum(point.sign == own.sign for point in compared)
     if not own.sign or not compared:
         stability: Stability = "too few to say"

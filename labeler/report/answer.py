@@ -192,6 +192,8 @@ class Checks:
     turning: tuple[str, ...]
     """The sign turns when latents are counted in another way."""
     n_ways: int
+    sizes: tuple[int, int] | None = None
+    """Fewest and most latents per side of the sweep; None where a threshold was swept."""
 
 
 def check_sentences(checks: Checks) -> tuple[str, ...]:
@@ -202,7 +204,7 @@ def check_sentences(checks: Checks) -> tuple[str, ...]:
             _turned(
                 checks.unstable,
                 checks.n_swept,
-                "As the isolation gets stricter",
+                _sweep_words(checks.sizes),
             )
         )
     if checks.n_ways > 1:
@@ -211,6 +213,12 @@ def check_sentences(checks: Checks) -> tuple[str, ...]:
             f"{ways}, {_signs(checks.turning)}." if checks.turning else f"{ways}, no sign turns."
         )
     return tuple(found)
+
+
+def _sweep_words(sizes: tuple[int, int] | None) -> str:
+    if sizes is None:
+        return "As the isolation gets stricter"
+    return f"With {sizes[0]} to {sizes[1]} latents per side"
 
 
 def _turned(categories: Sequence[str], total: int, opening: str) -> str:

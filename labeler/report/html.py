@@ -25,6 +25,7 @@ from labeler.report.figures import (
     shift_t_histogram,
 )
 from labeler.report.model import ChangeTable, EvidenceView, LatentView, ReportData
+from labeler.report.randomisation import PER_SIDE
 from labeler.report.sections import fill_chapters, fill_page
 from labeler.report.shift_bar import shift_bar
 from labeler.report.sweep_figure import chosen_panels, sweep_plot
@@ -421,6 +422,7 @@ def _environment() -> Environment:
         check_sentences=check_sentences,
         compare_summary=summary,
         computed_sentence=computed_sentence,
+        per_side=PER_SIDE,
         shift_bar=shift_bar,
         side_sentence=side_sentence,
         n_panels=lambda swept: len(chosen_panels(swept)),

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, func, select, text
+from sqlalchemy import ColumnElement, select, text
 from sqlalchemy.orm import Session
 
 from labeler.report.comparisons import OUTCOMES_OF
-from labeler.store.schema import Comparison, LatentSet, LatentSetMember, SideDraw
+from labeler.store.schema import Comparison, Latent, LatentSet, LatentSetMember, SideDraw
 from labeler.store.views.base import DECISION, STANDING, VERDICT, with_tables
 
 if TYPE_CHECKING:
     from taxonomy.counts import CategoryCounts
     from taxonomy.mean_shift import MeanShift
     from taxonomy.randomisation import DrawnCounts
+    from taxonomy.robustness import SweptCategory
 
 LEAST_LABELLED = 0.5
 """Labelled latents on a drawn side, relative to the side itself, below which draws say nothing."""
@@ -41,6 +42,45 @@ WHERE l.crosscoder_id = :crosscoder
 )
 
 
+PER_SIDE = "latents per side"
+"""What is swept where the sides were drawn deeper than they are."""
+SWEPT_SIZES = (40, 60, 100, 150, 200, 300, 400)
+"""Latents per side at which the change is shown, beside the number that the study has."""
+LEAST_SIZES = 3
+"""Numbers per side that make a sweep."""
+COUNTING = "primary"
+
+
+@dataclass(frozen=True)
+class SidePrefixes:
+    """Both sides in the rule's order, as they are and in every draw: any number can be cut."""
+
+    target_order: NDArray[np.int32]
+    """(n,)"""
+    reference_order: NDArray[np.int32]
+    """(m,)"""
+    target: NDArray[np.int32]
+    """(R, n)"""
+    reference: NDArray[np.int32]
+    """(R, m)"""
+    own_size: int
+    """Latents per side of the study."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers per side that both sides have as they are, the study's own among them."""
+        depth = min(int((side >= 0).sum()) for side in (self.target_order, self.reference_order))
+        return sorted({size for size in (*SWEPT_SIZES, self.own_size) if size <= depth})
+
+    def own(self, size: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The sides of so many latents, as one draw."""
+        return self.target_order[None, :size], self.reference_order[None, :size]
+
+    def drawn(self, size: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The sides of so many latents in every draw."""
+        return self.target[:, :size], self.reference[:, :size]
+
+
 @dataclass(frozen=True)
 class RandomisedSides:
     """The drawn sides of a comparison, and the active label of every latent of its crosscoder."""
@@ -53,6 +93,8 @@ class RandomisedSides:
     """(1 + G, F) strength shifts, and without each block of documents"""
     labels: tuple[Any, ...]
     """Rows latent_index, outcome, category, parent, rank."""
+    prefixes: SidePrefixes | None = None
+    """None where the sides were not drawn deeper than they are."""
 
     def counts(
         self, table: Sequence[CategoryCounts], counting: str, denominator: str
@@ -63,7 +105,7 @@ class RandomisedSides:
         """
         from taxonomy.randomisation import count_draws
 
-        members, counted = self._members(table, counting, denominator)
+        members, counted = self._members([row.category for row in table], counting, denominator)
         drawn = count_draws(self.target, self.reference, members, counted)
         return drawn if _has_enough_labels(drawn, table) else None
 
@@ -73,15 +115,38 @@ class RandomisedSides:
         """Mean strength shift of each of the table's categories, over all its labelled latents."""
         from taxonomy.mean_shift import mean_shifts
 
-        members, _ = self._members(table, counting, denominator)
+        members, _ = self._members([row.category for row in table], counting, denominator)
         known = self.shifts[:, : len(members)].astype(np.float64)
         return mean_shifts(known, members, [row.level for row in table])
 
+    def swept(
+        self, categories: Sequence[str], denominator: str, alpha: float
+    ) -> tuple[SweptCategory, ...]:
+        """The change at every number of latents per side of which enough are labelled."""
+        from taxonomy.randomisation import count_draws, drawn_points
+        from taxonomy.robustness import swept_category
+
+        if self.prefixes is None:
+            return ()
+        labelled = self._members(categories, COUNTING, denominator)
+        points = {}
+        for size in self.prefixes.sizes:
+            sides = count_draws(*self.prefixes.own(size), *labelled)
+            drawn = count_draws(*self.prefixes.drawn(size), *labelled)
+            if _are_labelled(sides, drawn, size):
+                points[size] = drawn_points(categories, float(size), sides, drawn, alpha)
+        own = self.prefixes.own_size
+        if own not in points or len(points) < LEAST_SIZES:
+            return ()
+        return tuple(
+            swept_category(category, tuple(at[i] for at in points.values()), points[own][i])
+            for i, category in enumerate(categories)
+        )
+
     def _members(
-        self, table: Sequence[CategoryCounts], counting: str, denominator: str
+        self, categories: Sequence[str], counting: str, denominator: str
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """(F, C) latents of each category, and (F,) those of the denominator."""
-        categories = [row.category for row in table]
         n_latents = 1 + max((row.latent_index for row in self.labels), default=0)
         column = {category: i for i, category in enumerate(categories)}
         members = np.zeros((n_latents, len(categories)), dtype=bool)
@@ -113,9 +178,15 @@ def read_randomised_sides(
     if row is None:
         return None
     drawn = [row.target, row.reference]
+    prefixes = None
     if row.has_prefixes:
-        sizes = [_size(session, each.id) for each in sets]
-        drawn = [side[:, :size] for side, size in zip(drawn, sizes, strict=True)]
+        members = [_members_of(session, each.id) for each in sets]
+        orders = (row.target_order, row.reference_order)
+        if _begin_with(orders, members):
+            prefixes = SidePrefixes(
+                row.target_order, row.reference_order, row.target, row.reference, len(members[0])
+            )
+        drawn = [side[:, : len(own)] for side, own in zip(drawn, members, strict=True)]
     labels = session.execute(
         _LABELS,
         {
@@ -124,7 +195,7 @@ def read_randomised_sides(
             "crosscoder": sets[0].crosscoder_id,
         },
     )
-    return RandomisedSides(drawn[0], drawn[1], row.shifts, tuple(labels.all()))
+    return RandomisedSides(drawn[0], drawn[1], row.shifts, tuple(labels.all()), prefixes)
 
 
 def has_draws(session: Session, comparison: Comparison) -> bool:
@@ -139,9 +210,35 @@ def _of_sides(comparison: Comparison) -> tuple[ColumnElement[bool], ColumnElemen
     )
 
 
-def _size(session: Session, latent_set_id: int) -> int:
-    members = select(func.count()).where(LatentSetMember.latent_set_id == latent_set_id)
-    return session.execute(members).scalar_one()
+def _begin_with(orders: tuple[Any, Any], members: Sequence[set[int]]) -> bool:
+    """Whether both orders begin with the members of their side, of which both have as many.
+
+    They do not where the rule takes latents out of its order, and are None in older databases.
+    """
+    if any(order is None for order in orders) or len(members[0]) != len(members[1]):
+        return False
+    firsts: list[set[int]] = [set(order[: len(members[0])].tolist()) for order in orders]
+    return firsts == list(members)
+
+
+def _members_of(session: Session, latent_set_id: int) -> set[int]:
+    """Latent indices of a set."""
+    query = (
+        select(Latent.latent_index)
+        .join(LatentSetMember, LatentSetMember.latent_id == Latent.id)
+        .where(LatentSetMember.latent_set_id == latent_set_id)
+    )
+    return set(session.execute(query).scalars())
+
+
+def _are_labelled(sides: DrawnCounts, drawn: DrawnCounts, size: int) -> bool:
+    """Whether at least `LEAST_LABELLED` of so many latents are labelled, as they are and drawn."""
+    totals = [float(side.mean()) for each in (sides, drawn) for side in _totals(each)]
+    return min(totals) >= LEAST_LABELLED * size
+
+
+def _totals(counts: DrawnCounts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return counts.target_total, counts.reference_total
 
 
 def _has_enough_labels(drawn: DrawnCounts, table: Sequence[CategoryCounts]) -> bool:

@@ -23,7 +23,7 @@ from labeler.report.model import (
     ValidationResults,
     read_agreement,
 )
-from labeler.report.randomisation import RandomisedSides
+from labeler.report.randomisation import PER_SIDE, RandomisedSides
 from labeler.report.statistics import CategoryNode, compute_variants
 from labeler.store.comparisons import read_null_runs
 from labeler.store.outcomes import LABELLED
@@ -213,6 +213,20 @@ def sweep_members(
     )
 
 
+def _sweep(members: Members, given: RobustnessInput, denominator: str) -> Sweep:
+    """Over the number of latents per side where the draws allow, else over the strictness."""
+    if given.drawn is not None:
+        nodes = [node.category for node in given.nodes]
+        categories = given.drawn.swept(nodes, denominator, given.alpha)
+        if categories:
+            return Sweep(PER_SIDE, tuple(one for one in categories if _is_filled(one)))
+    return sweep_members(members, given.sets, given.nodes, denominator, given.alpha)
+
+
+def _is_filled(swept: SweptCategory) -> bool:
+    return any(point.target_count or point.reference_count for point in swept.points)
+
+
 _JUDGED = text(
     with_tables(MEMBER, VERDICT)
     + """
@@ -338,7 +352,7 @@ def check_robustness(
         missing=variants.missing,
         sensitivity=sensitivity_of(given.main, others),
         correction=correct_changes(keys, judged.target, judged.reference, alpha=given.alpha),
-        sweep=sweep_members(members, given.sets, given.nodes, denominator, given.alpha),
+        sweep=_sweep(members, given, denominator),
         validation=read_validation(session, facts, denominator, given.test),
         agreement=read_agreement(session, facts.comparison.name),
     )

@@ -16,6 +16,7 @@ from labeler.report.answer import Checks, sensitivity_of
 from labeler.report.basis import read_basis
 from labeler.report.comparisons import ActiveComparison, read_comparisons
 from labeler.report.model import CategoryRow, ChangeTable, Coverage, Direction, PlantedCheck
+from labeler.report.randomisation import PER_SIDE
 from labeler.report.statistics import ROW_COLUMNS, category_names, in_tree_order
 from labeler.store.comparisons import NamedComparison
 from labeler.store.schema import (
@@ -42,6 +43,13 @@ class ReportKey:
     report_run_id: int
     comparison_id: int
     computed_at: datetime
+
+
+_POINT = (
+    "category", "threshold", "target_count", "target_total", "reference_count", "reference_total",
+    "percent_change", "ci_low", "ci_high",
+)  # fmt: skip
+"""What of a point of the sweep is stored."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,12 @@ def check_rows(key: ReportKey, correction: Correction, sweep: Sweep, denominator
             ],
         ),
         [
-            CategorySweep(**vars(key), **vars(point), swept=sweep.swept, stability=swept.stability)
+            CategorySweep(
+                **vars(key),
+                **{name: getattr(point, name) for name in _POINT},
+                swept=sweep.swept,
+                stability=swept.stability,
+            )
             for swept in sweep.categories
             for point in swept.points
         ],
@@ -157,6 +170,7 @@ def checks_of(
     stability = {row.category: row.stability for row in rows.sweep}
     told = [name for name, found in stability.items() if found != "too few to say"]
     found = [row for row in corrected if row.q_value < ALPHA]
+    sizes = [int(row.threshold) for row in rows.sweep if row.swept == PER_SIDE]
     return Checks(
         refusal=judged.refusal,
         reviewed=(judged.target_reviewed, judged.reference_reviewed),
@@ -170,6 +184,7 @@ def checks_of(
         n_swept=len(told),
         turning=tuple(one.category for one in sensitivity_of(main, others) if one.turns),
         n_ways=1 + len({row.way for row in others}),
+        sizes=(min(sizes), max(sizes)) if sizes else None,
     )
 
 

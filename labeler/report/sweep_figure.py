@@ -76,10 +76,9 @@ def sweep_plot(
             )
             title = names.get(one.category, one.category)
             _draw(axes, one, _clipped(title, layout), is_first=column == 0)
-        figure.text(
-            left, 0.12 / height, f"{meaning}: strict on the left, as in this study on the right",
-            fontsize=9.5, color=MUTED,
-        )  # fmt: skip
+        is_drawn = any(point.null_low is not None for one in panels for point in one.points)
+        end = "" if is_drawn else ": strict on the left, as in this study on the right"
+        figure.text(left, 0.12 / height, f"{meaning}{end}", fontsize=9.5, color=MUTED)
         return render_svg(figure)
 
 
@@ -95,12 +94,11 @@ def _draw(axes: Axes, one: SweptCategory, title: str, *, is_first: bool) -> None
     margin = 0.04 * (high - low) or 1.0
     axes.set_xlim(low - margin, high + margin)
     axes.axhline(0.0, color=MUTED, linewidth=1.0, zorder=1)
-    bounded = [point for point in one.points if point.ci_low is not None]
-    thresholds = [point.threshold for point in bounded]
+    bands = [(point.threshold, *_band(point)) for point in one.points if _has_band(point)]
     axes.fill_between(
-        thresholds,
-        [_place(point.ci_low) for point in bounded],
-        [_EDGE if point.ci_high is None else _place(point.ci_high) for point in bounded],
+        [threshold for threshold, _, _ in bands],
+        [low for _, low, _ in bands],
+        [high for _, _, high in bands],
         color=GRID,
         linewidth=0,
         zorder=0,
@@ -143,6 +141,17 @@ def _change(point: SweepPoint) -> float:
     if point.percent_change is None:
         return _EDGE
     return _place(point.percent_change)
+
+
+def _has_band(point: SweepPoint) -> bool:
+    return point.null_low is not None or point.ci_low is not None
+
+
+def _band(point: SweepPoint) -> tuple[float, float]:
+    """What chance does at this threshold where it was drawn, else the interval of the change."""
+    if point.null_low is not None:
+        return _place(point.null_low), _place(point.null_high)
+    return _place(point.ci_low), _EDGE if point.ci_high is None else _place(point.ci_high)
 
 
 def _place(percent: float | None) -> float:

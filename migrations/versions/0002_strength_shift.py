@@ -37,6 +37,8 @@ def upgrade() -> None:
         sa.Column("target", sa.Text(), nullable=False),
         sa.Column("reference", sa.Text(), nullable=False),
         sa.Column("shifts", sa.Text(), nullable=False),
+        sa.Column("target_order", sa.Text()),
+        sa.Column("reference_order", sa.Text()),
         sa.PrimaryKeyConstraint("id", name="pk_side_draw"),
         *(
             sa.ForeignKeyConstraint(

@@ -106,8 +106,15 @@ def test_sides_that_are_apart_hold_every_smaller_side_as_a_prefix() -> None:
         both = [row[row >= 0] for row in (target, reference)]
         assert len(np.intersect1d(*both)) == 0
         assert sum(len(row) for row in both) == N_LATENTS
+    chosen = isolate(scaling, "shifted", top=3)
+    assert draws.target_order is not None
+    assert draws.reference_order is not None
+    assert draws.target_order[:3].tolist() == chosen.target.latent_indices.tolist()
+    assert draws.reference_order[:3].tolist() == chosen.reference.latent_indices.tolist()
     np.testing.assert_allclose(draws.shifts[0], scaling.pair("target", "base").strength_shift, 1e-6)
-    assert not draw_sides(scaling, isolate(scaling, "ranked", top=3), n_draws=1).has_prefixes
+    ranked = draw_sides(scaling, isolate(scaling, "ranked", top=3), n_draws=1)
+    assert not ranked.has_prefixes
+    assert ranked.target_order is None
 
 
 def test_same_seed_gives_the_same_draws_and_no_draw_is_refused() -> None:

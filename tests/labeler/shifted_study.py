@@ -94,6 +94,8 @@ def build_shifted(engine: Engine) -> None:
             session,
             comparison,
             has_prefixes=True,
+            target_order=order[:DRAWN].astype(np.int32),
+            reference_order=order[::-1][:DRAWN].astype(np.int32),
             shifts=np.stack([shift, *(shift + random.normal(0, 0.01, (20, N_LATENTS)))]).astype(
                 np.float32
             ),

@@ -280,6 +280,9 @@ class SideDraw(Base):
     reference: Mapped[Any] = mapped_column(Matrix)
     shifts: Mapped[Any] = mapped_column(Matrix)
     """(1 + blocks, latents) strength shift, and the same without each block of documents."""
+    target_order: Mapped[Any] = mapped_column(Matrix, nullable=True)
+    """(latents,) the side as it is, as deep as the draws; NULL without prefixes."""
+    reference_order: Mapped[Any] = mapped_column(Matrix, nullable=True)
 
 
 class ComparisonSetting(Base):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -82,3 +83,19 @@ def test_a_bar_says_its_numbers_and_stays_inside() -> None:
 )
 def test_the_word_of_a_shift(shift: Measure, word: str) -> None:
     assert shift_word(shift) == word
+
+
+def test_the_number_per_side_is_swept_beside_what_draws_do(shifted_report: ReportFiles) -> None:
+    with (shifted_report.folder / "threshold_sweep.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["category"] == "safety"]
+    assert {row["swept"] for row in rows} == {"latents per side"}
+    assert [float(row["threshold"]) for row in rows] == [40, 60, 100, 150, 200]
+    assert [int(row["target_total"]) for row in rows] == [40, 60, 100, 150, 200]
+    main = next(row for row in shifted_report.tables[0].rows if row.category == "safety")
+    own = rows[1]
+    assert int(own["target_count"]) == main.target_count
+    assert float(own["ci_low"]) == pytest.approx(main.ci_low)
+    assert float(own["null_low"]) < 0 < float(own["null_high"]) < float(own["percent_change"])
+    text = " ".join(read_page(shifted_report.html.read_text(encoding="utf-8")).text.split())
+    assert "With fewer and more latents" in text
+    assert "With 40 to 200 latents per side" in text
