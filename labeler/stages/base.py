@@ -1,4 +1,4 @@
-"""What a stage is: it names its inputs, makes its product, knows whether that is whole; its key."""
+"""What a stage is: it names its inputs, makes its product, knows whether that is whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of study.toml, one class each; those of judges and crosscoders have own modules."""
+"""The tables of study.toml, one class each; those of judges lie in judge_config.py."""
 
 from __future__ import annotations
 
