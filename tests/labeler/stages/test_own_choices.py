@@ -168,11 +168,14 @@ def test_an_unknown_activation_names_those_there_are(
     assert "train.activation: no activation is called 'l2'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("min_strict", "used"), [(1000, "shifted"), (None, "shifted")])
+LENIENT = {"min_strict": 1, "nu_error_max": 50, "nu_reconstruction_max": 50, "min_delta_norm": 0}
+
+
+@pytest.mark.parametrize(("keys", "used"), [({}, "shifted"), (LENIENT, "strict")])
 def test_auto_is_stored_as_the_rule_that_was_used_and_says_why(
-    finished_study: TinyStudy, tmp_path: Path, min_strict: int | None, used: str
+    finished_study: TinyStudy, tmp_path: Path, keys: dict[str, Any], used: str
 ) -> None:
-    study = changed(finished_study, tmp_path, rule=None, min_strict=min_strict)
+    study = changed(finished_study, tmp_path, rule=None, overlap="keep", **keys)
     assert run(["isolate", str(study.path)]) == 0
     for rule, params, message in sets_of(study):
         assert rule == used
