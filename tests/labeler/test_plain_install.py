@@ -16,7 +16,7 @@ import taxonomy
 
 PLAIN_CROSSCODER = (
     "adapters", "config", "corpus", "errors", "files", "gguf_header", "limits",
-    "manifest", "model_checks", "model_files", "progress", "tokens",
+    "manifest", "model_checks", "model_files", "progress", "token_roles",
 )  # fmt: skip
 """Modules of crosscoder that plain commands import: they read configs and hash files."""
 IMPORT_ALL = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n"
