@@ -22,6 +22,7 @@ from labeler.store import migrate
 from labeler.store.database_url import parse_url, shown_url, sqlite_file
 from labeler.store.engine import READ_ONLY_OPTION, open_engine, require_existing
 from labeler.store.schema import metadata
+from labeler.store.schema.base import matrix_text
 from labeler.store.triggers import create_triggers, drop_triggers
 
 
@@ -116,9 +117,13 @@ def digest_table(connection: Connection, table: Table) -> TableDigest:
 
 
 def _plain(value: object) -> str:
-    """JSON form of a time; TypeError for any other type."""
+    """JSON form of a time or a matrix; TypeError for any other type."""
+    import numpy as np
+
     if isinstance(value, datetime):
         return value.isoformat(timespec="microseconds")
+    if isinstance(value, np.ndarray):
+        return matrix_text(value)
     raise TypeError(f"no checksum for {type(value).__name__}")
 
 

@@ -108,8 +108,17 @@ class OneOf(TypeDecorator[str]):
         return self.impl_instance
 
 
+def matrix_text(matrix: Any) -> str:
+    """A matrix as text: type, shape, and the compressed bytes in base 64."""
+    import numpy as np
+
+    fixed = np.ascontiguousarray(matrix, dtype=matrix.dtype.newbyteorder("<"))
+    body = base64.b64encode(zlib.compress(fixed.tobytes(), level=6)).decode("ascii")
+    return f"{fixed.dtype.str} {'x'.join(map(str, fixed.shape))} {body}"
+
+
 class Matrix(TypeDecorator[Any]):
-    """A matrix of numbers as text: type, shape, and the compressed bytes in base 64.
+    """A matrix of numbers as text, see `matrix_text`.
 
     Text, because both databases, their copies and every exporter carry it alike.
     """
@@ -119,13 +128,7 @@ class Matrix(TypeDecorator[Any]):
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
         """The matrix as text, little-endian."""
-        import numpy as np
-
-        if value is None:
-            return None
-        fixed = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
-        body = base64.b64encode(zlib.compress(fixed.tobytes(), level=6)).decode("ascii")
-        return f"{fixed.dtype.str} {'x'.join(map(str, fixed.shape))} {body}"
+        return None if value is None else matrix_text(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """The matrix as it was written."""

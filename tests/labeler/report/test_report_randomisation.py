@@ -16,7 +16,8 @@ from labeler.report.model import CategoryRow
 from labeler.report.randomisation import RandomisedSides, read_randomised_sides
 from labeler.report.statistics import compute_rows, read_category_nodes
 from labeler.review.queue_index import QueueIndex, change_rows
-from labeler.store.engine import read_session, write_session
+from labeler.store.copy import copy_database
+from labeler.store.engine import open_engine, read_session, write_session
 from labeler.store.judging import ExplanationRow, get_or_create_judge
 from labeler.store.latents import (
     add_latents,
@@ -190,3 +191,15 @@ def test_sides_by_their_shift_are_called_strengthened_and_weakened(
     files = reported(engine, tmp_path)
     markdown = files.markdown.read_text(encoding="utf-8")
     assert "10 of 10 strengthened latents and 10 of 10 weakened latents are labelled" in markdown
+
+
+def test_draws_are_copied_to_another_database(engine: Engine, tmp_path: Path) -> None:
+    build(engine)
+    copy = f"sqlite:///{tmp_path / 'copy.db'}"
+    copy_database(engine.url, copy)
+    with read_session(engine) as session, read_session(open_engine(copy)) as other:
+        first, second = drawn_sides(session), drawn_sides(other)
+    assert first is not None
+    assert second is not None
+    np.testing.assert_array_equal(first.target, second.target)
+    np.testing.assert_array_equal(first.shifts, second.shifts)

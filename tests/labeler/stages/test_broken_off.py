@@ -129,7 +129,7 @@ def interrupt(*_: object, **__: object) -> None:
         ("train", "crosscoder.trainer.Trainer.step"),
         ("isolate", "crosscoder.scaling.latent_scaling"),
         ("label", "labeler.labeling.explain.label_latents"),
-        ("report", "labeler.report.build.build_report"),
+        ("report", "labeler.stages.report.build_report"),
     ],
 )
 def test_ctrl_c_ends_with_130_and_the_next_run_goes_on(
