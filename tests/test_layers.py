@@ -96,6 +96,7 @@ def test_the_engines_know_neither_each_other_nor_the_labeler(package: str) -> No
     assert foreign == []
 
 
+@pytest.mark.slow
 def test_modules_import_each_other_in_no_circle() -> None:
     """Imports at the top of files only: those inside functions are there to break circles."""
     below: dict[str, set[str]] = {}

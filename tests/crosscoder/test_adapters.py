@@ -279,6 +279,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_or_foreign_adapter_is_one_line_that_names_it(
     subject_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

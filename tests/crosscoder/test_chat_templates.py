@@ -44,6 +44,7 @@ BEYOND = r"model 'tuned' (makes|takes|needs) more than [\d.,]+ (characters|secon
 NO_TEMPLATE = r"model 'tuned'(: no valid template| ended the process)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("template", "complaint"),
     [

@@ -143,6 +143,7 @@ def test_the_command_runs_no_code_and_asks_nothing_whatever_stdin_says(
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_every_loader_of_the_product_goes_through_the_one_door() -> None:
     """`from_pretrained` is called where code is refused, and by PEFT, which runs none."""
     allowed = {"crosscoder/model_checks.py": 1, "crosscoder/adapters.py": 1}

@@ -63,6 +63,7 @@ def test_weight_one_trains_to_the_same_weights_as_without_the_option(tmp_path: P
     assert plain.config.code_norm == "sum_of_norms"
 
 
+@pytest.mark.slow
 def test_training_minimises_the_weighted_loss(tmp_path: Path) -> None:
     store = planted_store(tmp_path / "store", n_tokens=1500).store
     config = small_config(d_model=32, n_latents=40, k=3)

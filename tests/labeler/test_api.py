@@ -31,6 +31,7 @@ def test_the_published_table_as_a_frame(study: Study) -> None:
     assert dict(zip(PUBLISHED, counts, strict=True)) == COUNTS | {"technical": TECHNICAL}
 
 
+@pytest.mark.slow
 def test_the_statistics_after_a_report(study: Study) -> None:
     assert study.statistics().empty
     report = study.run_stage("report")

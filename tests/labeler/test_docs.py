@@ -68,6 +68,7 @@ def test_documented_columns_are_those_of_the_database(engine: Engine) -> None:
         assert [column["name"] for column in inspector.get_columns(view)] == columns, view
 
 
+@pytest.mark.slow
 def test_worked_queries_give_the_results_that_are_shown(paper: Engine, database_url: str) -> None:
     page = DOCS / "sql.md"
     queries, results = blocks(page, "sql"), blocks(page, "text")

@@ -123,6 +123,7 @@ def write_judge(study: Path, **keys: str) -> None:
     study.write_text("\n".join([content, "[judge]", *rows, ""]), encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("extended")
 def test_a_judge(categorised: Path, capsys: Capture) -> None:
     write_judge(categorised, kind="echo")

@@ -91,6 +91,7 @@ def test_only_true_marks_look_like_marks(hostile: Hostile) -> None:
     assert re.findall(r"<<(.*?)>>", user) == ["words"]
 
 
+@pytest.mark.slow
 @EACH
 def test_every_judge_answers_in_its_schema(hostile: Hostile) -> None:
     for request in requests_with(hostile.text):
@@ -194,6 +195,7 @@ def hostile_study(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory)
     return folder
 
 
+@pytest.mark.slow
 def test_inspect_and_history_print_nothing_that_acts(
     hostile_study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

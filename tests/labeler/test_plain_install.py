@@ -49,6 +49,7 @@ def modules_of(package: object) -> list[str]:
     return [name for name in names if not name.endswith("__main__")]
 
 
+@pytest.mark.slow
 def test_modules_are_imported_without_the_extras(plain: PlainInstall) -> None:
     crosscoder = [f"crosscoder.{name}" for name in PLAIN_CROSSCODER]
     plain.python(IMPORT_ALL, *modules_of(labeler), *modules_of(taxonomy), *crosscoder)
@@ -58,6 +59,7 @@ def test_the_api_loads_nothing_heavy(plain: PlainInstall) -> None:
     assert set(plain.python(LOADED).split()) & HEAVY == set()
 
 
+@pytest.mark.slow
 def test_imported_labels_need_no_extra(plain: PlainInstall, tmp_path: Path) -> None:
     shutil.copy(ROOT / "examples/paper/latents.csv", tmp_path)
     commands = (
@@ -98,6 +100,7 @@ def exchanged(form: str) -> list[list[str]]:
     ]
 
 
+@pytest.mark.slow
 def test_stages_that_read_models_name_their_extra(plain: PlainInstall, tmp_path: Path) -> None:
     models = ""
     for number, name in enumerate(("instruct", "tuned")):
@@ -127,6 +130,7 @@ def test_stages_that_read_models_name_their_extra(plain: PlainInstall, tmp_path:
     assert f"needs huggingface_hub, {MODELS_COMMAND}" in hub_status.stdout
 
 
+@pytest.mark.slow
 def test_other_commands_name_the_extra_that_they_lack(plain: PlainInstall, tmp_path: Path) -> None:
     model = tmp_path / "sentences"
     model.mkdir()

@@ -125,6 +125,7 @@ def test_a_taxonomy_is_written_as_it_is_read(tmp_path: Path) -> None:
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1)
 
 
+@pytest.mark.slow
 @given(TEXTS.filter(lambda text: text.strip() != ""), TEXTS, st.lists(TEXTS, max_size=2))
 def test_any_words_survive_the_file(name: str, definition: str, prototypes: list[str]) -> None:
     import yaml

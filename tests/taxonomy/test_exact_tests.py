@@ -19,6 +19,7 @@ def test_fisher_matches_the_lady_tasting_tea() -> None:
     assert fisher_p(Side(3, 4), Side(1, 4)) == pytest.approx(34 / 70)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 25), st.integers(1, 25), st.data())
 def test_the_least_attainable_p_is_the_smallest_over_all_tables_with_these_margins(
@@ -52,6 +53,7 @@ def test_minimum_detectable_counts_at_the_published_size(
     assert minimum_detectable_count(reference, 89, direction="down") == down
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 60), st.integers(1, 60), st.data())
 def test_minimum_detectable_count_is_the_nearest_that_a_full_scan_finds(

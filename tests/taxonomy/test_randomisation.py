@@ -132,6 +132,7 @@ def test_family_p_is_never_below_the_p_of_a_row() -> None:
         assert change.family_p >= change.p_value - 0.02
 
 
+@pytest.mark.slow
 def test_trap_one_table_in_twenty_calls_a_change_under_the_null_where_fisher_calls_most() -> None:
     rng = np.random.default_rng(2)
     n_tables, false_calls, fisher_calls = 120, 0, 0

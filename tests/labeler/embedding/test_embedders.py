@@ -217,6 +217,7 @@ def test_a_busy_server_is_asked_again_with_the_key_also_from_within_a_loop(
     assert [each.headers["authorization"] for each in server.received] == ["Bearer secret"] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "words"),
     [

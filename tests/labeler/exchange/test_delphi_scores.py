@@ -294,6 +294,7 @@ def test_a_latent_with_other_evidence_is_left_out_and_counted(
     assert len(list((tmp_path / "out" / "explanations").iterdir())) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [

@@ -79,6 +79,7 @@ def test_an_imported_latent_can_be_inspected(
     assert "nu_error 0.100 [-, -]" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -131,6 +131,7 @@ def test_importing_an_edited_file_twice_decides_once(
     assert len(events(engine)) == 1
 
 
+@pytest.mark.slow
 def test_decisions_in_one_step_equal_those_one_after_the_other(engine: Engine, data: Seed) -> None:
     """A second one in a reviewer's stream and first ones in others, each an act of its own."""
     with write_session(engine) as session:

@@ -221,6 +221,7 @@ def test_create_categories_adds_to_a_new_version_and_keeps_the_labels(
     assert [tuple(row) for row in versions] == [("1", True), ("2", True)]
 
 
+@pytest.mark.slow
 def test_create_categories_twice_changes_nothing_and_later_imports_know_them(
     engine: Engine, tmp_path: Path
 ) -> None:

@@ -88,11 +88,13 @@ def test_the_explanation_names_words_role_language_place_and_an_example() -> Non
     assert "bomb" in text or "weapon" in text or "neighbour" in text or "harmful" in text
 
 
+@pytest.mark.slow
 def test_the_explanation_names_plain_and_user_text_and_other_languages() -> None:
     assert "in plain text; French" in explained(windows(FRENCH, "plain"))
     assert "in user turns; French" in explained(windows(FRENCH, "user"))
 
 
+@pytest.mark.slow
 def test_refusals_and_recipes_go_to_their_categories_with_a_verbatim_quote() -> None:
     assert chosen(refusals())[0] == SAFETY.slug
     assert chosen(windows(RECIPES))[0] == COOKING.slug
@@ -169,6 +171,7 @@ def test_the_same_evidence_gets_the_same_answer_in_any_order() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_answer_is_the_one_every_judge_gives_and_the_raw_text_holds_it() -> None:
     for request in (
         explain_request(subject(refusals())),
@@ -267,6 +270,7 @@ def test_the_short_form_is_the_first_statement() -> None:
     assert len(short_form("word " * 60)) <= 80
 
 
+@pytest.mark.slow
 def test_texts_read_ahead_are_embedded_once_and_answers_stay_what_they_were() -> None:
     subjects = [
         subject(each) for each in (refusals(), windows(RECIPES), windows(FRENCH), refusals())

@@ -93,6 +93,7 @@ def test_a_dead_server_is_drained_to_the_others() -> None:
     assert len(alive.received) == 20
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_mid_batch_loses_no_question() -> None:
     slow = Step(json.dumps(ANSWER), delay_s=0.02)
     dying = StubServer(lambda _, number: slow if number < 5 else Step(reset=True))
@@ -102,6 +103,7 @@ def test_a_server_that_dies_in_mid_batch_loses_no_question() -> None:
     assert len(alive.received) >= 25
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_back_gets_work_again() -> None:
     away = range(2, 5)
     back = StubServer(lambda _, n: Step(status=503, body="loading") if n in away else GOOD)

@@ -73,6 +73,7 @@ def judge_of(server: StubServer, **section: object) -> OpenAiJudge:
     return OpenAiJudge.from_section(JudgeSection(**values))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_first_request_goes_alone_and_finds_out_for_all() -> None:
     attempts: list[JudgeReply] = []
     with StubServer(reasoning_server).running() as server:
@@ -196,6 +197,7 @@ def test_many_unknown_refusals_in_a_row_are_asked_about_again() -> None:
     assert statuses == ["ok", *["refused"] * UNKNOWN_IN_A_ROW, "transport_error"]
 
 
+@pytest.mark.slow
 def test_a_harmless_request_without_an_answer_tells_nothing() -> None:
     def answerer(request: Received, number: int) -> Step:
         if is_control(request):

@@ -273,6 +273,7 @@ def test_a_version_without_categories_is_a_users_mistake(sqlite_engine: Engine) 
         )
 
 
+@pytest.mark.slow
 def test_the_evidence_judge_labels_a_study(sqlite_engine: Engine) -> None:
     taxonomy = Taxonomy(
         name="two",

@@ -349,6 +349,7 @@ def test_a_failing_judge_is_left_alone_after_twenty_calls(sqlite_engine: Engine)
     assert len(judge.asked) == 20
 
 
+@pytest.mark.slow
 def test_requests_are_in_flight_together_and_each_attempt_is_a_row(sqlite_engine: Engine) -> None:
     made = seeded(sqlite_engine, n=4)
     together = threading.Barrier(4, timeout=20)

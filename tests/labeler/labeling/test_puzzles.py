@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from labeler.embedding.embedders import TfidfEmbedder
 from labeler.judge.base import JudgeReply, JudgeRequest
 from labeler.judge.embedding_judge import EvidenceJudge
@@ -71,6 +73,7 @@ def test_points_are_one_a_half_and_nothing() -> None:
     assert PuzzleResult("p", None, (0.5, None, 0.4)).points == (0.5, 0.5, 1.0)
 
 
+@pytest.mark.slow
 def test_the_evidence_judge_is_checked_on_detection_alone() -> None:
     texts = ["".join(window.tokens) for puzzle in puzzle_set() for window in puzzle.windows]
     found = check_puzzles(EvidenceJudge(TfidfEmbedder(texts)))

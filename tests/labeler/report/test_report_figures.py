@@ -168,6 +168,7 @@ def test_the_scatter_draws_the_set_and_at_most_so_many_others() -> None:
     assert "nu_reconstruction" in texts(document)
 
 
+@pytest.mark.slow
 def test_isolation_figures_stand_undefined_and_empty_values() -> None:
     nothing = ScalingCloud(
         np.full(3, np.nan), np.full(3, np.nan), np.full(3, np.nan), np.zeros(3, dtype=bool)

@@ -108,6 +108,7 @@ def test_frequency_weighting_is_the_share_of_density(with_activations: Engine) -
     assert row.target_effective < row.target_total
 
 
+@pytest.mark.slow
 def test_imported_latents_cannot_be_weighted_or_swept_and_the_page_says_so(
     sqlite_engine: Engine, tmp_path: Path
 ) -> None:

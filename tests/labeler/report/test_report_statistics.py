@@ -39,6 +39,7 @@ def by_slug(table: ChangeTable) -> dict[str, CategoryRow]:
     return {row.category: row for row in table.rows}
 
 
+@pytest.mark.slow
 def test_the_published_percentages_come_out_to_the_decimal(engine: Engine, tmp_path: Path) -> None:
     build_imported(engine)
     rows = by_slug(report(engine, tmp_path / "report"))
@@ -69,6 +70,7 @@ def test_every_row_is_stored_under_the_reports_run(engine: Engine, tmp_path: Pat
     assert not any(row["is_stale"] for row in stored)
 
 
+@pytest.mark.slow
 def test_the_same_run_replaces_its_own_rows(sqlite_engine: Engine, tmp_path: Path) -> None:
     build_imported(sqlite_engine)
     run_id = report_run(sqlite_engine)
@@ -108,6 +110,7 @@ def test_stored_tables_equal_the_built_ones_until_a_label_changes(
         assert read_stored_tables(session)[0].is_stale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("denominator", "totals"),
     [("labelled", (89, 112)), ("assigned", (60, 77)), ("isolated", (92, 113))],
@@ -122,6 +125,7 @@ def test_the_denominator_is_the_one_that_is_named(
     assert row.denominator == denominator
 
 
+@pytest.mark.slow
 def test_a_group_counts_its_categories_and_stands_before_them(
     sqlite_engine: Engine, tmp_path: Path
 ) -> None:

@@ -119,6 +119,7 @@ def test_reviewers_have_streams_of_their_own_and_a_conflict_is_settled_by_name(
     assert "0 of 1 equal" in bob.get("/progress").text
 
 
+@pytest.mark.slow
 def test_a_blind_latent_shows_nothing_of_the_judge_until_it_is_decided(small: Study) -> None:
     with write_session(small.engine) as session:
         draw_audit(session, small.seed.comparison_id, "target", 3, 0, "ann")

@@ -178,6 +178,7 @@ def test_the_token_is_the_first_line_of_its_file(tmp_path: Path) -> None:
         read_token(ServerOptions(token_file=path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", hostile_texts(), ids=str)
 def test_hostile_words_in_urls_and_forms_come_back_as_text(small: Study, text: Hostile) -> None:
     browser = small.browser()

@@ -72,6 +72,7 @@ def changed(study: TinyStudy, folder: Path, **isolate: Any) -> TinyStudy:
     return study.copied_to(folder / "study").with_tables(isolate=tables)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache", "dense_rule")
 def test_a_rule_of_ones_own_is_used_from_study_toml_to_the_report(
     finished_study: TinyStudy, tmp_path: Path
@@ -132,6 +133,7 @@ def test_an_activation_of_ones_own_is_trained_from_study_toml(
     assert json.loads(result)["theta"] == 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_l1_is_chosen_in_study_toml_and_runs_to_the_report(
     finished_study: TinyStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -171,6 +173,7 @@ def test_an_unknown_activation_names_those_there_are(
 LENIENT = {"min_strict": 1, "nu_error_max": 50, "nu_reconstruction_max": 50, "min_delta_norm": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("keys", "used"), [({}, "shifted"), (LENIENT, "strict")])
 def test_auto_is_stored_as_the_rule_that_was_used_and_says_why(
     finished_study: TinyStudy, tmp_path: Path, keys: dict[str, Any], used: str

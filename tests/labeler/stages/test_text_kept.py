@@ -76,6 +76,7 @@ def last_line(captured: str) -> str:
     return captured.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("name", [name for name in TEMPLATES if name != "system_refused"])
 def test_the_answer_takes_part_whatever_the_template_does(
@@ -118,6 +119,7 @@ def test_dropped_thinking_above_the_limit_is_refused_by_name(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_refused", "status"), [(12, 2), (1, 0)])
 def test_documents_that_the_template_refuses_count_as_lost(
     n_refused: int,
@@ -164,6 +166,7 @@ def set_made_on(study: TinyStudy, day: datetime) -> None:
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_harvest_that_crosses_midnight_stores_every_document_once(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +198,7 @@ def test_a_harvest_that_crosses_midnight_stores_every_document_once(
     assert len({tuple(row.token_ids[:40]) for row in store.document_tokens(seen).values()}) == 1
 
 
+@pytest.mark.slow
 def test_the_clock_shows_the_day_of_the_first_run_or_the_one_that_is_named(
     tmp_path: Path, own_cache: Path
 ) -> None:
@@ -209,6 +213,7 @@ def test_the_clock_shows_the_day_of_the_first_run_or_the_one_that_is_named(
     assert days_shown(named) == {"2024-02-29"}
 
 
+@pytest.mark.slow
 def test_a_stream_keeps_its_day_in_every_pass(tmp_path: Path, own_cache: Path) -> None:
     study = study_of(tmp_path, TEMPLATES["dated"], chats(SPACES, 40), harvest={"cache": False})
     assert run(["harvest", str(study.path)]) == 0

@@ -96,6 +96,7 @@ def test_a_missing_source_makes_no_target(tmp_path: Path) -> None:
     assert not target.exists()
 
 
+@pytest.mark.slow
 def test_a_copy_that_differs_is_rolled_back(
     engine: Engine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

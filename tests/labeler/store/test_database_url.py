@@ -30,6 +30,7 @@ FOLDERS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_path_means_itself(tmp_path: Path, name: str) -> None:
     path = tmp_path / name / "difflens.db"

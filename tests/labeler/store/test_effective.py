@@ -359,6 +359,7 @@ def apply(session: Session, data: Seed, step: tuple[str, int, str, str]) -> None
             return
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(STEPS, min_size=1, max_size=12))
 def test_the_table_equals_the_window_functions_after_any_sequence(

@@ -92,6 +92,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(JSON_VALUES)
 @example("half of a pair: \ud83d")
 @example(10**40)

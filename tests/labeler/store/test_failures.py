@@ -72,6 +72,7 @@ def correction(study: Path) -> list[str]:
     return ["labels", "import", str(study), str(study.parent / "labels.csv"), "--reviewer", "ann"]
 
 
+@pytest.mark.slow
 def test_a_bulk_edit_that_is_killed_is_whole_or_absent(study: Path) -> None:
     log = study.parent / "difflens.db-wal"
     for limit in (0, 80_000, 120_000):
@@ -95,6 +96,7 @@ def test_a_bulk_edit_that_is_killed_is_whole_or_absent(study: Path) -> None:
     assert migrate.check(StudyFile.read(study).database_url) == []
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_be_written_is_one_line(
     study: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -135,6 +135,7 @@ def test_a_failing_migration_leaves_the_previous_revision_whole(
     assert migrate.check(database_url) == []
 
 
+@pytest.mark.slow
 def test_rows_that_lose_their_parent_stop_the_migration(sqlite_url: str, folder: Path) -> None:
     fill(sqlite_url)
     before = contents(sqlite_url)

@@ -74,6 +74,7 @@ def refused(url: str, statement: str) -> bool:
     return "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_anything_but_one_select_is_refused_and_changes_nothing(url: str, engine: Engine) -> None:
     before = state(engine)
     assert [statement for statement in hostile_sql.BOTH if not refused(url, statement)] == []
@@ -85,6 +86,7 @@ def test_a_question_on_nothing_or_nonsense_is_refused(url: str) -> None:
         assert refused(url, statement)
 
 
+@pytest.mark.slow
 def test_hostile_statements_on_sqlite_are_refused(
     sqlite_url: str, sqlite_engine: Engine, tmp_path: Path
 ) -> None:
@@ -97,6 +99,7 @@ def test_hostile_statements_on_sqlite_are_refused(
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statement", hostile_sql.SQLITE_BOMBS)
 def test_bombs_on_sqlite_are_stopped(sqlite_url: str, statement: str) -> None:
     engine = open_engine(sqlite_url)

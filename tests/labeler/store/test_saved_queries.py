@@ -25,6 +25,7 @@ def study(tmp_path: Path) -> StudyFile:
     return StudyFile.read(path)
 
 
+@pytest.mark.slow
 def test_every_shipped_query_runs_on_an_empty_and_on_a_filled_database(
     engine: Engine, database_url: str, study: StudyFile
 ) -> None:
@@ -61,6 +62,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(study: StudyFile) -> None:
         find_query(study.query_folder, "covrage")
 
 
+@pytest.mark.slow
 def test_questions_are_saved_listed_and_asked_again(tmp_path: Path, capsys: Capture) -> None:
     study = tmp_path / "study.toml"
     study.write_text("[study]\n", encoding="utf-8")

@@ -127,6 +127,7 @@ URLS = [
 ]
 
 
+@pytest.mark.slow
 def test_no_command_prints_a_password(tmp_path: Path) -> None:
     calls = [(CALLS[number % len(CALLS)], url) for number, url in enumerate(URLS * 2)]
     calls += [(call, URLS[3]) for call in CALLS]

@@ -56,6 +56,7 @@ def test_a_wrong_key_is_named(
     assert not (untouched.folder / "artifacts").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -156,6 +157,7 @@ def with_second_model(study: TinyStudy, folder: Path) -> TinyStudy:
     return study.with_tables(models=[first, {"name": "tuned", "path": str(folder)}])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -176,6 +178,7 @@ def test_a_corpus_that_cannot_be_read(
     assert_names(line, *words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "words"),
     [(1, ("corpus", "harvest.skip_first")), (2, ("corpus", "two documents", "more text"))],
@@ -195,6 +198,7 @@ def test_a_corpus_in_another_encoding(untouched: TinyStudy, capsys: Capture) -> 
     assert_names(complaint(capsys, "run", untouched.path), "corpus.jsonl:2", "UTF-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

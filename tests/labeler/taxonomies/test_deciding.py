@@ -21,6 +21,7 @@ from labeler.cli.main import run
 from labeler.errors import UsageError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tree", [ONE_LEVEL, TWO_LEVELS], ids=["one level", "two levels"])
 def test_imported_explanations_are_categorised_reported_and_reviewed(
     tmp_path: Path, tree: dict[str, object]
@@ -74,6 +75,7 @@ def test_complete_imports_are_left_as_they_are(tmp_path: Path) -> None:
     assert Study.open(path).sql("select count(*) from judge_call").rows[0][0] == 0
 
 
+@pytest.mark.slow
 def test_a_merge_and_a_rename_carry_labels_and_are_idempotent(
     categorised: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,6 +163,7 @@ def test_a_merge_or_split_into_nothing_says_what_to_give(
     assert "--into SLUG" in line
 
 
+@pytest.mark.slow
 def test_a_split_sends_its_labels_back_and_only_they_are_asked_again(categorised: Path) -> None:
     before = labels(categorised)
     n_music = sum(slug == "music" for slug in before.values())

@@ -22,6 +22,7 @@ from labeler.cli.main import run
 from labeler.errors import UsageError
 
 
+@pytest.mark.slow
 def test_a_taxonomy_is_proposed_read_and_accepted(tmp_path: Path) -> None:
     path = study_in(tmp_path, None, 'mode = "induce"')
     assert run(["import", str(path), str(tmp_path / "latents.csv")]) == 0
@@ -36,6 +37,7 @@ def test_a_taxonomy_is_proposed_read_and_accepted(tmp_path: Path) -> None:
     assert all(len(slugs) >= 1 for slugs in by_topic)
 
 
+@pytest.mark.slow
 def test_induction_can_be_accepted_unread(tmp_path: Path) -> None:
     path = study_in(tmp_path, None, 'mode = "induce"\naccept = "auto"')
     assert run(["import", str(path), str(tmp_path / "latents.csv")]) == 0
@@ -64,6 +66,7 @@ def scripted(folder: Path) -> str:
     return '[judge]\nkind = "scripted"\nscript = "judge.jsonl"\ncategorize_repeats = 3'
 
 
+@pytest.mark.slow
 def test_what_is_left_becomes_categories_that_the_judge_names(tmp_path: Path) -> None:
     tree = {**ONE_LEVEL, "categories": ONE_LEVEL["categories"][:2]}  # type: ignore[index]
     mode = 'mode = "residual"\naccept = "auto"\ncluster_distance = 1.2\n'
@@ -81,6 +84,7 @@ def test_what_is_left_becomes_categories_that_the_judge_names(tmp_path: Path) ->
     assert kept.rows[0][0] == 16
 
 
+@pytest.mark.slow
 def test_repeats_are_stored_and_invented_quotes_are_flagged(tmp_path: Path) -> None:
     path = study_in(tmp_path, TWO_LEVELS, scripted(tmp_path))
     assert run(["import", str(path), str(tmp_path / "latents.csv")]) == 0

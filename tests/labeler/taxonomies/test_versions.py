@@ -19,6 +19,7 @@ from labeler.store.engine import read_session
 from labeler.store.taxonomies import renames_since
 
 
+@pytest.mark.slow
 def test_restore_brings_an_earlier_versions_labels_and_decisions_back(
     categorised: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,6 +122,7 @@ def test_what_became_of_a_category_that_keeps_its_slug_is_said_in_words(
     assert "music holds them all; cooking is in music" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_slug_of_an_earlier_version_is_told_where_it_went(
     categorised: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
