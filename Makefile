@@ -5,6 +5,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   ?= difflens-demo
 VLLM_VENV ?= .venv-vllm
+# One more than two cores: the tests wait a sixth of their time for servers and processes.
+WORKERS ?= 3
 
 # Some environments forbid it; then every process that the tests start compiles every module.
 export PYTHONDONTWRITEBYTECODE :=
@@ -45,7 +47,7 @@ types: setup
 
 # Many small tests side by side on one thread each, then what needs the whole machine by itself.
 test: lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n 2 --dist worksteal -m "not demo and not vllm"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n $(WORKERS) --dist worksteal -m "not demo and not vllm"
 	$(BIN)/python -m pytest -rs -m "demo or vllm"
 
 # The site of docs/ with the API reference, in site/.
@@ -54,7 +56,7 @@ docs: setup
 
 # Which lines the tests reach; the servers' tests count where the servers are there.
 coverage: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not demo and not vllm" \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not demo and not vllm" \
 		--cov=crosscoder --cov=taxonomy --cov=labeler --cov-report=term:skip-covered
 
 # The tests that take no seconds each and need no browser, server or build.
