@@ -264,7 +264,7 @@ def _write_right(axes: Axes, row: CategoryRow, y: float) -> None:
         1.175, y, row.printed_change or NOTHING, transform=edge, va="center", ha="right",
         fontsize=10, weight="bold",
     )  # fmt: skip
-    axes.text(1.19, y, _counts(row), transform=edge, va="center", fontsize=9, color=MUTED)
+    axes.text(1.185, y, _counts(row), transform=edge, va="center", fontsize=8.3, color=MUTED)
 
 
 def _write_above(axes: Axes, row: CategoryRow, y: float) -> None:
