@@ -214,7 +214,7 @@ def measured(
         nodes = read_category_nodes(session, setting.taxonomy_version_id)
         newest = select(Run.stage_key).where(Run.kind == "isolate", Run.status == "done")
         key = session.execute(newest.order_by(Run.id.desc())).scalars().first()
-    scaling = load_scaling(study.file.artifacts / "isolate" / str(key) / SCALING_NAME)
+    scaling = load_scaling(study.file.artifacts / "isolate" / str(key)[:16] / SCALING_NAME)
     assert labels is not None
     for name, rule in rules().items():
         sides = isolate_comparison(
