@@ -139,7 +139,7 @@ def take_sides(
 def _depth(orders: tuple[IndexArray, IndexArray], limit: int, n_latents: int) -> int:
     """Ranks to look through so that `limit` per side are left once those on both are dropped.
 
-    Where there are too few latents for that, the first depth that leaves most.
+    If there are too few, the smallest depth at which most are left.
     """
     places = np.full((2, n_latents), n_latents)
     n_chosen = [len(order) for order in orders]

@@ -128,16 +128,14 @@ class _Trial:
         if self.has_prefixes:
             self._sizes = [max(size, SWEPT_TOP) for size in self._sizes]
         eligible = [self._rule.eligible(pair) for pair in self._pairs]
-        self._eligible: BoolArray = eligible[0] | eligible[1]
-        total = scaling.n_active > 0
-        self._square = _square(scaling)
+        self._eligible: BoolArray = (eligible[0] | eligible[1]) & (scaling.n_active > 0)
+        self._square = _per_latent(scaling, scaling.documents.square.astype(np.float64))
         self._n_groups = scaling.documents.n_groups
         columns = [_columns(scaling, side.target, side.reference) for side in sides]
         self._sum = _Columns(
             *(_per_latent(scaling, (a + b) / 2) for a, b in zip(*columns, strict=True))
         )
         self._difference = [_per_group(scaling, (a - b) / 2) for a, b in zip(*columns, strict=True)]
-        self._eligible &= total
 
     def shifts(self) -> NDArray[np.float32]:
         """See SideDraws."""
@@ -214,10 +212,6 @@ def _columns(scaling: LatentScaling, target: str, reference: str) -> _Columns:
         reconstruction_other=reconstruction[:, t, r].astype(np.float64),
         shift=common_shift(residual.astype(np.float64) + reconstruction, gram, t, r),
     )
-
-
-def _square(scaling: LatentScaling) -> FloatArray:
-    return _per_latent(scaling, scaling.documents.square.astype(np.float64))
 
 
 def _per_latent(scaling: LatentScaling, values: FloatArray) -> FloatArray:

@@ -19,6 +19,9 @@ ExactTest = Literal["fisher", "boschloo"]
 """Exact tests of a two-by-two table."""
 Verdict = Literal["up", "down", "too few to say", "no evidence"]
 """What the numbers allow to say about one category."""
+DOCUMENTS = "documents"
+"""Name, in a row of the change table, of the randomisation over documents."""
+
 Situation = Literal[
     "counted",
     "no latents on a side",

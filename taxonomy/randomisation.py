@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from taxonomy.change import TestedCategory, adjusted, percent_change, statistics_of
-from taxonomy.counts import ALPHA, CategoryChange, CategoryCounts, Side
+from taxonomy.counts import ALPHA, DOCUMENTS, CategoryChange, CategoryCounts, Side
 from taxonomy.errors import InputError
 from taxonomy.robustness import SweepPoint
 
@@ -24,8 +24,6 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 IndexMatrix = NDArray[np.int32]
 
-TEST = "documents"
-"""Name of the test in a row of the change table."""
 _TIE = 1e-12
 """Two differences of shares closer than this are equal: both are ratios of small numbers."""
 
@@ -193,7 +191,7 @@ def _test(row: CategoryCounts, null: _Null, alpha: float, family_p: float) -> Ca
             reference=reference,
             p_value=p,
             least_p=least,
-            test=TEST,
+            test=DOCUMENTS,
             interval_alpha=alpha,
             is_searched=False,
         ),

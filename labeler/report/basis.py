@@ -13,6 +13,7 @@ from crosscoder.isolation_rules import SHIFTED_WORDS, side_words
 from labeler.report.randomisation import has_draws
 from labeler.store.schema import Comparison, LatentSet
 from labeler.text import one_line
+from taxonomy.counts import DOCUMENTS
 
 if TYPE_CHECKING:
     from labeler.report.model import ChangeTable
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 IMPORTED = "imported"
 """Rule of latents that came from a file."""
-DOCUMENTS = "documents"
-"""Name in a row of the randomisation over documents."""
 TEST_NAMES = {
     DOCUMENTS: "the randomisation over documents",
     "fisher": "Fisher's exact test",

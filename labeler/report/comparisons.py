@@ -30,6 +30,8 @@ from labeler.store.schema import (
     TaxonomyVersion,
 )
 
+COUNTING = "primary"
+"""How the leading rows count: a latent counts for its primary category alone."""
 OUTCOMES_OF = {
     "labelled": frozenset(LABELLED),
     "assigned": frozenset({"assigned"}),

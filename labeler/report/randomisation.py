@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, select, text
 from sqlalchemy.orm import Session
 
-from labeler.report.comparisons import OUTCOMES_OF
+from labeler.report.comparisons import COUNTING, OUTCOMES_OF
 from labeler.store.schema import Comparison, Latent, LatentSet, LatentSetMember, SideDraw
 from labeler.store.views.base import DECISION, STANDING, VERDICT, with_tables
 
@@ -48,7 +48,6 @@ SWEPT_SIZES = (40, 60, 100, 150, 200, 300, 400)
 """Latents per side at which the change is shown, beside the number that the study has."""
 LEAST_SIZES = 3
 """Numbers per side that make a sweep."""
-COUNTING = "primary"
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ class RandomisedSides:
         outcomes = OUTCOMES_OF[denominator]
         for row in self.labels:
             counted[row.latent_index] = (row.outcome or "unlabelled") in outcomes
-            if row.category is None or (counting == "primary" and row.rank != 1):
+            if row.category is None or (counting == COUNTING and row.rank != 1):
                 continue
             for slug in (row.category, row.parent):
                 if slug in column:
@@ -242,9 +241,11 @@ def _totals(counts: DrawnCounts) -> tuple[NDArray[np.float64], NDArray[np.float6
 
 
 def _has_enough_labels(drawn: DrawnCounts, table: Sequence[CategoryCounts]) -> bool:
-    totals = [(row.target_total, row.reference_total) for row in table[:1]]
+    """Whether the drawn sides have enough latents of the denominator; all rows have its totals."""
+    if not table:
+        return False
+    totals = (table[0].target_total, table[0].reference_total)
     return all(
-        drawn.target_total.mean() >= LEAST_LABELLED * target
-        and drawn.reference_total.mean() >= LEAST_LABELLED * reference
-        for target, reference in totals
+        float(side.mean()) >= LEAST_LABELLED * total
+        for side, total in zip(_totals(drawn), totals, strict=True)
     )

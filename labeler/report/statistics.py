@@ -12,7 +12,7 @@ import numpy as np
 from sqlalchemy import delete, select, text
 from sqlalchemy.orm import Session, aliased
 
-from labeler.report.comparisons import Member, Members
+from labeler.report.comparisons import COUNTING, Member, Members
 from labeler.report.model import CategoryRow
 from labeler.store.schema import Category, CategoryChangeStatistic
 from labeler.study.config import Denominator
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from taxonomy.counts import ExactTest
 
 
-COUNTING = "primary"
 WEIGHTING = "none"
 _NOT_IN_ROWS = frozenset(
     {"id", "report_run_id", "computed_at", "comparison_id", "taxonomy_version_id", "is_main"}

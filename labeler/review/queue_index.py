@@ -11,8 +11,9 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
+from labeler.report.comparisons import COUNTING
 from labeler.report.randomisation import RandomisedSides
-from labeler.report.statistics import COUNTING, category_changes
+from labeler.report.statistics import category_changes
 from labeler.review.queue_table import Leaf, Mask, QueueTable
 from labeler.review.queued_latents import Setting, read_queued_latents, read_settings
 from labeler.store.comparisons import NamedComparison, study_comparisons
