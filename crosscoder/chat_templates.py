@@ -60,9 +60,19 @@ class ChatTemplate:
     Its process is started by the first conversation and ended with the context.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, day: date, model: str) -> None:
-        """`day` is what the template's clock shows; `model` names it in messages."""
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        day: date,
+        model: str,
+        opens_answer: bool = False,
+    ) -> None:
+        """`day` is what the template's clock shows; `model` names it in messages.
+
+        With `opens_answer` the text ends where the assistant's answer begins.
+        """
         self.model = model
+        self._opens_answer = opens_answer
         self._tokenizer = tokenizer
         self._day = day
         self._process: subprocess.Popen[str] | None = None
@@ -116,6 +126,7 @@ class ChatTemplate:
             "template": template,
             "values": {**self._tokenizer.special_tokens_map, **day},
             "date": datetime(self._day.year, self._day.month, self._day.day).isoformat(),
+            "opens_answer": self._opens_answer,
             "max_characters": limits.MAX_RENDERED_CHARACTERS,
             "max_bytes": limits.MAX_RENDER_BYTES,
             "max_seconds": limits.MAX_RENDER_SECONDS,
@@ -217,11 +228,7 @@ def render_chat(
     InputError as `ChatTemplate.render` raises it.
     """
     contents = [message.content for message in messages]
-    forms = (_render(messages, template, where, as_parts) for as_parts in (False, True))
-    best = next(forms)
-    if not best.is_whole:
-        other = next(forms)
-        best = other if other.rank > best.rank else best
+    best = _best_form(messages, template, where)
     text = best.text
     if isinstance(text, Refusal):
         return text
@@ -236,6 +243,11 @@ def render_chat(
         if found is not None:
             return found
     return _align(contents, text, best.skeleton or "")
+
+
+def render_prompt(messages: Sequence[Message], template: ChatTemplate, where: str) -> str | Refusal:
+    """The text of the messages alone, in the form in which `render_chat` gives them."""
+    return _best_form(messages, template, where).text
 
 
 @dataclass(frozen=True)
@@ -262,6 +274,16 @@ class _Form:
     def rank(self) -> tuple[bool, int]:
         """Of two forms the one with the higher rank is taken."""
         return not isinstance(self.text, Refusal), len(self.shown)
+
+
+def _best_form(messages: Sequence[Message], template: ChatTemplate, where: str) -> _Form:
+    """The form that shows most of the messages; texts rather than parts where both do."""
+    forms = (_render(messages, template, where, as_parts) for as_parts in (False, True))
+    best = next(forms)
+    if best.is_whole:
+        return best
+    other = next(forms)
+    return other if other.rank > best.rank else best
 
 
 def _render(

@@ -116,6 +116,32 @@ class TextSettings(Settings):
     the template refuses count as missing, and are left out below it."""
 
 
+class GenerationSettings(Settings):
+    """How a subject model answers prompts."""
+
+    max_new_tokens: int = Field(64, ge=1)
+    """Tokens after which an answer is cut."""
+    temperature: float = Field(0.0, ge=0)
+    """0 takes the likeliest token each time (greedy), 1 samples as the model predicts."""
+    samples: int = Field(1, ge=1)
+    """Answers to each prompt; more than one needs a temperature."""
+    seed: int = 0
+    """Seed of the sampling."""
+    batch_size: int = Field(32, ge=1)
+    """Prompts answered side by side; more are faster and take more memory."""
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> GenerationSettings:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError("samples: greedy answers are all the same; set temperature above 0")
+        return self
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide the text; greedy text does not depend on the seed."""
+        greedy = {"seed"} if self.temperature == 0 else set()
+        return self.model_dump(mode="json", exclude={"batch_size"} | greedy)
+
+
 class SplitSettings(Settings):
     """Which documents training does not see."""
 

@@ -56,6 +56,8 @@ class ModelInfo:
     """SHA-256 over the tokens with their ids and the merges."""
     template_sha256: str
     """SHA-256 of the chat template; empty where there is none."""
+    n_positions: int | None = None
+    """Tokens that the model reads at most, where its config says so."""
 
     @property
     def name(self) -> str:
@@ -104,6 +106,7 @@ def inspect_subject(spec: SubjectSpec) -> ModelInfo:
             d_model=int(config.hidden_size),
             vocabulary_sha256=vocabulary_sha256(tokenizer),
             template_sha256=json_sha256(template) if template else "",
+            n_positions=getattr(config, "max_position_embeddings", None),
         )
 
 

@@ -3,8 +3,8 @@
 A chat template is a program that came with a model. Python cannot stop one operation of such a
 program (`'a' * 10**10`) from within, so it runs in a process of its own, whose memory and
 processor time the system bounds. The first line that comes in is the setup (`template`, `values`,
-`date`, `max_characters`, `max_bytes`, `max_seconds`); every further line is a list of
-conversations, and is answered by a list of `{"text"}`, `{"refused"}` or `{"limit"}`.
+`date`, `opens_answer`, `max_characters`, `max_bytes`, `max_seconds`); every further line is a list
+of conversations, and is answered by a list of `{"text"}`, `{"refused"}` or `{"limit"}`.
 
 The environment is that of transformers' `apply_chat_template`, except that the clock stands still
 and nothing is drawn at random. Imports nothing of this project, so that it starts in an instant.
@@ -113,6 +113,7 @@ class _Renderer:
 
     def __init__(self, setup: Setup) -> None:
         self._values = setup["values"]
+        self._opens_answer = setup["opens_answer"]
         self._max_characters = setup["max_characters"]
         self._max_seconds = setup["max_seconds"]
         environment = _environment(datetime.fromisoformat(setup["date"]))
@@ -135,7 +136,7 @@ class _Renderer:
             messages=messages,
             tools=None,
             documents=None,
-            add_generation_prompt=False,
+            add_generation_prompt=self._opens_answer,
             **self._values,
         ):
             parts.append(part)
