@@ -1,0 +1,372 @@
+"""Studies of the organisms, and what every isolation rule says about each: see organisms.py."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine, select, text
+
+from crosscoder.checkpoints import load_crosscoder
+from crosscoder.isolation import ComparisonSelection, isolate_comparison
+from crosscoder.isolation_rules import IsolationRule, RankedRule, isolation_rule
+from crosscoder.scaling import LatentScaling, load_scaling
+from crosscoder.side_draws import draw_sides
+from labeler.api import Study
+from labeler.cli.demo import MINILM, SMOLLM2, fetch
+from labeler.cli.demo import __file__ as demo_file
+from labeler.judge.factory import judges_embedder, study_judge
+from labeler.labeling.score import ScoreConfig, score_explanations
+from labeler.progress import progress_for
+from labeler.report.randomisation import RandomisedSides, read_randomised_sides
+from labeler.report.statistics import CategoryNode, count_latents, read_category_nodes
+from labeler.stages.isolate import SCALING_NAME
+from labeler.store.engine import open_engine, read_session
+from labeler.store.schema import ComparisonSetting, Latent, Run
+from taxonomy.counts import ALPHA, CategoryChange, CategoryCounts
+from taxonomy.mean_shift import MeanShift
+from taxonomy.randomisation import randomised_change_statistics
+
+ORGANISMS = Path(__file__).parents[1] / "examples" / "organisms"
+CORPUS = Path(demo_file).with_name("demo_assets") / "corpus.jsonl"
+TOP = 100
+SCORED = 50
+"""Latents of each side whose explanations are scored, the first in rank."""
+MEAN_SHIFTS = ("mean shift", "mean shift against the rest")
+"""The mean shift of every eligible latent of a category: its interval lies above or below 0, or
+above or below the mean of all other latents."""
+
+
+class MagnitudeRule(RankedRule):
+    """By decoder norms alone: the side is that of delta_norm, the strongest first."""
+
+    kind: Any = "magnitude"
+
+    def candidates(self, pair: Any, eligible: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Latents whose decoder row is longer in the target."""
+        longer: NDArray[np.bool_] = eligible & (pair.delta_norm > 0.5)
+        return longer
+
+    def score(self, pair: Any, eligible: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Minus delta_norm."""
+        return np.where(eligible, -pair.delta_norm, np.nan)
+
+
+def rules() -> dict[str, IsolationRule]:
+    """Every rule under its name in the table."""
+    return {
+        "strict": isolation_rule("strict"),
+        "significant": isolation_rule("significant"),
+        "ranked": isolation_rule("ranked", top=TOP),
+        "magnitude": MagnitudeRule(top=TOP),
+        "shifted": isolation_rule("shifted", top=TOP),
+        "shifted by t": isolation_rule("shifted", top=TOP, order="t"),
+        "shifted, q < .05": isolation_rule("shifted", top=TOP, max_q=0.05),
+        "shifted, 40": isolation_rule("shifted", top=40),
+        "shifted, 200": isolation_rule("shifted", top=200),
+        "shifted, 400": isolation_rule("shifted", top=400),
+    }
+
+
+@dataclass(frozen=True)
+class Called:
+    """What is said about one category."""
+
+    verdict: str
+    change: float
+    """Its sign is the direction."""
+    counts: str
+    p: float
+    q: float
+
+
+Sides = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One study: what every rule chose and said."""
+
+    calls: Mapping[str, Mapping[str, Called]]
+    """By rule, then by category."""
+    sides: Mapping[str, Sides]
+    """By rule: indices of the strengthened and the weakened latents."""
+    gains: Mapping[int, float]
+    """By latent index: detection score of its explanation less that of a shuffled one."""
+    decoder: NDArray[np.float32]
+    """(F, M*d) unit rows."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What one organism measurably does, by category."""
+
+    name: str
+    adapter: Path
+    verdicts: dict[str, str]
+    """up, down or unchanged; categories about which nothing is known are left out."""
+
+
+def read_truths() -> list[Truth]:
+    """The organisms whose adapter is there, with the truth about each category."""
+    content = json.loads((ORGANISMS / "truth.json").read_text("utf-8"))
+    behaviours = content["behaviours"]
+    truths = []
+    for name, organism in content["organisms"].items():
+        adapter = ORGANISMS / "adapters" / name
+        if adapter.is_dir():
+            verdicts = {key: change["verdict"] for key, change in organism["changes"].items()}
+            truths.append(Truth(name, adapter, by_category(behaviours, verdicts)))
+    if not truths:
+        sys.exit(f"{ORGANISMS}: no adapter; make one with `python examples/organisms/make.py all`")
+    return truths
+
+
+def by_category(behaviours: dict[str, Any], verdicts: dict[str, str]) -> dict[str, str]:
+    """One verdict per category: of its behaviours that changed, where they agree.
+
+    Unchanged where all of them are; left out where one is undecided and none changed, or where
+    they contradict each other.
+    """
+    found: dict[str, set[str]] = {}
+    for name, verdict in verdicts.items():
+        category = behaviours[name]["category"]
+        if category:
+            found.setdefault(category, set()).add(verdict)
+    told = {}
+    for category, several in found.items():
+        moved = several & {"up", "down"}
+        if len(moved) == 1:
+            told[category] = moved.pop()
+        elif several == {"unchanged"}:
+            told[category] = "unchanged"
+    return told
+
+
+def measured(work: Path, truth: Truth, seed: int, n_draws: int) -> Measured:
+    """Run the study of one organism and training seed, and let every rule choose and test."""
+    study = Study.open(_written_study(work, truth, seed))
+    study.run(last="categorize", progress=progress_for())
+    engine = open_engine(study.file.database_url)
+    with read_session(engine) as session:
+        setting = session.execute(select(ComparisonSetting)).scalars().first()
+        assert setting is not None
+        labels = read_randomised_sides(
+            session, setting.comparison_id, setting.taxonomy_version_id, setting.judge_id
+        )
+        nodes = read_category_nodes(session, setting.taxonomy_version_id)
+        runs = {
+            kind: session.execute(
+                select(Run).where(Run.kind == kind, Run.status == "done").order_by(Run.id.desc())
+            )
+            .scalars()
+            .first()
+            for kind in ("train", "isolate", "label")
+        }
+    folders = {
+        kind: study.file.artifacts / kind / str(run.stage_key)[:16]
+        for kind, run in runs.items()
+        if run is not None
+    }
+    scaling = load_scaling(folders["isolate"] / SCALING_NAME)
+    assert labels is not None
+    selections = {
+        name: isolate_comparison(
+            scaling.pair("organism", "base"), scaling.pair("base", "organism"), rule
+        )
+        for name, rule in rules().items()
+    }
+    sides = {
+        name: (each.target.latent_indices, each.reference.latent_indices)
+        for name, each in selections.items()
+    }
+    label_run = runs["label"]
+    assert label_run is not None
+    scored = np.concatenate([side[:SCORED] for both in sides.values() for side in both])
+    calls = {
+        name: _called(_changes(scaling, each, labels, nodes, n_draws, seed))
+        for name, each in selections.items()
+    }
+    return Measured(
+        calls | _mean_shifts(labels, nodes),
+        sides,
+        explanation_gains(study, engine, label_run.id, scored),
+        decoder_rows(folders["train"]),
+    )
+
+
+def explanation_gains(
+    study: Study, engine: Engine, run_id: int, indices: Collection[int]
+) -> dict[int, float]:
+    """Score the explanations of some latents, own and shuffled; the difference by latent."""
+    with read_session(engine) as session:
+        rows = session.execute(select(Latent.id, Latent.latent_index)).all()
+    places = {row.id: row.latent_index for row in rows}
+    wanted = {int(each) for each in indices}
+    latents = [latent for latent, place in places.items() if place in wanted]
+    judge = study_judge(study.file, judges_embedder(study.file))
+    config = ScoreConfig(methods=("detection",))
+    score_explanations(engine, judge, run_id, latents, config, progress_for())
+    found: dict[tuple[int, bool], float] = {}
+    with read_session(engine) as session:
+        for row in session.execute(text(_SCORES)):
+            found[row.latent_id, bool(row.is_shuffled)] = row.balanced_accuracy
+    return {
+        places[latent]: own - found[latent, True]
+        for (latent, is_shuffled), own in found.items()
+        if not is_shuffled and (latent, True) in found
+    }
+
+
+_SCORES = """
+SELECT latent_id, is_shuffled, balanced_accuracy FROM v_explanation_score
+WHERE method = 'detection' AND balanced_accuracy IS NOT NULL
+"""
+
+
+def decoder_rows(folder: Path) -> NDArray[np.float32]:
+    """(F, M*d) decoder rows of a crosscoder over all models, of length 1."""
+    rows: NDArray[np.float32] = load_crosscoder(folder).W_dec.detach().flatten(1).float().numpy()
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _changes(
+    scaling: LatentScaling,
+    sides: ComparisonSelection,
+    labels: RandomisedSides,
+    nodes: Sequence[CategoryNode],
+    n_draws: int,
+    seed: int,
+) -> list[CategoryChange]:
+    chosen = [side.latent_indices for side in (sides.target, sides.reference)]
+    if not len(chosen[0]) or not len(chosen[1]):
+        return []
+    draws = draw_sides(scaling, sides, n_draws=n_draws, seed=seed)
+    drawn = RandomisedSides(
+        draws.target[:, : len(chosen[0])],
+        draws.reference[:, : len(chosen[1])],
+        labels.shifts,
+        labels.labels,
+    )
+    observed = RandomisedSides(
+        chosen[0][None].astype(np.int32),
+        chosen[1][None].astype(np.int32),
+        labels.shifts,
+        labels.labels,
+    )
+    empty = count_latents(nodes, [], [], "primary")
+    counts = observed.counts(empty, "primary", "labelled")
+    assert counts is not None
+    table = [
+        CategoryCounts(
+            category=row.category,
+            level=row.level,
+            parent=row.parent,
+            target_count=int(counts.target[0, i]),
+            target_total=int(counts.target_total[0]),
+            reference_count=int(counts.reference[0, i]),
+            reference_total=int(counts.reference_total[0]),
+        )
+        for i, row in enumerate(empty)
+    ]
+    random = drawn.counts(table, "primary", "labelled")
+    assert random is not None
+    return randomised_change_statistics(table, random)
+
+
+def _called(changes: Sequence[CategoryChange]) -> dict[str, Called]:
+    return {
+        row.category: Called(
+            row.verdict,
+            row.difference_points or 0.0,
+            f"{row.target_count}-{row.reference_count}",
+            round(row.p_value, 4),
+            round(row.q_value, 4),
+        )
+        for row in changes
+    }
+
+
+def _mean_shifts(
+    labels: RandomisedSides, nodes: Sequence[CategoryNode]
+) -> dict[str, dict[str, Called]]:
+    """What the mean shifts say, as they are and less the mean of all latents."""
+    table = count_latents(nodes, [], [], "primary")
+    rest = np.nanmean(labels.shifts, axis=1, keepdims=True)
+    found = {}
+    for name, shifts in zip(MEAN_SHIFTS, (labels.shifts, labels.shifts - rest), strict=True):
+        rows = replace(labels, shifts=shifts).mean_shifts(table, "primary", "labelled")
+        found[name] = {
+            counts.category: Called(
+                _direction(row),
+                row.mean_shift or 0.0,
+                str(row.n_shifted),
+                round(row.mean_shift_p, 4),
+                1.0 if row.mean_shift_q is None else round(row.mean_shift_q, 4),
+            )
+            for counts, row in zip(table, rows, strict=True)
+        }
+    return found
+
+
+def _direction(row: MeanShift) -> str:
+    if row.mean_shift is None or row.mean_shift_q is None or row.mean_shift_q >= ALPHA:
+        return "no evidence"
+    return "up" if row.mean_shift > 0 else "down"
+
+
+def _written_study(work: Path, truth: Truth, seed: int) -> Path:
+    """The study file of one organism and seed; studies of one organism share their harvest."""
+    folder = work / truth.name
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"seed{seed}.toml"
+    model, embedder = fetch(SMOLLM2), fetch(MINILM)
+    path.write_text(
+        f"""\
+[study]
+name = "{truth.name}-{seed}"
+seed = {seed}
+[database]
+url = "sqlite:///seed{seed}.db"
+[[models]]
+name = "base"
+path = {json.dumps(str(model))}
+[[models]]
+name = "organism"
+path = {json.dumps(str(model))}
+adapter = {json.dumps(str(truth.adapter))}
+[corpus]
+path = {json.dumps(str(CORPUS))}
+max_length = 256
+[harvest]
+layer = 22
+batch_tokens = 1024
+[train]
+n_latents = 4096
+k = 32
+epochs = 10
+batch_size = 2048
+[isolate]
+rule = "shifted"
+top = {TOP}
+[collect]
+latents = "eligible"
+[[comparison]]
+name = "organism"
+target = "organism"
+reference = "base"
+[judge]
+kind = "evidence"
+[embedding]
+kind = "minilm"
+path = {json.dumps(str(embedder))}
+""",
+        "utf-8",
+    )
+    return path
