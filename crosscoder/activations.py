@@ -128,6 +128,12 @@ class ActivationStore:
         """Tokens of each document by document index."""
         return self.documents.n_tokens
 
+    @property
+    def document_units(self) -> tuple[int, ...]:
+        """Independent unit of each document; see `crosscoder.corpus.document_units`."""
+        units = self.documents.units
+        return tuple(range(self.n_documents)) if units is None else units
+
     def document_tokens(self, documents: Sequence[int]) -> dict[int, DocumentTokens]:
         """The tokens of some documents, by ascending index; their activations are not read."""
         found: dict[int, DocumentTokens] = {}
@@ -179,10 +185,12 @@ class ActivationStore:
     def split(self, held_out: float, seed: int) -> ActivationStore:
         """The same store with a random share of its documents held out from training.
 
-        Only documents with unmasked tokens are drawn, at least one for each side.
-        InputError where there are fewer than two such documents.
+        Only documents with unmasked tokens are drawn, at least one for each side; documents of one
+        unit are on one side. InputError where there are fewer than two such units.
         """
-        return replace(self, held_out=draw_held_out(self.documents.n_unmasked, held_out, seed))
+        rows = self.documents.n_unmasked
+        chosen = draw_held_out(rows, self.document_units, held_out, seed)
+        return replace(self, held_out=chosen)
 
     def chosen_documents(self, documents: DocumentChoice = "all") -> torch.Tensor:
         """(n_documents,) bool of one side of the split; ValueError without a split."""

@@ -61,6 +61,8 @@ class Document:
     messages: tuple[Message, ...] | None = None
     text: str | None = None
     language: str | None = None
+    prompt: str | None = None
+    """Identifier of the prompt that it answers, where several documents answer the same one."""
     where: str = field(default="", compare=False)
     """File and line that it was read from."""
 
@@ -80,6 +82,23 @@ class TokenizedDocument:
     """(T,)"""
     roles: NDArray[np.uint8]
     """(T,) TokenRole."""
+    prompt: str | None = None
+    """As `Document.prompt`."""
+
+
+def document_units(documents: Sequence[Document | TokenizedDocument]) -> tuple[int, ...]:
+    """The independent unit that each document belongs to, counted from 0 in corpus order.
+
+    A unit is one document, or neighbouring documents that answer the same prompt: what the models
+    make of two answers to one prompt is not independent.
+    """
+    units: list[int] = []
+    before: str | None = None
+    for document in documents:
+        is_same = before is not None and document.prompt == before
+        units.append(units[-1] + (not is_same) if units else 0)
+        before = document.prompt
+    return tuple(units)
 
 
 def read_corpus(path: Path) -> list[Document]:
@@ -105,12 +124,13 @@ def read_corpus(path: Path) -> list[Document]:
 
 
 def corpus_sha256(documents: Sequence[Document]) -> str:
-    """SHA-256 over identifiers, roles and text of the documents, in order."""
+    """SHA-256 over identifiers, roles, text and shared prompts of the documents, in order."""
     rows = [
         [
             document.id,
             document.text,
             [[m.role, m.content] for m in document.messages or ()],
+            *([] if document.prompt is None else [document.prompt]),
         ]
         for document in documents
     ]

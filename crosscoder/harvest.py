@@ -13,7 +13,14 @@ import numpy as np
 import torch
 
 from crosscoder.config import HarvestSettings, TextSettings
-from crosscoder.corpus import CONTENT_ROLES, Document, TokenizedDocument, TokenRole, corpus_sha256
+from crosscoder.corpus import (
+    CONTENT_ROLES,
+    Document,
+    TokenizedDocument,
+    TokenRole,
+    corpus_sha256,
+    document_units,
+)
 from crosscoder.errors import InputError
 from crosscoder.files import SET_ASIDE, DamagedFileError, VerifiedFiles
 from crosscoder.manifest import (
@@ -409,6 +416,7 @@ def _finish(
             ids=tuple(document.document_id for document in tokenized),
             n_tokens=tuple(len(document.token_ids) for document in tokenized),
             n_unmasked=tuple(unmasked.tolist()),
+            units=document_units(tokenized),
         ),
     )
     record = write_masks(out_dir, manifest.shards, masks, medians.tolist())

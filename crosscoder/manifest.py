@@ -183,6 +183,8 @@ class DocumentTable(Record):
     ids: tuple[str, ...]
     n_tokens: tuple[int, ...]
     n_unmasked: tuple[int, ...]
+    units: tuple[int, ...] | None = None
+    """See `crosscoder.corpus.document_units`; None = each document is one of its own."""
 
 
 def planned_key(source: HarvestSource, plan: TextPlan | None) -> str:

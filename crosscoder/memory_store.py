@@ -161,15 +161,16 @@ def noisy_copy_store(
     """The unmasked tokens of one model twice, the second time with noise added, in memory.
 
     `noise` is the standard deviation of the Gaussian noise in units of the root mean square of the
-    model's centred activations; `names` are the two names. A model against a copy that is exactly
-    equal proves nothing: with shared initialisation its latents are equal by construction. With
-    `max_tokens` reading ends with the first shard that reaches it.
+    model's centred activations; `names` are the two names. A unit of the store is one document of
+    the copy. A model against a copy that is exactly equal proves nothing: with shared
+    initialisation its latents are equal by construction. With `max_tokens` reading ends with the
+    first shard that reaches it.
     """
     index = store.model_names.index(model)
-    rows, documents = [], []
+    rows, documents, units = [], [], torch.tensor(store.document_units)
     for shard in store.shards():
         rows.append(shard.activations[shard.mask, index])
-        documents.append(shard.document[shard.mask])
+        documents.append(units[shard.document[shard.mask].long()])
         if max_tokens is not None and sum(map(len, documents)) >= max_tokens:
             break
     x = torch.cat(rows)

@@ -104,7 +104,7 @@ class LatentScaling:
     n_active: FloatArray
     """Tokens on which it is active."""
     n_documents: FloatArray
-    """Documents in which it is active."""
+    """Documents in which it is active; several answers to one prompt count once."""
     n_blocks_active: FloatArray
     """Blocks in which it is active."""
     max_activation: FloatArray
@@ -147,21 +147,23 @@ def latent_scaling(
     C = sum f^2 and the target's decoder d^t, for each model m
         beta_reconstruction^m = sum f <d^t, xhat^m> / (C ||d^t||^2)
         beta_error^m = (sum f <d^t, e^m> + C <d^t, d^m>) / (C ||d^t||^2).
-    The strength shift of every pair comes from the same sums. InputError where store and crosscoder
-    disagree on the models or on the width, or where theta is not calibrated.
+    The strength shift of every pair comes from the same sums, which are kept by the store's units:
+    documents of one unit count as one. InputError where store and crosscoder disagree on the models
+    or on the width, or where theta is not calibrated.
     """
     if n_blocks < MIN_BLOCKS:
         raise InputError(f"n_blocks: {n_blocks} is fewer than {MIN_BLOCKS}; give 20 or more")
     check_store(crosscoder, store)
     config = crosscoder.config
     device = crosscoder.W_dec.device
+    units = torch.tensor(store.document_units, device=device)
     sums = ScalingSums(
         n_blocks,
         config.n_latents,
         config.n_models,
         # Metal has no float64.
         torch.device("cpu") if device.type == "mps" else device,
-        n_documents=len(store.document_ids),
+        n_documents=int(units.max()) + 1,
     )
     with (progress or SilentProgress()).task("isolate", store.n_unmasked, "tokens") as advance:
         for shard in store.shards():
@@ -169,7 +171,7 @@ def latent_scaling(
                 decoded = crosscoder.decode(tokens.codes, len(tokens.row))
                 sums.add(
                     tokens.codes,
-                    tokens.document.to(device),
+                    units[tokens.document.to(device)],
                     crosscoder.W_dec,
                     decoded,
                     tokens.normalised - decoded,

@@ -43,6 +43,10 @@ class ActivationSource(Protocol):
     def document_lengths(self) -> tuple[int, ...]:
         """Tokens of each document by document index."""
 
+    @property
+    def document_units(self) -> tuple[int, ...]:
+        """Independent unit of each document, ascending; see `crosscoder.corpus.document_units`."""
+
     def shards(self) -> Iterator[Shard]:
         """All shards in order, whole documents each, indices ascending."""
 
@@ -121,19 +125,21 @@ class TrainingSource(Protocol):
         """One pass over the held-out rows, in the same order each time; asked for repeatedly."""
 
 
-def draw_held_out(n_rows: Sequence[int], share: float, seed: int) -> torch.Tensor:
-    """(D,) bool: a random share of the documents that have rows, at least one for each side.
+def draw_held_out(
+    n_rows: Sequence[int], units: Sequence[int], share: float, seed: int
+) -> torch.Tensor:
+    """(D,) bool: a random share of the units that have rows, at least one for each side.
 
-    `n_rows` (D,) are the rows of each document. InputError where fewer than two have any.
+    `n_rows` (D,) are the rows of each document, `units` (D,) its unit: all documents of a unit are
+    on one side. InputError where fewer than two units have rows.
     """
-    usable = torch.tensor(n_rows).nonzero().flatten()
+    rows, unit = torch.tensor(n_rows), torch.tensor(units)
+    usable = unit[rows > 0].unique()
     if len(usable) < 2:
         raise InputError("corpus: fewer than two documents have tokens to train on; give more text")
     n_held_out = min(max(1, round(share * len(usable))), len(usable) - 1)
     order = torch.randperm(len(usable), generator=torch.Generator().manual_seed(seed))
-    chosen = torch.zeros(len(n_rows), dtype=torch.bool)
-    chosen[usable[order[:n_held_out]]] = True
-    return chosen
+    return torch.isin(unit, usable[order[:n_held_out]]) & (rows > 0)
 
 
 class RowSource:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crosscoder.corpus import Document, DocumentTokens, TokenizedDocument
+from crosscoder.corpus import Document, DocumentTokens, TokenizedDocument, document_units
 from crosscoder.errors import InputError
 from crosscoder.files import DamagedFileError
 from crosscoder.harvest import (
@@ -105,6 +105,11 @@ class ActivationStream:
         """Tokens of each document by document index."""
         return tuple(len(document.token_ids) for document in self.tokenized)
 
+    @property
+    def document_units(self) -> tuple[int, ...]:
+        """Independent unit of each document; see `crosscoder.corpus.document_units`."""
+        return document_units(self.tokenized)
+
     def document_tokens(self, documents: Sequence[int]) -> dict[int, DocumentTokens]:
         """The tokens of some documents; their mask leaves out what only the norms would tell."""
         found = {}
@@ -135,9 +140,10 @@ class ActivationStream:
     def split(self, held_out: float, seed: int) -> ActivationStream:
         """The same stream with a random share of its documents held out from training.
 
-        InputError where fewer than two documents have tokens to train on.
+        Documents of one unit are on one side. InputError where fewer than two units have tokens to
+        train on.
         """
-        chosen = draw_held_out(self.manifest.n_eligible, held_out, seed)
+        chosen = draw_held_out(self.manifest.n_eligible, self.document_units, held_out, seed)
         return ActivationStream(self.manifest, self.tokenized, self.config, self._models, chosen)
 
     def estimated_rows(self, documents: Sequence[int]) -> int:

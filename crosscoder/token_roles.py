@@ -250,9 +250,8 @@ def tokenize_corpus(
                 for i, row, text in zip(members, encoded, rendered, strict=True):
                     ids, roles = _with_roles(row, text, tokenizer)
                     counts.add_cut(roles[max_length:])
-                    rows[i] = TokenizedDocument(
-                        start + i, batch[i].id, ids[:max_length], roles[:max_length]
-                    )
+                    kept = ids[:max_length], roles[:max_length]
+                    rows[i] = TokenizedDocument(start + i, batch[i].id, *kept, batch[i].prompt)
             tokenized.extend(rows[i] for i in range(len(batch)))
     return TokenizedCorpus(tuple(tokenized), day, counts)
 
