@@ -1,4 +1,4 @@
-"""Strength shifts and the randomisation test against planted truth.
+"""Strength shifts, the randomisation test and its intervals against planted truth.
 
     python benchmarks/shift.py [--quick] [--tables N] [--draws N]
 
@@ -10,24 +10,33 @@ respond to every document a little differently. It measures
    its standard error, how many have the right sign; how many untouched ones are called shifted;
 2. the test under the null: categories are the groups, no latent differs; new text again and again;
    how often a table has a category with p < .05, by the randomisation and by Fisher's test;
-3. power: one category is turned up; how often it is called, by the number of documents.
+3. power: one category is turned up; how often it is called, by the number of documents;
+4. intervals: how often they hold the true value, where nothing differs and where something does.
+   The true difference of shares at a number of documents is its mean over all texts of that size;
+5. advice: the documents that `text_advice` asks for from the texts of the smallest size, against
+   the size at which the category is called in 80% of the texts.
 
-Prints Markdown tables and, as its last line, one JSON object.
+One thread: the matrices are small, and threads that wait for one another on a busy machine took
+most of the time before. Prints Markdown tables and, as its last line, one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from planted_data import Planted, PlantedConfig, PlantedCount, generate_planted
+from planted_data import PlantedConfig, PlantedCount, generate_planted
 from planted_trial import TRAINING, match_latents
 
 from crosscoder.checkpoints import load_crosscoder
@@ -39,7 +48,8 @@ from crosscoder.side_draws import draw_sides
 from crosscoder.train import train
 from taxonomy.counts import CategoryChange, CategoryCounts
 from taxonomy.intervals import fisher_p
-from taxonomy.randomisation import count_draws, randomised_change_statistics
+from taxonomy.power import POWER, TextAdvice, text_advice
+from taxonomy.randomisation import count_draws, log_ratio, randomised_change_statistics
 
 MODELS = ("base", "tuned")
 N_LATENTS = 192
@@ -54,7 +64,7 @@ NULL = PlantedConfig(
     response_noise=0.2,
     correlation=0.4,
     group_size=15,
-    n_documents=600,
+    n_documents=611,
 )
 """Nothing differs; six categories of fifteen latents that fire together."""
 SIGNS = replace(
@@ -65,7 +75,9 @@ SIGNS = replace(
     group_size=6,
     n_documents=800,
 )
-DOCUMENTS = (611, 2000, 6000)
+FULL_TABLES = {611: 300, 1200: 150, 2000: 120, 6000: 60}
+QUICK_TABLES = {611: 20, 2000: 20, 6000: 8}
+"""Texts by their documents, in which the category is turned up."""
 TURNED_UP = 1.04
 """Length in the tuned model of the latents of the category whose power is measured."""
 
@@ -85,8 +97,16 @@ class Signs:
 
 
 @dataclass(frozen=True)
-class Tables:
-    """How often something was called over tables of the same models and new text."""
+class Table:
+    """The change table of one text."""
+
+    changes: list[CategoryChange]
+    advice: list[TextAdvice]
+
+
+@dataclass(frozen=True)
+class NullTables:
+    """How often something was called over texts in which nothing differs."""
 
     n_tables: int
     documents: int
@@ -100,24 +120,52 @@ class Tables:
     """Intervals of the difference of shares that hold 0."""
 
 
+@dataclass(frozen=True)
+class ChangedTables:
+    """What was found over texts of one size in which one category is turned up."""
+
+    documents: int
+    n_tables: int
+    power: float
+    """Texts in which the category is called up, q < .05."""
+    difference: float
+    """Mean difference of its shares, percentage points."""
+    spread: float
+    """Standard deviation of that over the texts."""
+    covered: float
+    """Intervals of its difference that hold the mean one."""
+    covered_percent: float
+    """Intervals of its percentage change that hold the one of the mean log ratio."""
+    others_covered: float
+    """The first, of the categories that were not turned up."""
+    needed: tuple[float, float, float]
+    """Quartiles of the documents advised, infinite where no amount is."""
+
+
 def main() -> None:
     """Measure and print."""
+    torch.set_num_threads(1)
     arguments = _arguments()
     started = time.perf_counter()
     seeds = range(1 if arguments.quick else 3)
     with tempfile.TemporaryDirectory() as folder:
         signs = [_signs(seed, Path(folder) / f"signs{seed}") for seed in seeds]
-        crosscoder, match = _trained(NULL, Path(folder) / "null")
-        null = _null_tables(crosscoder, match, arguments.tables, arguments.draws)
-        power = _power(Path(folder) / "power", arguments)
-    _print(signs, null, power)
+        lab = Lab(*_trained(NULL, Path(folder) / "null"), arguments.draws)
+    null = _null_tables(lab, arguments.tables)
+    changed = [
+        _changed_tables(lab, documents, n_tables)
+        for documents, n_tables in (QUICK_TABLES if arguments.quick else FULL_TABLES).items()
+    ]
+    _print(signs, null, changed)
     print(
         json.dumps(
             {
                 "signs": [asdict(each) for each in signs],
                 "null": asdict(null),
-                "power": power,
+                "changed": [asdict(each) for each in changed],
+                "documents_at_80": documents_at(changed, POWER),
                 "seconds": round(time.perf_counter() - started, 1),
+                "cpu_seconds": round(time.process_time(), 1),
                 "quick": arguments.quick,
             }
         )
@@ -130,7 +178,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tables", type=int, default=None, help="tables under the null")
     parser.add_argument("--draws", type=int, default=None, help="draws of each table")
     arguments = parser.parse_args()
-    arguments.tables = arguments.tables or (20 if arguments.quick else 200)
+    arguments.tables = arguments.tables or (40 if arguments.quick else 400)
     arguments.draws = arguments.draws or (199 if arguments.quick else 499)
     return arguments
 
@@ -170,16 +218,54 @@ def _signs(seed: int, folder: Path) -> Signs:
     )
 
 
-def _null_tables(
-    crosscoder: Crosscoder, match: NDArray[np.int64], n_tables: int, n_draws: int
-) -> Tables:
-    tables = []
-    for number in range(n_tables):
-        planted = generate_planted(replace(NULL, text_seed=2000 + number))
-        tables.append(_table(crosscoder, match, planted, n_draws, number))
+@dataclass(frozen=True)
+class Lab:
+    """A crosscoder of models that do not differ, and how its tables are drawn."""
+
+    crosscoder: Crosscoder
+    match: NDArray[np.int64]
+    """(F,) true latent behind each latent, -1 = none."""
+    n_draws: int
+
+    def table(self, n_documents: int, text_seed: int, turned_up: Mapping[int, float]) -> Table:
+        """The change table of the groups over new text, tested by randomisation."""
+        config = replace(NULL, n_documents=n_documents, text_seed=text_seed)
+        planted = generate_planted(config, turned_up)
+        scaling = latent_scaling(self.crosscoder, planted.store)
+        sides = _isolate(scaling)
+        draws = draw_sides(scaling, sides, n_draws=self.n_draws, seed=text_seed)
+        group = np.array([*planted.truth.group.tolist(), -1])[self.match]
+        n_groups = int(planted.truth.group.max()) + 1
+        members = group[:, None] == np.arange(n_groups)
+        chosen = [side.latent_indices for side in (sides.target, sides.reference)]
+        counts = [
+            CategoryCounts(
+                category=f"group {number}",
+                level=1,
+                parent=None,
+                target_count=int(members[chosen[0], number].sum()),
+                target_total=len(chosen[0]),
+                reference_count=int(members[chosen[1], number].sum()),
+                reference_total=len(chosen[1]),
+            )
+            for number in range(n_groups)
+        ]
+        sizes = [len(indices) for indices in chosen]
+        drawn = count_draws(
+            draws.target[:, : sizes[0]],
+            draws.reference[:, : sizes[1]],
+            members,
+            np.ones(len(self.match), dtype=bool),
+        )
+        changes = randomised_change_statistics(counts, drawn)
+        return Table(changes, text_advice(changes, drawn, n_documents))
+
+
+def _null_tables(lab: Lab, n_tables: int) -> NullTables:
+    tables = [lab.table(NULL.n_documents, 2000 + number, {}).changes for number in range(n_tables)]
     changes = [change for table in tables for change in table]
     fisher = [[fisher_p(row.target, row.reference) < 0.05 for row in table] for table in tables]
-    return Tables(
+    return NullTables(
         n_tables=n_tables,
         documents=NULL.n_documents,
         family=float(np.mean([_any_family(table) for table in tables])),
@@ -190,52 +276,55 @@ def _null_tables(
     )
 
 
-def _power(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    """Share of tables that call the category turned up, by documents."""
-    crosscoder, match = _trained(NULL, folder)
-    found = {}
-    for n_documents in DOCUMENTS[:2] if arguments.quick else DOCUMENTS:
-        called = []
-        for number in range(max(10, arguments.tables // 10)):
-            config = replace(NULL, n_documents=n_documents, text_seed=5000 + number)
-            planted = generate_planted(config, turned_up={0: TURNED_UP})
-            changes = _table(crosscoder, match, planted, arguments.draws, number)
-            called.append(changes[0].verdict == "up")
-        found[str(n_documents)] = float(np.mean(called))
-    return found
-
-
-def _table(
-    crosscoder: Crosscoder, match: NDArray[np.int64], planted: Planted, n_draws: int, seed: int
-) -> list[CategoryChange]:
-    """The change table of the groups, tested by randomisation."""
-    scaling = latent_scaling(crosscoder, planted.store)
-    sides = _isolate(scaling)
-    draws = draw_sides(scaling, sides, n_draws=n_draws, seed=seed)
-    group = np.array([*planted.truth.group.tolist(), -1])[match]
-    n_groups = int(planted.truth.group.max()) + 1
-    members = group[:, None] == np.arange(n_groups)
-    chosen = [side.latent_indices for side in (sides.target, sides.reference)]
-    counts = [
-        CategoryCounts(
-            category=f"group {number}",
-            level=1,
-            parent=None,
-            target_count=int(members[chosen[0], number].sum()),
-            target_total=len(chosen[0]),
-            reference_count=int(members[chosen[1], number].sum()),
-            reference_total=len(chosen[1]),
-        )
-        for number in range(n_groups)
+def _changed_tables(lab: Lab, n_documents: int, n_tables: int) -> ChangedTables:
+    tables = [
+        lab.table(n_documents, 100_000 * n_documents + number, {0: TURNED_UP})
+        for number in range(n_tables)
     ]
-    sizes = [len(indices) for indices in chosen]
-    drawn = count_draws(
-        draws.target[:, : sizes[0]],
-        draws.reference[:, : sizes[1]],
-        members,
-        np.ones(len(match), dtype=bool),
+    differences = np.array([[row.difference_points for row in table.changes] for table in tables])
+    mean = differences.mean(axis=0)
+    held = np.array(
+        [[_holds(row, mean[i]) for i, row in enumerate(table.changes)] for table in tables]
     )
-    return randomised_change_statistics(counts, drawn)
+    turned = [table.changes[0] for table in tables]
+    ratio = float(np.mean([log_ratio(row.target, row.reference) for row in turned]))
+    needed = [table.advice[0].documents_needed for table in tables]
+    return ChangedTables(
+        documents=n_documents,
+        n_tables=n_tables,
+        power=float(np.mean([row.verdict == "up" for row in turned])),
+        difference=float(mean[0]),
+        spread=float(differences[:, 0].std(ddof=1)),
+        covered=float(held[:, 0].mean()),
+        covered_percent=float(np.mean([_holds_percent(row, ratio) for row in turned])),
+        others_covered=float(held[:, 1:].mean()),
+        needed=_quartiles([np.inf if each is None else float(each) for each in needed]),
+    )
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], method="inverted_cdf").tolist()
+    return low, middle, high
+
+
+def documents_at(changed: Sequence[ChangedTables], power: float) -> float | None:
+    """Documents at which the category is called in that share of the texts.
+
+    Between the two sizes around it the normal quantile of the power is linear in the root of the
+    documents, as it is for a difference that grows like the root; None where no two are around.
+    """
+    normal = NormalDist()
+    for low, high in pairwise(changed):
+        if low.power <= power <= high.power and low.power < high.power:
+            # Half a text keeps a power of 0 or 1 finite.
+            at = [
+                normal.inv_cdf(min(max(each.power, 0.5 / each.n_tables), 1 - 0.5 / each.n_tables))
+                for each in (low, high)
+            ]
+            part = (normal.inv_cdf(power) - at[0]) / (at[1] - at[0])
+            roots = [np.sqrt(each.documents) for each in (low, high)]
+            return float((roots[0] + part * (roots[1] - roots[0])) ** 2)
+    return None
 
 
 def _isolate(scaling: LatentScaling) -> ComparisonSelection:
@@ -252,7 +341,14 @@ def _holds(change: CategoryChange, points: float) -> bool:
     return low is not None and high is not None and low <= points <= high
 
 
-def _print(signs: Sequence[Signs], null: Tables, power: dict[str, float]) -> None:
+def _holds_percent(change: CategoryChange, ratio: float) -> bool:
+    percent = 100 * math.expm1(ratio)
+    return (change.ci_low is None or change.ci_low <= percent) and (
+        change.ci_high is None or percent <= change.ci_high
+    )
+
+
+def _print(signs: Sequence[Signs], null: NullTables, changed: Sequence[ChangedTables]) -> None:
     print(
         "| seed | certain | right sign | untouched called | turned called |\n|---|---|---|---|---|"
     )
@@ -266,9 +362,20 @@ def _print(signs: Sequence[Signs], null: Tables, power: dict[str, float]) -> Non
     print(f"| randomisation | {null.family:.3f} | {null.single:.3f} |")
     print(f"| Fisher | {null.fisher_any:.3f} | {null.fisher_single:.3f} |")
     print(f"\n{null.n_tables} tables; intervals of the difference hold 0 in {null.covered:.3f}\n")
-    print("| documents | the turned-up category is called |\n|---|---|")
-    for documents, share in power.items():
-        print(f"| {documents} | {share:.2f} |")
+    headings = (
+        "documents", "texts", "called", "difference", "spread", "interval holds it",
+        "of the percentage", "of the other categories", "advised (quartiles)",
+    )  # fmt: skip
+    print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
+    for row in changed:
+        advised = " / ".join(f"{each:.0f}" for each in row.needed)
+        print(
+            f"| {row.documents} | {row.n_tables} | {row.power:.2f} | {row.difference:+.1f} | "
+            f"{row.spread:.1f} | {row.covered:.3f} | {row.covered_percent:.3f} | "
+            f"{row.others_covered:.3f} | {advised} |"
+        )
+    at = documents_at(changed, POWER)
+    print(f"\n80% of the texts at {'no size measured' if at is None else f'{at:.0f} documents'}")
 
 
 if __name__ == "__main__":

@@ -170,5 +170,11 @@ class CategoryChange(CategoryCounts):
     mean_shift_high: float | None = None
     mean_shift_q: float | None = None
     n_shifted: int | None = None
+    n_documents: int | None = None
+    """Documents whose models the draws swapped; None without draws."""
+    detectable_points: float | None = None
+    """Smallest difference of shares, in percentage points, that is called in so many documents."""
+    documents_needed: int | None = None
+    """Documents that would show a change like this one with 80% power; None = none advised."""
     least_attainable_p: float = field(default=math.nan, compare=False)
     """NaN in a row that was read back: reports do not store it."""

@@ -40,6 +40,8 @@ class DrawnCounts:
     """(R,) latents of the side in the denominator."""
     reference_total: FloatArray
     """(R,)"""
+    n_members: FloatArray
+    """(C,) latents of each category in the whole dictionary, as far as they are labelled."""
 
     @property
     def n_draws(self) -> int:
@@ -75,6 +77,7 @@ def count_draws(
         reference=sums[1][:, :-1],
         target_total=sums[0][:, -1],
         reference_total=sums[1][:, -1],
+        n_members=members.sum(axis=0).astype(np.float64),
     )
 
 
@@ -95,8 +98,8 @@ def randomised_change_statistics(
     with the largest difference of any category of the table, each in units of its own spread
     (Westfall and Young 1993, single step): it bounds the chance of one false call in the table.
     Intervals are the observed value plus and minus the 1 - `alpha` quantile of the drawn absolute
-    values: of the difference of shares, and of the log ratio for the percentage change. InputError
-    where the draws are of other categories.
+    values, on the scale of `bounded_interval`: of the difference of shares, and of the log ratio
+    for the percentage change. InputError where the draws are of other categories.
     """
     if drawn.target.shape[1] != len(counts):
         raise InputError(
@@ -106,7 +109,12 @@ def randomised_change_statistics(
     differences, ratios = np.abs(drawn.differences), np.abs(drawn.log_ratios)
     family = _family_p(counts, differences)
     changes = [
-        _test(row, _Null(differences[:, i], ratios[:, i], alpha), alpha, family[i])
+        _test(
+            row,
+            _Null(differences[:, i], ratios[:, i], alpha, float(drawn.n_members[i])),
+            alpha,
+            family[i],
+        )
         for i, row in enumerate(counts)
     ]
     return adjusted(changes, alpha)
@@ -131,7 +139,7 @@ def drawn_points(
     for i, category in enumerate(categories):
         target = Side(int(sides.target[0, i]), int(sides.target_total[0]))
         reference = Side(int(sides.reference[0, i]), int(sides.reference_total[0]))
-        low, high = _percent_interval(target, reference, float(reach[i]))
+        low, high = _percent_interval(target, reference, float(reach[i]), float(drawn.n_members[i]))
         points.append(
             SweepPoint(
                 category=category,
@@ -157,6 +165,8 @@ class _Null:
     differences: FloatArray
     log_ratios: FloatArray
     alpha: float
+    n_members: float
+    """Latents of the category in the dictionary."""
 
     def p_of(self, difference: float) -> float:
         """Share of draws at least as large, the observed table among them."""
@@ -200,14 +210,19 @@ def _test(row: CategoryCounts, null: _Null, alpha: float, family_p: float) -> Ca
     if change.difference_points is None:
         return change
     rise, fall = _detectable(target, reference, null.reach)
-    low, high = _percent_interval(target, reference, null.log_reach)
+    low, high = _percent_interval(target, reference, null.log_reach, null.n_members)
+    points_low, points_high = bounded_interval(
+        target.share - reference.share,
+        null.reach,
+        largest_difference(row, null.n_members),
+    )
     return replace(
         change,
         family_p=1.0 if row.is_empty else family_p,
         ci_low=low,
         ci_high=high,
-        difference_points_low=max(-100.0, change.difference_points - 100 * null.reach),
-        difference_points_high=min(100.0, change.difference_points + 100 * null.reach),
+        difference_points_low=100 * points_low,
+        difference_points_high=100 * points_high,
         detectable_rise=rise,
         detectable_fall=fall,
     )
@@ -227,15 +242,43 @@ def log_ratio(target: Side, reference: Side) -> float:
     )
 
 
+def largest_difference(row: CategoryCounts, n_members: float) -> float:
+    """Largest difference of shares that the latents of a category in the dictionary allow."""
+    total = min(row.target_total, row.reference_total)
+    return min(1.0, n_members / total) if total else 0.0
+
+
+def bounded_interval(value: float, reach: float, largest: float) -> tuple[float, float]:
+    """Interval of a value that lies within plus and minus `largest`, from its reach at 0.
+
+    A difference varies less the closer it comes to the largest one that the category's latents
+    allow: most of them are on that side already. asin(value / largest) varies about as much
+    everywhere, so the interval is plus and minus asin(reach / largest) there. It holds 0 where the
+    value is within the reach, as one of constant width does, and stays within `largest`.
+    """
+    if largest <= 0:
+        return value - reach, value + reach
+    middle, half = (math.asin(min(1.0, max(-1.0, each / largest))) for each in (value, reach))
+    low, high = max(-math.pi / 2, middle - half), min(math.pi / 2, middle + half)
+    return largest * math.sin(low), largest * math.sin(high)
+
+
 def _percent_interval(
-    target: Side, reference: Side, reach: float
+    target: Side, reference: Side, reach: float, n_members: float
 ) -> tuple[float | None, float | None]:
     """Interval of the percentage change; no upper end where the reference has no latent."""
     if not target.count + reference.count:
         return None, None
-    middle = log_ratio(target, reference)
-    low = -100.0 if not target.count else 100 * math.expm1(middle - reach)
-    return low, None if not reference.count else 100 * math.expm1(middle + reach)
+    largest = max(
+        abs(log_ratio(*sides))
+        for sides in (
+            (Side(min(n_members, target.total), target.total), Side(0, reference.total)),
+            (Side(0, target.total), Side(min(n_members, reference.total), reference.total)),
+        )
+    )
+    low_ratio, high_ratio = bounded_interval(log_ratio(target, reference), reach, largest)
+    low = -100.0 if not target.count else 100 * math.expm1(low_ratio)
+    return low, None if not reference.count else 100 * math.expm1(high_ratio)
 
 
 def _detectable(target: Side, reference: Side, reach: float) -> tuple[float | None, float | None]:

@@ -15,6 +15,7 @@ from labeler.report.answer import Conclusion, answer_of, check_sentences, comput
 from labeler.report.basis import side_sentence
 from labeler.report.compare import summary
 from labeler.report.comparisons import LatentSetView
+from labeler.report.documents import documents_text, points_text
 from labeler.report.figures import (
     Layout,
     delta_norm_histogram,
@@ -422,7 +423,9 @@ def _environment() -> Environment:
         check_sentences=check_sentences,
         compare_summary=summary,
         computed_sentence=computed_sentence,
+        documents_text=documents_text,
         per_side=PER_SIDE,
+        points_text=points_text,
         shift_bar=shift_bar,
         side_sentence=side_sentence,
         n_panels=lambda swept: len(chosen_panels(swept)),

@@ -40,7 +40,10 @@ LEFT JOIN category AS p ON p.id = k.parent_id
 WHERE l.crosscoder_id = :crosscoder
 """
 )
-
+_N_DOCUMENTS = text(
+    "SELECT c.n_documents FROM crosscoder AS x JOIN corpus AS c ON c.id = x.corpus_id"
+    " WHERE x.id = :crosscoder"
+)
 
 PER_SIDE = "latents per side"
 """What is swept where the sides were drawn deeper than they are."""
@@ -94,6 +97,8 @@ class RandomisedSides:
     """Rows latent_index, outcome, category, parent, rank."""
     prefixes: SidePrefixes | None = None
     """None where the sides were not drawn deeper than they are."""
+    n_documents: int | None = None
+    """Documents of the text; None where the database does not know it."""
 
     def counts(
         self, table: Sequence[CategoryCounts], counting: str, denominator: str
@@ -194,7 +199,14 @@ def read_randomised_sides(
             "crosscoder": sets[0].crosscoder_id,
         },
     )
-    return RandomisedSides(drawn[0], drawn[1], row.shifts, tuple(labels.all()), prefixes)
+    return RandomisedSides(
+        drawn[0],
+        drawn[1],
+        row.shifts,
+        tuple(labels.all()),
+        prefixes,
+        session.execute(_N_DOCUMENTS, {"crosscoder": sets[0].crosscoder_id}).scalar_one_or_none(),
+    )
 
 
 def has_draws(session: Session, comparison: Comparison) -> bool:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from labeler.report.compare import SideBySide
     from labeler.report.html import ComparisonFigures, Page, PageComparison, Section
     from labeler.report.model import (
+        CategoryRow,
         ChangeTable,
         JudgeVersusHuman,
         ReportData,
@@ -171,6 +172,30 @@ class ChangeTableSection(TableSection):
 
     chapter = CHANGE
     order = 20
+
+
+@dataclass(frozen=True)
+class DocumentsModel:
+    """What the text shows and would have to be."""
+
+    sentence: str
+    rows: tuple[CategoryRow, ...]
+
+
+@REPORT_SECTIONS.register("documents")
+class DocumentsSection(ReportSection):
+    """How much text each change would need."""
+
+    chapter = CHANGE
+    order = 22
+
+    def model(self, comparison: PageComparison) -> DocumentsModel | None:
+        """The advice where the sides were drawn."""
+        from labeler.report.documents import advised_rows, document_sentence
+
+        table = comparison.data.table
+        sentence = document_sentence(table)
+        return None if sentence is None else DocumentsModel(sentence, advised_rows(table))
 
 
 @REPORT_SECTIONS.register("mean-shift")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from labeler.report.randomisation import RandomisedSides
     from taxonomy.change import WeightedLatents
     from taxonomy.counts import ExactTest
+    from taxonomy.randomisation import DrawnCounts
 
 
 WEIGHTING = "none"
@@ -111,7 +112,7 @@ def category_changes(
         return change_statistics(counts, alpha, test, detectable=detectable)
     from taxonomy.randomisation import randomised_change_statistics
 
-    changes = randomised_change_statistics(counts, drawn, alpha)
+    changes = _advised(randomised_change_statistics(counts, drawn, alpha), sides, drawn, alpha)
     return [
         replace(
             change,
@@ -125,6 +126,18 @@ def category_changes(
             changes, sides.mean_shifts(counts, counting, denominator), strict=True
         )
     ]
+
+
+def _advised(
+    changes: Sequence[CategoryChange], sides: RandomisedSides, drawn: DrawnCounts, alpha: float
+) -> Sequence[CategoryChange]:
+    """The rows with what so many documents show, and how many a change would need."""
+    from taxonomy.power import text_advice
+
+    if sides.n_documents is None:
+        return changes
+    advice = text_advice(changes, drawn, sides.n_documents, alpha)
+    return [replace(change, **vars(each)) for change, each in zip(changes, advice, strict=True)]
 
 
 def rows_of(

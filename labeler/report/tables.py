@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from labeler.report.answer import answer_of, check_sentences, computed_sentence, planted_sentence
 from labeler.report.basis import side_sentence
+from labeler.report.documents import document_sentence
 from labeler.report.model import CategoryRow, ChangeTable, ReportData
 from labeler.report.statistics import ROW_COLUMNS
 from labeler.report.stored import flat, read_stored_tables
@@ -108,6 +109,9 @@ def _basis(table: ChangeTable) -> Iterator[str]:
     if said:
         yield said
     yield from table.basis.sentences
+    documents = document_sentence(table)
+    if documents:
+        yield documents
 
 
 def _tested(has_family_p: bool) -> tuple[str, ...]:

@@ -24,7 +24,13 @@ def drawn(differences: list[int], total: int = PER_SIDE, mean: int = 5) -> Drawn
     n = len(differences)
     values = np.array(differences, dtype=float)[:, None]
     totals = np.full(n, float(total))
-    return DrawnCounts(mean + np.maximum(values, 0), mean + np.maximum(-values, 0), totals, totals)
+    return DrawnCounts(
+        mean + np.maximum(values, 0),
+        mean + np.maximum(-values, 0),
+        totals,
+        totals,
+        np.array([float(N_LATENTS)]),
+    )
 
 
 def correlated_trial(

@@ -213,6 +213,9 @@ class CategoryChangeStatistic(Base):
     mean_shift_high: Mapped[float | None]
     mean_shift_q: Mapped[float | None]
     n_shifted: Mapped[int | None]
+    n_documents: Mapped[int | None]
+    detectable_points: Mapped[float | None]
+    documents_needed: Mapped[int | None]
 
 
 class AuditDraw(Base):

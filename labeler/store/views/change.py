@@ -106,6 +106,9 @@ _STATISTIC_COLUMNS = {
     "mean_shift_high": "upper end of its 95 % interval",
     "mean_shift_q": "Benjamini-Hochberg q that it is 0, over the categories of the same level",
     "n_shifted": "latents behind it",
+    "n_documents": "documents whose models the draws swapped; NULL without draws",
+    "detectable_points": "smallest difference_points that so many documents show; NULL = none",
+    "documents_needed": "documents that show such a change with 80 % power; NULL = none advised",
 }
 
 _REPORTED_COLUMNS = {
