@@ -75,11 +75,14 @@ SIGNS = replace(
     group_size=6,
     n_documents=800,
 )
-FULL_TABLES = {611: 300, 1200: 150, 2000: 120, 6000: 60}
-QUICK_TABLES = {611: 20, 2000: 20, 6000: 8}
-"""Texts by their documents, in which the category is turned up."""
 TURNED_UP = 1.04
 """Length in the tuned model of the latents of the category whose power is measured."""
+FULL = {
+    TURNED_UP: {611: 0.75, 1200: 0.4, 2000: 0.3, 6000: 0.1},
+    1.02: {611: 0.5, 2000: 0.25, 6000: 0.1},
+}
+QUICK = {TURNED_UP: {611: 0.5, 2000: 0.5, 6000: 0.2}}
+"""By length and documents, the number of texts as a part of that under the null."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ class NullTables:
 class ChangedTables:
     """What was found over texts of one size in which one category is turned up."""
 
+    turned_up: float
     documents: int
     n_tables: int
     power: float
@@ -138,8 +142,8 @@ class ChangedTables:
     """Intervals of its percentage change that hold the one of the mean log ratio."""
     others_covered: float
     """The first, of the categories that were not turned up."""
-    needed: tuple[float, float, float]
-    """Quartiles of the documents advised, infinite where no amount is."""
+    needed: tuple[float | None, ...]
+    """Quartiles of the documents advised; None where no amount is, which counts as the most."""
 
 
 def main() -> None:
@@ -151,19 +155,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         signs = [_signs(seed, Path(folder) / f"signs{seed}") for seed in seeds]
         lab = Lab(*_trained(NULL, Path(folder) / "null"), arguments.draws)
+    _print_signs(signs)
     null = _null_tables(lab, arguments.tables)
-    changed = [
-        _changed_tables(lab, documents, n_tables)
-        for documents, n_tables in (QUICK_TABLES if arguments.quick else FULL_TABLES).items()
-    ]
-    _print(signs, null, changed)
+    _print_null(null)
+    changed = []
+    for turned_up, parts in (QUICK if arguments.quick else FULL).items():
+        for documents, part in parts.items():
+            n_tables = max(8, round(part * arguments.tables))
+            changed.append(_changed_tables(lab, documents, turned_up, n_tables))
+            _print_changed(changed[-1])
+    _print_size(documents_at(_at(TURNED_UP, changed), POWER))
     print(
         json.dumps(
             {
                 "signs": [asdict(each) for each in signs],
                 "null": asdict(null),
                 "changed": [asdict(each) for each in changed],
-                "documents_at_80": documents_at(changed, POWER),
+                "documents_at_80": documents_at(_at(TURNED_UP, changed), POWER),
                 "seconds": round(time.perf_counter() - started, 1),
                 "cpu_seconds": round(time.process_time(), 1),
                 "quick": arguments.quick,
@@ -276,9 +284,9 @@ def _null_tables(lab: Lab, n_tables: int) -> NullTables:
     )
 
 
-def _changed_tables(lab: Lab, n_documents: int, n_tables: int) -> ChangedTables:
+def _changed_tables(lab: Lab, n_documents: int, turned_up: float, n_tables: int) -> ChangedTables:
     tables = [
-        lab.table(n_documents, 100_000 * n_documents + number, {0: TURNED_UP})
+        lab.table(n_documents, 100_000 * n_documents + number, {0: turned_up})
         for number in range(n_tables)
     ]
     differences = np.array([[row.difference_points for row in table.changes] for table in tables])
@@ -290,6 +298,7 @@ def _changed_tables(lab: Lab, n_documents: int, n_tables: int) -> ChangedTables:
     ratio = float(np.mean([log_ratio(row.target, row.reference) for row in turned]))
     needed = [table.advice[0].documents_needed for table in tables]
     return ChangedTables(
+        turned_up=turned_up,
         documents=n_documents,
         n_tables=n_tables,
         power=float(np.mean([row.verdict == "up" for row in turned])),
@@ -302,9 +311,13 @@ def _changed_tables(lab: Lab, n_documents: int, n_tables: int) -> ChangedTables:
     )
 
 
-def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], method="inverted_cdf").tolist()
-    return low, middle, high
+def _quartiles(values: Sequence[float]) -> tuple[float | None, ...]:
+    found = np.quantile(values, [0.25, 0.5, 0.75], method="inverted_cdf").tolist()
+    return tuple(None if math.isinf(each) else each for each in found)
+
+
+def _at(turned_up: float, changed: Sequence[ChangedTables]) -> list[ChangedTables]:
+    return [each for each in changed if each.turned_up == turned_up]
 
 
 def documents_at(changed: Sequence[ChangedTables], power: float) -> float | None:
@@ -348,34 +361,56 @@ def _holds_percent(change: CategoryChange, ratio: float) -> bool:
     )
 
 
-def _print(signs: Sequence[Signs], null: NullTables, changed: Sequence[ChangedTables]) -> None:
-    print(
-        "| seed | certain | right sign | untouched called | turned called |\n|---|---|---|---|---|"
-    )
+def _print_signs(signs: Sequence[Signs]) -> None:
+    _print_line("seed", "certain", "right sign", "untouched called", "turned called")
+    _print_line(*["---"] * 5)
     for seed, each in enumerate(signs):
-        print(
-            f"| {seed} | {each.n_certain} | {each.right_sign:.3f} | "
-            f"{each.untouched_called:.3f} of {each.n_untouched} | "
-            f"{each.turned_called:.3f} of {each.n_turned} |"
+        _print_line(
+            seed,
+            each.n_certain,
+            f"{each.right_sign:.3f}",
+            f"{each.untouched_called:.3f} of {each.n_untouched}",
+            f"{each.turned_called:.3f} of {each.n_turned}",
         )
-    print("\n| under the null | any category of a table | a test |\n|---|---|---|")
-    print(f"| randomisation | {null.family:.3f} | {null.single:.3f} |")
-    print(f"| Fisher | {null.fisher_any:.3f} | {null.fisher_single:.3f} |")
+
+
+def _print_null(null: NullTables) -> None:
+    print()
+    _print_line("under the null", "any category of a table", "a test")
+    _print_line(*["---"] * 3)
+    _print_line("randomisation", f"{null.family:.3f}", f"{null.single:.3f}")
+    _print_line("Fisher", f"{null.fisher_any:.3f}", f"{null.fisher_single:.3f}")
     print(f"\n{null.n_tables} tables; intervals of the difference hold 0 in {null.covered:.3f}\n")
     headings = (
-        "documents", "texts", "called", "difference", "spread", "interval holds it",
+        "turned up", "documents", "texts", "called", "difference", "spread", "interval holds it",
         "of the percentage", "of the other categories", "advised (quartiles)",
     )  # fmt: skip
-    print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
-    for row in changed:
-        advised = " / ".join(f"{each:.0f}" for each in row.needed)
-        print(
-            f"| {row.documents} | {row.n_tables} | {row.power:.2f} | {row.difference:+.1f} | "
-            f"{row.spread:.1f} | {row.covered:.3f} | {row.covered_percent:.3f} | "
-            f"{row.others_covered:.3f} | {advised} |"
-        )
-    at = documents_at(changed, POWER)
-    print(f"\n80% of the texts at {'no size measured' if at is None else f'{at:.0f} documents'}")
+    _print_line(*headings)
+    _print_line(*["---"] * len(headings))
+
+
+def _print_changed(row: ChangedTables) -> None:
+    _print_line(
+        f"{row.turned_up - 1:+.0%}",
+        row.documents,
+        row.n_tables,
+        f"{row.power:.2f}",
+        f"{row.difference:+.1f}",
+        f"{row.spread:.1f}",
+        f"{row.covered:.3f}",
+        f"{row.covered_percent:.3f}",
+        f"{row.others_covered:.3f}",
+        " / ".join("none" if each is None else f"{each:.0f}" for each in row.needed),
+    )
+
+
+def _print_size(documents: float | None) -> None:
+    size = "no size measured" if documents is None else f"{documents:.0f} documents"
+    print(f"\n{TURNED_UP - 1:+.0%} is called in {POWER:.0%} of the texts at {size}")
+
+
+def _print_line(*cells: object) -> None:
+    print(f"| {' | '.join(str(cell) for cell in cells)} |", flush=True)
 
 
 if __name__ == "__main__":

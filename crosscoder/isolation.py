@@ -105,7 +105,8 @@ def isolate_comparison(
     kept, n_both = take_sides(orders, rule.limit, exclude, len(target.delta_norm))
     if not shared_dictionary:
         n_both = 0
-    note = _overlap_words(n_both, overlap, refill)
+    is_full = rule.limit is not None and all(len(indices) == rule.limit for indices in kept)
+    note = _overlap_words(n_both, overlap, refill, is_full)
     selections = [
         _kept(side, pair, rule, indices)
         for side, pair, indices in zip(sides, (target, reference), kept, strict=True)
@@ -152,12 +153,14 @@ def _depth(orders: tuple[IndexArray, IndexArray], limit: int, n_latents: int) ->
     return int(depths[np.argmax(np.minimum(left, limit))])
 
 
-def _overlap_words(n_both: int, overlap: Overlap, refill: bool) -> str:
+def _overlap_words(n_both: int, overlap: Overlap, refill: bool, is_full: bool) -> str:
     if n_both == 0:
         return "no overlap"
     if overlap == "keep":
         return f"{n_both} chosen on both sides and kept in both"
     replaced = ", the next in rank taken instead" if refill else ""
+    if refill and not is_full:
+        replaced += " as far as there were any"
     return f"{n_both} chosen on both sides and dropped from both{replaced}"
 
 

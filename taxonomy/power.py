@@ -113,3 +113,37 @@ def _advice(
 
 def _probit(part: float) -> float:
     return _NORMAL.inv_cdf((1 + part) / 2)
+
+
+@dataclass(frozen=True)
+class MeasuredPower:
+    """How often a planted change was called, by documents."""
+
+    change: str
+    called: tuple[tuple[int, float], ...]
+    """Documents, ascending, and the share of texts of that size in which it was called."""
+    source: str
+
+    def at(self, n_documents: int) -> float:
+        """The share at another size: between two sizes, and below the first, its probit is linear
+        in the root of the documents; above the last it is that of the last."""
+        sizes = [0.0, *(float(documents) for documents, _ in self.called)]
+        probits = [_NORMAL.inv_cdf(_CHANCE), *(_finite_probit(share) for _, share in self.called)]
+        at = np.interp(math.sqrt(n_documents), np.sqrt(sizes), probits)
+        return _NORMAL.cdf(float(at))
+
+
+_CHANCE = 0.01
+"""Share of texts in which nothing would be called the planted change."""
+
+
+def _finite_probit(share: float) -> float:
+    return _NORMAL.inv_cdf(min(max(share, 0.001), 0.999))
+
+
+PLANTED_CHANGE = MeasuredPower(
+    change="a category of fifteen latents that one model uses 4% more strongly",
+    called=((611, 0.30), (2000, 0.80), (6000, 1.0)),
+    source="benchmarks/shift.py, in docs/benchmarks.md",
+)
+"""The planted category change of the shift benchmark."""

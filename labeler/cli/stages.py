@@ -61,6 +61,10 @@ def run(
             help="Also run the null runs: other seeds, permuted sides, a noisy copy.",
         ),
     ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Print what would be done and its size; change nothing."),
+    ] = False,
     thorough: Annotated[bool, typer.Option("--thorough", hidden=True)] = False,
 ) -> None:
     """Run every stage, skipping what is already done with the same inputs."""
@@ -79,6 +83,13 @@ def run(
         raise UsageError(
             f"--null-runs needs the labels of the whole study; leave out --until {last}"
         )
+    if plan:
+        from labeler.cli.planning import print_plan
+
+        if null_runs:
+            raise UsageError("--plan does not say what --null-runs does; leave one of them out")
+        print_plan(file, first, last)
+        return
     run_and_print(file, first, last)
     if null_runs:
         run_nulls_and_print(file)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select, text
@@ -165,6 +165,8 @@ class Sweep:
     refusal: str | None = None
     n_left_out: int = 0
     """Latents of the denominator whose specificity is undefined."""
+    is_one_size: bool = False
+    """Whether the rule ranks latents, and yet the draws hold sides of the study's size alone."""
 
 
 def sweep_members(
@@ -220,7 +222,14 @@ def _sweep(members: Members, given: RobustnessInput, denominator: str) -> Sweep:
         categories = given.drawn.swept(nodes, denominator, given.alpha)
         if categories:
             return Sweep(PER_SIDE, tuple(one for one in categories if _is_filled(one)))
-    return sweep_members(members, given.sets, given.nodes, denominator, given.alpha)
+    sweep = sweep_members(members, given.sets, given.nodes, denominator, given.alpha)
+    return replace(sweep, is_one_size=_is_one_size(given))
+
+
+def _is_one_size(given: RobustnessInput) -> bool:
+    rule = given.sets[0].rule
+    is_ranking = rule in RULES.names() and RULES.get(rule).sides_are_apart
+    return is_ranking and given.drawn is not None and given.drawn.prefixes is None
 
 
 def _is_filled(swept: SweptCategory) -> bool:

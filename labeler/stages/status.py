@@ -70,7 +70,7 @@ def study_status(study: StudyFile) -> StudyStatus:
     require_existing(study.database_url)
     with opened(study.database_url) as engine:
         context = StageContext(study, engine, SilentProgress())
-        stages = _stages(context)
+        stages = stage_states(context)
         with read_session(engine) as session:
             found = study_comparisons(session, study.config.comparison)
             return StudyStatus(
@@ -88,13 +88,13 @@ def not_current(study: StudyFile, name: str) -> tuple[StageStatus, ...]:
         return ()
     with opened(study.database_url) as engine:
         context = StageContext(study, engine, SilentProgress(), reads_database_only=True)
-        stages = _stages(context, STAGE_NAMES[: STAGE_NAMES.index(name)])
+        stages = stage_states(context, STAGE_NAMES[: STAGE_NAMES.index(name)])
     return tuple(stage for stage in stages if stage.state != "done")
 
 
 def stale_stages(context: StageContext) -> tuple[str, ...]:
     """Stages before the report whose product is of an earlier config or earlier inputs."""
-    states = _stages(context, STAGE_NAMES[: STAGE_NAMES.index("report")])
+    states = stage_states(context, STAGE_NAMES[: STAGE_NAMES.index("report")])
     return tuple(each.stage for each in states if each.state == "stale")
 
 
@@ -112,7 +112,10 @@ def warn_of_stale_stages(study: StudyFile) -> None:
         )
 
 
-def _stages(context: StageContext, names: Sequence[str] = STAGE_NAMES) -> tuple[StageStatus, ...]:
+def stage_states(
+    context: StageContext, names: Sequence[str] = STAGE_NAMES
+) -> tuple[StageStatus, ...]:
+    """The stages in order, as far as the config and the files of this machine tell."""
     found: list[StageStatus] = []
     reason: str | None = None
     said: str | None = None

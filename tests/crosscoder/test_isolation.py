@@ -227,6 +227,17 @@ def test_shifted_by_t_prefers_the_certain_and_max_q_leaves_out_the_uncertain() -
     assert chosen(pair, kind="shifted", max_q=0.05) == [1, 2]
 
 
+def test_what_overlap_takes_is_said_to_be_replaced_only_where_there_were_others() -> None:
+    pair = make_pair([1.0] * 4, [1.0] * 4, shift=[0.4, 0.3, 0.2, 0.1], shift_q=[0.01] * 3 + [0.4])
+    other = make_pair([1.0] * 4, [1.0] * 4, shift=[0.4, -0.3, -0.2, 0.3], shift_q=[0.01] * 4)
+    left = isolate_comparison(pair, other, isolation_rule("shifted", top=1))
+    assert left.message.endswith("dropped from both, the next in rank taken instead")
+    other = replace(other, shift_q=np.array([0.01, 0.01, 0.01, 0.4]))
+    left = isolate_comparison(pair, other, isolation_rule("shifted", top=1, max_q=0.05))
+    assert len(left.reference.latent_indices) == 0
+    assert left.message.endswith("the next in rank taken instead as far as there were any")
+
+
 def test_shifted_leaves_out_the_dense_and_the_rare_and_needs_no_nu() -> None:
     pair = make_pair(
         [NAN] * 3, [NAN] * 3, shift=0.3, density=[0.3, 0.01, 0.01], n_documents=[20, 7, 8]

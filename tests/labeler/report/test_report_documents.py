@@ -48,6 +48,7 @@ def safety(table: ChangeTable, **values: object) -> ChangeTable:
     return replace(table, rows=(replace(table.rows[0], **values),))
 
 
+@pytest.mark.slow
 def test_page_markdown_json_and_view_hold_the_advice(sqlite_engine: Engine, tmp_path: Path) -> None:
     files = reported(sqlite_engine, tmp_path)
     said = document_sentence(files.tables[0])

@@ -10,7 +10,7 @@ import pytest
 from report_page import read_page
 from report_studies import report_run
 from shifted_study import build_shifted
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select, update
 
 from crosscoder.isolation_rules import SHIFTED_WORDS, SPECIFIC_WORDS, side_words
 from labeler.report.build import ReportFiles, ReportOptions, build_report
@@ -18,6 +18,8 @@ from labeler.report.comparisons import LatentSetView, ShiftCloud
 from labeler.report.figures import shift_scatter, shift_t_histogram
 from labeler.report.model import Measure
 from labeler.report.shift_bar import shift_bar, shift_word
+from labeler.store.engine import write_session
+from labeler.store.schema import SideDraw
 
 VIEW = LatentSetView("target", "a/target", "simpo", "shifted", {}, None, "simpo", "it", 5)
 
@@ -99,3 +101,20 @@ def test_the_number_per_side_is_swept_beside_what_draws_do(shifted_report: Repor
     text = " ".join(read_page(shifted_report.html.read_text(encoding="utf-8")).text.split())
     assert "With fewer and more latents" in text
     assert "With 40 to 200 latents per side" in text
+
+
+@pytest.mark.slow
+def test_where_the_draws_have_one_size_the_page_says_why_that_was_not_varied(
+    sqlite_engine: Engine, tmp_path: Path
+) -> None:
+    build_shifted(sqlite_engine)
+    with write_session(sqlite_engine) as session:
+        draws = session.execute(select(SideDraw)).scalar_one()
+        sides = {"target": draws.target[:, :60], "reference": draws.reference[:, :60]}
+        session.execute(update(SideDraw).values(has_prefixes=False, **sides))
+    folder, run_id = tmp_path / "report", report_run(sqlite_engine)
+    files = build_report(sqlite_engine, ReportOptions(), folder, run_id)
+    page = read_page(files.html.read_text(encoding="utf-8"))
+    text = " ".join(page.text.split())
+    assert "Isolated more strictly" in text
+    assert "The number of latents per side could not be varied" in text

@@ -1,0 +1,235 @@
+"""What `difflens run --plan` prints: the state and size of every stage, and how much text shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+from sqlalchemy import func, select
+
+from crosscoder.errors import InputError
+from crosscoder.progress import SilentProgress
+from labeler.cli.inspection import planned
+from labeler.errors import USAGE_ERRORS, UsageError
+from labeler.judge.base import judge_kind
+from labeler.stages.base import STAGE_NAMES, StageContext
+from labeler.stages.pipeline import stage_range
+from labeler.stages.status import StageStatus, stage_states
+from labeler.store.database_url import sqlite_file
+from labeler.store.engine import read_session
+from labeler.store.migrate import opened
+from labeler.store.runs import latest_done_run
+from labeler.store.schema import Latent, LatentSet, LatentSetMember
+from labeler.study.study_file import StudyFile
+from labeler.text import plural
+
+SAMPLED_DOCUMENTS = 400
+"""Documents that are tokenized to estimate the tokens of a corpus."""
+
+
+@dataclass(frozen=True)
+class TextSize:
+    """The study's text; None where it is not known without reading more than its files."""
+
+    n_documents: int | None = None
+    n_tokens: int | None = None
+    how: str = ""
+    """Where the tokens come from."""
+
+    @property
+    def words(self) -> str:
+        """In a line."""
+        if self.n_documents is None:
+            return "text not at hand"
+        said = plural(self.n_documents, "document")
+        if self.n_tokens is None:
+            return f"{said}, tokens not counted ({self.how})"
+        return f"{said}, {self.n_tokens:,} tokens ({self.how})"
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the database says; empty where there is none yet."""
+
+    states: tuple[StageStatus, ...]
+    seconds: dict[str, float]
+    """Seconds that the newest finished run of a stage took."""
+    n_tokens: int | None = None
+    """Tokens of the newest harvest."""
+    n_latents: int | None = None
+    n_selected: int | None = None
+    """Latents on the sides of the newest isolation."""
+
+
+def print_plan(study: StudyFile, first: str | None, last: str | None) -> None:
+    """Print what `run` would do with these options; nothing is changed, asked or computed."""
+    for line in plan_lines(study, first, last):
+        typer.echo(line)
+
+
+def plan_lines(study: StudyFile, first: str | None = None, last: str | None = None) -> list[str]:
+    """The lines of the plan; UsageError for an unknown stage or an empty range."""
+    names = stage_range(first, last)
+    known = _known(study, names)
+    text = _text_size(study, known)
+    sizes = dict(zip(STAGE_NAMES, _sizes(study, known, text), strict=True))
+    forced = names[names.index(first) :] if first else ()
+    lines = []
+    for state in known.states:
+        name = state.stage
+        word = _WORDS["stale" if name in forced and state.state == "done" else state.state]
+        took = f"; took {known.seconds[name]:,.0f} s before" if name in known.seconds else ""
+        lines.append(f"{name:<11} {word:<6} {sizes[name]}{took}")
+        if state.note:
+            lines.append(f"            {state.note}")
+    if "label" in names:
+        lines += [f"  {line}" for line in _judge_lines(study, known)]
+    return [*lines, *_power_lines(text)]
+
+
+_WORDS = {"done": "done", "stale": "again", "open": "to do"}
+
+
+def _known(study: StudyFile, names: Sequence[str]) -> _Known:
+    path = sqlite_file(study.database_url)
+    if path is not None and not path.is_file():
+        return _Known(tuple(StageStatus(name, "open", "") for name in names), {})
+    with opened(study.database_url) as engine:
+        states = stage_states(StageContext(study, engine, SilentProgress()), names)
+        with read_session(engine) as session:
+            runs = {name: latest_done_run(session, name) for name in STAGE_NAMES}
+            isolated, harvested = runs["isolate"], runs["harvest"]
+            return _Known(
+                states,
+                {
+                    name: (run.finished_at - run.started_at).total_seconds()
+                    for name, run in runs.items()
+                    if run is not None and run.finished_at is not None
+                },
+                None if harvested is None else (harvested.result or {}).get("n_tokens"),
+                session.scalar(select(func.count()).select_from(Latent)) or None,
+                None
+                if isolated is None
+                else session.scalar(
+                    select(func.count(func.distinct(LatentSetMember.latent_id)))
+                    .join(LatentSet, LatentSet.id == LatentSetMember.latent_set_id)
+                    .where(LatentSet.run_id == isolated.id)
+                ),
+            )
+
+
+def _text_size(study: StudyFile, known: _Known) -> TextSize:
+    from crosscoder.corpus import read_corpus
+
+    section = study.config.corpus
+    if section is None or not study.resolve(section.path).is_file():
+        return TextSize()
+    try:
+        documents = read_corpus(study.resolve(section.path))
+    except InputError as error:
+        raise UsageError(str(error)) from None
+    is_done = any(each.stage == "harvest" and each.state == "done" for each in known.states)
+    if is_done and known.n_tokens is not None:
+        return TextSize(len(documents), known.n_tokens, "as harvested")
+    tokenizer = _tokenizer(study)
+    if tokenizer is None:
+        return TextSize(len(documents), None, "no model has a tokenizer.json on this machine")
+    from tokenizers import Tokenizer
+
+    step = max(1, len(documents) // SAMPLED_DOCUMENTS)
+    sample = documents[::step]
+    texts = [
+        each.text or "\n".join(message.content for message in each.messages or ())
+        for each in sample
+    ]
+    encoded = Tokenizer.from_file(str(tokenizer)).encode_batch(texts)
+    n_tokens = sum(min(len(one.ids), section.max_length) for one in encoded)
+    return TextSize(
+        len(documents),
+        round(n_tokens * len(documents) / len(sample)),
+        f"estimated from {len(sample)} of them, without the chat template",
+    )
+
+
+def _tokenizer(study: StudyFile) -> Path | None:
+    """tokenizer.json of the first model that has one in a local folder, if it can be read."""
+    try:
+        import tokenizers  # noqa: F401
+    except ImportError:
+        return None
+    paths = [study.resolve(model.path) / "tokenizer.json" for model in study.config.models]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _sizes(study: StudyFile, known: _Known, text: TextSize) -> Iterator[str]:
+    """What each stage of STAGE_NAMES works on."""
+    config = study.config
+    yield f"{text.words}, {plural(len(config.models), 'model')}"
+    n_latents = known.n_latents or config.train.n_latents
+    if config.crosscoder.path is not None:
+        yield f"loads {config.crosscoder.path}"
+        of_all = f"{known.n_latents:,} latents" if known.n_latents else "the latents of that"
+    else:
+        yield f"{n_latents:,} latents, {config.train.epochs:g} passes over the text"
+        of_all = f"{n_latents:,} latents"
+    compared = plural(len(config.comparison), "comparison")
+    yield f"{of_all}, {compared}, {config.isolate.draws:,} draws"
+    selected = _selected(study, known)
+    collected = selected if config.collect.latents == "selected" else of_all
+    if config.collect.latents == "eligible":
+        collected = f"at most {of_all}"
+    yield f"{collected} ({config.collect.latents})"
+    judges = (config.judge, *config.judges)
+    yield f"{collected if not _is_metered(study) else selected}, {plural(len(judges), 'judge')}"
+    yield "every explanation"
+    yield compared
+
+
+def _selected(study: StudyFile, known: _Known) -> str:
+    if known.n_selected:
+        return f"{known.n_selected:,} latents on the sides"
+    limit = study.config.isolate.isolation_rule().limit
+    if limit is None:
+        return "the latents that pass the rule"
+    return f"at most {2 * limit * len(study.config.comparison):,} latents on the sides"
+
+
+def _is_metered(study: StudyFile) -> bool:
+    return judge_kind(study.config.judge.kind).is_metered
+
+
+def _judge_lines(study: StudyFile, known: _Known) -> list[str]:
+    """As `difflens label --plan`, once there is evidence to ask about."""
+    collected = next((each for each in known.states if each.stage == "collect"), None)
+    if collected is not None and collected.state != "open":
+        try:
+            return planned(study)
+        except USAGE_ERRORS as error:
+            return [str(error)]
+    if not _is_metered(study):
+        return ["the judge computes on this machine, no call is paid"]
+    return [
+        "one call a latent to explain it and one to categorize it; `difflens label "
+        f"{study.path.name} --plan` counts tokens and cost once `collect` is done"
+    ]
+
+
+def _power_lines(text: TextSize) -> list[str]:
+    from taxonomy.power import PLANTED_CHANGE
+
+    table = ", ".join(
+        f"in {share:.0%} of texts of {documents:,} documents"
+        for documents, share in PLANTED_CHANGE.called
+    )
+    lines = [
+        f"power       measured ({PLANTED_CHANGE.source}): {PLANTED_CHANGE.change} is found {table}"
+    ]
+    if text.n_documents is not None:
+        share = PLANTED_CHANGE.at(text.n_documents)
+        lines.append(
+            f"            with {plural(text.n_documents, 'document')} such a change is found in "
+            f"about {share:.0%}; after `report`, the report says what this study's own changes need"
+        )
+    return lines
