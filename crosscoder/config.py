@@ -114,6 +114,9 @@ class TextSettings(Settings):
     """Largest share, for each role, of the messages' characters (white space aside) that may be
     missing in what the chat template renders; `harvest` refuses to go on above it. Documents that
     the template refuses count as missing, and are left out below it."""
+    answer_tokens: int | None = Field(None, ge=0)
+    """Tokens after which each assistant message is cut; `0` leaves the prompts alone. Without it
+    they are read whole."""
 
 
 class GenerationSettings(Settings):

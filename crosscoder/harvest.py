@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from crosscoder.answers import cut_answers
 from crosscoder.config import HarvestSettings, TextSettings
 from crosscoder.corpus import (
     CONTENT_ROLES,
@@ -145,9 +146,8 @@ class HarvestConfig(HarvestSettings, TextSettings):
 
     def deciding(self) -> dict[str, object]:
         """The settings that decide what is stored; the others change only the speed."""
-        without = {"batch_tokens", "device", "max_lost"} | (
-            {"date"} if self.date is None else set()
-        )
+        unset = {name for name in ("date", "answer_tokens") if getattr(self, name) is None}
+        without = {"batch_tokens", "device", "max_lost"} | unset
         return self.model_dump(mode="json", exclude=without)
 
 
@@ -266,9 +266,10 @@ def read_text(
     """
     day = config.date or begun or dt.date.today()
     template_model = inputs.template_model
-    corpus = tokenize_corpus(
-        documents, template_model.tokenizer, config.max_length, day, template_model.name
-    )
+    tokenizer = template_model.tokenizer
+    if config.answer_tokens is not None:
+        documents = cut_answers(documents, tokenizer, config.answer_tokens)
+    corpus = tokenize_corpus(documents, tokenizer, config.max_length, day, template_model.name)
     corpus.counts.require(config.max_lost)
     if not any(len(document.token_ids) for document in corpus.documents):
         raise InputError(no_content(config))

@@ -23,6 +23,7 @@ from labeler.report.provenance import (
     read_judge,
     read_revision,
     read_runs,
+    read_text,
 )
 from labeler.report.randomisation import read_randomised_sides
 from labeler.report.robustness import RobustnessInput, check_robustness
@@ -227,6 +228,7 @@ def _read(
         computed_at=key.computed_at,
         checks=checks_of(checks, rows, robustness.others),
     )
+    runs = read_runs(session, facts, key.report_run_id)
     data = ReportData(
         table=table,
         sets=sets,
@@ -234,12 +236,13 @@ def _read(
         judge=read_judge(session, facts),
         crosscoders=read_crosscoders(session, facts),
         fingerprints=read_fingerprints(session, facts),
-        runs=read_runs(session, facts, key.report_run_id),
+        runs=runs,
         category_names={node.category: node.name for node in nodes},
         embedder=read_embedder(session, facts),
         robustness=robustness,
         agreement=tuple(read_agreement(session, facts.comparison)),
         revision=read_revision(session, facts),
+        text_read=read_text(session, runs),
     )
     return _Read(facts, key, data, checks)
 

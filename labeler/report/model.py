@@ -378,6 +378,8 @@ class ReportData:
     agreement: tuple[AgreementRow, ...] = ()
     """Of the judges with each other, and of each with itself."""
     revision: LabelRevision | None = None
+    text_read: str = ""
+    """What the models read and whose answers those were; empty where no harvest recorded it."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from labeler.store.schema import (
     Run,
     SubjectModel,
 )
+from labeler.study.text_read import reading_sentence
 
 _STAGES = ("harvest", "train", "isolate", "collect", "label", "score", "categorize")
 
@@ -160,6 +161,12 @@ def read_runs(
         ids = {run.parent_run_id for run in runs.values() if run.parent_run_id is not None}
         ids -= runs.keys()
     return tuple(_run(runs[run_id]) for run_id in sorted(runs))
+
+
+def read_text(session: Session, runs: Sequence[RunView]) -> str:
+    """What the models read and whose answers those were, by the newest harvest among the runs."""
+    harvests = [run.run_id for run in runs if run.kind == "harvest"]
+    return reading_sentence(session.get_one(Run, max(harvests)).result) if harvests else ""
 
 
 def _referenced(session: Session, facts: ActiveComparison) -> Iterable[int]:

@@ -185,7 +185,7 @@ def _is_cached(name: str, file: str, revision: str | None) -> bool:
 
 
 def _corpus_settings(corpus: CorpusSection) -> dict[str, Any]:
-    return corpus.model_dump(exclude={"max_lost"})
+    return corpus.model_dump(exclude={"max_lost", "answer_batch_size"})
 
 
 def _settings(config: StudyConfig, name: str) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from labeler.store.latents import get_or_create_corpus, get_or_create_subject_mo
 from labeler.store.runs import first_run_day
 from labeler.study.config import CorpusSection, HarvestSection, ModelSection
 from labeler.study.study_file import StudyFile, subject_cache
-from labeler.text import one_line, plural
+from labeler.study.text_read import text_lines
 
 if TYPE_CHECKING:
     from crosscoder.corpus import Document
@@ -43,21 +44,21 @@ class HarvestStage:
             "max_length": corpus.max_length,
             "harvest": harvest.model_dump(exclude=fields_not_in_key(harvest)),
             **day,
+            **{key: value for key, value in _answer_inputs(corpus).items() if value is not None},
         }
 
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
         """Let the models read; go on after the last whole shard."""
         from crosscoder.activations import ActivationStore
-        from crosscoder.corpus import read_corpus
         from crosscoder.harvest import harvest
 
         study = context.study
         if not harvest_section(study).cache:
             return self._look(context)
-        documents = read_corpus(existing_corpus(study))
+        corpus = _corpus(context)
         manifest = harvest(
             subject_specs(study),
-            documents,
+            corpus.documents,
             harvest_config(study),
             context.folder(self.name),
             context.progress,
@@ -66,7 +67,8 @@ class HarvestStage:
             context.verified,
         )
         store = ActivationStore.open(context.folder(self.name), context.verified)
-        _register(context, manifest.source, store.d_model, documents, store.n_tokens)
+        _register(context, manifest.source, store.d_model, corpus.documents, store.n_tokens)
+        facts = {**corpus.facts, **text_facts(manifest.plan)}
         return StageOutcome(
             f"{store.n_tokens:,} tokens of {store.n_documents:,} documents read by "
             f"{store.n_models} models; {store.n_unmasked:,} take part",
@@ -74,20 +76,19 @@ class HarvestStage:
                 "n_tokens": store.n_tokens,
                 "n_unmasked": store.n_unmasked,
                 "inputs": named_inputs(study),
-                **text_facts(manifest.plan),
+                **facts,
             },
-            text_lines(text_facts(manifest.plan)),
+            text_lines(facts),
         )
 
     def _look(self, context: StageContext) -> StageOutcome:
         """Have the models read a sample, and store what it shows in place of activations."""
-        from crosscoder.corpus import read_corpus
-
-        stream = opened_stream(context)
+        corpus = _corpus(context)
+        stream = _stream(context, corpus.documents)
         source = stream.manifest.source
-        documents = read_corpus(existing_corpus(context.study))
-        _register(context, source, stream.d_model, documents, stream.n_tokens)
+        _register(context, source, stream.d_model, corpus.documents, stream.n_tokens)
         n_sampled = stream.manifest.n_sampled
+        facts = {**corpus.facts, **text_facts(stream.manifest.plan)}
         return StageOutcome(
             f"no cache: {stream.n_tokens:,} tokens of {stream.n_documents:,} documents to be read "
             f"by {stream.n_models} models in every pass; {n_sampled:,} were sampled, about "
@@ -97,9 +98,9 @@ class HarvestStage:
                 "n_unmasked": stream.n_unmasked,
                 "cache": False,
                 "inputs": named_inputs(context.study),
-                **text_facts(stream.manifest.plan),
+                **facts,
             },
-            text_lines(text_facts(stream.manifest.plan)),
+            text_lines(facts),
         )
 
     def is_whole(self, context: StageContext) -> bool:
@@ -131,8 +132,22 @@ def named_inputs(study: StudyFile) -> dict[str, Any]:
     corpus = corpus_section(study)
     named["corpus.max_length"] = corpus.max_length
     named["corpus.date"] = corpus.date and corpus.date.isoformat()
+    named |= {f"corpus.{key}": value for key, value in _answer_inputs(corpus).items()}
     decided = harvest.model_dump(exclude=fields_not_in_key(harvest))
     return named | {f"harvest.{key}": value for key, value in decided.items()}
+
+
+def _answer_inputs(corpus: CorpusSection) -> dict[str, Any]:
+    """What decides the answers that are read; None for what plays no part."""
+    generation = corpus.generation()
+    settings = {} if generation is None else generation.deciding()
+    return {
+        "answers": None if generation is None else corpus.answers,
+        "answer_tokens": corpus.answer_tokens,
+        "answer_max_tokens": settings.get("max_new_tokens"),
+        "answer_temperature": settings.get("temperature"),
+        "answer_seed": settings.get("seed"),
+    }
 
 
 def _file_hashes() -> FileHashes:
@@ -168,15 +183,64 @@ def text_facts(plan: TextPlan | None) -> dict[str, Any]:
     return {"date": plan.date.isoformat(), "text": plan.text.model_dump(mode="json")}
 
 
+@dataclass(frozen=True)
+class _Corpus:
+    """The documents that the models read."""
+
+    documents: Sequence[Document]
+    facts: dict[str, Any]
+    """What the run's row keeps of whose answers they hold."""
+
+
+def _corpus(context: StageContext) -> _Corpus:
+    """The documents of the file; with `answers = "both"` the models answer its prompts first."""
+    from crosscoder.answers import answered_corpus
+    from crosscoder.corpus import read_corpus
+    from crosscoder.harvest import harvest_inputs
+
+    study = context.study
+    section, specs, config = corpus_section(study), subject_specs(study), harvest_config(study)
+    documents = read_corpus(existing_corpus(study))
+    facts: dict[str, Any] = {"n_documents": len(documents), "answers": section.answers}
+    if section.answer_tokens is not None:
+        facts["answer_tokens"] = section.answer_tokens
+    generation = section.generation()
+    if generation is None:
+        return _Corpus(documents, facts)
+    cache, day = subject_cache(), config.date or study_day(context) or date.today()
+    # The models are looked at before they are loaded: they may not fit each other.
+    inputs = harvest_inputs(specs, documents, config, context.progress, cache)
+    answered = answered_corpus(
+        documents,
+        specs,
+        generation,
+        study.artifacts / "answers",
+        inputs.template_model,
+        day,
+        config.max_length,
+        config.device,
+        cache,
+        context.progress,
+    )
+    counts = {name: asdict(count) for name, count in answered.counts.items()}
+    facts |= {"n_prompts": answered.n_prompts, "n_unanswered": answered.n_unanswered}
+    facts |= {"n_documents": len(answered.documents), "answers_of": counts}
+    facts |= {"answer_max_tokens": generation.max_new_tokens}
+    return _Corpus(answered.documents, facts | {"answer_temperature": generation.temperature})
+
+
 def opened_stream(context: StageContext) -> ActivationStream:
     """The models reading the study's text; the sample is looked at where it is not yet."""
-    from crosscoder.corpus import read_corpus
+    return _stream(context, _corpus(context).documents)
+
+
+def _stream(context: StageContext, documents: Sequence[Document]) -> ActivationStream:
     from crosscoder.stream import open_stream
 
     study = context.study
     return open_stream(
         subject_specs(study),
-        read_corpus(existing_corpus(study)),
+        documents,
         harvest_config(study),
         context.folder("harvest"),
         context.progress,
@@ -193,7 +257,7 @@ def _register(
     n_tokens: int,
 ) -> None:
     """Models and corpus in the database."""
-    from crosscoder.corpus import corpus_sha256
+    from crosscoder.corpus import corpus_sha256, document_units
 
     study = context.study
     with write_session(context.engine) as session:
@@ -213,7 +277,7 @@ def _register(
             session,
             existing_corpus(study).name,
             corpus_sha256(documents),
-            len(documents),
+            len(set(document_units(documents))),
             path=str(existing_corpus(study)),
             n_tokens=n_tokens,
         )
@@ -267,46 +331,6 @@ def existing_corpus(study: StudyFile) -> Path:
     if not path.is_file():
         raise UsageError(f"corpus.path: no file at {path}; give a JSONL file")
     return path
-
-
-def text_lines(facts: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """A line for each role, and one for what the chat template refuses or the length cuts.
-
-    `facts` is the result of a harvest's run; one of an earlier version has nothing to say.
-    """
-    text = (facts or {}).get("text")
-    if not isinstance(text, Mapping):
-        return ()
-    lines = [_role_line(row) for row in text["roles"]]
-    lines += [f"the chat template {one_line(words)}" for words in _losses(text)]
-    if text["n_refused"]:
-        refused = plural(text["n_refused"], "document")
-        lines.append(f"{refused} left out, refused by the chat template")
-    if text["n_cut"]:
-        lines.append(f"{plural(text['n_cut'], 'document')} cut at corpus.max_length")
-    return tuple(lines)
-
-
-def _role_line(row: Mapping[str, Any]) -> str:
-    if row["role"] == "plain":
-        parts = [plural(row["n_messages"], "document") + " without roles"]
-    else:
-        found = (
-            f"{row['n_whole']:,} found whole, {row['n_in_part']:,} in part, "
-            f"{row['n_absent']:,} not at all"
-        )
-        parts = [f"{row['role']}: {plural(row['n_messages'], 'message')}, {found}"]
-    if row["n_lost"]:
-        parts.append(f"{100 * row['n_lost'] / row['n_characters']:.1f}% of the characters lost")
-    if row["n_cut"]:
-        parts.append(f"{plural(row['n_cut'], 'token')} cut off")
-    if row["n_tokens"] is not None:
-        parts.append(f"{plural(row['n_tokens'], 'token')} take part")
-    return "; ".join(parts)
-
-
-def _losses(text: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys(words for row in text["roles"] for words in row["losses"]))
 
 
 STAGE: Stage = HarvestStage()

@@ -47,6 +47,7 @@ class ReplicateStudy(StudyFile):
     """A copy of the study `original` with its own seed, database and artifacts."""
 
     def __init__(self, original: StudyFile, number: int, taxonomy: Taxonomy) -> None:
+        self._original = original
         self._home = null_runs_folder(original) / f"seed-{number}"
         self.number = number
         self._taxonomy = taxonomy
@@ -58,23 +59,17 @@ class ReplicateStudy(StudyFile):
         return self._home
 
     def prepare(self, harvest: Path, context: StageContext) -> None:
-        """Write the taxonomy; use the original's activations: a seed does not change them.
+        """Write the taxonomy; use the original's answers and activations: no seed changes them.
 
-        A study that streams has none: its replicates let the models read again.
+        A study that streams has no activations: its replicates let the models read again.
         """
         self._home.mkdir(parents=True, exist_ok=True)
         content = self._taxonomy.model_dump(mode="json", exclude_none=True)
         self._taxonomy_file.write_text(
             yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8"
         )
-        link = with_key(context, "harvest").folder("harvest")
-        if link.exists() or not harvest.exists():
-            return
-        link.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            link.symlink_to(harvest, target_is_directory=True)
-        except OSError as error:
-            raise WorkError(f"{link}: no link to the activations: {error.strerror}") from None
+        _link(with_key(context, "harvest").folder("harvest"), harvest)
+        _link(self._home / "answers", self._original.artifacts / "answers")
 
     @property
     def _taxonomy_file(self) -> Path:
@@ -93,6 +88,17 @@ class ReplicateStudy(StudyFile):
             "scores": config.scores.model_copy(update={"controls": 0, "methods": ()}),
         }
         return config.model_copy(update=changes)
+
+
+def _link(link: Path, folder: Path) -> None:
+    """Have a replicate use a folder of the original, where there is one."""
+    if link.exists() or not folder.exists():
+        return
+    link.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        link.symlink_to(folder, target_is_directory=True)
+    except OSError as error:
+        raise WorkError(f"{link}: no link to {folder}: {error.strerror}") from None
 
 
 def run_replicate(

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from crosscoder.progress import SilentProgress
 from labeler.errors import USAGE_ERRORS
 from labeler.stages.base import STAGE_NAMES, StageContext, reads_previous
-from labeler.stages.harvest import named_inputs, text_lines
+from labeler.stages.harvest import named_inputs
 from labeler.stages.pipeline import is_done, load_stage, with_key
 from labeler.store.comparisons import AbsentComparison, RetiredComparison, study_comparisons
 from labeler.store.database_url import shown_url
@@ -22,6 +22,7 @@ from labeler.store.outcomes import BY_NAME, OF_ONE_REQUEST
 from labeler.store.runs import latest_done_run
 from labeler.store.schema import Run
 from labeler.study.study_file import StudyFile
+from labeler.study.text_read import text_lines
 
 StageState = Literal["done", "stale", "open"]
 

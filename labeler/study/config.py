@@ -14,6 +14,7 @@ from crosscoder.config import (
     ActiveLatents,
     DictionarySettings,
     EvidenceSettings,
+    GenerationSettings,
     HarvestSettings,
     IsolationSettings,
     Overlap,
@@ -210,11 +211,46 @@ class ModelSection(Section):
         return self
 
 
+Answers = Literal["given", "both"]
+
+
 class CorpusSection(Section, TextSettings):
     """`[corpus]`: the text that every model reads."""
 
     path: str
     """JSONL file with `{"id", "messages": [...]}` or `{"id", "text"}` per line."""
+    answers: Answers = "given"
+    """Whose answers are read. `given`: those of the file. `both`: every model answers the messages
+    before the first assistant message, and every model reads the answers of all; later turns are
+    left out, plain text stays as it is."""
+    answer_max_tokens: int = Field(64, ge=1)
+    """With `answers = "both"`: tokens after which an answer is cut."""
+    answer_temperature: float = Field(0.0, ge=0)
+    """With `answers = "both"`: 0 takes the likeliest token each time, 1 samples as the model
+    predicts."""
+    answer_seed: int = 0
+    """With `answers = "both"` and a temperature: seed of the sampling."""
+    answer_batch_size: int = Field(32, ge=1)
+    """With `answers = "both"`: prompts answered side by side."""
+
+    @model_validator(mode="after")
+    def _answers_are_read(self) -> CorpusSection:
+        if self.answers == "both" and self.answer_tokens == 0:
+            raise ValueError('answer_tokens: 0 leaves no answers to read; set answers = "given"')
+        return self
+
+    def generation(self) -> GenerationSettings | None:
+        """How the models answer; None where they do not."""
+        if self.answers == "given":
+            return None
+        # What lies behind the cut is never read.
+        cut = self.answer_tokens or self.answer_max_tokens
+        return GenerationSettings(
+            max_new_tokens=min(cut, self.answer_max_tokens),
+            temperature=self.answer_temperature,
+            seed=self.answer_seed,
+            batch_size=self.answer_batch_size,
+        )
 
 
 class HarvestSection(Section, HarvestSettings, SplitSettings):

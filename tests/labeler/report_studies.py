@@ -232,7 +232,8 @@ def build_planted(
         simpo = get_or_create_subject_model(session, "simpo", "5a" * 32)
         base = get_or_create_subject_model(session, "it", "1f" * 32)
         corpus = get_or_create_corpus(session, "corpus", "c0" * 32, 700)
-        for kind in ("harvest", "isolate", "collect", "label"):
+        new_run(session, "harvest", {"answers": "given", "n_documents": 700, "n_tokens": 91_000})
+        for kind in ("isolate", "collect", "label"):
             new_run(session, kind)
         train_run = new_run(
             session,

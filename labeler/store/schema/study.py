@@ -77,6 +77,7 @@ class Corpus(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     path: Mapped[str | None] = mapped_column(FreeText)
     n_documents: Mapped[int]
+    """Several answers to one prompt count once."""
     n_tokens: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 

@@ -117,6 +117,8 @@ def test_provenance_names_runs_hashes_and_the_sql(planted_page: Page) -> None:
         assert sha256 in planted_page.text
     for stage in ("harvest", "train", "isolate", "collect", "label", "categorize", "report"):
         assert stage in planted_page.text
+    read = "The models read 700 documents, 91,000 tokens; assistant messages are those of the"
+    assert read in " ".join(planted_page.text.split())
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from labeler.study.study_file import StudyConfig, StudyFile
 from taxonomy.induction import InductionConfig
 
 COUNTERPARTS: dict[tuple[str, type[BaseModel]], set[str]] = {
-    ("corpus", HarvestConfig): {"max_length", "date", "max_lost"},
+    ("corpus", HarvestConfig): {"max_length", "date", "max_lost", "answer_tokens"},
     ("harvest", HarvestConfig): {
         "layer", "batch_tokens", "shard_tokens", "storage_dtype", "skip_first", "max_norm_ratio",
         "template_model",
