@@ -58,7 +58,7 @@ def text_advice(
     labels stay, and the probit is normal with the spread of the draws.
 
     No amount is advised where the difference is below its spread, since it may well be nothing, or
-    where the category has too few latents to ever be so far apart.
+    where the category has too few latents to say or to ever be so far apart.
     """
     spread = np.sqrt((drawn.differences**2).mean(axis=0))
     sizes = np.abs(drawn.differences)
@@ -103,7 +103,7 @@ def _advice(
         return TextAdvice(n_documents, None, None)
     seen = abs(row.difference_points) / 100
     needed = None
-    if seen >= spread > 0:
+    if seen >= spread > 0 and row.verdict != "too few to say":
         wanted = _probit(min(critical, reachable) / largest)
         wanted += _NORMAL.inv_cdf(POWER) * spread * math.sqrt(math.pi / 2) / largest
         root = wanted / _probit(min(seen, reachable) / largest)

@@ -42,12 +42,17 @@ def _documents(rows: Sequence[CategoryRow]) -> int:
 
 
 def _detectable(rows: Sequence[CategoryRow]) -> str:
-    known = [row.detectable_points for row in rows if row.detectable_points is not None]
+    known = [
+        row.detectable_points
+        for row in rows
+        if row.detectable_points is not None and row.verdict != "too few to say"
+    ]
     if not known:
         return "no change of any category would be distinguishable"
     low, high = round(min(known)), round(max(known))
-    size = f"{low}" if low == high else f"{low} to {high} (by category)"
-    return f"a change of {size} percentage points or more would be distinguishable"
+    size = f"{low}" if low == high else f"{low} to {high}"
+    grows = "" if low == high else ", more in larger categories"
+    return f"the smallest change that would be distinguishable is {size} percentage points{grows}"
 
 
 def _need(row: CategoryRow) -> str:

@@ -53,11 +53,11 @@ def test_page_markdown_json_and_view_hold_the_advice(sqlite_engine: Engine, tmp_
     files = reported(sqlite_engine, tmp_path)
     said = document_sentence(files.tables[0])
     assert said is not None
-    assert said.startswith("With 611 documents, a change of ")
+    assert said.startswith("With 611 documents, the smallest change that ")
     page = files.html.read_text(encoding="utf-8")
     assert said in " ".join(read_page(page).text.split())
     assert "How much text each change needs" in page
-    assert said.split(" (by")[0] in files.markdown.read_text(encoding="utf-8").replace("\\", "")
+    assert said.split(" points")[0] in files.markdown.read_text(encoding="utf-8").replace("\\", "")
     rows = {row["category"]: row for row in json.loads(files.json.read_text(encoding="utf-8"))}
     assert rows["safety"]["n_documents"] == 611
     assert rows["safety"]["detectable_points"] > 0
@@ -78,8 +78,9 @@ def test_the_sentence_names_the_change_that_needs_the_least_more(table: ChangeTa
     open_change = {"n_documents": 611, "detectable_points": 9.2, "verdict": "no evidence"}
     near = safety(table, **open_change, documents_needed=1834, difference_points=5.0)
     assert document_sentence(near) == (
-        "With 611 documents, a change of 9 percentage points or more would be distinguishable. A "
-        "change as large as the one seen in Safety (+5 points) would need about 1,900 documents."
+        "With 611 documents, the smallest change that would be distinguishable is 9 percentage "
+        "points. A change as large as the one seen in Safety (+5 points) would need about 1,900 "
+        "documents."
     )
     enough = safety(table, **open_change, documents_needed=500, difference_points=9.0)
     assert "is usually found in this many, and was not here" in str(document_sentence(enough))
@@ -94,7 +95,8 @@ def test_no_amount_is_advised_where_the_changes_are_about_nothing(table: ChangeT
         table, n_documents=611, detectable_points=9.2, documents_needed=None, verdict="up"
     )
     assert document_sentence(called) == (
-        "With 611 documents, a change of 9 percentage points or more would be distinguishable."
+        "With 611 documents, the smallest change that would be distinguishable is 9 percentage "
+        "points."
     )
     blind = safety(
         table, n_documents=611, detectable_points=None, documents_needed=None, verdict="no evidence"
