@@ -169,6 +169,11 @@ class CategoryChange(CategoryCounts):
     mean_shift_low: float | None = None
     mean_shift_high: float | None = None
     mean_shift_q: float | None = None
+    relative_shift: float | None = None
+    """Mean shift less that of all other labelled latents."""
+    relative_shift_low: float | None = None
+    relative_shift_high: float | None = None
+    relative_shift_q: float | None = None
     n_shifted: int | None = None
     n_documents: int | None = None
     """Documents whose models the draws swapped; None without draws."""

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from labeler.report.mean_shifts import shift_sentence
 from labeler.report.model import CategoryRow, ChangeTable
 from labeler.store.outcomes import BY_NAME, OF_ONE_REQUEST
 from labeler.text import interval_text, listed, one_line, plural, probability_text
@@ -35,7 +36,13 @@ def answer_of(table: ChangeTable) -> Conclusion:
         )
     significant = [row for row in tested if row.is_significant]
     sentence = _some(significant, len(tested)) if significant else _none(tested)
-    detail = [*_together(table), *_strength(tested, significant), coverage_sentence(table)]
+    shifts = shift_sentence(table)
+    detail = [
+        *_together(table),
+        *_strength(tested, significant),
+        *([] if shifts is None else [shifts]),
+        coverage_sentence(table),
+    ]
     return Conclusion(sentence, " ".join(detail))
 
 
@@ -167,7 +174,19 @@ def planted_sentence(table: ChangeTable) -> str | None:
     )
     return (
         f"Planted directions: {hits} of {len(table.planted)} point estimates have the planted "
-        f"sign: {one_line(checks)}."
+        f"sign: {one_line(checks)}.{_planted_shifts(table)}"
+    )
+
+
+def _planted_shifts(table: ChangeTable) -> str:
+    known = [check for check in table.planted if check.row.relative_shift is not None]
+    if not known:
+        return ""
+    found = [check for check in known if check.has_shift_sign]
+    called = [check for check in found if (check.row.relative_shift_q or 0.0) < ALPHA]
+    return (
+        f" So have {len(found)} of {len(known)} mean strength shifts against all other latents, "
+        f"{len(called)} of them with q < {ALPHA:g}."
     )
 
 

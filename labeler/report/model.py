@@ -82,7 +82,16 @@ class PlantedCheck:
     @property
     def has_sign(self) -> bool:
         """Whether the point estimate has the planted sign; `new` is up, 0/0 a miss."""
-        return self.row.sign == (1 if self.direction == "up" else -1)
+        return self.row.sign == self._sign
+
+    @property
+    def has_shift_sign(self) -> bool:
+        """Whether the category's latents shift that way against all other latents."""
+        return (self.row.relative_shift or 0.0) * self._sign > 0
+
+    @property
+    def _sign(self) -> int:
+        return 1 if self.direction == "up" else -1
 
 
 @dataclass(frozen=True)

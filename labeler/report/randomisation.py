@@ -119,9 +119,9 @@ class RandomisedSides:
         """Mean strength shift of each of the table's categories, over all its labelled latents."""
         from taxonomy.mean_shift import mean_shifts
 
-        members, _ = self._members([row.category for row in table], counting, denominator)
+        members, counted = self._members([row.category for row in table], counting, denominator)
         known = self.shifts[:, : len(members)].astype(np.float64)
-        return mean_shifts(known, members, [row.level for row in table])
+        return mean_shifts(known, members, [row.level for row in table], counted)
 
     def swept(
         self, categories: Sequence[str], denominator: str, alpha: float

@@ -120,6 +120,10 @@ def category_changes(
             mean_shift_low=shift.mean_shift_low,
             mean_shift_high=shift.mean_shift_high,
             mean_shift_q=shift.mean_shift_q,
+            relative_shift=shift.relative_shift,
+            relative_shift_low=shift.relative_shift_low,
+            relative_shift_high=shift.relative_shift_high,
+            relative_shift_q=shift.relative_shift_q,
             n_shifted=shift.n_shifted,
         )
         for change, shift in zip(

@@ -60,3 +60,30 @@ def test_q_belongs_to_a_level() -> None:
     for pair in (found[:2], found[2:]):
         largest = max(pair, key=lambda each: each.mean_shift_p)
         assert largest.mean_shift_q == pytest.approx(largest.mean_shift_p)
+
+
+def test_relative_shift_compares_a_category_with_all_other_counted_latents() -> None:
+    shifts = np.array([[0.3, 0.5, -0.1, -0.3, 9.0]] * (1 + BLOCKS))
+    members = np.array([[1], [1], [0], [0], [0]], dtype=bool)
+    counted = np.array([True, True, True, True, False])
+    (found,) = mean_shifts(shifts, members, [1], counted)
+    assert (found.mean_shift, found.relative_shift) == (pytest.approx(0.4), pytest.approx(0.6))
+    (alone,) = mean_shifts(shifts, members, [1], members[:, 0])
+    assert (alone.mean_shift, alone.relative_shift) == (pytest.approx(0.4), None)
+
+
+def test_relative_interval_covers_zero_where_every_latent_is_turned_down_alike() -> None:
+    rng = np.random.default_rng(3)
+    trials, covered, called = 300, 0, 0
+    members = np.arange(80)[:, None] < 15
+    for _ in range(trials):
+        of_latent = 0.1 * rng.normal(size=80)
+        of_document = 0.5 * rng.normal(size=(BLOCKS, 1))
+        parts = -1.0 + of_latent + of_document + 0.5 * rng.normal(size=(BLOCKS, 80))
+        (found,) = mean_shifts(shifts_of(parts), members, [1])
+        assert found.relative_shift_low is not None
+        assert found.relative_shift_high is not None
+        covered += found.relative_shift_low <= 0 <= found.relative_shift_high
+        called += found.mean_shift_p < 0.05
+    assert 0.92 <= covered / trials <= 0.98
+    assert called == trials

@@ -216,6 +216,11 @@ class CategoryChangeStatistic(Base):
     n_documents: Mapped[int | None]
     detectable_points: Mapped[float | None]
     documents_needed: Mapped[int | None]
+    relative_shift: Mapped[float | None]
+    """Mean shift less that of all other labelled latents."""
+    relative_shift_low: Mapped[float | None]
+    relative_shift_high: Mapped[float | None]
+    relative_shift_q: Mapped[float | None]
 
 
 class AuditDraw(Base):
