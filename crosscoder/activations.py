@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from crosscoder.corpus import DocumentTokens, TokenRole
 from crosscoder.errors import InputError
@@ -137,8 +138,7 @@ class ActivationStore:
     def document_tokens(self, documents: Sequence[int]) -> dict[int, DocumentTokens]:
         """The tokens of some documents, by ascending index; their activations are not read."""
         found: dict[int, DocumentTokens] = {}
-        firsts = [record.first_document for record in self.manifest.shards]
-        shard_of = np.searchsorted(firsts, np.asarray(documents, dtype=np.int64), side="right") - 1
+        shard_of = self._shard_of(documents)
         for index in np.unique(shard_of).tolist():
             names = ["token_ids", "roles", "document"]
             token_ids, roles, document = self.files.columns(index, names)
@@ -164,6 +164,17 @@ class ActivationStore:
             if index + 1 < self.n_shards:
                 self.files.expect(index + 1)
             yield shard
+
+    def read_documents(self, documents: Sequence[int]) -> Iterator[Shard]:
+        """Some documents, by ascending index, one shard's in memory at a time."""
+        for index in np.unique(self._shard_of(documents)).tolist():
+            shard = self.files.shard(index, self.model_places)
+            yield shard.only(torch.isin(shard.document, torch.tensor(documents)))
+
+    def _shard_of(self, documents: Sequence[int]) -> NDArray[np.int64]:
+        """The shard of each document."""
+        firsts = [record.first_document for record in self.manifest.shards]
+        return np.searchsorted(firsts, np.asarray(documents, dtype=np.int64), side="right") - 1
 
     def select_models(self, names: Sequence[str]) -> ActivationStore:
         """The same tokens as only some of the models read them, in the order of `names`.

@@ -290,6 +290,22 @@ class EvidenceSettings(Settings):
         return self
 
 
+class EffectSettings(Settings):
+    """How the effect of latents on the output is measured."""
+
+    max_tokens: int = Field(2000, ge=64)
+    """Tokens of random documents, not trained on, that are read; cost grows in proportion."""
+    points: int = Field(4, ge=1)
+    """Points of integrated gradients between the two models' activations."""
+    controls: int = Field(200, ge=19)
+    """Random sets of latents, alike in number and magnitude, that each set's attribution is
+    compared with."""
+    patched_controls: int = Field(20, ge=0)
+    """How many of them are also patched, for the isolated sets."""
+    top: int = Field(100, ge=1)
+    """Latents in the sets chosen by attribution and by magnitude."""
+
+
 def check_k(k: int, n_latents: int) -> None:
     """ValueError where more latents are to be active than there are."""
     if k > n_latents:

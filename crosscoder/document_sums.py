@@ -36,20 +36,22 @@ class DocumentSums:
     """(n, M, M) sum f <d^t, xhat^m>"""
 
 
-class DocumentSumsBuilder:
-    """Gathers the sums of a pass; memory is bounded by the rows of the result and a constant."""
+class SparseRowSums:
+    """Adds up rows of columns by (group, latent).
 
-    def __init__(self, n_groups: int, n_latents: int, n_models: int) -> None:
-        self._n_groups = n_groups
+    Memory is bounded by the rows of the result and a constant.
+    """
+
+    def __init__(self, n_latents: int, n_columns: int) -> None:
         self._n_latents = n_latents
-        self._n_models = n_models
+        self._n_columns = n_columns
         self._keys: list[NDArray[np.int64]] = []
         self._values: list[NDArray[np.float32]] = []
         self._n_rows = 0
         self._merge_at = _MERGE_ROWS
 
     def add(self, group: torch.Tensor, latent: torch.Tensor, values: torch.Tensor) -> None:
-        """Add rows (n,), (n,) and (n, 1 + 2 M^2): square, residual, reconstruction."""
+        """Add rows (n,), (n,) and (n, n_columns)."""
         self._keys.append((group * self._n_latents + latent).cpu().numpy())
         self._values.append(values.float().cpu().numpy())
         self._n_rows += len(self._keys[-1])
@@ -65,22 +67,38 @@ class DocumentSumsBuilder:
         self._values = [np.add.reduceat(values[order], starts, axis=0) if len(merged) else values]
         self._n_rows = len(merged)
 
+    def finish(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
+        """Group (n,), latent (n,) and sums (n, n_columns), ascending by group, then latent."""
+        if not self._keys:
+            none = torch.empty(0, dtype=torch.int64)
+            self.add(none, none, torch.empty(0, self._n_columns))
+        self._merge()
+        keys = self._keys[0]
+        group = (keys // self._n_latents).astype(np.int32)
+        return group, (keys % self._n_latents).astype(np.int32), self._values[0]
+
+
+class DocumentSumsBuilder:
+    """Gathers the sums of a pass of latent scaling."""
+
+    def __init__(self, n_groups: int, n_latents: int, n_models: int) -> None:
+        self._n_groups = n_groups
+        self._n_models = n_models
+        self._sums = SparseRowSums(n_latents, 1 + 2 * n_models**2)
+
+    def add(self, group: torch.Tensor, latent: torch.Tensor, values: torch.Tensor) -> None:
+        """Add rows (n,), (n,) and (n, 1 + 2 M^2): square, residual, reconstruction."""
+        self._sums.add(group, latent, values)
+
     def finish(self) -> DocumentSums:
         """Everything added so far."""
-        if not self._keys:
-            self.add(
-                torch.empty(0, dtype=torch.int64),
-                torch.empty(0, dtype=torch.int64),
-                torch.empty(0, 1 + 2 * self._n_models**2),
-            )
-        self._merge()
-        keys, values = self._keys[0], self._values[0]
+        group, latent, values = self._sums.finish()
         square = self._n_models**2
         shape = (-1, self._n_models, self._n_models)
         return DocumentSums(
             n_groups=self._n_groups,
-            group=(keys // self._n_latents).astype(np.int32),
-            latent=(keys % self._n_latents).astype(np.int32),
+            group=group,
+            latent=latent,
             square=np.ascontiguousarray(values[:, 0]),
             residual=np.ascontiguousarray(values[:, 1 : 1 + square]).reshape(shape),
             reconstruction=np.ascontiguousarray(values[:, 1 + square :]).reshape(shape),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -62,6 +62,13 @@ class Shard:
     def n_tokens(self) -> int:
         """Tokens in the shard, masked ones included."""
         return int(self.token_ids.shape[0])
+
+    def only(self, kept: torch.Tensor) -> Shard:
+        """The tokens for which `kept` (n,) bool is true."""
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Shard(
+            **{name: each if name == "index" else each[kept] for name, each in columns.items()}
+        )
 
 
 def shard_name(index: int) -> str:

@@ -137,6 +137,12 @@ class ActivationStream:
             mask=_mask(tokens, torch.tensor(self.manifest.median_norms), self.config),
         )
 
+    def read_documents(self, documents: Sequence[int]) -> Iterator[Shard]:
+        """Some documents, by ascending index, about `shard_tokens` in memory at a time."""
+        chosen = [self.tokenized[index] for index in documents]
+        for index, members in enumerate(plan_shards(chosen, self.config.shard_tokens)):
+            yield self.read([documents[member] for member in members], index)
+
     def split(self, held_out: float, seed: int) -> ActivationStream:
         """The same stream with a random share of its documents held out from training.
 

@@ -21,6 +21,7 @@ from crosscoder.training_sources import StreamBatches, StreamSource
 CONFIG = HarvestConfig(
     layer=1, batch_tokens=64, shard_tokens=60, max_length=50, skip_first=2, device="cpu"
 )
+COLUMNS = ("activations", "token_ids", "roles", "document", "position", "mask")
 DOCUMENTS = [
     Document(
         f"d{i}",
@@ -117,6 +118,21 @@ def test_only_what_is_still_in_the_buffer_is_read_again() -> None:
     # Rows of the first groups may linger by chance; most groups are never read again.
     assert len(groups.reads) < 6
     next(resumed)
+
+
+def test_chosen_documents_are_read_alike_from_stream_and_store(
+    stream: ActivationStream, specs: list[SubjectSpec], tmp_path: Path
+) -> None:
+    harvest(specs, DOCUMENTS, CONFIG, tmp_path)
+    store = ActivationStore.open(tmp_path)
+    chosen = [1, 4, 5, 17, 29]
+    whole = {name: torch.cat([getattr(s, name) for s in store.shards()]) for name in COLUMNS}
+    kept = torch.isin(whole["document"], torch.tensor(chosen))
+    for source in (store, stream):
+        parts = list(source.read_documents(chosen))
+        for name in COLUMNS:
+            found = torch.cat([getattr(part, name) for part in parts])
+            torch.testing.assert_close(found, whole[name][kept], rtol=1e-5, atol=1e-6)
 
 
 def test_a_corpus_smaller_than_a_batch_is_refused() -> None:

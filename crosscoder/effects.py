@@ -1,0 +1,222 @@
+"""Does it matter: how much of the output gap between two models sets of latents restore and carry.
+
+Two passes over some documents: attribution of every latent, then true patching of the sets and of
+their controls. `crosscoder/effect_result.py` has the shares, their intervals and the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from crosscoder.attribution import Attribution, Direction, attribute
+from crosscoder.config import EffectSettings
+from crosscoder.effect_result import EffectResult, MeasuredSet, direction_effect
+from crosscoder.effect_text import EffectText
+from crosscoder.matched_sets import IntArray, matched_sets
+from crosscoder.model import Crosscoder
+from crosscoder.patching import LatentGroup, PatchedSums, patch
+from crosscoder.progress import Progress
+from crosscoder.scaling_sums import BoolArray, FloatArray
+from crosscoder.upper_blocks import UpperBlocks
+
+ALL, CONSTANT, ALL_AND_CONSTANT = "all latents", "means and biases", "all, means and biases"
+"""Sets that every direction has."""
+TOP_ATTRIBUTION, TOP_MAGNITUDE = "top by attribution", "top by magnitude"
+
+
+@dataclass(frozen=True)
+class EffectCost:
+    """What a measurement takes; both grow in proportion to tokens and, for patching, to sets."""
+
+    n_tokens: int
+    """Tokens read."""
+    n_forward: int
+    """Forward passes of the upper blocks over all of these tokens, at most."""
+    n_backward: int
+    """Backward passes."""
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        return (
+            f"{self.n_tokens:,} tokens; at most {self.n_forward:,} forward and "
+            f"{self.n_backward:,} backward passes of the upper blocks over them"
+        )
+
+
+def effect_cost(
+    n_tokens: int, n_sets: int, settings: EffectSettings, n_controlled: int
+) -> EffectCost:
+    """The passes for both directions of a comparison; `n_controlled` sets have patched controls."""
+    own = [ALL, CONSTANT, ALL_AND_CONSTANT, TOP_ATTRIBUTION, TOP_MAGNITUDE]
+    patched = n_sets + len(own) + n_controlled * settings.patched_controls
+    attribution = 2 + settings.points
+    return EffectCost(n_tokens, 2 * (attribution + 2 + 2 * patched), 2 * settings.points)
+
+
+def measure_effects(
+    crosscoder: Crosscoder,
+    text: EffectText,
+    uppers: Mapping[str, UpperBlocks],
+    pair: tuple[str, str],
+    sets: Sequence[LatentGroup],
+    controlled: Sequence[str],
+    pool: BoolArray,
+    settings: EffectSettings,
+    seed: int,
+    progress: Progress | None = None,
+) -> EffectResult:
+    """Effects of the sets in both directions of a pair (target, reference).
+
+    `uppers` has the upper blocks of both models by name; the sets named in `controlled` have their
+    controls patched as well; controls are drawn from the latents of `pool` (F,). InputError where
+    a model or a latent is unknown.
+    """
+    directions = [
+        _direction(crosscoder, uppers, target, reference)
+        for target, reference in (pair, pair[::-1])
+    ]
+    attributions = attribute(crosscoder, text, directions, settings.points, progress)
+    known: dict[bytes, list[IntArray]] = {}
+
+    def controls_of(latents: IntArray, magnitude: FloatArray) -> list[IntArray]:
+        """The same in both directions, whose magnitudes are equal."""
+        key = latents.tobytes()
+        if key not in known:
+            generator = np.random.default_rng([seed, len(known)])
+            known[key] = matched_sets(latents, magnitude, pool, settings.controls, generator)
+        return known[key]
+
+    planned = [
+        _plan(attribution, sets, controlled, controls_of, settings) for attribution in attributions
+    ]
+    patched = patch(
+        crosscoder,
+        text,
+        [(each, _patched(plan)) for each, plan in zip(directions, planned, strict=True)],
+        progress,
+    )
+    effects = [
+        direction_effect(names, attribution, _measured(attribution, plan, sums))
+        for names, attribution, plan, sums in zip(
+            (pair, pair[::-1]), attributions, planned, patched, strict=True
+        )
+    ]
+    return EffectResult(
+        settings, len(text.documents), text.n_tokens, tuple(effects), tuple(attributions)
+    )
+
+
+def _direction(
+    crosscoder: Crosscoder, uppers: Mapping[str, UpperBlocks], target: str, reference: str
+) -> Direction:
+    index = crosscoder.config.model_index
+    return Direction(index(target), index(reference), uppers[target])
+
+
+@dataclass(frozen=True)
+class _PlannedSet:
+    """A set, the documents on which it is tested, and its controls."""
+
+    latents: LatentGroup
+    groups: BoolArray
+    """(G,)"""
+    controls: list[IntArray]
+    n_patched: int
+    """How many controls are patched."""
+
+
+def _plan(
+    attribution: Attribution,
+    sets: Sequence[LatentGroup],
+    controlled: Sequence[str],
+    controls_of: Callable[[IntArray, FloatArray], list[IntArray]],
+    settings: EffectSettings,
+) -> list[_PlannedSet]:
+    """The given sets and those that every direction has, with their controls."""
+    magnitude = attribution.totals(attribution.magnitude)
+    everything = np.flatnonzero(magnitude > 0)
+    nothing = np.zeros(0, dtype=np.int64)
+    whole = np.ones(attribution.n_groups, dtype=bool)
+    # Chosen on one half of the documents, tested on the other.
+    tested = np.arange(attribution.n_groups) % 2 == 1
+    by_closed = attribution.totals(attribution.closed, ~tested)
+    top = settings.top
+    chosen = [
+        *((each, whole) for each in sets),
+        (LatentGroup(TOP_ATTRIBUTION, _largest(by_closed, top)), tested),
+        (LatentGroup(TOP_MAGNITUDE, _largest(magnitude, top)), whole),
+        (LatentGroup(ALL, everything), whole),
+        (LatentGroup(CONSTANT, nothing, with_constant=True), whole),
+        (LatentGroup(ALL_AND_CONSTANT, everything, with_constant=True), whole),
+    ]
+    planned = []
+    for latents, groups in chosen:
+        # The constant has no magnitude that latents could match.
+        controls = [] if latents.with_constant else controls_of(latents.latents, magnitude)
+        n_patched = settings.patched_controls if latents.name in controlled else 0
+        planned.append(_PlannedSet(latents, groups, controls, min(n_patched, len(controls))))
+    return planned
+
+
+def _largest(values: FloatArray, n: int) -> IntArray:
+    """The latents of the n largest positive values, ascending."""
+    order = np.argsort(-values, kind="stable")[:n]
+    return np.sort(order[values[order] > 0])
+
+
+def _patched(plan: Sequence[_PlannedSet]) -> list[LatentGroup]:
+    """What is patched: every set, followed by its controls."""
+    return [
+        group
+        for each in plan
+        for group in (
+            each.latents,
+            *(LatentGroup("control", latents) for latents in each.controls[: each.n_patched]),
+        )
+    ]
+
+
+def _measured(
+    attribution: Attribution, plan: Sequence[_PlannedSet], sums: PatchedSums
+) -> list[MeasuredSet]:
+    """The sums of every set and its controls."""
+    closed = attribution.by_group(attribution.closed)
+    magnitude = attribution.totals(attribution.magnitude)
+    scope = attribution.gap.scope
+    measured, place = [], 0
+    for each in plan:
+        own, after = place, place + 1 + each.n_patched
+        members = each.latents.latents
+        measured.append(
+            MeasuredSet(
+                name=each.latents.name,
+                n_latents=len(members),
+                groups=each.groups,
+                magnitude=float(magnitude[members].sum()),
+                closed=_closed_by(closed, [members])[0]
+                + attribution.constant * each.latents.with_constant,
+                restoring=sums.restoring[own],
+                carrying=sums.carrying[own],
+                control_closed=_closed_by(closed, each.controls),
+                control_restoring=sums.restoring[own + 1 : after, :, scope],
+                control_carrying=sums.carrying[own + 1 : after, :, scope],
+            )
+        )
+        place = after
+    return measured
+
+
+def _closed_by(closed: sparse.csr_array, sets: Sequence[IntArray]) -> FloatArray:
+    """First-order sums (n_sets, G) of sets of latents, from those of each (G, F)."""
+    lengths = [len(each) for each in sets]
+    members = np.concatenate([*sets, np.zeros(0, dtype=np.int64)])
+    owners = np.repeat(np.arange(len(sets)), lengths)
+    shape = (closed.shape[1], len(sets))
+    membership = sparse.csr_array((np.ones(len(members)), (members, owners)), shape)
+    sums: FloatArray = (closed @ membership).toarray().T
+    return sums
