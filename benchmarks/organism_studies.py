@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ from labeler.stages.isolate import SCALING_NAME
 from labeler.store.engine import open_engine, read_session
 from labeler.store.schema import ComparisonSetting, Latent, Run
 from taxonomy.counts import ALPHA, CategoryChange, CategoryCounts
-from taxonomy.mean_shift import MeanShift
 from taxonomy.randomisation import randomised_change_statistics
 
 ORGANISMS = Path(__file__).parents[1] / "examples" / "organisms"
 CORPUS = Path(demo_file).with_name("demo_assets") / "corpus.jsonl"
+FLOOR = 0.05
+"""Share of the base model's answers up to which a behaviour cannot be seen to fall."""
 TOP = 100
 SCORED = 50
 """Latents of each side whose explanations are scored, the first in rank."""
@@ -111,6 +112,8 @@ class Truth:
     adapter: Path
     verdicts: dict[str, str]
     """up, down or unchanged; categories about which nothing is known are left out."""
+    cannot_fall: frozenset[str]
+    """Unchanged categories whose behaviours the base model hardly shows: a fall cannot be seen."""
 
 
 def read_truths() -> list[Truth]:
@@ -121,8 +124,17 @@ def read_truths() -> list[Truth]:
     for name, organism in content["organisms"].items():
         adapter = ORGANISMS / "adapters" / name
         if adapter.is_dir():
-            verdicts = {key: change["verdict"] for key, change in organism["changes"].items()}
-            truths.append(Truth(name, adapter, by_category(behaviours, verdicts)))
+            changes = organism["changes"]
+            told = by_category(
+                behaviours, {key: change["verdict"] for key, change in changes.items()}
+            )
+            shown = {
+                behaviours[key]["category"]
+                for key, change in changes.items()
+                if change["before"] > FLOOR
+            }
+            floor = {each for each, verdict in told.items() if verdict == "unchanged"} - shown
+            truths.append(Truth(name, adapter, told, frozenset(floor)))
     if not truths:
         sys.exit(f"{ORGANISMS}: no adapter; make one with `python examples/organisms/make.py all`")
     return truths
@@ -296,33 +308,34 @@ def _called(changes: Sequence[CategoryChange]) -> dict[str, Called]:
 def _mean_shifts(
     labels: RandomisedSides, nodes: Sequence[CategoryNode]
 ) -> dict[str, dict[str, Called]]:
-    """What the mean shifts say, as they are and less the mean of all latents."""
+    """What the mean shifts say, as they are and relative to all other latents."""
     table = count_latents(nodes, [], [], "primary")
-    rest = np.nanmean(labels.shifts, axis=1, keepdims=True)
-    found = {}
-    for name, shifts in zip(MEAN_SHIFTS, (labels.shifts, labels.shifts - rest), strict=True):
-        rows = replace(labels, shifts=shifts).mean_shifts(table, "primary", "labelled")
-        found[name] = {
-            counts.category: Called(
-                _direction(row),
-                row.mean_shift or 0.0,
-                str(row.n_shifted),
-                round(row.mean_shift_p, 4),
-                1.0 if row.mean_shift_q is None else round(row.mean_shift_q, 4),
-            )
-            for counts, row in zip(table, rows, strict=True)
-        }
-    return found
+    rows = labels.mean_shifts(table, "primary", "labelled")
+    absolute = [
+        _shift(row.n_shifted, row.mean_shift, row.mean_shift_p, row.mean_shift_q) for row in rows
+    ]
+    relative = [
+        _shift(row.n_shifted, row.relative_shift, row.relative_shift_p, row.relative_shift_q)
+        for row in rows
+    ]
+    return {
+        name: {counts.category: call for counts, call in zip(table, calls, strict=True)}
+        for name, calls in zip(MEAN_SHIFTS, (absolute, relative), strict=True)
+    }
 
 
-def _direction(row: MeanShift) -> str:
-    if row.mean_shift is None or row.mean_shift_q is None or row.mean_shift_q >= ALPHA:
-        return "no evidence"
-    return "up" if row.mean_shift > 0 else "down"
+def _shift(n_shifted: int, shift: float | None, p_value: float, q_value: float | None) -> Called:
+    if shift is None or q_value is None:
+        return Called("no evidence", 0.0, str(n_shifted), 1.0, 1.0)
+    verdict = "no evidence" if q_value >= ALPHA else "up" if shift > 0 else "down"
+    return Called(verdict, shift, str(n_shifted), round(p_value, 4), round(q_value, 4))
 
 
 def _written_study(work: Path, truth: Truth, seed: int) -> Path:
-    """The study file of one organism and seed; studies of one organism share their harvest."""
+    """The study file of one organism and seed; studies of one organism share their harvest.
+
+    In bfloat16, which processors with such instructions read several times as fast.
+    """
     folder = work / truth.name
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"seed{seed}.toml"
@@ -337,9 +350,11 @@ url = "sqlite:///seed{seed}.db"
 [[models]]
 name = "base"
 path = {json.dumps(str(model))}
+dtype = "bfloat16"
 [[models]]
 name = "organism"
 path = {json.dumps(str(model))}
+dtype = "bfloat16"
 adapter = {json.dumps(str(truth.adapter))}
 [corpus]
 path = {json.dumps(str(CORPUS))}

@@ -10,6 +10,8 @@ Then each rule chooses its sides, and the randomisation over documents tests eve
 right_sign       share of the truly changed categories whose estimate has the true sign
 distinguishable  share of them with the verdict `up` or `down`, in the true direction
 false_calls      share of the truly unchanged categories with a verdict `up` or `down`
+contradicted_calls  the same without `down` where the base model hardly shows the behaviour: its
+                 answers cannot show a fall, so they do not contradict the call
 recurrence       share of a rule's latents with a latent of decoder cosine above .7 (over both
                  models) on the same side under another training seed, mean over ordered pairs
 own_minus_shuffled  detection score of its latents' explanations less that of shuffled ones, mean
@@ -54,6 +56,7 @@ class Score:
     n_distinguished: int = 0
     n_unchanged: int = 0
     n_false: int = 0
+    n_contradicted: int = 0
     recurrences: list[float] = field(default_factory=list)
     own_minus_shuffled: list[float] = field(default_factory=list)
 
@@ -69,6 +72,7 @@ class Score:
             "right_sign": share(self.n_right, self.n_changed),
             "distinguishable": share(self.n_distinguished, self.n_changed),
             "false_calls": share(self.n_false, self.n_unchanged),
+            "contradicted_calls": share(self.n_contradicted, self.n_unchanged),
             "recurrence": _mean(self.recurrences),
             "own_minus_shuffled": _mean(self.own_minus_shuffled),
         }
@@ -158,6 +162,8 @@ def add(score: Score, truth: Truth, calls: Mapping[str, Called]) -> None:
         if verdict == "unchanged":
             score.n_unchanged += 1
             score.n_false += called in ("up", "down")
+            cannot_be_seen = called == "down" and category in truth.cannot_fall
+            score.n_contradicted += called in ("up", "down") and not cannot_be_seen
             continue
         score.n_changed += 1
         change = 0.0 if call is None else call.change
@@ -170,13 +176,14 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _print(scores: Mapping[str, Score]) -> None:
-    print("| rule | right sign | distinguishable | false calls | recurrence | own - shuffled |")
-    print("|---|---|---|---|---|---|")
+    heads = "right sign | distinguishable | false calls | contradicted | recurrence"
+    print(f"| rule | {heads} | own - shuffled |\n|---|---|---|---|---|---|---|")
     for name, score in scores.items():
         print(
             f"| {name} | {score.n_right} of {score.n_changed} | "
             f"{score.n_distinguished} of {score.n_changed} | "
             f"{score.n_false} of {score.n_unchanged} | "
+            f"{score.n_contradicted} of {score.n_unchanged} | "
             f"{_shown(_mean(score.recurrences))} | {_shown(_mean(score.own_minus_shuffled))} |"
         )
 
