@@ -38,8 +38,9 @@ SHIPPED = Path(__file__).parents[3] / "labeler" / "cli" / "demo_assets"
 def test_shipped_study_is_valid_and_states_the_planted_directions() -> None:
     config = StudyFile.read(SHIPPED / "study.toml").config
     assert set(config.report.planted) == PLANTED
-    assert config.isolate.rule == "ranked"
-    assert config.isolate.top == 40
+    assert config.isolate.rule == "shifted"
+    assert config.isolate.top == 100
+    assert config.collect.latents == "eligible"
 
 
 def test_shipped_corpus_repeats_no_prompt_and_shares_none_with_the_pairs() -> None:
@@ -93,6 +94,8 @@ def test_demo_end_to_end_and_a_second_run_that_does_nothing(
     assert all(slug in page for slug in PLANTED)
     rows = json.loads((tmp_path / "demo" / "report" / "category_change.json").read_text())
     assert {row["category"] for row in rows} >= PLANTED
+    assert {row["test"] for row in rows} == {"documents"}
+    assert all(row["relative_shift"] is not None for row in rows if row["category"] in PLANTED)
     assert peak_gib <= 6.0
 
     again = time.monotonic()
