@@ -38,9 +38,9 @@ def answer_of(table: ChangeTable) -> Conclusion:
     sentence = _some(significant, len(tested)) if significant else _none(tested)
     shifts = shift_sentence(table)
     detail = [
+        *([] if shifts is None else [shifts]),
         *_together(table),
         *_strength(tested, significant),
-        *([] if shifts is None else [shifts]),
         coverage_sentence(table),
     ]
     return Conclusion(sentence, " ".join(detail))

@@ -22,19 +22,17 @@ def shift_sentence(table: ChangeTable) -> str | None:
     leaves = [row for row in rows if row.level == max(each.level for each in rows)]
     called = [row for row in leaves if (row.relative_shift_q or 0.0) < ALPHA]
     model = one_line(table.target)
+    tested = f"mean strength shift, {len(leaves)} categories, q < {ALPHA:g}"
     if not called:
         return (
-            f"Over all its latents, no category is shown to be used more or less strongly by "
-            f"{model} than the others (of {len(leaves)}, q < {ALPHA:g})."
+            f"Over all labelled latents, {model} is not shown to use any category more or less "
+            f"strongly than the rest ({tested})."
         )
     up = [row for row in called if (row.relative_shift or 0.0) > 0]
     down = [row for row in called if (row.relative_shift or 0.0) < 0]
-    said = [f"more strongly {_named(up)}"] if up else []
-    said += [f"less strongly {_named(down)}"] if down else []
-    return (
-        f"Over all its latents (mean strength shift against all other latents, of {len(leaves)} "
-        f"categories, q < {ALPHA:g}), {model} uses {', '.join(said)}."
-    )
+    said = [f"{_named(up)} more strongly than the rest"] if up else []
+    said += [f"{_named(down)} less strongly{'' if up else ' than the rest'}"] if down else []
+    return f"Over all labelled latents, {model} uses {', and '.join(said)} ({tested})."
 
 
 def _named(rows: Sequence[CategoryRow]) -> str:

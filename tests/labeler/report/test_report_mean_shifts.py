@@ -1,0 +1,42 @@
+"""The sentence about mean strength shifts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from labeler.report.build import ReportFiles
+from labeler.report.mean_shifts import shift_sentence
+from labeler.report.model import ChangeTable
+
+
+def shifted(table: ChangeTable, shifts: dict[str, tuple[float, float]]) -> ChangeTable:
+    """The table with a relative shift and its q for some categories, 0 and 1 for the others."""
+    rows = []
+    for row in table.rows:
+        shift, q_value = shifts.get(row.category, (0.0, 1.0))
+        rows.append(dataclasses.replace(row, relative_shift=shift, relative_shift_q=q_value))
+    return dataclasses.replace(table, rows=tuple(rows))
+
+
+@pytest.mark.parametrize(
+    ("shifts", "said"),
+    [
+        ({"safety": (0.02, 0.01)}, "Safety (+0.020) more strongly than the rest ("),
+        ({"safety": (-0.02, 0.01)}, "Safety (-0.020) less strongly than the rest ("),
+        (
+            {"safety": (0.02, 0.01), "self-reference": (-0.1, 0.04)},
+            "more strongly than the rest, and Self-reference (-0.100) less strongly (",
+        ),
+        ({"safety": (0.02, 0.05)}, "not shown to use any category more or less strongly"),
+    ],
+)
+def test_sentence_names_the_categories_and_their_direction(
+    paper_report: ReportFiles, shifts: dict[str, tuple[float, float]], said: str
+) -> None:
+    assert said in (shift_sentence(shifted(paper_report.tables[0], shifts)) or "")
+
+
+def test_without_shifts_nothing_is_said(paper_report: ReportFiles) -> None:
+    assert shift_sentence(paper_report.tables[0]) is None
