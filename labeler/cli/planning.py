@@ -36,13 +36,13 @@ class TextSize:
     n_documents: int | None = None
     n_tokens: int | None = None
     how: str = ""
-    """Where the tokens come from."""
+    """Where the tokens come from, or why nothing is known."""
 
     @property
     def words(self) -> str:
         """In a line."""
         if self.n_documents is None:
-            return "text not at hand"
+            return self.how
         said = plural(self.n_documents, "document")
         if self.n_tokens is None:
             return f"{said}, tokens not counted ({self.how})"
@@ -124,8 +124,10 @@ def _text_size(study: StudyFile, known: _Known) -> TextSize:
     from crosscoder.corpus import read_corpus
 
     section = study.config.corpus
-    if section is None or not study.resolve(section.path).is_file():
-        return TextSize()
+    if section is None:
+        return TextSize(how="no [corpus] in study.toml yet")
+    if not study.resolve(section.path).is_file():
+        return TextSize(how=f"no corpus at {section.path}")
     try:
         documents = read_corpus(study.resolve(section.path))
     except InputError as error:
@@ -167,13 +169,12 @@ def _sizes(study: StudyFile, known: _Known, text: TextSize) -> Iterator[str]:
     """What each stage of STAGE_NAMES works on."""
     config = study.config
     yield f"{text.words}, {plural(len(config.models), 'model')}"
-    n_latents = known.n_latents or config.train.n_latents
     if config.crosscoder.path is not None:
         yield f"loads {config.crosscoder.path}"
         of_all = f"{known.n_latents:,} latents" if known.n_latents else "the latents of that"
     else:
-        yield f"{n_latents:,} latents, {config.train.epochs:g} passes over the text"
-        of_all = f"{n_latents:,} latents"
+        yield f"{config.train.n_latents:,} latents, {config.train.epochs:g} passes over the text"
+        of_all = f"{known.n_latents or config.train.n_latents:,} latents"
     compared = plural(len(config.comparison), "comparison")
     yield f"{of_all}, {compared}, {config.isolate.draws:,} draws"
     selected = _selected(study, known)

@@ -57,6 +57,13 @@ def test_the_plan_ends_with_the_power_that_was_measured(
     assert f"with 60 documents such a change is found in about {PLANTED_CHANGE.at(60):.0%}" in power
 
 
+def test_what_study_toml_lacks_is_said(tmp_path: Path, capsys: Capture) -> None:
+    study = write_study(tmp_path / "study", tmp_path / "models", corpus={"path": "gone.jsonl"})
+    assert "no corpus at gone.jsonl" in plan(study, capsys)["harvest"]
+    bare = study.with_tables(corpus=None, harvest=None)
+    assert "no [corpus] in study.toml yet" in plan(bare, capsys)["harvest"]
+
+
 def test_until_leaves_stages_out_and_null_runs_are_refused(
     new_study: TinyStudy, capsys: Capture
 ) -> None:
