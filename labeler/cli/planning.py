@@ -135,6 +135,8 @@ def _text_size(study: StudyFile, known: _Known) -> TextSize:
     is_done = any(each.stage == "harvest" and each.state == "done" for each in known.states)
     if is_done and known.n_tokens is not None:
         return TextSize(len(documents), known.n_tokens, "as harvested")
+    if section.answers == "both":
+        return TextSize(len(documents), None, "every model answers them first")
     tokenizer = _tokenizer(study)
     if tokenizer is None:
         return TextSize(len(documents), None, "no model has a tokenizer.json on this machine")
