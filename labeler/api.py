@@ -145,6 +145,16 @@ class Study:
             "select * from v_category_change_statistic order by comparison, level, category"
         )
 
+    def behaviour(self) -> pd.DataFrame:
+        """The view v_category_behaviour: how often each category's behaviour shows, by model."""
+        return self._frame("select * from v_category_behaviour order by comparison, category")
+
+    def behaviour_answers(self) -> pd.DataFrame:
+        """The view v_behaviour_answer: every answer to a held-out prompt with its class."""
+        return self._frame(
+            "select * from v_behaviour_answer order by category, prompt_id, model, sample"
+        )
+
     def effective_labels(self) -> pd.DataFrame:
         """The view v_effective_label: one row per latent and category."""
         return self._frame(

@@ -183,3 +183,49 @@ class CategoryChange(CategoryCounts):
     """Documents that would show a change like this one with 80% power; None = none advised."""
     least_attainable_p: float = field(default=math.nan, compare=False)
     """NaN in a row that was read back: reports do not store it."""
+
+
+@dataclass(frozen=True)
+class BehaviourChange:
+    """Change of one category's behaviour from the reference to the target model.
+
+    Shares are in [0, 1], the difference and its 95% interval in percentage points; None without a
+    prompt whose answers are all classified.
+    """
+
+    category: str
+    n_prompts: int
+    """Prompts of which every answer of both models is classified; only these count."""
+    n_left_out: int
+    """The other prompts."""
+    n_samples: int
+    """Answers of each model to a prompt."""
+    n_more: int = 0
+    """Prompts on which the target shows it in more answers than the reference."""
+    n_less: int = 0
+    target_share: float | None = None
+    reference_share: float | None = None
+    difference_points: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    p_value: float | None = None
+    q_value: float | None = None
+    """Benjamini-Hochberg over the categories with a prompt."""
+    verdict: Verdict = "too few to say"
+
+    @property
+    def sign(self) -> int:
+        """1 = the target shows it more often, -1 = less often, 0 = as often or unknown."""
+        points = self.difference_points or 0.0
+        return (points > 0) - (points < 0)
+
+
+@dataclass(frozen=True)
+class SignAgreement:
+    """In how many categories latents and answers change in the same direction."""
+
+    n_agree: int
+    n_categories: int
+    """Categories whose latents and whose answers both change."""
+    interval: Interval | None
+    """Wilson's 95% interval of the share that agrees; None without such a category."""

@@ -77,6 +77,7 @@ def merge(taxonomy: Taxonomy, slugs: Sequence[str], into: str) -> Edit:
             "definition": _join(first.definition, [each.definition for each in others]),
             "include_when": _join(first.include_when, [each.include_when for each in others]),
             "prototypes": _interleave([first, *others]),
+            "behaviour": _join(first.behaviour, [each.behaviour for each in others]),
         }
     )
     gone = {each.slug: into for each in sources}

@@ -80,6 +80,8 @@ class Category(BaseModel):
     """When it does not, and where it belongs instead."""
     prototypes: tuple[str, ...] = ()
     """Short typical texts on which such a latent fires."""
+    behaviour: str = ""
+    """What a model's answer of this category looks like; by it a judge classifies answers."""
 
     @model_validator(mode="before")
     @classmethod
@@ -194,8 +196,14 @@ class Taxonomy(BaseModel):
         return f"there are {listed}{f' and {more} more' if more > 0 else ''}"
 
     def sha256(self) -> str:
-        """Hash of name, version and categories; their order in the file does not matter."""
+        """Hash of name, version and categories; their order in the file does not matter.
+
+        A category without `behaviour` hashes as it did before there was that key.
+        """
         content = self.model_dump(mode="json")
+        for category in content["categories"]:
+            if not category["behaviour"]:
+                del category["behaviour"]
         content["categories"].sort(key=lambda category: category["slug"])
         text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -15,7 +15,7 @@ from labeler.cli.inspection import planned
 from labeler.errors import USAGE_ERRORS, UsageError
 from labeler.judge.base import judge_kind
 from labeler.stages.base import STAGE_NAMES, StageContext
-from labeler.stages.pipeline import stage_range
+from labeler.stages.pipeline import study_stages
 from labeler.stages.status import StageStatus, stage_states
 from labeler.store.database_url import sqlite_file
 from labeler.store.engine import read_session
@@ -71,7 +71,7 @@ def print_plan(study: StudyFile, first: str | None, last: str | None) -> None:
 
 def plan_lines(study: StudyFile, first: str | None = None, last: str | None = None) -> list[str]:
     """The lines of the plan; UsageError for an unknown stage or an empty range."""
-    names = stage_range(first, last)
+    names = study_stages(study, first, last)
     known = _known(study, names)
     text = _text_size(study, known)
     sizes = dict(zip(STAGE_NAMES, _sizes(study, known, text), strict=True))
@@ -187,6 +187,7 @@ def _sizes(study: StudyFile, known: _Known, text: TextSize) -> Iterator[str]:
     judges = (config.judge, *config.judges)
     yield f"{collected if not _is_metered(study) else selected}, {plural(len(judges), 'judge')}"
     yield "every explanation"
+    yield f"prompts of {config.behaviour.prompts}"
     yield compared
 
 

@@ -350,6 +350,7 @@ _ANSWERS: dict[str, type[Answer]] = {
     "fuzz": ExamplesAnswer,
     "name": NameAnswer,
     "merge": MergeAnswer,
+    "behaviour": CategorizeAnswer,
 }
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from labeler.study.judge_config import EmbeddingSection, JudgeSection
 
 
-Stage = Literal["explain", "categorize", "detect", "fuzz", "name", "merge"]
+Stage = Literal["explain", "categorize", "detect", "fuzz", "name", "merge", "behaviour"]
 ReplyStatus = Literal["ok", "parse_error", "refused", "too_long", "truncated", "transport_error"]
 CONTENT_ROLES = frozenset({"user", "assistant", "plain"})
 """Roles of written text; tokens of other roles belong to the chat template."""
@@ -111,6 +111,8 @@ class CategoryOption:
     include_when: str = ""
     exclude_when: str = ""
     prototypes: tuple[str, ...] = ()
+    behaviour: str = ""
+    """What an answer of the category looks like."""
 
     @property
     def description(self) -> str:
@@ -154,6 +156,8 @@ class JudgeRequest:
     explanation: str | None = None
     examples: tuple[ShownExample, ...] = ()
     """The texts that `detect` and `fuzz` ask about."""
+    answer: str | None = None
+    """The answer of a chat model that `behaviour` asks about."""
 
     @property
     def example_ids(self) -> tuple[str, ...]:

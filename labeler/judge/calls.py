@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -221,6 +222,39 @@ class CallStore:
                 known = get_or_create_prompt(session, prompt.sha256, prompt.name, prompt.text).id
             self._prompt_ids[request.prompt_sha256] = known
         return known
+
+
+async def ask_each(
+    judge: Judge, store: CallStore, requests: Sequence[JudgeRequest]
+) -> list[StoredCall]:
+    """The final call of each request that concerns no latent, in the order given.
+
+    Every call is recorded. Equal requests share one, and an answered request is not sent again.
+    """
+    slots = asyncio.Semaphore(judge.concurrency)
+
+    async def one(request: JudgeRequest) -> StoredCall:
+        async with slots:
+            found = store.find(request)
+            return found if found is not None else await _ask(judge, store, request)
+
+    by_key = {request.sha256(judge.identity): request for request in requests}
+    try:
+        calls = await asyncio.gather(*(one(request) for request in by_key.values()))
+    finally:
+        await judge.aclose()
+    answered = dict(zip(by_key, calls, strict=True))
+    return [answered[request.sha256(judge.identity)] for request in requests]
+
+
+async def _ask(judge: Judge, store: CallStore, request: JudgeRequest) -> StoredCall:
+    calls: list[StoredCall] = []
+
+    async def record(reply: JudgeReply) -> None:
+        calls.append(store.record(request, reply, None))
+
+    await judge.ask(request, record)
+    return calls[-1]
 
 
 def _stored(calls: Mapping[str, JudgeCall]) -> dict[str, StoredCall]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from labeler.embedding.base import CachedEmbedder, Embedder
 from labeler.embedding.embedders import embedder_name
 from labeler.judge.base import (
+    CategoryOption,
     Example,
     JudgeIdentity,
     JudgeKind,
@@ -182,6 +184,15 @@ MIN_TEXTS = 3
 ENOUGH_TOP_WINDOWS = 6
 """Fewest strongest examples; with fewer, those of the lower quantiles are read as well."""
 ENGLISH = "en"
+LEAST_WORDS = 3
+"""Fewest words of an answer that is compared with the categories."""
+LONGEST_ANSWER = 4000
+"""Characters of an answer that are read."""
+UNDECIDED_BAND = 1.0
+"""Scores so far below the threshold leave it open whether an answer is of the category."""
+NEEDS_REQUEST = "instruction-following"
+"""Slug of the category that no answer shows by itself: this judge does not read the request."""
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True)
@@ -246,6 +257,8 @@ class EvidenceJudge:
     def _answer(self, request: JudgeRequest) -> dict[str, Any] | None:
         if request.stage == "detect":
             return self._detect(request)
+        if request.stage == "behaviour":
+            return self._behaviour(request)
         if request.subject is None:
             return None
         if request.stage == "explain":
@@ -258,6 +271,37 @@ class EvidenceJudge:
         texts = [content_text(example.window) for example in request.examples]
         fires = alike(request.explanation or "", texts, self._embedder)
         return {"answers": dict(zip(request.example_ids, fires, strict=True))}
+
+    def _behaviour(self, request: JudgeRequest) -> dict[str, Any]:
+        """Compare an answer with the `behaviour` lines, by definition where there is none.
+
+        `undecided` are categories near the threshold, and what no answer shows by itself.
+        """
+        text = (request.answer or "")[:LONGEST_ANSWER]
+        if len(text.split()) < LEAST_WORDS:
+            return {"outcome": "uninterpretable", "categories": []}
+        sentences = [part for part in _SENTENCE_END.split(text) if part.strip()]
+        vectors = self._embedder.embed(sentences)
+        foreign = float(self._languages.identify(text) not in (None, ENGLISH))
+        finder = self._finder(tuple(map(_by_behaviour, request.options)))
+        scores = dict(zip(finder.index.slugs, finder.scores(vectors, foreign), strict=True))
+        described = {each.slug for each in request.options if each.behaviour} - {NEEDS_REQUEST}
+        found = [one for one in finder.find(vectors, foreign) if one.slug in described]
+        chosen = {one.slug for one in found}
+        near = finder.scale.none_threshold - UNDECIDED_BAND
+        undecided = [slug for slug in described - chosen if scores[slug] >= near]
+        return {
+            "outcome": "assigned" if found else "none",
+            "categories": [
+                {
+                    "category": one.slug,
+                    "confidence": round(one.confidence, 4),
+                    "quote": sentences[one.snippet],
+                }
+                for one in found
+            ],
+            "undecided": sorted({*undecided, NEEDS_REQUEST}),
+        }
 
     def _explain(self, subject: LatentRecord) -> dict[str, Any]:
         reading = _read(subject)
@@ -293,7 +337,7 @@ class EvidenceJudge:
     def _nearest(
         self, request: JudgeRequest, texts: list[str], foreign_share: float
     ) -> dict[str, Any]:
-        found = self._finder(request).find(self._embedder.embed(texts), foreign_share)
+        found = self._finder(request.options).find(self._embedder.embed(texts), foreign_share)
         return {
             "outcome": "assigned" if found else "none",
             "categories": [
@@ -306,17 +350,21 @@ class EvidenceJudge:
             ],
         }
 
-    def _finder(self, request: JudgeRequest) -> CategoryFinder:
-        key = request.options
-        if key not in self._finders:
-            self._finders[key] = CategoryFinder.build(request.options, self._embedder)
-        return self._finders[key]
+    def _finder(self, options: tuple[CategoryOption, ...]) -> CategoryFinder:
+        if options not in self._finders:
+            self._finders[options] = CategoryFinder.build(options, self._embedder)
+        return self._finders[options]
 
     def _foreign_share(self, reading: _Reading) -> float:
         """Share of the examples that are known not to be in English."""
         spoken = known_languages(reading.windows, self._languages)
         english = spoken.count(ENGLISH) / len(spoken) if spoken else 0.0
         return len(spoken) * (1 - english) / len(reading.windows)
+
+
+def _by_behaviour(option: CategoryOption) -> CategoryOption:
+    """The option with its `behaviour` line in place of the definition."""
+    return replace(option, definition=option.behaviour) if option.behaviour else option
 
 
 def _read(subject: LatentRecord) -> _Reading:

@@ -122,6 +122,7 @@ def options_of(session: Session, taxonomy_version_id: int) -> tuple[CategoryOpti
             include_when=category.include_when,
             exclude_when=category.exclude_when,
             prototypes=tuple(category.prototypes),
+            behaviour=category.behaviour or "",
         )
         for category in categories
         if category.id not in parents

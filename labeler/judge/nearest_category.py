@@ -173,12 +173,7 @@ class CategoryFinder:
         on its own category, or of the threshold if that is larger.
         """
         by_snippet = raw_similarities(vectors, self.index)
-        centre = np.asarray(vectors).mean(axis=0, keepdims=True)
-        scores = self.scale.scores(raw_similarities(centre, self.index)[0])
-        threshold = self.scale.none_threshold
-        if MULTILINGUAL in self.index.slugs:
-            raised = self.index.slugs.index(MULTILINGUAL)
-            scores[raised] += foreign_share * max(self.scale.typical_score, threshold)
+        scores, threshold = self.scores(vectors, foreign_share), self.scale.none_threshold
         shares = _softmax(np.append(scores, threshold) / TEMPERATURE)
         floor = max(threshold, float(scores.max()) - SECONDARY_MARGIN)
         best = [leaf for leaf in np.argsort(-scores, kind="stable") if scores[leaf] >= floor]
@@ -186,6 +181,16 @@ class CategoryFinder:
             Found(self.index.slugs[leaf], float(shares[leaf]), int(by_snippet[:, leaf].argmax()))
             for leaf in best[:MAX_CATEGORIES]
         ]
+
+    def scores(self, vectors: NDArray[np.floating], foreign_share: float) -> NDArray[np.float64]:
+        """Score (C,) of the centre of vectors (s, e) on each category, as `find` compares them."""
+        centre = np.asarray(vectors).mean(axis=0, keepdims=True)
+        scores = self.scale.scores(raw_similarities(centre, self.index)[0])
+        if MULTILINGUAL in self.index.slugs:
+            raised = self.index.slugs.index(MULTILINGUAL)
+            largest = max(self.scale.typical_score, self.scale.none_threshold)
+            scores[raised] += foreign_share * largest
+        return scores
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -111,6 +111,32 @@ def categorize_request(
     )
 
 
+def behaviour_request(
+    messages: Sequence[tuple[str, str]],
+    answer: str,
+    options: Sequence[CategoryOption],
+) -> JudgeRequest:
+    """Ask which categories' behaviours an answer to a chat shows; nothing tells the model.
+
+    Only options with a `behaviour` line can be chosen; the others say what else there is.
+    """
+    described = [option for option in options if option.behaviour]
+    turns = [f"{role}: {escaped(content)}" for role, content in messages]
+    framed = frame("\n".join([*turns, f"answer: {escaped(answer)}"]))
+    values = {
+        "options": "\n".join(f"- {each.slug}: {escaped(each.behaviour)}" for each in described),
+        "token": framed.token,
+        "frame": framed.text,
+    }
+    return make_request(
+        "behaviour",
+        values,
+        categorize_schema([option.slug for option in described]),
+        options=tuple(options),
+        answer=answer,
+    )
+
+
 def detect_request(
     explanation: str, examples: Sequence[ShownExample], sample: int = 0
 ) -> JudgeRequest:

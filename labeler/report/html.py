@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from labeler.judge.base import judge_kind
 from labeler.report.answer import Conclusion, answer_of, check_sentences, computed_sentence
 from labeler.report.basis import side_sentence
+from labeler.report.behaviour import behaviour_sentences
 from labeler.report.compare import summary
 from labeler.report.comparisons import LatentSetView
 from labeler.report.documents import documents_text, points_text
@@ -421,6 +422,7 @@ def _environment() -> Environment:
         judge_note=_judge_note,
         longest_explanation=LONGEST_EXPLANATION,
         check_sentences=check_sentences,
+        behaviour_sentences=behaviour_sentences,
         compare_summary=summary,
         computed_sentence=computed_sentence,
         documents_text=documents_text,

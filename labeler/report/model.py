@@ -21,6 +21,7 @@ from taxonomy.counts import CategoryChange, Side
 if TYPE_CHECKING:
     from labeler.labeling.agreement import AgreementRow
     from labeler.report.answer import CategorySensitivity, Checks
+    from labeler.report.behaviour import BehaviourResults
     from labeler.report.robustness import Sweep
     from taxonomy.robustness import Correction
 
@@ -215,6 +216,8 @@ class ChangeTable:
     """What the conclusions survive; None in reports of older versions."""
     basis: Basis = field(default_factory=Basis)
     """What p, q and the intervals rest on."""
+    behaviour: BehaviourResults | None = None
+    """What the models do on held-out prompts; None where they answered none."""
 
     @property
     def has_family_p(self) -> bool:

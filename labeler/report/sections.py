@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from labeler.labeling.agreement import AgreementRow
+    from labeler.report.behaviour import BehaviourResults
     from labeler.report.compare import SideBySide
     from labeler.report.html import ComparisonFigures, Page, PageComparison, Section
     from labeler.report.model import (
@@ -46,6 +47,9 @@ class Chapter:
 
 
 CHANGE = Chapter("change", "Changes", "Change of each category", 10)
+BEHAVIOUR = Chapter(
+    "behaviour", "Behaviour", "What the models do on held-out prompts", 15, is_optional=True
+)
 PLANTED = Chapter("planted", "Planted", "Planted directions", 20, is_optional=True)
 ISOLATION = Chapter("isolation", "Isolation", "How the latents were isolated", 30)
 JUDGE = Chapter("judge", "Judge", "Who judged, and how much", 40)
@@ -232,6 +236,18 @@ class PlantedSection(ReportSection):
     def model(self, comparison: PageComparison) -> ChangeTable | None:
         """The change table where study.toml names such directions."""
         return comparison.data.table if comparison.data.table.planted else None
+
+
+@REPORT_SECTIONS.register("behaviour")
+class BehaviourSection(ReportSection):
+    """The change of behaviour next to that of the latents."""
+
+    chapter = BEHAVIOUR
+    order = 10
+
+    def model(self, comparison: PageComparison) -> BehaviourResults | None:
+        """The changes, where the models answered prompts."""
+        return comparison.data.table.behaviour
 
 
 @REPORT_SECTIONS.register("null-runs")

@@ -14,6 +14,7 @@ from crosscoder.config import SIDES, SideName
 from labeler.errors import UsageError
 from labeler.report.answer import Checks, sensitivity_of
 from labeler.report.basis import read_basis
+from labeler.report.behaviour import read_behaviour
 from labeler.report.comparisons import ActiveComparison, read_comparisons
 from labeler.report.model import CategoryRow, ChangeTable, Coverage, Direction, PlantedCheck
 from labeler.report.randomisation import PER_SIDE
@@ -245,6 +246,7 @@ def change_table(
         coverage=read_coverage(session, comparison.name),
         planted=_check_planted(session, facts.version.id, rows, planted),
         basis=read_basis(session, comparison, rows),
+        behaviour=read_behaviour(session, comparison.id, rows),
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from labeler.report.answer import answer_of, check_sentences, computed_sentence, planted_sentence
 from labeler.report.basis import side_sentence
+from labeler.report.behaviour import behaviour_sentences
 from labeler.report.documents import document_sentence
 from labeler.report.model import CategoryRow, ChangeTable, ReportData
 from labeler.report.statistics import ROW_COLUMNS
@@ -85,8 +86,9 @@ def _section(table: ChangeTable, notes: Sequence[str]) -> str:
     answer = answer_of(table)
     heading = _escape(f"{table.comparison}: {table.target} against {table.reference}")
     lines = [f"## {heading}", "", f"**{_escape(answer.sentence)}**", "", _escape(answer.detail)]
-    if table.checks:
-        lines += ["", *(f"- {_escape(said)}" for said in check_sentences(table.checks))]
+    said = [*(check_sentences(table.checks) if table.checks else ()), *behaviour_sentences(table)]
+    if said:
+        lines += ["", *(f"- {_escape(sentence)}" for sentence in said)]
     if notes:
         lines += ["", *(f"- {_escape(note)}" for note in notes)]
     lines += ["", f"Shares of {table.denominator} latents; taxonomy {_escape(table.taxonomy)}."]
@@ -158,6 +160,7 @@ def _escape(text: str) -> str:
 SENSITIVITY = "sensitivity.csv"
 CORRECTION = "judge_correction.csv"
 SWEEP = "threshold_sweep.csv"
+BEHAVIOUR = "category_behaviour.csv"
 AGREEMENT = "judge_agreement"
 
 
@@ -167,6 +170,7 @@ def further_files(reports: Sequence[ReportData]) -> dict[str, str]:
         SENSITIVITY: list(_ways(reports)),
         CORRECTION: list(_corrections(reports)),
         SWEEP: list(_sweeps(reports)),
+        BEHAVIOUR: list(_behaviours(reports)),
     }
     return {name: csv_of(tuple(rows[0]), rows) for name, rows in found.items() if rows}
 
@@ -233,6 +237,13 @@ def _sweeps(reports: Sequence[ReportData]) -> Iterator[dict[str, Any]]:
                 yield head | vars(point) | {"stability": swept.stability}
 
 
+def _behaviours(reports: Sequence[ReportData]) -> Iterator[dict[str, Any]]:
+    for report in reports:
+        results = report.table.behaviour
+        for row in results.rows if results is not None else ():
+            yield {"comparison": report.table.comparison} | vars(row.change)
+
+
 def print_change_tables(study: StudyFile, stream: TextIO | None = None) -> None:
     """Print the newest stored table of each comparison, and where the page is.
 
@@ -296,6 +307,8 @@ def _print_table(table: ChangeTable, console: Console) -> None:
     for said in _basis(table):
         console.print(Text(said, style="dim"))
     for said in check_sentences(table.checks) if table.checks else ():
+        console.print(Text(f"- {said}"))
+    for said in behaviour_sentences(table):
         console.print(Text(f"- {said}"))
     planted = planted_sentence(table)
     if planted:

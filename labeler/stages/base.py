@@ -23,7 +23,9 @@ from labeler.store.schema import Run
 from labeler.study.config import CorpusSection, ModelSection
 from labeler.study.study_file import StudyConfig, StudyFile
 
-STAGE_NAMES = ("harvest", "train", "isolate", "collect", "label", "categorize", "report")
+STAGE_NAMES = (
+    "harvest", "train", "isolate", "collect", "label", "categorize", "behaviour", "report",
+)  # fmt: skip
 """In the order in which data flows."""
 UNANSWERED = "n_unanswered"
 """Key of a run's result: questions without an answer, which the next call asks again."""
@@ -90,6 +92,12 @@ class Stage(Protocol):
     def is_whole(self, context: StageContext) -> bool:
         """Whether the product's files, if it has any, are all there."""
         ...
+
+
+def stages_of(study: StudyFile) -> tuple[str, ...]:
+    """The stages of a study in their order: `behaviour` is one where prompts are named."""
+    has_prompts = study.config.behaviour.prompts is not None
+    return tuple(name for name in STAGE_NAMES if name != "behaviour" or has_prompts)
 
 
 def reads_previous(stage: Stage, study: StudyFile) -> bool:

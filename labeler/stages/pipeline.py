@@ -26,6 +26,7 @@ from labeler.stages.base import (
     StageContext,
     reads_previous,
     recorded_key,
+    stages_of,
 )
 from labeler.store.engine import read_session, write_session
 from labeler.store.migrate import opened
@@ -73,6 +74,15 @@ def stage_range(first: str | None, last: str | None) -> tuple[str, ...]:
     return STAGE_NAMES[: until + 1]
 
 
+def study_stages(study: StudyFile, first: str | None, last: str | None) -> tuple[str, ...]:
+    """The study's own stages up to `last`; UsageError as `stage_range`, and for another stage."""
+    names, own = stage_range(first, last), stages_of(study)
+    for option, name in (("--from", first), ("--until", last)):
+        if name is not None and name not in own:
+            raise UsageError(f"{option} {name}: no stage of this study; it names no {name}.prompts")
+    return tuple(name for name in names if name in own)
+
+
 def run_study(
     study: StudyFile,
     progress: Progress,
@@ -85,7 +95,7 @@ def run_study(
     it is `first` or comes after it: then its product is made again. Raises UsageError for what any
     of the stages lacks in the config before the first of them starts.
     """
-    names = stage_range(first, last)
+    names = study_stages(study, first, last)
     forced = STAGE_NAMES.index(first) if first else len(STAGE_NAMES)
     with opened(study.database_url, create=True) as engine, study_lock(study):
         _mark_broken_off(engine)
@@ -110,7 +120,8 @@ def _run_on_whole_files(context: StageContext, name: str, forced: bool) -> Itera
                 raise
             made_again.add(error.path)
             _LOGGER.warning("%s", error)
-        for earlier in STAGE_NAMES[STAGE_NAMES.index(maker) : STAGE_NAMES.index(name)]:
+        own = stages_of(context.study)
+        for earlier in own[own.index(maker) : own.index(name)]:
             yield _run_stage(context, earlier, forced=False)
 
 
@@ -143,7 +154,8 @@ def run_stage(
             study, engine, progress, spending=spending, reads_database_only=only_database
         )
         if reads_previous(load_stage(name), study):
-            for earlier in STAGE_NAMES[: STAGE_NAMES.index(name)]:
+            own = stages_of(study)
+            for earlier in own[: own.index(name)]:
                 context = with_key(context, earlier)
                 if not is_done(context, earlier):
                     raise UsageError(
@@ -283,7 +295,8 @@ def _was_stopped(error: BaseException | None) -> bool:
 
 def finished(context: StageContext, name: str) -> StageContext:
     """The context with the keys of all stages up to `name`; UsageError where that is not done."""
-    for earlier in STAGE_NAMES[: STAGE_NAMES.index(name) + 1]:
+    own = stages_of(context.study)
+    for earlier in own[: own.index(name) + 1]:
         context = with_key(context, earlier)
     if not is_done(context, name):
         raise UsageError(

@@ -22,7 +22,14 @@ from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.store.engine import read_session, require_existing
 from labeler.store.migrate import opened
 from labeler.store.runs import latest_done_run
-from labeler.store.schema import Comparison, ExplanationScore, JudgeLabel, NullResult, ReviewEvent
+from labeler.store.schema import (
+    CategoryBehaviour,
+    Comparison,
+    ExplanationScore,
+    JudgeLabel,
+    NullResult,
+    ReviewEvent,
+)
 from labeler.study.study_file import StudyFile
 
 _READ = (
@@ -31,6 +38,7 @@ _READ = (
     Comparison.labels_changed_at,
     ExplanationScore.id,
     NullResult.id,
+    CategoryBehaviour.id,
 )
 """What a report reads: a newer one of these makes it stale."""
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from crosscoder.progress import SilentProgress
 from labeler.errors import USAGE_ERRORS
-from labeler.stages.base import STAGE_NAMES, StageContext, reads_previous
+from labeler.stages.base import STAGE_NAMES, StageContext, reads_previous, stages_of
 from labeler.stages.harvest import named_inputs
 from labeler.stages.pipeline import is_done, load_stage, with_key
 from labeler.store.comparisons import AbsentComparison, RetiredComparison, study_comparisons
@@ -120,7 +120,7 @@ def stage_states(
     found: list[StageStatus] = []
     reason: str | None = None
     said: str | None = None
-    for name in names:
+    for name in [name for name in names if name in stages_of(context.study)]:
         if reason is None or not reads_previous(load_stage(name), context.study):
             reason = None
             try:

@@ -74,6 +74,7 @@ def load_version(session: Session, taxonomy_version_id: int) -> Taxonomy:
                 include_when=row.include_when,
                 exclude_when=row.exclude_when,
                 prototypes=tuple(row.prototypes),
+                behaviour=row.behaviour or "",
             )
             for row in categories
         ),
@@ -159,6 +160,7 @@ def _category_row(
         exclude_when=category.exclude_when,
         prototypes=list(category.prototypes),
         position=position,
+        behaviour=category.behaviour or None,
     )
 
 

@@ -17,6 +17,7 @@ from crosscoder import limits
 from crosscoder.config import SIDES, FormerName, check_exclusive_fraction
 from crosscoder.limits import MAX_CONFIG_BYTES, parse_toml, read_text
 from labeler.errors import UsageError, WorkError, doing
+from labeler.study.behaviour_config import BehaviourSection
 from labeler.study.config import (
     CollectSection,
     ComparisonSection,
@@ -68,6 +69,7 @@ class StudyConfig(Section):
     scores: ScoresSection = ScoresSection()
     embedding: EmbeddingSection = EmbeddingSection()
     taxonomy: TaxonomySection = TaxonomySection()
+    behaviour: BehaviourSection = BehaviourSection()
     report: ReportSection = ReportSection()
     null_runs: Annotated[NullRunsSection, FormerName("thorough")] = NullRunsSection()
     sql: SqlSection = SqlSection()
@@ -307,6 +309,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "k": 100,
     },
     "[[crosscoders]]": {"name": "base-tuned", "models": ("base", "tuned")},
+    "[behaviour]": {"prompts": "behaviour.jsonl", "base_url": "http://127.0.0.1:8000/v1"},
     "[judge]": {
         "base_url": "http://127.0.0.1:8000/v1",
         "price_prompt_per_million": 0.15,

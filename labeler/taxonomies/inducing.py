@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 from labeler.embedding.base import Embedder
 from labeler.embedding.embedders import fitted_to
 from labeler.errors import UsageError, WorkError
-from labeler.judge.base import Judge, JudgeReply, JudgeRequest, judge_kind
-from labeler.judge.calls import CallStore, StoredCall
+from labeler.judge.base import Judge, JudgeRequest, judge_kind
+from labeler.judge.calls import CallStore, StoredCall, ask_each
 from labeler.judge.evidence_statistics import snippet
 from labeler.judge.latents import load_subject
 from labeler.judge.prompts import merge_request, name_request
@@ -85,29 +85,7 @@ class JudgeNamer:
         return [call.parsed is not None and bool(call.parsed["same"]) for call in calls]
 
     def _ask(self, requests: Sequence[JudgeRequest]) -> list[StoredCall]:
-        return asyncio.run(self._ask_all(requests))
-
-    async def _ask_all(self, requests: Sequence[JudgeRequest]) -> list[StoredCall]:
-        slots = asyncio.Semaphore(self._judge.concurrency)
-
-        async def one(request: JudgeRequest) -> StoredCall:
-            async with slots:
-                found = self._store.find(request)
-                return found if found is not None else await self._ask_one(request)
-
-        try:
-            return list(await asyncio.gather(*(one(request) for request in requests)))
-        finally:
-            await self._judge.aclose()
-
-    async def _ask_one(self, request: JudgeRequest) -> StoredCall:
-        calls: list[StoredCall] = []
-
-        async def record(reply: JudgeReply) -> None:
-            calls.append(self._store.record(request, reply, None))
-
-        await self._judge.ask(request, record)
-        return calls[-1]
+        return asyncio.run(ask_each(self._judge, self._store, requests))
 
 
 class TermNamer:

@@ -12,6 +12,10 @@ from typing import Any
 import pytest
 from shared import built_once, copied_once
 
+from labeler.stages.base import STAGE_NAMES
+
+STAGES = tuple(name for name in STAGE_NAMES if name != "behaviour")
+"""The stages of these studies: no prompts are named."""
 NAMES = ("base", "tuned", "third")
 TEXTS = (
     ("user", "Write a list of {0} {1} for my {2} and keep it short."),

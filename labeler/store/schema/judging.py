@@ -14,7 +14,7 @@ from labeler.store.schema.base import Base, FreeText, OneOf, UtcDateTime, utc_no
 
 IMPORT = "import"
 """Kind of a judge that stands for another tool or for a file: nobody can ask it."""
-CALL_STAGES = ("explain", "categorize", "detect", "fuzz", "name", "merge")
+CALL_STAGES = ("explain", "categorize", "detect", "fuzz", "name", "merge", "behaviour")
 CLAIM_STATUSES = ("open", "claimed", "done", "failed")
 SCORE_METHODS = ("detection", "fuzzing")
 

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from labeler.store.schema.base import Base, FreeText, Matrix, OneOf, UtcDateTime, utc_now
 
 RUN_KINDS = (
-    "harvest", "train", "isolate", "collect", "label", "score", "categorize", "report",
+    "harvest", "train", "isolate", "collect", "label", "score", "categorize", "behaviour", "report",
     "import", "review", "taxonomy",
 )  # fmt: skip
 RUN_STATUSES = ("running", "done", "failed", "interrupted")
@@ -119,6 +119,8 @@ class Category(Base):
     exclude_when: Mapped[str] = mapped_column(FreeText)
     prototypes: Mapped[list[str]] = mapped_column(JSON)
     position: Mapped[int]
+    behaviour: Mapped[str | None] = mapped_column(FreeText)
+    """What an answer of the category looks like; NULL where the taxonomy does not say."""
 
 
 class CategoryMapping(Base):

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_study import TinyStudy, write_study
+from tiny_study import STAGES, TinyStudy, write_study
 
 from labeler.cli.main import run
-from labeler.stages.base import STAGE_NAMES
 from taxonomy.power import PLANTED_CHANGE
 
 Capture = pytest.CaptureFixture[str]
@@ -38,7 +37,7 @@ def test_a_new_study_has_everything_to_do_and_the_plan_makes_no_file(
 ) -> None:
     before = sorted(new_study.folder.rglob("*"))
     lines = plan(new_study, capsys)
-    assert all(lines[name].startswith("to do") for name in STAGE_NAMES)
+    assert all(lines[name].startswith("to do") for name in STAGES)
     assert "60 documents, tokens not counted" in lines["harvest"]
     assert "96 latents, 4 passes over the text" in lines["train"]
     assert "at most 20 latents on the sides" in lines["collect"]
@@ -68,7 +67,7 @@ def test_until_leaves_stages_out_and_null_runs_are_refused(
     new_study: TinyStudy, capsys: Capture
 ) -> None:
     lines = plan(new_study, capsys, "--until", "isolate")
-    assert [name for name in STAGE_NAMES if name in lines] == ["harvest", "train", "isolate"]
+    assert [name for name in STAGES if name in lines] == ["harvest", "train", "isolate"]
     assert run(["run", str(new_study.path), "--plan", "--null-runs"]) == 2
     assert "leave one of them out" in capsys.readouterr().err
 
@@ -89,7 +88,7 @@ def test_a_finished_study_is_done_and_from_does_stages_again(
     study = finished_study.copied_to(tmp_path / "copy")
     before = study.database.read_bytes()
     lines = plan(study, capsys)
-    assert all(lines[name].startswith("done") for name in STAGE_NAMES)
+    assert all(lines[name].startswith("done") for name in STAGES)
     assert "tokens (as harvested)" in lines["harvest"]
     assert "took" in lines["train"]
     again = plan(study, capsys, "--from", "label")

@@ -17,10 +17,9 @@ from typing import Any
 import pytest
 from stub_judge import judging_server
 from stub_server import StubServer
-from tiny_study import TinyStudy, write_study
+from tiny_study import STAGES, TinyStudy, write_study
 
 from labeler.cli.main import run
-from labeler.stages.base import STAGE_NAMES
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache"), pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[3]
@@ -197,7 +196,7 @@ def test_killed_once_in_every_stage(
         assert ask(study, PAID_TWICE) == []
     for name, expected in undisturbed.items():
         assert found[name] == expected, name
-    assert [kind for kind, _ in found["runs"]] == list(STAGE_NAMES)
+    assert [kind for kind, _ in found["runs"]] == list(STAGES)
     assert not list(study.folder.rglob("*.partial"))
 
 
@@ -216,7 +215,7 @@ def test_ctrl_c_while_the_judge_answers(
         assert tables(study) == undisturbed
 
 
-@pytest.mark.parametrize("stage", STAGE_NAMES)
+@pytest.mark.parametrize("stage", STAGES)
 def test_stopped_after_the_work_and_before_the_record_of_it(
     finished_study: TinyStudy, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,7 +223,7 @@ def test_stopped_after_the_work_and_before_the_record_of_it(
     study = finished_study.copied_to(tmp_path / "study")
     before = tables(study)
     with closing(sqlite3.connect(study.database)) as connection:
-        after = STAGE_NAMES[STAGE_NAMES.index(stage) :]
+        after = STAGES[STAGES.index(stage) :]
         marks = ", ".join("?" * len(after))
         connection.execute(f"UPDATE run SET status = 'running' WHERE kind IN ({marks})", after)
         connection.commit()

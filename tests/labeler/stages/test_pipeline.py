@@ -15,10 +15,9 @@ import pytest
 from postgres import fresh_database
 from sqlalchemy.engine import URL
 from stub_judge import judging_server
-from tiny_study import TinyStudy, write_study
+from tiny_study import STAGES, TinyStudy, write_study
 
 from labeler.cli.main import run
-from labeler.stages.base import STAGE_NAMES
 from labeler.store.query.query import run_query
 from labeler.store.views import VIEWS
 from taxonomy.tree import seed_taxonomy
@@ -68,7 +67,7 @@ def study(finished_study: TinyStudy, tmp_path: Path) -> TinyStudy:
 
 def test_every_stage_is_recorded_as_done_once(finished_study: TinyStudy) -> None:
     found = rows(finished_study, "SELECT kind, status, finished_at IS NOT NULL FROM v_run")
-    assert sorted(found) == sorted((name, "done", 1) for name in STAGE_NAMES)
+    assert sorted(found) == sorted((name, "done", 1) for name in STAGES)
 
 
 def test_every_stage_leaves_its_rows(finished_study: TinyStudy) -> None:
@@ -193,7 +192,7 @@ def test_stdout_is_the_change_table_and_a_second_run_starts_nothing(
     assert stages_run(study, before) == []
     printed = capsys.readouterr()
     assert "nothing to do" in printed.err
-    for name in STAGE_NAMES:
+    for name in STAGES:
         assert f"{name}: already done with the same inputs" in printed.err
         assert f"{name}: " not in printed.out.replace("report: ", "")
     assert "tuned-vs-base" in printed.out
@@ -209,10 +208,10 @@ def test_stdout_is_the_change_table_and_a_second_run_starts_nothing(
 @pytest.mark.parametrize(
     ("changes", "stages"),
     [
-        ({"report": {"denominator": "isolated"}}, STAGE_NAMES[6:]),
-        ({"taxonomy": {"cluster_distance": 0.3}}, STAGE_NAMES[5:6]),
-        ({"collect": {"window": 12}}, STAGE_NAMES[3:]),
-        ({"isolate": {"top": 8}}, STAGE_NAMES[2:]),
+        ({"report": {"denominator": "isolated"}}, STAGES[6:]),
+        ({"taxonomy": {"cluster_distance": 0.3}}, STAGES[5:6]),
+        ({"collect": {"window": 12}}, STAGES[3:]),
+        ({"isolate": {"top": 8}}, STAGES[2:]),
         ({"judge": {"concurrency": 3}, "train": {"checkpoint_every": 7}}, ()),
     ],
 )
@@ -274,7 +273,7 @@ def test_labels_that_changed_make_a_new_report(study: TinyStudy, tmp_path: Path)
 def test_from_redoes_a_stage_that_is_done(study: TinyStudy) -> None:
     labels = "SELECT side, latent_id, category, outcome FROM v_effective_label"
     before = sorted(rows(study, labels))
-    assert ran_again(study, "--from", "isolate") == list(STAGE_NAMES[2:])
+    assert ran_again(study, "--from", "isolate") == list(STAGES[2:])
     assert sorted(rows(study, labels)) == before
 
 
@@ -306,7 +305,7 @@ def test_until_stops_and_a_later_run_goes_on(
     assert "run study.toml --until collect" in capsys.readouterr().err
     assert run(["isolate", str(study.path)]) == 0
     assert run(["collect", str(study.path)]) == 0
-    assert stages_run(study) == list(STAGE_NAMES[:4])
+    assert stages_run(study) == list(STAGES[:4])
 
 
 def test_a_judge_that_is_away_ends_the_run_and_loses_nothing(
@@ -351,7 +350,7 @@ def test_the_same_study_on_postgresql(
         assert run_query(url, query) == expected
         config = run_query(url, "select distinct config::text from run").rows
         assert run(["run", str(moved.path)]) == 0
-        assert run_query(url, "select count(*) from run").rows == ((len(STAGE_NAMES),),)
+        assert run_query(url, "select count(*) from run").rows == ((len(STAGES),),)
     assert "${TINY_STUDY_URL}" in config[0][0]
     assert str(url.port) not in config[0][0]
 
