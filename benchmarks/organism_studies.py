@@ -39,6 +39,14 @@ FLOOR = 0.05
 TOP = 100
 SCORED = 50
 """Latents of each side whose explanations are scored, the first in rank."""
+TEXTS = {
+    "given": "",
+    "both": 'answers = "both"\n',
+    "prompts": "answer_tokens = 0\n",
+    "first8": "answer_tokens = 8\n",
+}
+"""What the models read, as keys of `[corpus]`: the answers of the corpus, each model's own answers,
+prompts without answers, or the first 8 tokens of the corpus's answers."""
 MEAN_SHIFTS = ("mean shift", "mean shift against the rest")
 """The mean shift of every eligible latent of a category: its interval lies above or below 0, or
 above or below the mean of all other latents."""
@@ -161,9 +169,14 @@ def by_category(behaviours: dict[str, Any], verdicts: dict[str, str]) -> dict[st
     return told
 
 
-def measured(work: Path, truth: Truth, seed: int, n_draws: int) -> Measured:
-    """Run the study of one organism and training seed, and let every rule choose and test."""
-    study = Study.open(_written_study(work, truth, seed))
+def measured(
+    work: Path, truth: Truth, seed: int, n_draws: int, text_read: str = "given"
+) -> Measured:
+    """Run the study of one organism and training seed, and let every rule choose and test.
+
+    `text_read` is a key of TEXTS.
+    """
+    study = Study.open(_written_study(work, truth, seed, text_read))
     study.run(last="categorize", progress=progress_for())
     engine = open_engine(study.file.database_url)
     with read_session(engine) as session:
@@ -331,13 +344,18 @@ def _shift(n_shifted: int, shift: float | None, p_value: float, q_value: float |
     return Called(verdict, shift, str(n_shifted), round(p_value, 4), round(q_value, 4))
 
 
-def _written_study(work: Path, truth: Truth, seed: int) -> Path:
-    """The study file of one organism and seed; studies of one organism share their harvest.
+def _written_study(work: Path, truth: Truth, seed: int, text_read: str) -> Path:
+    """The study file of one organism and seed; those of one organism and text share a harvest.
 
-    In bfloat16, which processors with such instructions read several times as fast.
+    In bfloat16, which processors with such instructions read several times as fast. The base
+    model's answers are the same for all organisms, so they share a folder of answers.
     """
-    folder = work / truth.name
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = work / (truth.name if text_read == "given" else f"{truth.name}-{text_read}")
+    answers = folder / "artifacts" / "answers"
+    answers.parent.mkdir(parents=True, exist_ok=True)
+    (work / "answers").mkdir(exist_ok=True)
+    if not answers.exists():
+        answers.symlink_to((work / "answers").resolve(), target_is_directory=True)
     path = folder / f"seed{seed}.toml"
     model, embedder = fetch(SMOLLM2), fetch(MINILM)
     path.write_text(
@@ -359,7 +377,7 @@ adapter = {json.dumps(str(truth.adapter))}
 [corpus]
 path = {json.dumps(str(CORPUS))}
 max_length = 256
-[harvest]
+{TEXTS[text_read]}[harvest]
 layer = 22
 batch_tokens = 1024
 [train]

@@ -1,10 +1,11 @@
 """How often each isolation rule says what a fine-tune did, on pairs whose truth was measured.
 
-    python benchmarks/organisms.py WORK_FOLDER [--quick] [--seeds N] [--only NAME ...]
+    python benchmarks/organisms.py WORK_FOLDER [--quick] [--seeds N] [--only NAME ...] [--text TEXT]
 
 Each organism of `examples/organisms` is SmolLM2 with an adapter; `truth.json` says by generation
 which behaviours went up, went down, or did not change. A study per organism and training seed reads
-the demo's corpus; every latent that a rule may choose from is labelled once by the embedded judge.
+the demo's corpus (with `--text`: each model's own answers, prompts alone, or the first 8 tokens of
+the answers); every latent that a rule may choose from is labelled once by the embedded judge.
 Then each rule chooses its sides, and the randomisation over documents tests every category:
 
 right_sign       share of the truly changed categories whose estimate has the true sign
@@ -34,6 +35,7 @@ import numpy as np
 from organism_studies import (
     MEAN_SHIFTS,
     SCORED,
+    TEXTS,
     Called,
     Measured,
     Truth,
@@ -91,7 +93,7 @@ def main() -> None:
     rows = []
     for truth in truths:
         studies = [
-            measured(arguments.work, truth, seed, arguments.draws)
+            measured(arguments.work, truth, seed, arguments.draws, arguments.text)
             for seed in range(arguments.seeds)
         ]
         for (seed, study), (rule, score) in itertools.product(enumerate(studies), scores.items()):
@@ -114,6 +116,7 @@ def main() -> None:
                 "rules": {name: each.summary() for name, each in scores.items()},
                 "organisms": [truth.name for truth in truths],
                 "seeds": arguments.seeds,
+                "text": arguments.text,
                 "rows": rows,
                 "seconds": round(time.perf_counter() - started, 1),
                 "quick": arguments.quick,
@@ -129,6 +132,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=None, help="training seeds of each organism")
     parser.add_argument("--draws", type=int, default=2000, help="random swaps of each test")
     parser.add_argument("--only", nargs="*", help="names of the organisms")
+    parser.add_argument("--text", choices=TEXTS, default="given", help="what the models read")
     arguments = parser.parse_args()
     arguments.seeds = arguments.seeds or (1 if arguments.quick else 3)
     return arguments

@@ -95,7 +95,7 @@ def answered_corpus(
     Raises InputError where a new identifier is in the corpus already, and errors as
     `crosscoder.generation.write_answers` does.
     """
-    prompts = {i: prompt for i, each in enumerate(documents) if (prompt := _prompt(each))}
+    prompts = {i: prompt for i, each in enumerate(documents) if (prompt := prompt_of(each))}
     answers: dict[str, dict[int, Answer]] = {}
     for spec in specs:
         written = write_answers(
@@ -132,7 +132,7 @@ def answered_corpus(
     return AnsweredCorpus(tuple(found), counts, len(prompts), len(prompts) - len(answered))
 
 
-def _prompt(document: Document) -> tuple[Message, ...]:
+def prompt_of(document: Document) -> tuple[Message, ...]:
     """The messages before the first answer; none where there is no user's among them."""
     prompt: list[Message] = []
     for message in document.messages or ():

@@ -136,7 +136,9 @@ def _text_size(study: StudyFile, known: _Known) -> TextSize:
     if is_done and known.n_tokens is not None:
         return TextSize(len(documents), known.n_tokens, "as harvested")
     if section.answers == "both":
-        return TextSize(len(documents), None, "every model answers them first")
+        return TextSize(len(documents), None, "every model answers the prompts first")
+    if section.answer_tokens is not None:
+        return TextSize(len(documents), None, "assistant messages are cut")
     tokenizer = _tokenizer(study)
     if tokenizer is None:
         return TextSize(len(documents), None, "no model has a tokenizer.json on this machine")

@@ -63,6 +63,20 @@ def test_what_study_toml_lacks_is_said(tmp_path: Path, capsys: Capture) -> None:
     assert "no [corpus] in study.toml yet" in plan(bare, capsys)["harvest"]
 
 
+@pytest.mark.parametrize(
+    ("corpus", "why"),
+    [
+        ({"answers": "both"}, "every model answers the prompts first"),
+        ({"answer_tokens": 8}, "assistant messages are cut"),
+    ],
+)
+def test_text_that_the_harvest_makes_is_not_counted_before(
+    new_study: TinyStudy, capsys: Capture, corpus: dict[str, object], why: str
+) -> None:
+    lines = plan(new_study.with_tables(corpus=corpus), capsys)
+    assert f"60 documents, tokens not counted ({why})" in lines["harvest"]
+
+
 def test_until_leaves_stages_out_and_null_runs_are_refused(
     new_study: TinyStudy, capsys: Capture
 ) -> None:
