@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from labeler.report.mean_shifts import shift_sentence
+from labeler.report.mean_shifts import shift_claim, shift_sentence
 from labeler.report.model import CategoryRow, ChangeTable
 from labeler.store.outcomes import BY_NAME, OF_ONE_REQUEST
 from labeler.text import interval_text, listed, one_line, plural, probability_text
@@ -35,9 +35,12 @@ def answer_of(table: ChangeTable) -> Conclusion:
             coverage_sentence(table),
         )
     significant = [row for row in tested if row.is_significant]
-    sentence = _some(significant, len(tested)) if significant else _none(tested)
-    shifts = shift_sentence(table)
+    claim, shifts = shift_claim(table), shift_sentence(table)
+    counted = _some(significant, len(tested)) if significant else _none(tested)
+    is_only_shifted = claim is not None and not significant
+    sentence = f"{claim}. No change of counts is distinguishable." if is_only_shifted else counted
     detail = [
+        *([counted] if is_only_shifted else []),
         *([] if shifts is None else [shifts]),
         *_together(table),
         *_strength(tested, significant),

@@ -14,6 +14,7 @@ from labeler.judge.base import judge_kind
 from labeler.report.answer import Conclusion, answer_of, check_sentences, computed_sentence
 from labeler.report.basis import side_sentence
 from labeler.report.behaviour import behaviour_sentences
+from labeler.report.cards import FIRST_CARDS, cards
 from labeler.report.compare import summary
 from labeler.report.comparisons import LatentSetView
 from labeler.report.documents import documents_text, points_text
@@ -423,6 +424,8 @@ def _environment() -> Environment:
         longest_explanation=LONGEST_EXPLANATION,
         check_sentences=check_sentences,
         behaviour_sentences=behaviour_sentences,
+        cards=cards,
+        first_cards=FIRST_CARDS,
         compare_summary=summary,
         computed_sentence=computed_sentence,
         documents_text=documents_text,

@@ -16,23 +16,34 @@ def shift_sentence(table: ChangeTable) -> str | None:
 
     Groups are left out: their categories say more.
     """
-    rows = [row for row in table.rows if row.relative_shift_q is not None]
-    if not rows:
+    leaves = _leaves(table)
+    if not leaves:
         return None
-    leaves = [row for row in rows if row.level == max(each.level for each in rows)]
-    called = [row for row in leaves if (row.relative_shift_q or 0.0) < ALPHA]
-    model = one_line(table.target)
     tested = f"mean strength shift, {len(leaves)} categories, q < {ALPHA:g}"
-    if not called:
+    claim = shift_claim(table)
+    if claim is None:
         return (
-            f"Over all labelled latents, {model} is not shown to use any category more or less "
-            f"strongly than the rest ({tested})."
+            f"Over all labelled latents, {one_line(table.target)} is not shown to use any category "
+            f"more or less strongly than the rest ({tested})."
         )
+    return f"Over all labelled latents, {claim} ({tested})."
+
+
+def shift_claim(table: ChangeTable) -> str | None:
+    """The same without the test; None where no category is shown to shift."""
+    called = [row for row in _leaves(table) if (row.relative_shift_q or 0.0) < ALPHA]
+    if not called:
+        return None
     up = [row for row in called if (row.relative_shift or 0.0) > 0]
     down = [row for row in called if (row.relative_shift or 0.0) < 0]
     said = [f"{_named(up)} more strongly than the rest"] if up else []
     said += [f"{_named(down)} less strongly{'' if up else ' than the rest'}"] if down else []
-    return f"Over all labelled latents, {model} uses {', and '.join(said)} ({tested})."
+    return f"{one_line(table.target)} uses {', and '.join(said)}"
+
+
+def _leaves(table: ChangeTable) -> list[CategoryRow]:
+    rows = [row for row in table.rows if row.relative_shift_q is not None]
+    return [row for row in rows if row.level == max(each.level for each in rows)]
 
 
 def _named(rows: Sequence[CategoryRow]) -> str:

@@ -1,0 +1,99 @@
+"""The cards: one claim per category from all measures, the surest first."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from labeler.report.behaviour import BehaviourResults, BehaviourRow
+from labeler.report.build import ReportFiles
+from labeler.report.cards import CategoryCard, cards
+from labeler.report.model import ChangeTable
+from taxonomy.behaviour_change import sign_agreement
+from taxonomy.counts import BehaviourChange
+
+NO_CHANGE = {"relative_shift": 0.0, "relative_shift_q": 1.0}
+
+
+@pytest.fixture
+def table(paper_report: ReportFiles) -> ChangeTable:
+    """Counts alone."""
+    return paper_report.tables[0]
+
+
+def with_measures(
+    table: ChangeTable, rows: dict[str, dict[str, Any]], answers: dict[str, BehaviourChange]
+) -> ChangeTable:
+    changed = tuple(
+        dataclasses.replace(row, **(NO_CHANGE | rows.get(row.category, {}))) for row in table.rows
+    )
+    behaviour = BehaviourResults(
+        rows=tuple(
+            BehaviourRow(row.name, row, answers[row.category])
+            for row in changed
+            if row.category in answers
+        ),
+        agreement=sign_agreement([]),
+        run_id=1,
+        target="a",
+        reference="b",
+        n_prompts=60,
+        n_checked=120,
+        n_judged=0,
+        n_unclassified=0,
+    )
+    return dataclasses.replace(table, rows=changed, behaviour=behaviour)
+
+
+def card_of(table: ChangeTable, category: str) -> CategoryCard:
+    return next(card for card in cards(table) if card.row.category == category)
+
+
+def answers(verdict: str, points: float) -> BehaviourChange:
+    return BehaviourChange(
+        "safety",
+        n_prompts=30,
+        n_left_out=0,
+        n_samples=1,
+        target_share=0.25,
+        reference_share=0.25 - points / 100,
+        difference_points=points,
+        q_value=0.01,
+        verdict=verdict,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    ("shift", "answered", "direction", "claim"),
+    [
+        (0.02, answers("up", 21.0), "up", "Up by 2 of 3 measures: used more strongly, answers "),
+        (-0.02, answers("up", 21.0), "contradictory", "up by answers, down by strength"),
+        (-0.02, answers("no evidence", 1.0), "down", "Down by 1 of 3 measures: used less strongly"),
+        (0.0, answers("no evidence", 1.0), "no evidence", "Not shown to change by any of 3"),
+    ],
+)
+def test_claim_names_the_measures_that_are_distinguishable(
+    table: ChangeTable, shift: float, answered: BehaviourChange, direction: str, claim: str
+) -> None:
+    rows = {"safety": {"relative_shift": shift, "relative_shift_q": 0.01 if shift else 1.0}}
+    card = card_of(with_measures(table, rows, {"safety": answered}), "safety")
+    assert (card.direction, claim in card.claim) == (direction, True)
+    assert [each.name for each in card.measures] == ["latents", "strength", "answers"]
+
+
+def test_surest_categories_come_first_and_counts_alone_make_no_card(table: ChangeTable) -> None:
+    assert cards(table) == ()
+    rows = {"self-reference": {"relative_shift": -0.1, "relative_shift_q": 0.001}}
+    found = cards(with_measures(table, rows, {"safety": answers("no evidence", 1.0)}))
+    assert found[0].row.category == "self-reference"
+    assert [card.n_called for card in found] == sorted(
+        (card.n_called for card in found), reverse=True
+    )
+
+
+def test_queries_quote_the_comparison(table: ChangeTable) -> None:
+    named = dataclasses.replace(table, comparison="it's")
+    (measure, *_) = card_of(with_measures(named, {}, {}), "safety").measures
+    assert "comparison = 'it''s'" in measure.query
