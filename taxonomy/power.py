@@ -14,6 +14,8 @@ from taxonomy.randomisation import DrawnCounts, FloatArray, largest_difference
 
 POWER = 0.8
 """Share of texts of the advised size in which the change is to be called."""
+WITHIN_CHANCE = 0.32
+"""p above which no amount of text is advised: the change is within one standard deviation of 0."""
 _NORMAL = NormalDist()
 
 
@@ -57,8 +59,8 @@ def text_advice(
     called. Assumed are that further documents are like these, the true change is the one seen,
     labels stay, and the probit is normal with the spread of the draws.
 
-    No amount is advised where the difference is below its spread, since it may well be nothing, or
-    where the category has too few latents to say or to ever be so far apart.
+    No amount is advised where a third of the draws differ as much, since the change may well be
+    nothing, or where the category has too few latents to ever be so far apart.
     """
     spread = np.sqrt((drawn.differences**2).mean(axis=0))
     sizes = np.abs(drawn.differences)
@@ -103,7 +105,7 @@ def _advice(
         return TextAdvice(n_documents, None, None)
     seen = abs(row.difference_points) / 100
     needed = None
-    if seen >= spread > 0 and row.verdict != "too few to say":
+    if row.p_value <= WITHIN_CHANCE and seen and spread:
         wanted = _probit(min(critical, reachable) / largest)
         wanted += _NORMAL.inv_cdf(POWER) * spread * math.sqrt(math.pi / 2) / largest
         root = wanted / _probit(min(seen, reachable) / largest)

@@ -57,7 +57,7 @@ def test_in_the_advised_documents_the_change_is_called_with_the_power_it_promise
     assert called == pytest.approx(0.8, abs=0.03)
 
 
-def test_no_amount_is_advised_for_a_change_within_the_spread_of_chance() -> None:
+def test_no_amount_is_advised_for_a_change_that_a_third_of_the_draws_show() -> None:
     found = advice(6, 4)
     assert found.documents_needed is None
     assert found.detectable_points is not None
