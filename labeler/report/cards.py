@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from labeler.report.model import SIGNIFICANT, CategoryRow, ChangeTable
+from labeler.report.model import CategoryRow, ChangeTable
 from labeler.text import listed, probability_text, share_text
 from taxonomy.counts import ALPHA, BehaviourChange
 
 FIRST_CARDS = 6
 """Cards that the page opens with; the others follow on demand."""
+DIRECTIONS = ("up", "down")
+"""What a measure that is distinguishable from zero says."""
 Direction = Literal["up", "down", "no evidence", "too few to say"]
 
 
@@ -43,7 +45,7 @@ class CategoryCard:
         """The measures that are distinguishable from zero, by direction."""
         return {
             direction: [each for each in self.measures if each.direction == direction]
-            for direction in SIGNIFICANT
+            for direction in DIRECTIONS
         }
 
     @property
@@ -59,7 +61,7 @@ class CategoryCard:
         if self.direction == "contradictory":
             return "The measures contradict each other: " + ", ".join(
                 f"{direction} by {listed([each.name for each in called[direction]])}"
-                for direction in SIGNIFICANT
+                for direction in DIRECTIONS
             )
         if self.direction == "no evidence":
             return f"Not shown to change by {'any of ' if n > 1 else ''}{_measures(n)}"
