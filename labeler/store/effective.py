@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import delete, func, insert, or_, select
+from sqlalchemy import and_, delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
 from crosscoder.config import SIDES
@@ -19,7 +19,10 @@ from labeler.store.schema import (
     EffectiveLabel,
     EffectiveLabelCategory,
     Judge,
+    Latent,
+    LatentSet,
     LatentSetMember,
+    SideDraw,
     utc_now,
 )
 from labeler.store.statements import chunks
@@ -46,11 +49,14 @@ def refresh_effective(
     """Recompute the labels of whole comparisons or of single latents; returns how many changed.
 
     Call it after the writes, in their transaction. Changed comparisons get a new timestamp, which
-    makes their reports stale.
+    makes their reports stale. So do comparisons whose sides were drawn from the dictionary of the
+    latents: their tests and mean shifts count every label of it.
     """
     session.flush()
     whole = set(comparison_ids)
     touched = whole | _comparisons_of(session, latent_ids)
+    for comparison_id in _drawn_from(session, latent_ids) - touched:
+        stamp_change(session, comparison_id)
     if not touched:
         return 0
     _lock(session, touched)
@@ -88,6 +94,27 @@ def _comparisons_of(session: Session, latent_ids: Collection[int]) -> set[int]:
         sets = select(LatentSetMember.latent_set_id).where(LatentSetMember.latent_id.in_(part))
         query = select(Comparison.id).where(
             or_(Comparison.target_set_id.in_(sets), Comparison.reference_set_id.in_(sets))
+        )
+        found |= set(session.execute(query).scalars())
+    return found
+
+
+def _drawn_from(session: Session, latent_ids: Collection[int]) -> set[int]:
+    """Comparisons with drawn sides of a dictionary that has one of the latents."""
+    found: set[int] = set()
+    for part in chunks(set(latent_ids)):
+        dictionaries = select(Latent.crosscoder_id).where(Latent.id.in_(part))
+        query = (
+            select(Comparison.id)
+            .join(
+                SideDraw,
+                and_(
+                    SideDraw.target_set_id == Comparison.target_set_id,
+                    SideDraw.reference_set_id == Comparison.reference_set_id,
+                ),
+            )
+            .join(LatentSet, LatentSet.id == Comparison.target_set_id)
+            .where(LatentSet.crosscoder_id.in_(dictionaries))
         )
         found |= set(session.execute(query).scalars())
     return found

@@ -5,6 +5,7 @@ import tempfile
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,9 +16,14 @@ from sqlalchemy.orm import Session
 from labeler.errors import UsageError
 from labeler.store.engine import open_engine, read_session, write_session
 from labeler.store.judging import LabelRow, add_judge_label
-from labeler.store.latents import create_latent_set, ensure_comparison, ensure_comparison_setting
+from labeler.store.latents import (
+    add_latents,
+    create_latent_set,
+    ensure_comparison,
+    ensure_comparison_setting,
+)
 from labeler.store.outcomes import EFFECTIVE_OUTCOMES, FAILED
-from labeler.store.schema import Comparison, utc_now
+from labeler.store.schema import Comparison, Latent, LatentSet, SideDraw, utc_now
 from labeler.store.taxonomies import ensure_taxonomy_version
 from labeler.store.taxonomy_moves import move_comparison
 
@@ -254,6 +260,34 @@ def test_a_new_active_judge_changes_the_labels_and_stamps_the_comparison(
         ensure_comparison_setting(session, data.comparison_id, data.version_id, data.other_judge_id)
         assert first(session)[1:4] == ("lists", "judge", "gpt")
         assert session.get_one(Comparison, data.comparison_id).labels_changed_at > before
+
+
+@pytest.mark.parametrize("is_drawn", [True, False])
+def test_a_label_outside_the_sides_stamps_a_comparison_whose_draws_count_it(
+    engine: Engine, is_drawn: bool
+) -> None:
+    with write_session(engine) as session:
+        data = seed(session)
+        comparison = session.get_one(Comparison, data.comparison_id)
+        crosscoder_id = session.get_one(Latent, data.target[0]).crosscoder_id
+        outside = add_latents(session, crosscoder_id, [{"latent_index": 9}])[9]
+        session.get_one(LatentSet, comparison.target_set_id).crosscoder_id = crosscoder_id
+        if is_drawn:
+            nothing = np.zeros((1, 1), dtype=np.int32)
+            session.add(
+                SideDraw(
+                    target_set_id=comparison.target_set_id,
+                    reference_set_id=comparison.reference_set_id,
+                    has_prefixes=False,
+                    target=nothing,
+                    reference=nothing,
+                    shifts=np.zeros((1, 1), dtype=np.float32),
+                )
+            )
+        session.flush()
+        before = comparison.labels_changed_at
+        label(session, data, outside, "safety")
+        assert (comparison.labels_changed_at > before) == is_drawn
 
 
 def test_a_comparison_of_new_sets_drops_the_old_latents(engine: Engine) -> None:
