@@ -145,7 +145,7 @@ def _finite_probit(share: float) -> float:
 
 PLANTED_CHANGE = MeasuredPower(
     change="a category of fifteen latents that one model uses 4% more strongly",
-    called=((611, 0.30), (2000, 0.80), (6000, 1.0)),
+    called=((611, 0.32), (1200, 0.62), (2000, 1.0), (6000, 1.0)),
     source="benchmarks/shift.py, in docs/benchmarks.md",
 )
 """The planted category change of the shift benchmark."""
