@@ -48,6 +48,7 @@ from crosscoder.side_draws import draw_sides
 from crosscoder.train import train
 from taxonomy.counts import CategoryChange, CategoryCounts
 from taxonomy.intervals import fisher_p
+from taxonomy.mean_shift import MeanShift, mean_shifts
 from taxonomy.power import POWER, TextAdvice, text_advice
 from taxonomy.randomisation import count_draws, log_ratio, randomised_change_statistics
 
@@ -105,6 +106,7 @@ class Table:
 
     changes: list[CategoryChange]
     advice: list[TextAdvice]
+    shifts: list[MeanShift]
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,10 @@ class NullTables:
     fisher_single: float
     covered: float
     """Intervals of the difference of shares that hold 0."""
+    shift_any: float
+    """Tables with a category whose relative mean shift has q < .05."""
+    shift_single: float
+    """Relative mean shifts with p < .05."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,10 @@ class ChangedTables:
     n_tables: int
     power: float
     """Texts in which the category is called up, q < .05."""
+    shift_power: float
+    """Texts in which its relative mean shift is called up, q < .05."""
+    others_shifted: float
+    """Relative mean shifts of the other categories that are called, q < .05."""
     difference: float
     """Mean difference of its shares, percentage points."""
     spread: float
@@ -266,11 +276,17 @@ class Lab:
             np.ones(len(self.match), dtype=bool),
         )
         changes = randomised_change_statistics(counts, drawn)
-        return Table(changes, text_advice(changes, drawn, n_documents))
+        shifts = draws.shifts.astype(np.float64)
+        return Table(
+            changes,
+            text_advice(changes, drawn, n_documents),
+            mean_shifts(shifts, members[: shifts.shape[1]], [1] * n_groups),
+        )
 
 
 def _null_tables(lab: Lab, n_tables: int) -> NullTables:
-    tables = [lab.table(NULL.n_documents, 2000 + number, {}).changes for number in range(n_tables)]
+    whole = [lab.table(NULL.n_documents, 2000 + number, {}) for number in range(n_tables)]
+    tables = [table.changes for table in whole]
     changes = [change for table in tables for change in table]
     fisher = [[fisher_p(row.target, row.reference) < 0.05 for row in table] for table in tables]
     return NullTables(
@@ -281,6 +297,10 @@ def _null_tables(lab: Lab, n_tables: int) -> NullTables:
         fisher_any=float(np.mean([any(row) for row in fisher])),
         fisher_single=float(np.mean(fisher)),
         covered=float(np.mean([_holds(change, 0.0) for change in changes])),
+        shift_any=float(np.mean([any(map(_is_shifted, table.shifts)) for table in whole])),
+        shift_single=float(
+            np.mean([each.relative_shift_p < 0.05 for table in whole for each in table.shifts])
+        ),
     )
 
 
@@ -302,6 +322,10 @@ def _changed_tables(lab: Lab, n_documents: int, turned_up: float, n_tables: int)
         documents=n_documents,
         n_tables=n_tables,
         power=float(np.mean([row.verdict == "up" for row in turned])),
+        shift_power=float(np.mean([_is_shifted(table.shifts[0], sign=1) for table in tables])),
+        others_shifted=float(
+            np.mean([_is_shifted(each) for table in tables for each in table.shifts[1:]])
+        ),
         difference=float(mean[0]),
         spread=float(differences[:, 0].std(ddof=1)),
         covered=float(held[:, 0].mean()),
@@ -349,6 +373,12 @@ def _any_family(table: Sequence[CategoryChange]) -> bool:
     return any(change.family_p is not None and change.family_p < 0.05 for change in table)
 
 
+def _is_shifted(shift: MeanShift, sign: int | None = None) -> bool:
+    if shift.relative_shift is None or shift.relative_shift_q is None:
+        return False
+    return shift.relative_shift_q < 0.05 and (sign is None or sign * shift.relative_shift > 0)
+
+
 def _holds(change: CategoryChange, points: float) -> bool:
     low, high = change.difference_points_low, change.difference_points_high
     return low is not None and high is not None and low <= points <= high
@@ -380,9 +410,11 @@ def _print_null(null: NullTables) -> None:
     _print_line(*["---"] * 3)
     _print_line("randomisation", f"{null.family:.3f}", f"{null.single:.3f}")
     _print_line("Fisher", f"{null.fisher_any:.3f}", f"{null.fisher_single:.3f}")
+    _print_line("relative mean shift", f"{null.shift_any:.3f}", f"{null.shift_single:.3f}")
     print(f"\n{null.n_tables} tables; intervals of the difference hold 0 in {null.covered:.3f}\n")
     headings = (
-        "turned up", "documents", "texts", "called", "difference", "spread", "interval holds it",
+        "turned up", "documents", "texts", "called", "by mean shift", "others",
+        "difference", "spread", "interval holds it",
         "of the percentage", "of the other categories", "advised (quartiles)",
     )  # fmt: skip
     _print_line(*headings)
@@ -395,6 +427,8 @@ def _print_changed(row: ChangedTables) -> None:
         row.documents,
         row.n_tables,
         f"{row.power:.2f}",
+        f"{row.shift_power:.2f}",
+        f"{row.others_shifted:.3f}",
         f"{row.difference:+.1f}",
         f"{row.spread:.1f}",
         f"{row.covered:.3f}",

@@ -8,7 +8,7 @@ from statistics import NormalDist
 import pytest
 from shift import ChangedTables, documents_at
 
-ROW = ChangedTables(1.04, 611, 100, 0.2, 10.0, 5.0, 0.95, 0.95, 0.95, (1.0, 2.0, None))
+ROW = ChangedTables(1.04, 611, 100, 0.2, 0.3, 0.0, 10.0, 5.0, 0.95, 0.95, 0.95, (1.0, 2.0, None))
 
 
 def measured(*called: tuple[int, float]) -> list[ChangedTables]:
