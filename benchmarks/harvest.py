@@ -24,7 +24,8 @@ from pathlib import Path
 
 import torch
 
-from crosscoder.corpus import TokenizedDocument, read_corpus
+from crosscoder.corpus import TokenizedDocument
+from crosscoder.corpus_sources import read_corpus
 from crosscoder.harvest import ShardWriter
 from crosscoder.manifest import HarvestManifest, HarvestSource, SubjectRecord
 from crosscoder.model_files import SubjectSpec

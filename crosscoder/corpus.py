@@ -1,26 +1,19 @@
-"""The text that all subject models read: documents of a JSONL file, and their tokens as text."""
+"""The text that all subject models read: documents, and their tokens as text."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscoder.errors import InputError
 from crosscoder.files import json_sha256
-from crosscoder.limits import MAX_LINE_BYTES, parse_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-MESSAGE_ROLES = ("system", "user", "assistant")
 
 
 class TokenRole(IntEnum):
@@ -38,6 +31,8 @@ class TokenRole(IntEnum):
     """Content of an assistant message."""
     PLAIN = 5
     """Text of a document without messages."""
+    TOOL = 6
+    """Content of a tool's message: text that neither the user nor the model wrote."""
 
 
 CONTENT_ROLES = (TokenRole.USER, TokenRole.ASSISTANT, TokenRole.PLAIN)
@@ -49,7 +44,7 @@ class Message:
     """One turn of a chat."""
 
     role: str
-    """`system`, `user` or `assistant`."""
+    """`system`, `user`, `assistant` or `tool`."""
     content: str
 
 
@@ -101,28 +96,6 @@ def document_units(documents: Sequence[Document | TokenizedDocument]) -> tuple[i
     return tuple(units)
 
 
-def read_corpus(path: Path) -> list[Document]:
-    """Read `{"id", "messages": [{"role", "content"}]}` or `{"id", "text"}` lines.
-
-    Blank lines are skipped; a document without `id` is called `line-N`.
-    InputError names the file and the line of the first fault.
-    """
-    documents: list[Document] = []
-    lines_by_id: dict[str, int] = {}
-    for number, line in _numbered_lines(path):
-        document = _parse_line(line, number, f"{path}:{number}")
-        if document.id in lines_by_id:
-            raise InputError(
-                f"{path}:{number}: id {document.id!r} is already used in line "
-                f"{lines_by_id[document.id]}; give each document its own"
-            )
-        lines_by_id[document.id] = number
-        documents.append(document)
-    if not documents:
-        raise InputError(f"{path}: the corpus is empty; put one JSON document on each line")
-    return documents
-
-
 def corpus_sha256(documents: Sequence[Document]) -> str:
     """SHA-256 over identifiers, roles, text and shared prompts of the documents, in order."""
     rows = [
@@ -135,93 +108,6 @@ def corpus_sha256(documents: Sequence[Document]) -> str:
         for document in documents
     ]
     return json_sha256(rows)
-
-
-def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, with their numbers counted from 1."""
-    try:
-        # Binary lines end at newlines only: JSON strings may hold other separators (U+2028).
-        with path.open("rb") as file:
-            for number in itertools.count(1):
-                line = file.readline(MAX_LINE_BYTES + 1)
-                if not line:
-                    return
-                if len(line) > MAX_LINE_BYTES:
-                    raise InputError(
-                        f"{path}:{number}: is longer than {MAX_LINE_BYTES:,} bytes; put one "
-                        "document on a line"
-                    )
-                line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                if line.strip():
-                    yield number, _decoded(line, f"{path}:{number}")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; name the corpus in corpus.path") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _decoded(line: bytes, where: str) -> str:
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{where}: no valid UTF-8; save the file as UTF-8") from None
-
-
-def _parse_line(line: str, number: int, where: str) -> Document:
-    try:
-        row = parse_json(line, where)
-    except InputError as error:
-        hint = "; put one object on a line" if "Extra data" in str(error) else ""
-        raise InputError(f"{error}{hint}") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: not a JSON object; write {{'id': ..., 'text': ...}}")
-    identifier = row.get("id", f"line-{number}")
-    if not isinstance(identifier, str) or not identifier:
-        raise InputError(f"{where}: id must be a text that is not empty")
-    language = row.get("language")
-    if language is not None and not isinstance(language, str):
-        raise InputError(f"{where}: language must be a text such as 'en'")
-    if ("text" in row) == ("messages" in row):
-        raise InputError(f"{where}: give either text or messages")
-    if "text" in row:
-        text = _text(row["text"], "text", where)
-        document = Document(identifier, text=text, language=language, where=where)
-        contents = [document.text or ""]
-    else:
-        messages = _messages(row["messages"], where)
-        document = Document(identifier, messages=messages, language=language, where=where)
-        contents = [message.content for message in messages]
-    if not any(content.strip() for content in contents):
-        raise InputError(f"{where}: the document has no text; remove the line")
-    return document
-
-
-def _messages(value: Any, where: str) -> tuple[Message, ...]:
-    if not isinstance(value, list) or not value:
-        raise InputError(f"{where}: messages must be a list of {{'role', 'content'}} objects")
-    messages = []
-    for position, item in enumerate(value):
-        key = f"messages[{position}]"
-        if not isinstance(item, dict):
-            raise InputError(f"{where}: {key} must be an object with role and content")
-        role = item.get("role")
-        if role not in MESSAGE_ROLES:
-            raise InputError(f"{where}: {key}.role is {role!r}; use {', '.join(MESSAGE_ROLES)}")
-        content = _text(item.get("content"), f"{key}.content", where)
-        messages.append(Message(role, content))
-    return tuple(messages)
-
-
-def _text(value: Any, key: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{where}: {key} must be a text")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError(
-            f"{where}: {key} holds half of a surrogate pair (\\ud800-\\udfff); remove it"
-        ) from None
-    return value
 
 
 @dataclass(frozen=True)

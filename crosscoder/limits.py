@@ -60,6 +60,12 @@ MAX_RENDER_BYTES = 2**30
 MAX_LINE_BYTES = 64 * 2**20
 """Bytes of one line of a JSON lines file."""
 
+MAX_CORPUS_BYTES = 2**40
+"""Bytes that a compressed corpus may unpack to; it is read as it unpacks, line by line."""
+
+MAX_CORPUS_FILES = 100_000
+"""Files of a corpus that is a folder."""
+
 MAX_YAML_ELEMENTS = 50_000
 """Values in one YAML document, each anchor counted as often as it is used."""
 
@@ -147,8 +153,26 @@ def parse_json(text: str | bytes, where: object, any_number: bool = False) -> An
     return value
 
 
+def parse_row(text: str, where: object) -> Any:
+    """The value of one row of a corpus: as `parse_json` with `any_number`, without a look at depth.
+
+    A reader takes a few keys of the row by their types, so what lies deeper is never walked.
+    """
+    _check_count(text, where)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: no valid JSON ({error.msg}, {_place(error)})") from None
+    except RecursionError:
+        raise InputError(f"{where}: {_too_deep('JSON')}") from None
+    except ValueError:
+        raise InputError(f"{where}: no valid JSON (an integer is too long)") from None
+
+
 def _check_count(text: str, where: object) -> None:
     """Refuse a JSON text of too many values before it is built: each takes far more memory."""
+    if len(text) <= MAX_ELEMENTS:
+        return
     if _marks(text) > MAX_ELEMENTS and _marks(_STRING.sub("", text)) > MAX_ELEMENTS:
         raise InputError(f"{where}: {_too_many('JSON')}")
 

@@ -27,6 +27,7 @@ ROLE_OF_MESSAGE = {
     "system": TokenRole.SYSTEM,
     "user": TokenRole.USER,
     "assistant": TokenRole.ASSISTANT,
+    "tool": TokenRole.TOOL,
 }
 _CLOSING = re.compile(r"(</[^<>\s]{1,30}>|\[/[A-Z_]{1,30}\])\s*\Z")
 _SHOWN = 40

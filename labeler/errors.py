@@ -36,12 +36,13 @@ def doing(words: str) -> Iterator[None]:
         raise
 
 
-Extra = Literal["models", "postgres", "vllm"]
+Extra = Literal["data", "models", "postgres", "vllm"]
 
 LIBRARIES: dict[Extra, tuple[str, ...]] = {
     "models": (
         "torch", "transformers", "peft", "gguf", "safetensors", "tokenizers", "huggingface_hub",
     ),
+    "data": ("datasets", "pyarrow", "zstandard"),
     "postgres": ("psycopg",),
 }  # fmt: skip
 """The modules that the code imports; vLLM runs in a separate process."""

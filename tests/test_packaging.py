@@ -115,7 +115,7 @@ def test_wheel_describes_itself(wheel: Path) -> None:
     assert facts["Version"] == __version__
     assert facts["Requires-Python"] == ">=3.11"
     assert facts["License-Expression"] == "Apache-2.0"
-    extras = {"models", "vllm", "postgres", "web", "clients", "dev"}
+    extras = {"models", "data", "vllm", "postgres", "web", "clients", "dev"}
     assert extras <= set(facts.get_all("Provides-Extra") or ())
     with zipfile.ZipFile(wheel) as archive:
         assert any(name.endswith(".dist-info/licenses/LICENSE") for name in archive.namelist())

@@ -22,6 +22,7 @@ from labeler.store.engine import read_session
 from labeler.store.migrate import opened
 from labeler.store.runs import latest_done_run
 from labeler.store.schema import Latent, LatentSet, LatentSetMember
+from labeler.study.corpus_text import read_documents, unread_sources
 from labeler.study.study_file import StudyFile
 from labeler.text import plural
 
@@ -121,15 +122,16 @@ def _known(study: StudyFile, names: Sequence[str]) -> _Known:
 
 
 def _text_size(study: StudyFile, known: _Known) -> TextSize:
-    from crosscoder.corpus import read_corpus
-
     section = study.config.corpus
     if section is None:
         return TextSize(how="no [corpus] in study.toml yet")
-    if not study.resolve(section.path).is_file():
-        return TextSize(how=f"no corpus at {section.path}")
+    missing = unread_sources(study, section)
+    if missing:
+        if missing[0].hub_name is not None:
+            return TextSize(how=f"{missing[0].path} is fetched by `harvest`")
+        return TextSize(how=f"no corpus at {missing[0].path}")
     try:
-        documents = read_corpus(study.resolve(section.path))
+        documents = read_documents(study, section)
     except InputError as error:
         raise UsageError(str(error)) from None
     is_done = any(each.stage == "harvest" and each.state == "done" for each in known.states)

@@ -21,6 +21,7 @@ from labeler.store.engine import read_session
 from labeler.store.runs import latest_done_run
 from labeler.store.schema import Run
 from labeler.study.config import CorpusSection, ModelSection
+from labeler.study.corpus_text import missing_sources
 from labeler.study.study_file import StudyConfig, StudyFile
 
 STAGE_NAMES = (
@@ -165,8 +166,8 @@ def missing_files(study: StudyFile, name: str) -> list[str]:
             missing.append(f"model {model.name}")
         elif model.adapter is not None and not _is_adapter_here(study, model):
             missing.append(f"adapter of {model.name}")
-    if config.corpus is not None and not study.resolve(config.corpus.path).is_file():
-        missing.append("corpus.path")
+    if config.corpus is not None:
+        missing += [source.key for source in missing_sources(study, config.corpus)]
     return missing
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosscoder.model_files import FileHashes, SubjectSpec, fingerprint, parts, pinned
-from labeler.errors import UsageError
 from labeler.stages.base import Stage, StageContext, StageOutcome, required
 from labeler.store.engine import read_session, write_session
 from labeler.store.latents import get_or_create_corpus, get_or_create_subject_model
 from labeler.store.runs import first_run_day
 from labeler.study.config import CorpusSection, HarvestSection, ModelSection
+from labeler.study.corpus_text import (
+    corpus_content,
+    corpus_reading,
+    read_documents,
+    text_sources,
+)
 from labeler.study.study_file import StudyFile, subject_cache
 from labeler.study.text_read import text_lines
 
@@ -40,10 +44,11 @@ class HarvestStage:
         day = {} if corpus.date is None else {"date": corpus.date.isoformat()}
         return {
             "models": [[spec.name, spec.dtype, fingerprint(spec, hashes)] for spec in specs],
-            "corpus": hashes.sha256(existing_corpus(study)),
+            "corpus": corpus_content(study, corpus, hashes),
             "max_length": corpus.max_length,
             "harvest": harvest.model_dump(exclude=fields_not_in_key(harvest)),
             **day,
+            **({"corpus_reading": reading} if (reading := corpus_reading(corpus)) else {}),
             **{key: value for key, value in _answer_inputs(corpus).items() if value is not None},
         }
 
@@ -128,8 +133,9 @@ def named_inputs(study: StudyFile) -> dict[str, Any]:
             named[f"{kind} of {spec.name}"] = content
         named[f"dtype of {spec.name}"] = spec.dtype
     harvest = harvest_section(study)
-    named["corpus"] = hashes.sha256(existing_corpus(study))
     corpus = corpus_section(study)
+    named["corpus"] = corpus_content(study, corpus, hashes)
+    named |= {f"corpus.{key}": value for key, value in corpus_reading(corpus).items()}
     named["corpus.max_length"] = corpus.max_length
     named["corpus.date"] = corpus.date and corpus.date.isoformat()
     named |= {f"corpus.{key}": value for key, value in _answer_inputs(corpus).items()}
@@ -195,12 +201,11 @@ class _Corpus:
 def _corpus(context: StageContext) -> _Corpus:
     """The documents of the file; with `answers = "both"` the models answer its prompts first."""
     from crosscoder.answers import answered_corpus
-    from crosscoder.corpus import read_corpus
     from crosscoder.harvest import harvest_inputs
 
     study = context.study
     section, specs, config = corpus_section(study), subject_specs(study), harvest_config(study)
-    documents = read_corpus(existing_corpus(study))
+    documents = read_documents(study, section)
     facts: dict[str, Any] = {"n_documents": len(documents), "answers": section.answers}
     if section.answer_tokens is not None:
         facts["answer_tokens"] = section.answer_tokens
@@ -260,6 +265,7 @@ def _register(
     from crosscoder.corpus import corpus_sha256, document_units
 
     study = context.study
+    sources = text_sources(corpus_section(study))
     with write_session(context.engine) as session:
         for record, each in zip(source.subjects, subject_specs(study), strict=True):
             spec = pinned(each)
@@ -275,10 +281,10 @@ def _register(
             )
         get_or_create_corpus(
             session,
-            existing_corpus(study).name,
+            " + ".join(source.short_name for source in sources),
             corpus_sha256(documents),
             len(set(document_units(documents))),
-            path=str(existing_corpus(study)),
+            path=" + ".join(source.place(study) for source in sources),
             n_tokens=n_tokens,
         )
 
@@ -323,14 +329,6 @@ def harvest_section(study: StudyFile) -> HarvestSection:
         study.config.harvest, "harvest", "harvest.layer", "the layer to read"
     )
     return section
-
-
-def existing_corpus(study: StudyFile) -> Path:
-    """Path of the corpus file, or UsageError."""
-    path = study.resolve(corpus_section(study).path)
-    if not path.is_file():
-        raise UsageError(f"corpus.path: no file at {path}; give a JSONL file")
-    return path
 
 
 STAGE: Stage = HarvestStage()

@@ -27,6 +27,7 @@ from crosscoder.config import (
     TextSettings,
     TrainSettings,
 )
+from crosscoder.corpus_settings import SourceSettings
 from crosscoder.isolation_rules import RULES, IsolationRule
 from crosscoder.registry import Registry
 from taxonomy.counts import ClusterSettings, ExactTest
@@ -211,14 +212,42 @@ class ModelSection(Section):
         return self
 
 
+class CorpusSourceSection(Section, SourceSettings):
+    """`[[corpus.sources]]`: one of several sources of text, in place of `corpus.path`.
+
+    Documents are read source by source; the name of the source stands before their ids.
+    """
+
+    path: str
+    """As `corpus.path`."""
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Stands before the ids of its documents; without it `source1`, `source2` and so on."""
+    weight: float = Field(1.0, gt=0)
+    """With `corpus.sample`: the source's part of that sample, in proportion to all weights."""
+
+
 Answers = Literal["given", "both"]
 
 
-class CorpusSection(Section, TextSettings):
-    """`[corpus]`: the text that every model reads."""
+class CorpusSection(Section, SourceSettings, TextSettings):
+    """`[corpus]`: the text that every model reads.
 
-    path: str
-    """JSONL file with `{"id", "messages": [...]}` or `{"id", "text"}` per line."""
+    `difflens corpus check` says what is recognised. Messages of the role `developer` are read as
+    `system`. Tokens of `user`, `assistant` and plain text take part in training, scaling and
+    evidence; those of `system` and `tool` are read by the models and masked. Tool calls are part of
+    the assistant's text, as `<tool_call>{"name", "arguments"}</tool_call>`; of content parts the
+    texts are joined, and a part of another type makes the row faulty.
+    """
+
+    path: str | None = None
+    """File, folder or `hf:NAME`, a dataset on the Hub. Files: JSON lines, a JSON array, CSV, TSV,
+    Parquet, Arrow or text, each also as `.gz` or `.zst` but for the tables. A text file gives a
+    document per paragraph (set apart by blank lines), each text file of a folder one document. A
+    folder holds any of these, or is a `datasets` one that `save_to_disk` wrote."""
+    seed: int = 0
+    """Seed of `sample`. The rows whose hash of seed and position is smallest are read, so the same
+    seed draws the same rows."""
+    sources: tuple[CorpusSourceSection, ...] = ()
     answers: Answers = "given"
     """Whose answers are read. `given`: those of the file. `both`: every model answers the messages
     before the first assistant message, and every model reads the answers of all; later turns are
@@ -232,6 +261,35 @@ class CorpusSection(Section, TextSettings):
     """With `answers = "both"` and a temperature: seed of the sampling."""
     answer_batch_size: int = Field(32, ge=1)
     """With `answers = "both"`: prompts answered side by side."""
+
+    @model_validator(mode="after")
+    def _sources_are_named(self) -> CorpusSection:
+        if not self.sources:
+            if self.path is None:
+                raise ValueError("path: missing; add it, or [[corpus.sources]]")
+            return self
+        if self.path is not None:
+            raise ValueError("path: not together with [[corpus.sources]]; remove one")
+        own = next((key for key in self.deciding() if key != "sample"), None)
+        if own is not None:
+            raise ValueError(f"{own}: with [[corpus.sources]] it belongs to each of them; move it")
+        names = [name for name, _ in self.named_sources()]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"sources: two sources are named {twice!r}; rename one")
+        for name, source in self.named_sources():
+            if self.sample is not None and source.sample is not None:
+                raise ValueError(f"sources {name}.sample: not together with corpus.sample")
+            if self.sample is None and source.weight != 1:
+                raise ValueError(f"sources {name}.weight: set corpus.sample, which it divides")
+        return self
+
+    def named_sources(self) -> list[tuple[str, CorpusSourceSection]]:
+        """The sources with their names."""
+        return [
+            (source.name or f"source{number}", source)
+            for number, source in enumerate(self.sources, start=1)
+        ]
 
     @model_validator(mode="after")
     def _answers_are_read(self) -> CorpusSection:

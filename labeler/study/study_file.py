@@ -301,6 +301,7 @@ HEADER = """\
 EXAMPLES: dict[str, dict[str, Any]] = {
     "[[models]]": {"name": "base", "path": "models/base"},
     "[corpus]": {"path": "corpus.jsonl", "date": "2025-01-31"},
+    "[[corpus.sources]]": {"path": "chats.jsonl"},
     "[harvest]": {"layer": 15},
     "[[comparison]]": {"name": "tuned-vs-base", "target": "tuned", "reference": "base"},
     "[crosscoder]": {

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tiny_models import CHAT_TEMPLATE, chat, tiny_tokenizer, write_jsonl
 from transformers import PreTrainedTokenizerFast
 
-from crosscoder.corpus import Document, Message, TokenRole, corpus_sha256, read_corpus, token_texts
+from crosscoder.corpus import Document, Message, TokenRole, corpus_sha256, token_texts
+from crosscoder.corpus_sources import read_corpus
 from crosscoder.errors import InputError
 from crosscoder.token_roles import tokenize_corpus
 
@@ -46,16 +47,16 @@ def test_reads_chats_and_plain_text_in_order(tmp_path: Path) -> None:
         ("{no json}", "no valid JSON"),
         ("[" * 100_000, "nested deeper than 64 levels"),
         ("[1]", "not a JSON object"),
-        ('{"id": "x"}', "either text or messages"),
-        ('{"id": "x", "text": "a", "messages": []}', "either text or messages"),
+        ('{"id": "x", "body": "a"}', "keys found: 'id', 'body'"),
+        ('{"id": "x", "text": "a", "messages": []}', "both text and messages; give either"),
         ('{"id": "x", "text": "  "}', "has no text"),
         ('{"id": "x", "text": 3}', "text must be a text"),
-        ('{"id": 3, "text": "a"}', "id must be a text"),
+        ('{"id": true, "text": "a"}', "id must be a text"),
         ('{"id": "x", "text": "a", "language": 1}', "language must be a text"),
         ('{"id": "x", "text": "\\ud800"}', "surrogate"),
         ('{"id": "x", "messages": []}', "messages must be a list"),
         ('{"id": "x", "messages": ["a"]}', "messages[0] must be an object"),
-        ('{"id": "x", "messages": [{"role": "tool", "content": "a"}]}', "messages[0].role"),
+        ('{"id": "x", "messages": [{"role": "boss", "content": "a"}]}', "messages[0].role"),
         ('{"id": "x", "messages": [{"role": "user"}]}', "messages[0].content"),
         ('{"id": "x", "messages": [{"role": "user", "content": ""}]}', "has no text"),
         ('{"id": "first", "text": "again"}', "already used in line 1"),

@@ -15,8 +15,9 @@ import labeler
 import taxonomy
 
 PLAIN_CROSSCODER = (
-    "adapters", "config", "corpus", "errors", "files", "gguf_header", "limits",
-    "manifest", "model_checks", "model_files", "progress", "token_roles",
+    "adapters", "config", "corpus", "corpus_files", "corpus_formats", "corpus_hub",
+    "corpus_messages", "corpus_settings", "corpus_sources", "errors", "files", "gguf_header",
+    "limits", "manifest", "model_checks", "model_files", "progress", "token_roles",
 )  # fmt: skip
 """Modules of crosscoder that plain commands import: they read configs and hash files."""
 IMPORT_ALL = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n"

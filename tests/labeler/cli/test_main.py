@@ -127,6 +127,7 @@ def test_what_init_shows_is_valid_when_the_marks_are_taken_away() -> None:
     shown = tomllib.loads("\n".join(lines))
     shown["models"].append({"name": "tuned", "path": "models/tuned"})
     assert shown["crosscoder"].pop("path")  # instead of [[crosscoders]]: the file shows either
+    assert shown["corpus"].pop("path")  # instead of [[corpus.sources]]
     config = StudyConfig.model_validate(shown)
     assert config.train == StudyConfig().train
     assert config.comparison[0].target == "tuned"

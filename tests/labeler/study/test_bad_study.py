@@ -166,7 +166,7 @@ def with_second_model(study: TinyStudy, folder: Path) -> TinyStudy:
         ('{"id": "a", "text": "x"}\n["b"]\n', ("corpus.jsonl:2", "not a JSON object")),
         ('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n', ("corpus.jsonl:2", "line 1")),
         ('{"id": "a", "messages": [{"role": "boss", "content": "x"}]}', (":1", "'boss'", "user")),
-        ('{"id": "a"}', ("corpus.jsonl:1", "either text or messages")),
+        ('{"id": "a"}', ("corpus.jsonl:1", "keys found: 'id'")),
         ('{"id": "a", "text": "  "}', ("corpus.jsonl:1", "no text")),
     ],
 )
