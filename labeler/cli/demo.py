@@ -27,7 +27,7 @@ LOCAL_FOLDERS_HINT = (
     "embedding.path there, then `difflens run study.toml`"
 )
 STUDY_NAME = "study.toml"
-SHIPPED_FILES = (STUDY_NAME, "corpus.jsonl", "simpo-adapter")
+SHIPPED_FILES = (STUDY_NAME, "corpus.jsonl", "behaviour.jsonl", "simpo-adapter")
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from labeler.report.model import SIGNIFICANT, CategoryRow, ChangeTable
 from labeler.store.behaviour import ShownAnswer, classified_answers, newest_changes
-from labeler.text import listed, one_line, plural, share_text
-from taxonomy.counts import BehaviourChange, SignAgreement
+from labeler.text import listed, one_line, plural, probability_text, share_text
+from taxonomy.counts import ALPHA, BehaviourChange, SignAgreement
 
 if TYPE_CHECKING:
     from labeler.store.schema import CategoryBehaviour
@@ -41,11 +41,27 @@ class BehaviourRow:
     examples: tuple[AnswerPair, ...] = ()
 
     @property
+    def latents_say(self) -> str | None:
+        """`up` or `down` where the counts are distinguishable from zero, else the strength."""
+        if self.latents.is_significant:
+            return self.latents.verdict
+        q_value = self.latents.relative_shift_q
+        if q_value is None or q_value >= ALPHA:
+            return None
+        return "up" if self.shift_sign > 0 else "down"
+
+    @property
+    def shift_sign(self) -> int:
+        """Sign of the mean strength shift against all other latents; 0 where it is unknown."""
+        shift = self.latents.relative_shift or 0.0
+        return (shift > 0) - (shift < 0)
+
+    @property
     def relation(self) -> Relation:
         """Which of the two changes are distinguishable from zero, and whether they agree."""
-        latents, answers = self.latents.is_significant, self.change.verdict in SIGNIFICANT
+        latents, answers = self.latents_say, self.change.verdict in SIGNIFICANT
         if latents and answers:
-            return "agree" if self.latents.verdict == self.change.verdict else "contradict"
+            return "agree" if latents == self.change.verdict else "contradict"
         if latents:
             return "latents alone"
         return "answers alone" if answers else "neither"
@@ -57,6 +73,9 @@ class BehaviourResults:
 
     rows: tuple[BehaviourRow, ...]
     agreement: SignAgreement
+    """Of counts and answers."""
+    shift_agreement: SignAgreement
+    """Of mean strength shifts and answers."""
     run_id: int
     target: str
     reference: str
@@ -95,6 +114,7 @@ def read_behaviour(
     return BehaviourResults(
         rows=found,
         agreement=sign_agreement([(row.latents.sign, row.change.sign) for row in found]),
+        shift_agreement=sign_agreement([(row.shift_sign, row.change.sign) for row in found]),
         run_id=first.run_id,
         target=first.target_model,
         reference=first.reference_model,
@@ -134,69 +154,76 @@ def behaviour_sentences(table: ChangeTable) -> tuple[str, ...]:
     if results is None:
         return ()
     changed = [row for row in results.rows if row.change.verdict in SIGNIFICANT]
-    named = listed([f"{one_line(row.name)} ({_answers(row)})" for row in changed])
-    verb = "changes" if len(changed) == 1 else "change"
+    named = listed([f"{one_line(row.name)} ({row.change.verdict})" for row in changed])
+    n_rows = plural(len(results.rows), "behaviour")
     found = (
-        f"{len(changed)} of {len(results.rows)} behaviours {verb}"
+        f"{len(changed)} of {n_rows} {'changes' if len(changed) == 1 else 'change'}: {named}"
         if changed
-        else (f"none of {plural(len(results.rows), 'behaviour')} is shown to change")
+        else f"none of {n_rows} is shown to change"
     )
-    opening = f"Answers to {plural(results.n_prompts, 'held-out prompt')}: {found}"
-    first = f"{opening}{': ' + named if changed else ''}. {_agreement(results.agreement)}"
-    return (first, *(said for row in results.rows if (said := disagreement(row)) is not None))
+    first = f"Answers to {plural(results.n_prompts, 'held-out prompt')}: {found}."
+    return (
+        f"{first} {_agreements(results)}",
+        *(said for row in results.rows if (said := disagreement(row)) is not None),
+    )
 
 
 def disagreement(row: BehaviourRow) -> str | None:
     """Where latents and answers say different things, in words; None where they do not."""
-    name, says = one_line(row.name), f"latents say {row.latents.verdict}"
+    name, latents = one_line(row.name), f"latents say {row.latents_say} ({_latent_change(row)})"
     if row.relation == "contradict":
-        return f"{name}: {says} ({row.latents.shown_change}), answers say {_answers(row)}."
+        return f"{name}: {latents}, answers say {_answers(row)}."
     if row.relation == "latents alone":
-        return f"{name}: {says} ({row.latents.shown_change}), {_no_change(row.change)}."
+        return f"{name}: {latents}, {_no_change(row.change)}."
     if row.relation == "answers alone":
-        latents = row.latents
         seen = (
             "no latent has the category"
-            if latents.is_empty
-            else f"latents are not shown to change ({latents.shown_change})"
+            if row.latents.is_empty
+            else f"latents are not shown to change ({_latent_change(row)})"
         )
         return f"{name}: answers say {_answers(row)}, {seen}."
     return None
 
 
+def _latent_change(row: BehaviourRow) -> str:
+    """The change of the counts, and the strength shift where it says what they do not."""
+    shift = row.latents.relative_shift
+    if row.latents.is_significant or shift is None:
+        return row.latents.shown_change
+    return f"{row.latents.shown_change}, mean strength shift {shift:+.3f}"
+
+
 def _answers(row: BehaviourRow) -> str:
-    change = row.change
-    return f"{change.verdict}, {_shares(change)}, {points_text(change)}"
+    return f"{row.change.verdict} ({_numbers(row.change)})"
 
 
 def _no_change(change: BehaviourChange) -> str:
     if change.difference_points is None:
         return "no answer could be classified"
-    if not change.n_more and not change.n_less:
-        return f"answers do not change ({_shares(change)}, {points_text(change)})"
-    return f"answers are not shown to change ({_shares(change)}, {points_text(change)})"
+    same = not change.n_more and not change.n_less
+    return f"answers {'do not' if same else 'are not shown to'} change ({_numbers(change)})"
 
 
-def _shares(change: BehaviourChange) -> str:
-    return f"{share_text(change.reference_share)} to {share_text(change.target_share)}"
-
-
-def points_text(change: BehaviourChange) -> str:
-    """The difference in percentage points with its interval; empty where it is undefined."""
-    if change.difference_points is None:
-        return ""
+def _numbers(change: BehaviourChange) -> str:
     return (
+        f"{share_text(change.reference_share)} to {share_text(change.target_share)}, "
         f"{change.difference_points:+.0f} points, 95% interval "
-        f"{change.difference_low:+.0f} to {change.difference_high:+.0f}"
+        f"{change.difference_low:+.0f} to {change.difference_high:+.0f}, "
+        f"q = {probability_text(change.q_value)}"
     )
 
 
-def _agreement(agreement: SignAgreement) -> str:
-    if agreement.interval is None:
+def _agreements(results: BehaviourResults) -> str:
+    """In how many categories the signs agree, by counts and by strengths."""
+    said = [
+        f"{agreement.n_agree} of {agreement.n_categories} by {how} "
+        f"(95% interval {agreement.interval.low:.0%} to {agreement.interval.high:.0%})"
+        for agreement, how in (
+            (results.agreement, "the latents' counts"),
+            (results.shift_agreement, "their mean strength shifts"),
+        )
+        if agreement.interval is not None
+    ]
+    if not said:
         return "In no category do both latents and answers change, so their signs say nothing."
-    low, high = agreement.interval.low, agreement.interval.high
-    return (
-        f"The signs of latents and answers agree in {agreement.n_agree} of "
-        f"{plural(agreement.n_categories, 'category', 'categories')} in which both change "
-        f"(95% interval {low:.0%} to {high:.0%})."
-    )
+    return f"Categories in which latents and answers change in the same direction: {listed(said)}."

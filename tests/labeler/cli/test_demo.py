@@ -27,7 +27,9 @@ from labeler.cli.demo import (
     prepare,
 )
 from labeler.errors import UsageError, WorkError
+from labeler.labeling.behaviour_prompts import read_prompts
 from labeler.study.study_file import CACHE_VARIABLE, StudyFile, cache_folder
+from taxonomy.tree import seed_taxonomy
 
 PLANTED = {"safety", "multilingual", "instruction-following", "self-reference", "hallucination"}
 SECONDS_ALLOWED = 1500
@@ -64,6 +66,17 @@ def test_shipped_adapter_is_small_and_names_no_local_path() -> None:
     assert weights.stat().st_size <= 10_000_000
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def test_shipped_prompts_are_held_out_and_checked_by_code() -> None:
+    prompts = read_prompts(SHIPPED / "behaviour.jsonl", seed_taxonomy())
+    assert len({prompt.text.casefold() for prompt in prompts}) == len(prompts) >= 60
+    assert {prompt.category for prompt in prompts} == PLANTED
+    assert all(prompt.check is not None for prompt in prompts)
+    pairs = Path(__file__).parents[3] / "examples" / "simpo" / "pairs.jsonl"
+    seen = (SHIPPED / "corpus.jsonl").read_text("utf-8") + pairs.read_text("utf-8")
+    quoted = (json.dumps(prompt.text, ensure_ascii=False) for prompt in prompts)
+    assert [text for text in quoted if text in seen] == []
 
 
 def test_another_study_in_the_work_folder_is_left_alone(tmp_path: Path) -> None:

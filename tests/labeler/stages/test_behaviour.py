@@ -175,11 +175,12 @@ def test_the_report_shows_answers_beside_latents_and_escapes_them(
     assert "<script>" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     said = (
-        "Safety: answers say up, 0.0% to 100.0%, +100 points, 95% interval +43 to +100, latents"
-        " are not shown to change (+32.8%)."
+        "Safety: answers say up (0.0% to 100.0%, +100 points, 95% interval +43 to +100, q = 0.023),"
+        " latents are not shown to change (+32.8%)."
     )
     assert said in page
-    assert said.split(", latents")[0] in capsys.readouterr().out
+    assert "Answers to 17 held-out prompts: 1 of 3 behaviours changes: Safety (up)." in page
+    assert "Safety: answers say up (0.0% to 100.0%, +100 points" in capsys.readouterr().out
     table = (answered.parent / "report" / "category_behaviour.csv").read_text(encoding="utf-8")
     assert "simpo-vs-it,safety,8,0,1,8,0,1.0,0.0,100.0" in table
     assert "stale" not in page
