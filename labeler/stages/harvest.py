@@ -60,7 +60,7 @@ class HarvestStage:
         study = context.study
         if not harvest_section(study).cache:
             return self._look(context)
-        corpus = _corpus(context)
+        corpus = read_documents(context)
         manifest = harvest(
             subject_specs(study),
             corpus.documents,
@@ -88,7 +88,7 @@ class HarvestStage:
 
     def _look(self, context: StageContext) -> StageOutcome:
         """Have the models read a sample, and store what it shows in place of activations."""
-        corpus = _corpus(context)
+        corpus = read_documents(context)
         stream = _stream(context, corpus.documents)
         source = stream.manifest.source
         _register(context, source, stream.d_model, corpus.documents, stream.n_tokens)
@@ -190,7 +190,7 @@ def text_facts(plan: TextPlan | None) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Corpus:
+class StudyText:
     """The documents that the models read."""
 
     documents: Sequence[Document]
@@ -198,7 +198,7 @@ class _Corpus:
     """What the run's row keeps of whose answers they hold."""
 
 
-def _corpus(context: StageContext) -> _Corpus:
+def read_documents(context: StageContext) -> StudyText:
     """The documents of the file; with `answers = "both"` the models answer its prompts first."""
     from crosscoder.answers import answered_corpus
     from crosscoder.harvest import harvest_inputs
@@ -211,7 +211,7 @@ def _corpus(context: StageContext) -> _Corpus:
         facts["answer_tokens"] = section.answer_tokens
     generation = section.generation()
     if generation is None:
-        return _Corpus(documents, facts)
+        return StudyText(documents, facts)
     cache, day = subject_cache(), config.date or study_day(context) or date.today()
     # The models are looked at before they are loaded: they may not fit each other.
     inputs = harvest_inputs(specs, documents, config, context.progress, cache)
@@ -231,12 +231,12 @@ def _corpus(context: StageContext) -> _Corpus:
     facts |= {"n_prompts": answered.n_prompts, "n_unanswered": answered.n_unanswered}
     facts |= {"n_documents": len(answered.documents), "answers_of": counts}
     facts |= {"answer_max_tokens": generation.max_new_tokens}
-    return _Corpus(answered.documents, facts | {"answer_temperature": generation.temperature})
+    return StudyText(answered.documents, facts | {"answer_temperature": generation.temperature})
 
 
 def opened_stream(context: StageContext) -> ActivationStream:
     """The models reading the study's text; the sample is looked at where it is not yet."""
-    return _stream(context, _corpus(context).documents)
+    return _stream(context, read_documents(context).documents)
 
 
 def _stream(context: StageContext, documents: Sequence[Document]) -> ActivationStream:

@@ -5,110 +5,37 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-import yaml
 from sqlalchemy.orm import Session
 
 from crosscoder.isolation_rules import RULES, IsolationRule, stored_rule
 from crosscoder.progress import Progress
-from labeler.errors import UsageError, WorkError
+from labeler.errors import UsageError
 from labeler.report.comparisons import ActiveComparison, Member, read_comparisons, read_members
 from labeler.report.statistics import CategoryNode, count_latents, read_category_nodes
 from labeler.stages.base import StageContext
-from labeler.stages.pipeline import StageReport, run_study, with_key
+from labeler.stages.derived_studies import (
+    ReplicateStudy,
+    fine_tunes,
+    null_runs_folder,
+    run_replicate,
+)
+from labeler.stages.pipeline import StageReport, with_key
 from labeler.stages.train import configs, opened_store
 from labeler.store.comparisons import NullChange, NullKind, NullRun, add_null_run
-from labeler.store.database_url import url_of_file
 from labeler.store.engine import read_session, write_session
 from labeler.store.migrate import opened
 from labeler.store.schema import ReviewEvent
 from labeler.store.taxonomies import load_version
-from labeler.study.study_file import StudyConfig, StudyFile, study_lock
+from labeler.study.study_file import StudyFile, study_lock
 from taxonomy.change import change_statistics
 from taxonomy.counts import ALPHA, CategoryChange, ExactTest
-from taxonomy.tree import Taxonomy
 
-LAST_STAGE = "categorize"
-FOLDER, FORMER_FOLDER = "null-runs", "thorough"
 NOISY_PAIR = ("model", "noisy-copy")
-
-
-def null_runs_folder(study: StudyFile) -> Path:
-    """Folder of the null runs' artifacts; one with the earlier name is used again."""
-    former = study.artifacts / FORMER_FOLDER
-    return former if former.is_dir() else study.artifacts / FOLDER
-
-
-class ReplicateStudy(StudyFile):
-    """A copy of the study `original` with its own seed, database and artifacts."""
-
-    def __init__(self, original: StudyFile, number: int, taxonomy: Taxonomy) -> None:
-        self._original = original
-        self._home = null_runs_folder(original) / f"seed-{number}"
-        self.number = number
-        self._taxonomy = taxonomy
-        super().__init__(original.path, self._config_of(original.config))
-
-    @property
-    def artifacts(self) -> Path:
-        """Folder of the replicate's products, inside the original's."""
-        return self._home
-
-    def prepare(self, harvest: Path, context: StageContext) -> None:
-        """Write the taxonomy; use the original's answers and activations: no seed changes them.
-
-        A study that streams has no activations: its replicates let the models read again.
-        """
-        self._home.mkdir(parents=True, exist_ok=True)
-        content = self._taxonomy.model_dump(mode="json", exclude_none=True)
-        self._taxonomy_file.write_text(
-            yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8"
-        )
-        _link(with_key(context, "harvest").folder("harvest"), harvest)
-        _link(self._home / "answers", self._original.artifacts / "answers")
-
-    @property
-    def _taxonomy_file(self) -> Path:
-        return self._home / "taxonomy.yaml"
-
-    def _config_of(self, config: StudyConfig) -> StudyConfig:
-        changes = {
-            "study": config.study.model_copy(update={"seed": config.study.seed + self.number}),
-            "database": config.database.model_copy(
-                update={"url": url_of_file(self._home / "difflens.db")}
-            ),
-            "taxonomy": config.taxonomy.model_copy(
-                update={"mode": "seed", "file": str(self._taxonomy_file)}
-            ),
-            "judges": (),
-            "scores": config.scores.model_copy(update={"controls": 0, "methods": ()}),
-        }
-        return config.model_copy(update=changes)
-
-
-def _link(link: Path, folder: Path) -> None:
-    """Have a replicate use a folder of the original, where there is one."""
-    if link.exists() or not folder.exists():
-        return
-    link.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        link.symlink_to(folder, target_is_directory=True)
-    except OSError as error:
-        raise WorkError(f"{link}: no link to {folder}: {error.strerror}") from None
-
-
-def run_replicate(
-    study: ReplicateStudy, original: StageContext, progress: Progress
-) -> Iterator[StageReport]:
-    """Run the replicate up to its labels, going on from what an interrupted run left."""
-    context = replace(original, study=study, keys={})
-    study.prepare(with_key(original, "harvest").folder("harvest"), context)
-    for report in run_study(study, progress, last=LAST_STAGE):
-        yield replace(report, stage=f"seed {study.config.study.seed}, {report.stage}")
 
 
 @dataclass(frozen=True)
@@ -335,6 +262,8 @@ class _Nulls:
         yield StageReport("nulls", False, "; ".join(notes), time.monotonic() - started)
         if self._section.noise > 0:
             yield self._noise()
+        if self._section.scrambled and fine_tunes(self._study):
+            yield from self._scrambled()
 
     def _store(self, facts: ActiveComparison, replicates: list[ReplicateStudy]) -> str:
         name = facts.comparison.name
@@ -389,6 +318,21 @@ class _Nulls:
             self._write(facts, [null])
             messages.append(f"{null.title}: {null.n_called} of {null.n_tested}")
         return StageReport("noise", False, "; ".join(messages), time.monotonic() - started)
+
+    def _scrambled(self) -> Iterator[StageReport]:
+        from labeler.stages.scrambled_null import scrambled_null, scrambled_study
+
+        started = time.monotonic()
+        with read_session(self._context.engine) as session:
+            taxonomy = load_version(session, self._facts[0].version.id)
+        study, fitted = scrambled_study(self._context, taxonomy)
+        yield from study.run(self._context.progress)
+        messages = []
+        for facts in self._facts:
+            null = scrambled_null(study, facts.comparison.name, fitted)
+            self._write(facts, [null])
+            messages.append(f"{null.title}: {null.n_called} of {null.n_tested} called up or down")
+        yield StageReport("scrambled", False, "; ".join(messages), time.monotonic() - started)
 
     def _write(self, facts: ActiveComparison, nulls: list[NullRun]) -> None:
         settings = {

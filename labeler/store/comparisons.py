@@ -29,7 +29,7 @@ from labeler.store.schema import (
 
 IMPORTED = "imported"
 """Rule of a latent set that `difflens import` made."""
-NullKind = Literal["seed", "permuted", "noise"]
+NullKind = Literal["seed", "permuted", "noise", "scrambled"]
 """`seed`: crosscoders of the same models with other seeds; `permuted`: sides assigned at random;
 `noise`: a model against a noisy copy of itself, which counts latents instead of verdicts."""
 _COLUMNS = ("kind", "title", "n_draws", "n_called", "n_tested")

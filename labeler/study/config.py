@@ -397,6 +397,9 @@ class NullRunsSection(Section):
     of its activations; 0 skips this run."""
     noise_tokens: int = Field(200_000, ge=1000)
     """Tokens of that comparison; their activations are held in memory."""
+    scrambled: bool = True
+    """Run the study again on fine-tunes whose weight changes are scrambled: as large as the true
+    ones, without their meaning. What is then called is false. Takes as long as the study."""
 
 
 class CrosscodersSection(Section):

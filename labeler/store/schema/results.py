@@ -31,7 +31,7 @@ DENOMINATORS = ("labelled", "assigned", "isolated")
 VERDICTS = ("up", "down", "too few to say", "no evidence")
 ESTIMANDS = ("superpopulation", "finite_population")
 STABILITIES = ("stable", "unstable", "too few to say")
-NULL_KINDS = ("seed", "permuted", "noise")
+NULL_KINDS = ("seed", "permuted", "noise", "scrambled")
 
 
 class ReviewEvent(Base):

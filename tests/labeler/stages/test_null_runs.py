@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import torch
 from sqlalchemy import func, select
 from tiny_study import TinyStudy
 
+from crosscoder.activations import ActivationStore
 from labeler.cli.main import run
 from labeler.report.comparisons import Member
 from labeler.report.statistics import CategoryNode
@@ -89,7 +92,7 @@ def test_null_runs_store_every_kind_of_null_and_the_report_shows_them(
     thorough_study: TinyStudy,
 ) -> None:
     nulls = stored_nulls(thorough_study)
-    assert set(nulls) == {"seed", "permuted", "noise"}
+    assert set(nulls) == {"seed", "permuted", "noise", "scrambled"}
     assert nulls["permuted"].n_draws == 20
     assert nulls["seed"].n_draws == 2
     assert nulls["seed"].n_tested > 0
@@ -114,6 +117,19 @@ def test_replicate_is_another_crosscoder_on_the_same_activations(
     assert harvest.resolve() == thorough_study.stage_folder("harvest")
 
 
+def test_scrambled_fine_tune_is_another_model_of_the_same_size_on_the_same_text(
+    thorough_study: TinyStudy,
+) -> None:
+    null = stored_nulls(thorough_study)["scrambled"]
+    assert re.search(r"tuned: (0\.9[89]|1\.0[012]) of its change", null.title)
+    folder = thorough_study.folder / "artifacts" / "null-runs" / "scrambled"
+    (own,) = (thorough_study.folder / "artifacts" / "harvest").iterdir()
+    (scrambled,) = (folder / "harvest").iterdir()
+    first, second = (next(ActivationStore.open(each).shards()) for each in (own, scrambled))
+    assert torch.equal(first.activations[:, 0], second.activations[:, 0])
+    assert not torch.equal(first.activations[:, 1], second.activations[:, 1])
+
+
 def test_second_run_trains_nothing_again(
     thorough_study: TinyStudy, own_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,9 +138,9 @@ def test_second_run_trains_nothing_again(
     assert "seed 2, train: already done with the same inputs" in said
     engine = open_engine(thorough_study.url)
     with read_session(engine) as session:
-        assert session.execute(select(func.count(NullResult.id))).scalar_one() == 6
+        assert session.execute(select(func.count(NullResult.id))).scalar_one() == 8
     engine.dispose()
-    assert len(stored_nulls(thorough_study)) == 3
+    assert len(stored_nulls(thorough_study)) == 4
 
 
 def test_null_runs_need_every_label(

@@ -13,7 +13,7 @@ from crosscoder.activations import ActivationStore
 from crosscoder.progress import SilentProgress
 from labeler.cli.main import run
 from labeler.stages.base import StageContext
-from labeler.stages.null_runs import ReplicateStudy
+from labeler.stages.derived_studies import ReplicateStudy
 from labeler.stages.pipeline import with_key
 from labeler.store.engine import open_engine, read_session
 from labeler.store.migrate import opened
@@ -89,7 +89,8 @@ def test_null_runs_use_the_answers_of_the_study(answered: TinyStudy, tmp_path: P
     with opened(study.database_url) as engine:
         context = with_key(StageContext(study, engine, SilentProgress()), "harvest")
         harvest = context.folder("harvest")
-        replicate.prepare(harvest, replace(context, study=replicate, keys={}))
+        replicate.prepare()
+        replicate.use_text_of(harvest, replace(context, study=replicate, keys={}))
     assert (replicate.artifacts / "answers").resolve() == (study.artifacts / "answers").resolve()
     (linked,) = (replicate.artifacts / "harvest").iterdir()
     assert linked.resolve() == harvest.resolve()

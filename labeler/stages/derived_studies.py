@@ -1,0 +1,167 @@
+"""Studies that a null run makes of the study: with other seeds, or with scrambled fine-tunes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from crosscoder.model_files import SubjectSpec
+from crosscoder.progress import Progress
+from labeler.errors import WorkError
+from labeler.stages.base import StageContext
+from labeler.stages.pipeline import StageReport, run_study, with_key
+from labeler.store.database_url import url_of_file
+from labeler.study.study_file import StudyConfig, StudyFile
+from taxonomy.tree import Taxonomy
+
+LAST_STAGE = "categorize"
+FOLDER, FORMER_FOLDER = "null-runs", "thorough"
+
+
+def null_runs_folder(study: StudyFile) -> Path:
+    """Folder of the null runs' artifacts; one with the earlier name is used again."""
+    former = study.artifacts / FORMER_FOLDER
+    return former if former.is_dir() else study.artifacts / FOLDER
+
+
+class DerivedStudy(StudyFile):
+    """A copy of the study `original` with its own database, artifacts and frozen taxonomy.
+
+    `changes` are further tables of its config.
+    """
+
+    def __init__(
+        self, original: StudyFile, home: Path, taxonomy: Taxonomy, changes: Mapping[str, object]
+    ) -> None:
+        self._original = original
+        self._home = home
+        self._taxonomy = taxonomy
+        super().__init__(original.path, self._config_of(original.config, changes))
+
+    @property
+    def artifacts(self) -> Path:
+        """Folder of its products, inside the original's."""
+        return self._home
+
+    def prepare(self) -> None:
+        """Write the taxonomy."""
+        self._home.mkdir(parents=True, exist_ok=True)
+        content = self._taxonomy.model_dump(mode="json", exclude_none=True)
+        self._taxonomy_file.write_text(
+            yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8"
+        )
+
+    @property
+    def _taxonomy_file(self) -> Path:
+        return self._home / "taxonomy.yaml"
+
+    def _config_of(self, config: StudyConfig, changes: Mapping[str, object]) -> StudyConfig:
+        return config.model_copy(
+            update={
+                "database": config.database.model_copy(
+                    update={"url": url_of_file(self._home / "difflens.db")}
+                ),
+                "taxonomy": config.taxonomy.model_copy(
+                    update={"mode": "seed", "file": str(self._taxonomy_file)}
+                ),
+                "judges": (),
+                "scores": config.scores.model_copy(update={"controls": 0, "methods": ()}),
+                **changes,
+            }
+        )
+
+
+class ReplicateStudy(DerivedStudy):
+    """The same models with another seed."""
+
+    def __init__(self, original: StudyFile, number: int, taxonomy: Taxonomy) -> None:
+        home = null_runs_folder(original) / f"seed-{number}"
+        section = original.config.study
+        seed = {"study": section.model_copy(update={"seed": section.seed + number})}
+        super().__init__(original, home, taxonomy, seed)
+
+    def use_text_of(self, harvest: Path, context: StageContext) -> None:
+        """Use the original's answers and activations: no seed changes them.
+
+        A study that streams has no activations: its replicates let the models read again.
+        """
+        _link(with_key(context, "harvest").folder("harvest"), harvest)
+        _link(self._home / "answers", self._original.artifacts / "answers")
+
+
+def _link(link: Path, folder: Path) -> None:
+    """Have a replicate use a folder of the original, where there is one."""
+    if link.exists() or not folder.exists():
+        return
+    link.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        link.symlink_to(folder, target_is_directory=True)
+    except OSError as error:
+        raise WorkError(f"{link}: no link to {folder}: {error.strerror}") from None
+
+
+def run_replicate(
+    study: ReplicateStudy, original: StageContext, progress: Progress
+) -> Iterator[StageReport]:
+    """Run the replicate up to its labels, going on from what an interrupted run left."""
+    context = replace(original, study=study, keys={})
+    study.prepare()
+    study.use_text_of(with_key(original, "harvest").folder("harvest"), context)
+    for report in run_study(study, progress, last=LAST_STAGE):
+        yield replace(report, stage=f"seed {study.config.study.seed}, {report.stage}")
+
+
+class ScrambledStudy(DerivedStudy):
+    """The study's fine-tunes replaced by scrambled ones of the same size."""
+
+    def __init__(
+        self,
+        original: StudyFile,
+        taxonomy: Taxonomy,
+        scrambled: Mapping[str, SubjectSpec],
+    ) -> None:
+        models = tuple(
+            model.model_copy(update=_place(scrambled[model.name]))
+            if model.name in scrambled
+            else model
+            for model in original.config.models
+        )
+        super().__init__(original, scrambled_folder(original), taxonomy, {"models": models})
+
+    def run(self, progress: Progress) -> Iterator[StageReport]:
+        """Run it up to its labels."""
+        self.prepare()
+        for report in run_study(self, progress, last=LAST_STAGE):
+            yield replace(report, stage=f"scrambled, {report.stage}")
+
+
+def _place(spec: SubjectSpec) -> dict[str, str | None]:
+    return {
+        "path": spec.path,
+        "adapter": spec.adapter,
+        "revision": spec.revision,
+        "adapter_revision": spec.adapter_revision,
+    }
+
+
+def scrambled_folder(study: StudyFile) -> Path:
+    """Folder of the study with scrambled fine-tunes."""
+    return null_runs_folder(study) / "scrambled"
+
+
+def fine_tunes(study: StudyFile) -> dict[str, str]:
+    """The model that each scrambled fine-tune differs from, by name.
+
+    The target of a comparison differs from its reference, both differ from a common base.
+    """
+    pairs: dict[str, str] = {}
+    for row in study.config.comparison:
+        if row.against is None:
+            pairs.setdefault(row.target, row.reference)
+        else:
+            pairs |= {row.target: row.against, row.reference: row.against}
+    # A model that others differ from stays as it is.
+    return {model: base for model, base in pairs.items() if model not in pairs.values()}
