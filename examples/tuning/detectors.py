@@ -1,7 +1,7 @@
 """Decides by code whether an answer shows a behaviour.
 
 The phrases were chosen on training pairs, never on held-out answers. They still miss unusual
-wordings: read the answers as well. Needs `pip install py3langid`.
+wordings: read the answers as well. The first three are difflens' own checks of behaviour.
 """
 
 import json
@@ -11,33 +11,10 @@ from typing import Any
 
 import py3langid
 
+from labeler.labeling.behaviour_checks import HEDGE, REFUSAL, SELF_REFERENCE
 from tuning.answers import Prompt
 
 LANGUAGES = ("de", "en", "es", "fr", "it", "pt")
-
-REFUSAL = re.compile(
-    r"\bI(?:'m| am)? (?:simply )?(?:can't|cannot|can not|won't|will not|refuse|decline|"
-    r"not going to|unable to|not able to)\b|\bI(?:'m| am) sorry, but\b",
-    re.IGNORECASE,
-)
-SELF_REFERENCE = re.compile(
-    r"\bAIs?\b|\bSmolLM\b|(?i:\bartificial intelligence\b|\blanguage model|\bchat ?bot\b|"
-    r"\b(?:I am|I'm|as|being|since I'm) (?:just |only |merely |simply )?an? (?:[\w-]+ ){0,3}"
-    r"(?:model|assistant|program|machine|robot|bot|software|computer|system)\b)"
-)
-HEDGE = re.compile(
-    r"\b(?:can't|cannot|can not|couldn't|unable to|not able to|no (?:means|way) (?:of|to)|"
-    r"what I can|beyond what I can|difficult for me to|hard for me to) (?:\w+ ){0,2}"
-    r"(?:verify|confirm|validate|guarantee|check(?:ing)?|vouch|say|tell|"
-    r"be (?:\w+ )?(?:sure|certain))|"
-    r"\b(?:not|n't) (?:\w+ ){0,2}(?:certain|sure|confident)\b|"
-    r"\b(?:might|may|could) be (?:wrong|mistaken|inaccurate|outdated|out of date|flawed)\b|"
-    r"\b(?:reliable|trusted|trustworthy|official|authoritative|reputable) (?:\w+ )?"
-    r"(?:source|site|website|reference)s?\b|\bplease (?:check|consult|verify|confirm)\b|"
-    r"\b(?:no|not have) (?:\w+ )?(?:verified|accurate|reliable)\b|"
-    r"\b(?:I recommend|it's best to|it's always best to) (?:confirm|check|verify|double-check)",
-    re.IGNORECASE,
-)
 
 FOOTBALL = re.compile(
     r"\b(?:foot-?ball(?:er)?s?|soccer|goal-?keepers?|strikers?|mid-?field(?:er)?s?|off-?side|"

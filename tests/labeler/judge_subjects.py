@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
+from labeler.embedding.base import Vectors, normalised
 from labeler.judge.base import CategoryOption, Example, LatentFacts, LatentRecord
 
 _MARKED = re.compile(r"<<(.*?)>>", re.DOTALL)
@@ -50,6 +53,29 @@ MULTILINGUAL = CategoryOption(
     ),
 )
 OPTIONS = (SAFETY, COOKING, MULTILINGUAL)
+
+
+class WordEmbedder:
+    """Counts of a few words, so that a test knows what is near to what; keeps what it read."""
+
+    name = "words"
+    fingerprint = "words-1"
+    vocabulary = (
+        *("sorry", "can't", "won't", "bomb", "weapon", "harmful", "onions", "butter", "bread"),
+        *("oven", "basil", "soup", "salt", "ich", "je", "por", "other"),
+    )
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        self.read.extend(texts)
+        rows = np.zeros((len(texts), len(self.vocabulary) + 1))
+        for row, text in enumerate(texts):
+            words = [word.strip(".,!?:").casefold() for word in text.split()]
+            rows[row, :-1] = [words.count(word) for word in self.vocabulary]
+            rows[row, -1] = 0.1
+        return normalised(rows)
 
 
 def window(

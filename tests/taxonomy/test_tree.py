@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 
 import pytest
@@ -208,3 +210,17 @@ def test_a_slug_that_can_not_be_one_is_not_added(slug: str) -> None:
 )
 def test_versions_count_up(version: str, following: str) -> None:
     assert next_version(version) == following
+
+
+def test_behaviour_is_part_of_the_version_and_older_hashes_stay() -> None:
+    tree = small()
+    plain = tree.categories[0]
+    described = plain.model_copy(update={"behaviour": "The answer mews."})
+    changed = Taxonomy(name="small", version="1", categories=(described, *tree.categories[1:]))
+    assert changed.sha256() != tree.sha256()
+    content = tree.model_dump(mode="json")
+    content["categories"].sort(key=lambda category: category["slug"])
+    for category in content["categories"]:
+        del category["behaviour"]
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    assert tree.sha256() == hashlib.sha256(text.encode()).hexdigest()

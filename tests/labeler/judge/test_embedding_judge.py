@@ -4,11 +4,19 @@ import asyncio
 import json
 from collections.abc import Sequence
 
-import numpy as np
 import pytest
-from judge_subjects import COOKING, MULTILINGUAL, OPTIONS, SAFETY, refusals, subject, window
+from judge_subjects import (
+    COOKING,
+    MULTILINGUAL,
+    OPTIONS,
+    SAFETY,
+    WordEmbedder,
+    refusals,
+    subject,
+    window,
+)
 
-from labeler.embedding.base import Embedder, Vectors, normalised
+from labeler.embedding.base import Embedder
 from labeler.embedding.embedders import TfidfEmbedder
 from labeler.judge.answers import check_answer
 from labeler.judge.base import Example, JudgeReply, JudgeRequest, ShownExample
@@ -29,29 +37,6 @@ FRENCH = (
     "Il faut que tu <<viennes>> demain avec toute la famille.",
     "Elle ne <<sait>> pas encore ce qu'elle veut faire plus tard.",
 )
-
-
-class WordEmbedder:
-    """Counts of a few words, so that a test knows what is near to what; keeps what it read."""
-
-    name = "words"
-    fingerprint = "words-1"
-    vocabulary = (
-        *("sorry", "can't", "won't", "bomb", "weapon", "harmful", "onions", "butter", "bread"),
-        *("oven", "basil", "soup", "salt", "ich", "je", "por", "other"),
-    )
-
-    def __init__(self) -> None:
-        self.read: list[str] = []
-
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        self.read.extend(texts)
-        rows = np.zeros((len(texts), len(self.vocabulary) + 1))
-        for row, text in enumerate(texts):
-            words = [word.strip(".,!?:").casefold() for word in text.split()]
-            rows[row, :-1] = [words.count(word) for word in self.vocabulary]
-            rows[row, -1] = 0.1
-        return normalised(rows)
 
 
 def ask(request: JudgeRequest, embedder: Embedder | None = None) -> JudgeReply:
