@@ -60,7 +60,7 @@ class HarvestStage:
         study = context.study
         if not harvest_section(study).cache:
             return self._look(context)
-        corpus = read_documents(context)
+        corpus = study_text(context)
         manifest = harvest(
             subject_specs(study),
             corpus.documents,
@@ -88,7 +88,7 @@ class HarvestStage:
 
     def _look(self, context: StageContext) -> StageOutcome:
         """Have the models read a sample, and store what it shows in place of activations."""
-        corpus = read_documents(context)
+        corpus = study_text(context)
         stream = _stream(context, corpus.documents)
         source = stream.manifest.source
         _register(context, source, stream.d_model, corpus.documents, stream.n_tokens)
@@ -198,7 +198,7 @@ class StudyText:
     """What the run's row keeps of whose answers they hold."""
 
 
-def read_documents(context: StageContext) -> StudyText:
+def study_text(context: StageContext) -> StudyText:
     """The documents of the file; with `answers = "both"` the models answer its prompts first."""
     from crosscoder.answers import answered_corpus
     from crosscoder.harvest import harvest_inputs
@@ -236,7 +236,7 @@ def read_documents(context: StageContext) -> StudyText:
 
 def opened_stream(context: StageContext) -> ActivationStream:
     """The models reading the study's text; the sample is looked at where it is not yet."""
-    return _stream(context, read_documents(context).documents)
+    return _stream(context, study_text(context).documents)
 
 
 def _stream(context: StageContext, documents: Sequence[Document]) -> ActivationStream:

@@ -14,7 +14,7 @@ from labeler.report.randomisation import read_randomised_sides
 from labeler.report.statistics import category_changes, read_counts
 from labeler.stages.base import StageContext
 from labeler.stages.derived_studies import ScrambledStudy, fine_tunes, scrambled_folder
-from labeler.stages.harvest import harvest_config, read_documents, subject_specs
+from labeler.stages.harvest import harvest_config, study_text, subject_specs
 from labeler.store.comparisons import NullRun
 from labeler.store.engine import read_session
 from labeler.store.migrate import opened
@@ -104,7 +104,7 @@ def _fitted(context: StageContext, model: str, base: str) -> FittedNull:
     if record.is_file():
         stored = unsealed(record, read_json_object(record, "delete it"), "delete it")
         return FittedNull(**{**stored, "spec": SubjectSpec(**stored["spec"])})
-    documents = read_documents(context).documents
+    documents = study_text(context).documents
     step = max(1, len(documents) // FIT_DOCUMENTS)
     fitted = fitted_scramble(
         specs[model],
