@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from crosscoder.corpus import Document, Message
 from crosscoder.corpus_messages import (
@@ -264,6 +264,16 @@ class Detected(CorpusFormat):
         )
 
 
+class ReadRow(NamedTuple):
+    """A row that was read."""
+
+    format: str
+    """Name of its format."""
+    keys: tuple[str, ...]
+    """All its keys; none where the row is a text."""
+    documents: list[Document]
+
+
 class DocumentReader:
     """Makes documents of the rows of one source."""
 
@@ -293,13 +303,7 @@ class DocumentReader:
             renamed | (set() if self._names_text else set(self.known)) | {"id", "language"}
         )
 
-    def format_name(self, value: Any, where: str) -> str:
-        """The name of the format that a row is read by."""
-        if not isinstance(self.format, Detected):
-            return self.format.name
-        return self.format.format_of(self._renamed(value, where), where).name
-
-    def documents(self, value: Any, name: str, where: str) -> list[Document]:
+    def read(self, value: Any, name: str, where: str) -> ReadRow:
         """The documents of one row, whose own name, e.g. `line-5`, is the id where it has none.
 
         Raises InputError, which begins with `where`.
@@ -310,9 +314,15 @@ class DocumentReader:
         if language is not None and not isinstance(language, str):
             raise InputError(f"{where}: language must be a text such as 'en'")
         documents = []
-        for content in self.format.parse(row, where):
+        form = self.format
+        if isinstance(form, Detected):
+            form = form.format_of(row, where)
+        for content in form.parse(row, where):
             if not any(text.strip() for text in content.texts):
-                raise InputError(f"{where}: the document has no text; remove the line")
+                raise InputError(
+                    f"{where}: the document has no text; remove it, or drop such rows: "
+                    'corpus.faulty = "drop"'
+                )
             shared = content.answer is not None
             documents.append(
                 Document(
@@ -324,7 +334,7 @@ class DocumentReader:
                     where,
                 )
             )
-        return documents
+        return ReadRow(form.name, tuple(value) if isinstance(value, dict) else (), documents)
 
     def _renamed(self, value: Any, where: str) -> dict[str, Any]:
         """The row by the format's own keys, without null values."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import heapq
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from crosscoder.corpus import Document
 from crosscoder.corpus_files import CorpusRow, corpus_rows
-from crosscoder.corpus_formats import DocumentReader
+from crosscoder.corpus_formats import DocumentReader, ReadRow
 from crosscoder.corpus_settings import SourceSettings
 from crosscoder.errors import InputError
 
@@ -56,8 +56,8 @@ def read_sources(sources: Sequence[Source], seed: int = 0) -> list[Document]:
 def source_documents(source: Source, seed: int = 0) -> Iterator[Document]:
     """The documents of one source that are read: of the sample where there is one."""
     reader = DocumentReader(source.settings)
-    for _, documents in drawn(source_rows(source, reader), reader, seed):
-        for document in documents:
+    for _, read in drawn(source_rows(source, reader), reader, seed):
+        for document in read.documents:
             yield _prefixed(document, source.name)
 
 
@@ -67,35 +67,39 @@ def source_rows(source: Source, reader: DocumentReader) -> Iterator[CorpusRow]:
     return itertools.islice(rows, source.settings.first)
 
 
-Read = tuple[CorpusRow, list[Document]]
+OnFault = Callable[[CorpusRow, InputError], None]
 
 
-def drawn(rows: Iterable[CorpusRow], reader: DocumentReader, seed: int) -> Iterator[Read]:
-    """The rows that are read, with their documents, in order.
+def drawn(
+    rows: Iterable[CorpusRow], reader: DocumentReader, seed: int, on_fault: OnFault | None = None
+) -> Iterator[tuple[CorpusRow, ReadRow]]:
+    """The rows that are read, with what was read of them, in order.
 
-    With `sample = n`: those n readable rows whose hash of seed and position is smallest, which is
-    a simple random sample. Rows are looked at once, and no more than n of them are held.
+    A row that cannot be read is dropped or raises InputError, as `faulty` says; with `on_fault` it
+    is dropped and told there. With `sample = n`: those n readable rows whose hash of seed and
+    position is smallest, which is a simple random sample. Rows are looked at once, and no more than
+    n of them are held.
     """
     n = reader.settings.sample
     if n is None:
         for row in rows:
-            documents = _readable(row, reader)
-            if documents is not None:
-                yield row, documents
+            read = _readable(row, reader, on_fault)
+            if read is not None:
+                yield row, read
         return
-    heap: list[tuple[int, int, CorpusRow, list[Document]]] = []
+    heap: list[tuple[int, int, CorpusRow, ReadRow]] = []
     for position, row in enumerate(rows):
         rank = -_rank(seed, position)
         if len(heap) == n and rank < heap[0][0]:
             continue
-        documents = _readable(row, reader)
-        if documents is None:
+        read = _readable(row, reader, on_fault)
+        if read is None:
             continue
-        heapq.heappush(heap, (rank, position, row, documents))
+        heapq.heappush(heap, (rank, position, row, read))
         if len(heap) > n:
             heapq.heappop(heap)
-    for _, _, row, documents in sorted(heap, key=lambda each: each[1]):
-        yield row, documents
+    for _, _, row, read in sorted(heap, key=lambda each: each[1]):
+        yield row, read
 
 
 def quotas(n: int, weights: Sequence[float]) -> list[int]:
@@ -114,12 +118,14 @@ def _rank(seed: int, position: int) -> int:
     return int.from_bytes(digest, "big")
 
 
-def _readable(row: CorpusRow, reader: DocumentReader) -> list[Document] | None:
-    """The row's documents; None for a faulty row that is to be dropped."""
+def _readable(row: CorpusRow, reader: DocumentReader, on_fault: OnFault | None) -> ReadRow | None:
+    """What was read of the row; None for a faulty row that is to be dropped."""
     try:
-        return reader.documents(row.value(), row.name, row.where)
-    except InputError:
-        if reader.settings.faulty == "refuse":
+        return reader.read(row.value(), row.name, row.where)
+    except InputError as error:
+        if on_fault is not None:
+            on_fault(row, error)
+        elif reader.settings.faulty == "refuse":
             raise
         return None
 

@@ -38,7 +38,7 @@ from labeler.study.study_file import StudyFile
 from labeler.text import one_line
 from taxonomy.tree import Taxonomy
 
-SHOWN_ROLES = frozenset({"user", "assistant", "plain", "system"})
+SHOWN_ROLES = frozenset({"user", "assistant", "plain", "system", "tool"})
 TURN = " | "
 """Between two turns of a chat."""
 

@@ -9,7 +9,7 @@ import warnings
 import typer
 
 from labeler import __version__
-from labeler.cli import analysis, database, latents, servers, stages, taxonomy
+from labeler.cli import analysis, corpus, database, latents, servers, stages, taxonomy
 from labeler.cli.ending import EndSignals, end
 from labeler.cli.options import prepare_streams
 
@@ -96,6 +96,7 @@ def build_app() -> typer.Typer:
     for register in (
         stages.register,
         latents.register_crosscoders,
+        corpus.register,
         analysis.register,
         latents.register,
         servers.register,

@@ -26,7 +26,7 @@ BRIEF = Message("system", "Be brief.")
 
 
 def parsed(row: Any, **keys: Any) -> list[Document]:
-    return DocumentReader(SourceSettings(**keys)).documents(row, "line-1", "here")
+    return DocumentReader(SourceSettings(**keys)).read(row, "line-1", "here").documents
 
 
 def chats(row: Any, **keys: Any) -> list[tuple[Message, ...] | None]:

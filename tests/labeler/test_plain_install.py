@@ -15,7 +15,7 @@ import labeler
 import taxonomy
 
 PLAIN_CROSSCODER = (
-    "adapters", "config", "corpus", "corpus_files", "corpus_formats", "corpus_hub",
+    "adapters", "config", "corpus", "corpus_check", "corpus_files", "corpus_formats", "corpus_hub",
     "corpus_messages", "corpus_settings", "corpus_sources", "errors", "files", "gguf_header",
     "limits", "manifest", "model_checks", "model_files", "progress", "token_roles",
 )  # fmt: skip
