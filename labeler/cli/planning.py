@@ -22,7 +22,7 @@ from labeler.store.engine import read_session
 from labeler.store.migrate import opened
 from labeler.store.runs import latest_done_run
 from labeler.store.schema import Latent, LatentSet, LatentSetMember
-from labeler.study.corpus_text import read_documents, unread_sources
+from labeler.study.corpus_text import corpus_documents, unread_sources
 from labeler.study.study_file import StudyFile
 from labeler.text import plural
 
@@ -131,7 +131,7 @@ def _text_size(study: StudyFile, known: _Known) -> TextSize:
             return TextSize(how=f"{missing[0].path} is fetched by `harvest`")
         return TextSize(how=f"no corpus at {missing[0].path}")
     try:
-        documents = read_documents(study, section)
+        documents = corpus_documents(study, section)
     except InputError as error:
         raise UsageError(str(error)) from None
     is_done = any(each.stage == "harvest" and each.state == "done" for each in known.states)

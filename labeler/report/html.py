@@ -117,7 +117,7 @@ def _group(key: str, title: str, note: str, latents: Sequence[LatentView]) -> La
     )
 
 
-SPOKEN_ROLES = frozenset({"system", "user", "assistant"})
+SPOKEN_ROLES = frozenset({"system", "user", "assistant", "tool"})
 """Roles that are named where they begin; plain text has no speaker."""
 DIM_ROLES = frozenset({"template", "bos"})
 """Tokens of the chat template: nobody wrote them, and no latent is measured on them."""

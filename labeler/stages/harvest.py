@@ -15,8 +15,8 @@ from labeler.store.runs import first_run_day
 from labeler.study.config import CorpusSection, HarvestSection, ModelSection
 from labeler.study.corpus_text import (
     corpus_content,
+    corpus_documents,
     corpus_reading,
-    read_documents,
     text_sources,
 )
 from labeler.study.study_file import StudyFile, subject_cache
@@ -205,7 +205,7 @@ def study_text(context: StageContext) -> StudyText:
 
     study = context.study
     section, specs, config = corpus_section(study), subject_specs(study), harvest_config(study)
-    documents = read_documents(study, section)
+    documents = corpus_documents(study, section)
     facts: dict[str, Any] = {"n_documents": len(documents), "answers": section.answers}
     if section.answer_tokens is not None:
         facts["answer_tokens"] = section.answer_tokens

@@ -113,7 +113,7 @@ def corpus_reading(section: CorpusSection) -> dict[str, Any]:
     return reading
 
 
-def read_documents(study: StudyFile, section: CorpusSection) -> Sequence[Document]:
+def corpus_documents(study: StudyFile, section: CorpusSection) -> Sequence[Document]:
     """The documents of all sources; a dataset on the Hub is fetched first where it is not kept.
 
     InputError names the source, the row and the fix.

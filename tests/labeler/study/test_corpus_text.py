@@ -16,9 +16,9 @@ from labeler.errors import UsageError
 from labeler.study.config import CorpusSection
 from labeler.study.corpus_text import (
     corpus_content,
+    corpus_documents,
     corpus_reading,
     missing_sources,
-    read_documents,
     text_sources,
     unread_sources,
 )
@@ -79,7 +79,7 @@ def test_weights_deal_out_the_sample(tmp_path: Path) -> None:
         sample=20,
         sources=[{"path": "a.jsonl", "weight": 3.0}, {"path": "b.jsonl", "name": "b"}],
     )
-    documents = read_documents(study_in(tmp_path), section)
+    documents = corpus_documents(study_in(tmp_path), section)
     names = [document.id.partition("/")[0] for document in documents]
     assert (names.count("source1"), names.count("b")) == (15, 5)
     more = section_of(sample=20, sources=[{"path": "a.jsonl"}, {"path": "b.jsonl", "name": "b"}])
@@ -119,7 +119,7 @@ def test_a_missing_source_is_named_by_its_key(tmp_path: Path) -> None:
         "corpus.sources web.path"
     ]
     with pytest.raises(UsageError, match=r"corpus.sources web.path: no file or folder at .*none"):
-        read_documents(study_in(tmp_path), section)
+        corpus_documents(study_in(tmp_path), section)
     with pytest.raises(UsageError, match=r"corpus.path: .* is the study's own folder"):
-        read_documents(study_in(tmp_path), section_of(path="."))
+        corpus_documents(study_in(tmp_path), section_of(path="."))
     assert len(text_sources(section)) == 1
