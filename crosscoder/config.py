@@ -326,6 +326,8 @@ class TrainConfig(TrainSettings, SparsitySettings, SplitSettings):
 
     seed: int = 0
     """Seed of the weights, of the order of the data, and of the split where the store has none."""
+    data_seed: int | None = None
+    """Seed of the order of the data, where it has its own."""
     max_grad_norm: float | None = Field(1.0, gt=0)
     """The gradient of all weights together is scaled down to this L2 norm."""
     reconstruction: ReconstructionLoss = "squared"

@@ -6,9 +6,10 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,9 @@ from crosscoder.files import (
     write_text,
 )
 from crosscoder.losses import in_own_coordinates, scale_difference, zero_excluded_weights
-from crosscoder.model import Crosscoder, CrosscoderConfig, fit_normaliser
+from crosscoder.model import Crosscoder, CrosscoderConfig, Normaliser, fit_normaliser
 from crosscoder.progress import Progress, SilentProgress
-from crosscoder.sources import TrainingSource
+from crosscoder.sources import BatchStream, TrainingSource
 from crosscoder.trainer import StepMetrics, Trainer, initial_decoder_bias
 from crosscoder.training_sources import StoreSource
 
@@ -129,92 +130,168 @@ def train(
     bit; a finished one is returned as it is. Raises InputError where config and activations do
     not fit, WorkError where the loss is not finite or the disk is full.
     """
+    (result,) = train_seeds(source, crosscoder_config, train_config, (out_dir,), progress)
+    return result
+
+
+def train_seeds(
+    source: ActivationStore | TrainingSource,
+    crosscoder_config: CrosscoderConfig,
+    train_config: TrainConfig,
+    out_dirs: Sequence[Path],
+    progress: Progress | None = None,
+) -> tuple[TrainResult, ...]:
+    """Train a crosscoder for each folder in one pass: a batch is read once and given to all.
+
+    They differ in the seed of their weights, which counts up from `train_config.seed`. Each is
+    what `train` makes of `of_seed`. All are in memory at a time, with the state of their
+    optimisers. Stopped and finished ones are treated, and errors raised, as by `train`.
+    """
     if isinstance(source, ActivationStore):
         if source.held_out is None:
             source = source.split(train_config.held_out, train_config.seed)
         source = StoreSource(source)
     config = _complete_config(crosscoder_config, source)
-    run_key = _run_key(source, config, train_config)
-    finished = _read_result(out_dir, run_key)
-    if finished is not None:
-        return finished
-    run = _Run(source, config, train_config, out_dir, run_key)
-    run.restore_or_start()
-    run.train(progress or SilentProgress())
-    return run.finish()
+    data = _Data(source, train_config)
+    runs = [
+        _Run(data, config, of_seed(train_config, number), out_dir)
+        for number, out_dir in enumerate(out_dirs)
+    ]
+    unfinished = [run for run in runs if run.result is None]
+    if unfinished:
+        _one_pass(data, unfinished, progress or SilentProgress())
+    return tuple(run.result or run.finish() for run in runs)
+
+
+def of_seed(config: TrainConfig, number: int) -> TrainConfig:
+    """The config with other weights at the start: `number` 0 leaves it as it is."""
+    if number == 0:
+        return config
+    data_seed = config.seed if config.data_seed is None else config.data_seed
+    return config.model_copy(update={"seed": config.seed + number, "data_seed": data_seed})
+
+
+def _drawn_seeds(seed: int) -> tuple[int, int]:
+    """One seed, two independent streams: the weights' and the data order's."""
+    root = torch.Generator().manual_seed(seed)
+    weights, order = torch.randint(0, 1 << 62, (2,), generator=root).tolist()
+    return weights, order
+
+
+class _Data:
+    """The batches of one pass, and what all crosscoders know of the activations."""
+
+    def __init__(self, source: TrainingSource, train_config: TrainConfig) -> None:
+        self.source = source
+        n_train = source.n_train_tokens
+        self._epochs = train_config.epochs
+        self.batch_size = min(train_config.batch_size, n_train)
+        self.n_steps = source.n_batches(self.batch_size, self._epochs)
+        if self.n_steps == 0:
+            raise InputError(
+                f"train.epochs: {self._epochs:g} epochs of {n_train} tokens are no whole "
+                f"step of {self.batch_size}; raise train.epochs or lower train.batch_size"
+            )
+        self.dead_after = train_config.dead_after_tokens or min(MAX_DEAD_AFTER_TOKENS, n_train)
+        seed = train_config.seed if train_config.data_seed is None else train_config.data_seed
+        _, self._seed = _drawn_seeds(seed)
+
+    def batches(self, cursor: Mapping[str, torch.Tensor] | None) -> BatchStream:
+        """Shuffled batches, from the cursor on."""
+        return self.source.train_batches(self.batch_size, self._epochs, self._seed, cursor)
+
+    @cached_property
+    def normaliser(self) -> Normaliser:
+        """Mean and scale of the training text."""
+        return fit_normaliser(self.source.normaliser_batches(self.batch_size))
+
+    def held_out(self) -> Iterator[torch.Tensor]:
+        """The held-out rows."""
+        return self.source.held_out_batches(self.batch_size)
+
+
+def _one_pass(data: _Data, runs: Sequence[_Run], progress: Progress) -> None:
+    """Do the steps that are left: those behind catch up, those ahead wait for them."""
+    for run in runs:
+        run.restore()
+    last = min(runs, key=lambda run: run.n_done)
+    stream = data.batches(last.cursor)
+    with (
+        progress.task("train", data.n_steps, "steps") as advance,
+        ExitStack() as files,
+    ):
+        logs = [
+            files.enter_context(MetricsLog(run.out_dir / METRICS_NAME, run.n_done)) for run in runs
+        ]
+        advance(last.n_done)
+        started = time.perf_counter()
+        for n_before, batch in enumerate(stream, start=last.n_done):
+            for run, log in zip(runs, logs, strict=True):
+                if run.n_done > n_before:
+                    continue
+                metrics = run.step(batch)
+                now = time.perf_counter()
+                log.write(metrics, now - started)
+                started = now
+                run.write_due_checkpoint(stream)
+            advance(1)
 
 
 class _Run:
-    """One training run in one folder."""
+    """The training of one crosscoder in one folder."""
 
     def __init__(
-        self,
-        source: TrainingSource,
-        config: CrosscoderConfig,
-        train_config: TrainConfig,
-        out_dir: Path,
-        run_key: str,
+        self, data: _Data, config: CrosscoderConfig, train_config: TrainConfig, out_dir: Path
     ) -> None:
-        self._source = source
+        self._data = data
         self._config = config
         self._activation = ACTIVATIONS.get(config.activation)
         self._train_config = train_config
-        self._out_dir = out_dir
-        self._run_key = run_key
-        self._checkpoints = TrainingCheckpoints(out_dir / CHECKPOINTS_NAME, run_key)
-        n_train = source.n_train_tokens
-        self._batch_size = min(train_config.batch_size, n_train)
-        self._n_steps = source.n_batches(self._batch_size, train_config.epochs)
-        if self._n_steps == 0:
-            raise InputError(
-                f"train.epochs: {train_config.epochs:g} epochs of {n_train} tokens are no whole "
-                f"step of {self._batch_size}; raise train.epochs or lower train.batch_size"
-            )
-        self._require_a_threshold()
+        self.out_dir = out_dir
+        self._run_key = _run_key(data.source, config, train_config)
+        self._checkpoints = TrainingCheckpoints(out_dir / CHECKPOINTS_NAME, self._run_key)
         self._device = resolve_device(train_config.device)
-        self._dead_after = train_config.dead_after_tokens or min(MAX_DEAD_AFTER_TOKENS, n_train)
-        # One seed, two independent streams: the weights' and the data order's.
-        root = torch.Generator().manual_seed(train_config.seed)
-        self._init_seed, self._data_seed = torch.randint(0, 1 << 62, (2,), generator=root).tolist()
+        self._trainer: Trainer | None = None
+        self.cursor: Mapping[str, torch.Tensor] | None = None
+        """Place in the batches of the checkpoint that was taken over."""
+        self.result = _read_result(out_dir, self._run_key)
+        """What was finished earlier."""
+        if self.result is None:
+            self._require_a_threshold()
+
+    @property
+    def n_done(self) -> int:
+        """Steps done."""
+        return 0 if self._trainer is None else self._trainer.n_done
 
     def _require_a_threshold(self) -> None:
         """WorkError, before the first step, where `ema_min` would start after the last."""
         config = self._train_config
         follows = config.theta == "ema_min" and self._activation.aims_at_k
-        if follows and self._n_steps <= config.theta_start_step:
+        if follows and self._data.n_steps <= config.theta_start_step:
             raise WorkError(
                 f'train.theta: "ema_min" starts after step {config.theta_start_step} '
-                f"and this run has {self._n_steps} steps; lower train.theta_start_step, "
+                f"and this run has {self._data.n_steps} steps; lower train.theta_start_step, "
                 'or set train.theta = "calibrated"'
             )
 
-    def restore_or_start(self) -> None:
-        """Take over the newest checkpoint, or draw the weights."""
+    def restore(self) -> None:
+        """Take over the newest checkpoint, where there is one."""
         state = self._checkpoints.newest()
-        self._stream = self._source.train_batches(
-            self._batch_size,
-            self._train_config.epochs,
-            self._data_seed,
-            None if state is None else _under(_CURSOR, state),
-        )
-        self._batches: Iterator[torch.Tensor] = self._stream
         if state is None:
-            first = next(self._stream)
-            self._batches = chain([first], self._stream)
-            self._trainer = self._new_trainer(self._start(first))
             return
         crosscoder = Crosscoder(self._config)
-        fill_crosscoder(crosscoder, _under(_WEIGHTS, state), self._out_dir / CHECKPOINTS_NAME)
+        fill_crosscoder(crosscoder, _under(_WEIGHTS, state), self.out_dir / CHECKPOINTS_NAME)
         self._trainer = self._new_trainer(crosscoder)
         self._trainer.load_state(state)
-        logger.info("training goes on after step %d", self._trainer.n_done)
+        self.cursor = _under(_CURSOR, state)
+        logger.info("training goes on after step %d", self.n_done)
 
     def _start(self, first: torch.Tensor) -> Crosscoder:
         """A new crosscoder; its decoder bias comes from the `first` batch."""
-        normaliser = None
-        if self._config.normalisation == "affine":
-            normaliser = fit_normaliser(self._source.normaliser_batches(self._batch_size))
-        generator = torch.Generator().manual_seed(self._init_seed)
+        normaliser = self._data.normaliser if self._config.normalisation == "affine" else None
+        weights_seed, _ = _drawn_seeds(self._train_config.seed)
+        generator = torch.Generator().manual_seed(weights_seed)
         crosscoder = Crosscoder(self._config, generator, normaliser)
         z = scale_difference(crosscoder.normalise(first), self._train_config.difference_weight)
         bias = initial_decoder_bias(z, self._train_config.b_dec_init)
@@ -225,39 +302,46 @@ class _Run:
 
     def _new_trainer(self, crosscoder: Crosscoder) -> Trainer:
         crosscoder.to(self._device)
-        return Trainer(crosscoder, self._train_config, self._n_steps, self._dead_after)
+        data = self._data
+        return Trainer(crosscoder, self._train_config, data.n_steps, data.dead_after)
 
-    def train(self, progress: Progress) -> None:
-        """Do the steps that are left."""
-        trainer, every = self._trainer, self._train_config.checkpoint_every
-        with (
-            progress.task("train", self._n_steps, "steps") as advance,
-            MetricsLog(self._out_dir / METRICS_NAME, trainer.n_done) as log,
-        ):
-            advance(trainer.n_done)
-            started = time.perf_counter()
-            for batch in self._batches:
-                metrics = trainer.step(batch)
-                now = time.perf_counter()
-                log.write(metrics, now - started)
-                started = now
-                advance(1)
-                if trainer.n_done % every == 0 or trainer.n_done == self._n_steps:
-                    self._write_checkpoint()
+    def step(self, batch: torch.Tensor) -> StepMetrics:
+        """One step on raw activations (B, M, d); the first one draws the weights."""
+        if self._trainer is None:
+            self._trainer = self._new_trainer(self._start(batch))
+        return self._trainer.step(batch)
+
+    def write_due_checkpoint(self, stream: BatchStream) -> None:
+        """A checkpoint with the place in `stream`, at each so many steps and at the last."""
+        if self.n_done % self._train_config.checkpoint_every and self.n_done < self._data.n_steps:
+            return
+        trainer = self._started
+        tensors = trainer.state()
+        for name, tensor in crosscoder_tensors(trainer.crosscoder).items():
+            tensors[_WEIGHTS + name] = tensor
+        for name, tensor in stream.cursor().items():
+            tensors[_CURSOR + name] = tensor
+        self._checkpoints.write(trainer.n_done, tensors)
+
+    @property
+    def _started(self) -> Trainer:
+        if self._trainer is None:
+            raise RuntimeError("no step was taken")
+        return self._trainer
 
     def finish(self) -> TrainResult:
         """Set theta, measure, write the crosscoder and the result, drop the checkpoints."""
-        trainer = self._trainer
+        trainer = self._started
         weight = self._train_config.difference_weight
         crosscoder = in_own_coordinates(trainer.crosscoder, weight)
         self._set_theta(crosscoder)
-        quality = measure_quality(crosscoder, self._held_out)
+        quality = measure_quality(crosscoder, self._data.held_out)
         crosscoder.cpu()
-        save_crosscoder(crosscoder, self._out_dir, self._provenance())
+        save_crosscoder(crosscoder, self.out_dir, self._provenance())
         n_dead = trainer.dead.numel()
         result = TrainResult(
             run_key=self._run_key,
-            directory=self._out_dir,
+            directory=self.out_dir,
             n_steps=trainer.n_done,
             n_tokens=trainer.n_tokens,
             loss=trainer.last_loss,
@@ -267,8 +351,8 @@ class _Run:
             quality=quality,
             theta_drift=self._theta_drift(quality),
         )
-        content = {**asdict(result), "directory": str(self._out_dir)}
-        write_sealed_json(self._out_dir / RESULT_NAME, content, indent=2)
+        content = {**asdict(result), "directory": str(self.out_dir)}
+        write_sealed_json(self.out_dir / RESULT_NAME, content, indent=2)
         self._checkpoints.clear()
         return result
 
@@ -290,7 +374,7 @@ class _Run:
     def _set_theta(self, crosscoder: Crosscoder) -> None:
         theta = float(crosscoder.theta)
         if self._train_config.theta == "calibrated" or not self._activation.aims_at_k:
-            theta = self._activation.threshold(crosscoder, self._held_out)
+            theta = self._activation.threshold(crosscoder, self._data.held_out)
         if not (math.isfinite(theta) and theta >= 0):
             raise WorkError(
                 f"train.theta: never calibrated, it is {theta:g} after the last step; lower "
@@ -298,23 +382,12 @@ class _Run:
             )
         crosscoder.theta.fill_(theta)
 
-    def _write_checkpoint(self) -> None:
-        tensors = self._trainer.state()
-        for name, tensor in crosscoder_tensors(self._trainer.crosscoder).items():
-            tensors[_WEIGHTS + name] = tensor
-        for name, tensor in self._stream.cursor().items():
-            tensors[_CURSOR + name] = tensor
-        self._checkpoints.write(self._trainer.n_done, tensors)
-
-    def _held_out(self) -> Iterator[torch.Tensor]:
-        return self._source.held_out_batches(self._batch_size)
-
     def _provenance(self) -> dict[str, Any]:
         return {
             "run_key": self._run_key,
             "train": self._train_config.model_dump(mode="json"),
-            "n_steps": self._n_steps,
-            **self._source.description(),
+            "n_steps": self._data.n_steps,
+            **self._data.source.description(),
         }
 
 
@@ -345,9 +418,10 @@ def _complete_config(config: CrosscoderConfig, source: TrainingSource) -> Crossc
 
 def _run_key(source: TrainingSource, config: CrosscoderConfig, train_config: TrainConfig) -> str:
     """Hash of everything that decides the weights; how often to checkpoint does not."""
+    unread = {"checkpoint_every"} | ({"data_seed"} if train_config.data_seed is None else set())
     known = {
         "crosscoder": config.model_dump(mode="json"),
-        "train": train_config.hash_content(exclude={"checkpoint_every"}),
+        "train": train_config.hash_content(exclude=unread),
         "data": source.fingerprint(),
     }
     return json_sha256(known)

@@ -179,7 +179,11 @@ def _sizes(study: StudyFile, known: _Known, text: TextSize) -> Iterator[str]:
         yield f"loads {config.crosscoder.path}"
         of_all = f"{known.n_latents:,} latents" if known.n_latents else "the latents of that"
     else:
-        yield f"{config.train.n_latents:,} latents, {config.train.epochs:g} passes over the text"
+        seeds = f", {config.train.seeds} seeds at once" if config.train.seeds > 1 else ""
+        yield (
+            f"{config.train.n_latents:,} latents, {config.train.epochs:g} passes over the text"
+            f"{seeds}"
+        )
         of_all = f"{known.n_latents or config.train.n_latents:,} latents"
     compared = plural(len(config.comparison), "comparison")
     yield f"{of_all}, {compared}, {config.isolate.draws:,} draws"

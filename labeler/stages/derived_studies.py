@@ -67,6 +67,7 @@ class DerivedStudy(StudyFile):
                 "taxonomy": config.taxonomy.model_copy(
                     update={"mode": "seed", "file": str(self._taxonomy_file)}
                 ),
+                "train": config.train.model_copy(update={"seeds": 1}),
                 "judges": (),
                 "scores": config.scores.model_copy(update={"controls": 0, "methods": ()}),
                 **changes,
@@ -79,9 +80,13 @@ class ReplicateStudy(DerivedStudy):
 
     def __init__(self, original: StudyFile, number: int, taxonomy: Taxonomy) -> None:
         home = null_runs_folder(original) / f"seed-{number}"
-        section = original.config.study
-        seed = {"study": section.model_copy(update={"seed": section.seed + number})}
-        super().__init__(original, home, taxonomy, seed)
+        study, train = original.config.study, original.config.train
+        own = None if train.seed is None else train.seed + number
+        seeds = {
+            "study": study.model_copy(update={"seed": study.seed + number}),
+            "train": train.model_copy(update={"seed": own, "seeds": 1}),
+        }
+        super().__init__(original, home, taxonomy, seeds)
 
     def use_text_of(self, harvest: Path, context: StageContext) -> None:
         """Use the original's answers and activations: no seed changes them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from labeler.store.latents import get_or_create_crosscoder, get_or_create_subjec
 from labeler.store.schema import Corpus, Crosscoder
 from labeler.study.config import ComparisonSection, CrosscoderSection, TrainSection, crosscoder_of
 from labeler.study.study_file import StudyFile, subject_cache
+from labeler.text import plural
 
 if TYPE_CHECKING:
     from crosscoder.activations import ActivationStore
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from crosscoder.published import PublishedCrosscoder
     from crosscoder.sources import TrainingSource
     from crosscoder.stream import ActivationStream
+    from crosscoder.train import TrainResult
 
 BATCH = 2048
 """Tokens encoded at a time while theta and the quality are measured."""
@@ -45,6 +48,12 @@ class StudyCrosscoder:
         """Folder of what `stage` made of this crosscoder."""
         folder = context.folder(stage)
         return folder if self.name is None else folder / self.name
+
+    def seed_folders(self, context: StageContext) -> tuple[Path, ...]:
+        """Folders of the crosscoders of all seeds that `train` makes, the study's own first."""
+        own = self.folder(context, "train")
+        others = range(1, context.study.config.train.seeds)
+        return (own, *(own / f"seed-{number}" for number in others))
 
     def database_name(self, study: StudyFile) -> str:
         """Name of its row, where no other weights have that already."""
@@ -244,6 +253,8 @@ class TrainStage:
     def inputs(self, context: StageContext) -> dict[str, Any]:
         """What decides the weights."""
         if is_loaded(context.study):
+            if context.study.config.train.seeds > 1:
+                raise UsageError("train.seeds: crosscoder.path names one; leave one of them out")
             return {
                 "crosscoder": loaded_inputs(context.study),
                 "held_out": harvest_section(context.study).held_out,
@@ -252,6 +263,9 @@ class TrainStage:
             "train": decisive(context.study.config.train),
             "held_out": harvest_section(context.study).held_out,
         }
+        seed = training_seed(context.study)
+        if seed != context.study.config.study.seed:
+            inputs["seed"] = seed
         if context.study.config.crosscoders:
             inputs["crosscoders"] = [
                 row.model_dump(mode="json") for row in context.study.config.crosscoders
@@ -285,15 +299,25 @@ class TrainStage:
     def is_whole(self, context: StageContext) -> bool:
         """Whether the weights and their config are there."""
         return all(
-            (one.folder(context, self.name) / name).is_file()
+            (folder / name).is_file()
             for one in study_crosscoders(context.study)
+            for folder in one.seed_folders(context)
             for name in ("crosscoder.safetensors", "config.json")
         )
 
 
+def training_seed(study: StudyFile) -> int:
+    """Seed of the study's crosscoder."""
+    seed = study.config.train.seed
+    return study.config.study.seed if seed is None else seed
+
+
 def decisive(section: TrainSection) -> dict[str, Any]:
-    """What decides the weights; the keys of the activation joined later, with their defaults."""
-    unread = {"checkpoint_every"}
+    """What decides the weights, seed aside; the keys of the activation joined with defaults.
+
+    More seeds leave the weights of the first as they are, so that they can be added later.
+    """
+    unread = {"checkpoint_every", "seed", "seeds"}
     if section.activation == TrainSection.model_fields["activation"].default:
         unread |= {"activation", *SparsitySettings.model_fields}
     return section.hash_content(exclude=unread)
@@ -302,15 +326,15 @@ def decisive(section: TrainSection) -> dict[str, Any]:
 def _trained(
     context: StageContext, crosscoder: StudyCrosscoder, whole: ActivationStore | ActivationStream
 ) -> StageOutcome:
-    from crosscoder.train import train
+    from crosscoder.train import train_seeds
 
     store = crosscoder.of(whole)
     crosscoder_config, train_config = configs(context, store)
-    result = train(
+    result, *others = train_seeds(
         training_source(store),
         crosscoder_config,
         train_config,
-        crosscoder.folder(context, "train"),
+        crosscoder.seed_folders(context),
         context.progress,
     )
     quality = result.quality
@@ -320,7 +344,7 @@ def _trained(
         f"{crosscoder_config.n_latents:,} latents, {result.n_steps:,} steps; "
         f"held out: {shown}, L0 {quality.l0:.1f}{drift}, "
         f"{100 * quality.inactive_share:.1f}% inactive; "
-        f"in training: {100 * result.dead_share:.1f}% dead",
+        f"in training: {100 * result.dead_share:.1f}% dead{_other_seeds(others)}",
         {
             "fve": {row.model: row.fve for row in quality.fve},
             "l0": quality.l0,
@@ -331,6 +355,14 @@ def _trained(
             "n_steps": result.n_steps,
         },
     )
+
+
+def _other_seeds(results: Sequence[TrainResult]) -> str:
+    """How well the crosscoders of the other seeds reconstruct, in words."""
+    if not results:
+        return ""
+    means = [sum(row.fve for row in each.quality.fve) / len(each.quality.fve) for each in results]
+    return f"; {plural(len(results), 'other seed')}, mean FVE {min(means):.3f} to {max(means):.3f}"
 
 
 def opened_store(context: StageContext) -> ActivationStore | ActivationStream:
@@ -371,7 +403,7 @@ def configs(
         layer=store.manifest.source.layer,
         tokenizer_sha256=store.manifest.source.tokenizer_sha256,
     )
-    own = {"seed": context.study.config.study.seed, **_own_settings(section)}
+    own = {"seed": training_seed(context.study), **_own_settings(section)}
     if published:
         stated = {name: own[name] for name in own if name in section.model_fields_set}
         return crosscoder_config, TrainConfig.minder2025(

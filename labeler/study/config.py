@@ -91,6 +91,12 @@ class TrainSection(Section, DictionarySettings, TrainSettings, SparsitySettings)
     activation: ActivationName = "batch_topk"
     """`batch_topk` keeps the k latents per token that weigh most, over a whole batch; `l1` keeps
     all positive ones and makes them few by a penalty."""
+    seed: int | None = None
+    """Seed of the crosscoder's weights and of the order of its data; without it `study.seed`.
+    Another one trains anew on the activations that are there."""
+    seeds: int = Field(1, ge=1, le=20)
+    """Crosscoders to train over the same models in one pass, each with another seed. The first is
+    the study's; the others tell which of its latents come again. Memory grows in proportion."""
 
 
 class CrosscoderSection(Section):
@@ -178,7 +184,7 @@ class StudySection(Section):
     title: str | None = None
     """Title of the report; without it, the two sides of the first comparison."""
     seed: int = 0
-    """Seed of the document split, the crosscoder and every random draw."""
+    """Seed of the document split, the crosscoder (but see train.seed) and every random draw."""
 
 
 class DatabaseSection(Section):
