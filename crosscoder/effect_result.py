@@ -24,6 +24,7 @@ from crosscoder.tensor_files import read_sealed_tensors, write_sealed_tensors
 NEGLIGIBLE_GAP = 1e-6
 """Nats per token at and below which two outputs are the same, and no share of the gap is defined:
 the rounding of float32."""
+_LATENTS_AT_ONCE = 1024
 MIN_CONTROLS = 19
 """Controls below which none is given: p could not fall below 0.05."""
 
@@ -162,6 +163,25 @@ def direction_effect(
         pearson=pearson,
         spearman=spearman,
     )
+
+
+def latent_estimates(attribution: Attribution) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Share of the gap that each latent closes by first order, and its 95% interval: (F,) each.
+
+    NaN where there is no gap.
+    """
+    gap = attribution.gap.kl[:, attribution.gap.scope][:, None]
+    undefined = np.full(attribution.n_latents, np.nan)
+    if not attribution.gap.mean[attribution.gap.scope] > NEGLIGIBLE_GAP:
+        return undefined, undefined, undefined
+    closed = attribution.by_group(attribution.closed).tocsc()
+    parts = []
+    for start in range(0, attribution.n_latents, _LATENTS_AT_ONCE):
+        dense = closed[:, start : start + _LATENTS_AT_ONCE].toarray()
+        ratio = jackknife_ratio(dense, gap.repeat(dense.shape[1], 1), np.maximum(gap, 0))
+        parts.append((ratio.value, ratio.low, ratio.high))
+    value, low, high = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return value, low, high
 
 
 def _set_effect(measured: MeasuredSet, gap: OutputGap, has_gap: BoolArray) -> SetEffect:

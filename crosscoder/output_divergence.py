@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-LOGIT_BYTES = 1 << 26
+LOGIT_BYTES = 1 << 24
 """Bound on the logits of one chunk of tokens."""
 Head = Callable[[torch.Tensor], torch.Tensor]
 """Final hidden states (n, d) to logits (n, V)."""

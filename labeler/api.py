@@ -155,6 +155,16 @@ class Study:
             "select * from v_behaviour_answer order by category, prompt_id, model, sample"
         )
 
+    def category_effects(self) -> pd.DataFrame:
+        """The view v_category_effect: what categories, sides and all latents do to the output."""
+        return self._frame(
+            "select * from v_category_effect order by comparison, target, kind, name, scope"
+        )
+
+    def latent_effects(self) -> pd.DataFrame:
+        """The view v_latent_effect: what each latent does to the output, by first order."""
+        return self._frame("select * from v_latent_effect order by target, rank")
+
     def effective_labels(self) -> pd.DataFrame:
         """The view v_effective_label: one row per latent and category."""
         return self._frame(

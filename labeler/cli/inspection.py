@@ -57,6 +57,7 @@ def print_latent(study: Study, name: str) -> None:
         lines = (
             *_norm_lines(study, crosscoder, latent),
             *_scaling_lines(session, latent),
+            *_effect_lines(session, latent),
             *_label_lines(session, latent),
         )
         for line in lines:
@@ -141,6 +142,19 @@ def _scaling_lines(session: Session, latent: Latent) -> Iterator[str]:
         yield (
             f"{target_name} against {reference_name}: delta_norm {_number(row.delta_norm)}  "
             f"nu_error {error}  nu_reconstruction {reconstruction}{_shift(row)}"
+        )
+
+
+def _effect_lines(session: Session, latent: Latent) -> Iterator[str]:
+    rows = session.execute(
+        text("select * from v_latent_effect where latent_id = :latent order by target"),
+        {"latent": latent.id},
+    )
+    for row in rows.mappings():
+        share = _interval(row["attribution"], row["attribution_low"], row["attribution_high"])
+        yield (
+            f"effect on {row['target']} from {row['reference']}: closes {share} of the output gap "
+            f"by first order, place {row['rank']:,}; magnitude {row['magnitude']:.2%} of all latents"
         )
 
 

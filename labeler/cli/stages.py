@@ -23,6 +23,7 @@ STAGE_HELP = {
     "collect": "Collect the evidence of each isolated latent.",
     "label": "Let the judge explain each latent.",
     "categorize": "Cluster the explanations and map them to the taxonomy.",
+    "effect": "Measure what the latents do to the output.",
     "behaviour": "Let the models answer held-out prompts, and classify the answers.",
     "report": "Compute the change statistics and write the report.",
 }

@@ -25,12 +25,13 @@ from labeler.study.corpus_text import missing_sources
 from labeler.study.study_file import StudyConfig, StudyFile
 
 STAGE_NAMES = (
-    "harvest", "train", "isolate", "collect", "label", "categorize", "behaviour", "report",
+    "harvest", "train", "isolate", "collect", "label", "categorize", "effect", "behaviour",
+    "report",
 )  # fmt: skip
 """In the order in which data flows."""
 UNANSWERED = "n_unanswered"
 """Key of a run's result: questions without an answer, which the next call asks again."""
-READ_MODELS = frozenset({"harvest", "train", "isolate", "collect"})
+READ_MODELS = frozenset({"harvest", "train", "isolate", "collect", "effect"})
 """Stages that compute with the models or the crosscoder; the others do without torch."""
 WITHOUT_MODELS = frozenset({"categorize"})
 """Stages that imported latents can go through as well: then no stage comes before them."""

@@ -59,7 +59,7 @@ class IsolateStage:
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
         """Scale a crosscoder's latents in one pass, choose by the rule, write all at once."""
         crosscoders = study_crosscoders(context.study)
-        scalings = [_scaled(context, one) for one in crosscoders]
+        scalings = [scaled(context, one) for one in crosscoders]
         chosen = [_choose(context, crosscoders, scalings, row) for row in comparisons(context)]
         with write_session(context.engine) as session:
             stored = {
@@ -79,7 +79,7 @@ class IsolateStage:
         )
 
 
-def _scaled(context: StageContext, one: StudyCrosscoder) -> LatentScaling:
+def scaled(context: StageContext, one: StudyCrosscoder) -> LatentScaling:
     """The scaling of a crosscoder's latents, from its file where an earlier run wrote that.
 
     A file that is not what was written, or of an earlier version, is named and computed again.

@@ -13,6 +13,7 @@ from crosscoder.config import (
     ActivationName,
     ActiveLatents,
     DictionarySettings,
+    EffectSettings,
     EvidenceSettings,
     GenerationSettings,
     HarvestSettings,
@@ -341,6 +342,13 @@ class TaxonomySection(Section, ClusterSettings):
     accept: Literal["person", "auto"] = "person"
     """How new categories are accepted: `person` waits for `difflens taxonomy accept`, `auto`
     accepts them unseen."""
+
+
+class EffectSection(Section, EffectSettings):
+    """`[effect]`: how much of the difference between the models' outputs the latents make up."""
+
+    enabled: bool = True
+    """Measure it; studies of imported latents have no models to measure it with."""
 
 
 class ReportSection(Section):

@@ -25,6 +25,7 @@ from labeler.study.config import (
     CrosscoderSection,
     CrosscodersSection,
     DatabaseSection,
+    EffectSection,
     HarvestSection,
     IsolateSection,
     ModelSection,
@@ -69,6 +70,7 @@ class StudyConfig(Section):
     scores: ScoresSection = ScoresSection()
     embedding: EmbeddingSection = EmbeddingSection()
     taxonomy: TaxonomySection = TaxonomySection()
+    effect: EffectSection = EffectSection()
     behaviour: BehaviourSection = BehaviourSection()
     report: ReportSection = ReportSection()
     null_runs: Annotated[NullRunsSection, FormerName("thorough")] = NullRunsSection()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from labeler.store.schema.base import NAMING_CONVENTION, Base, FreeText, OneOf, UtcDateTime, utc_now
 from labeler.store.schema.behaviour import BehaviourAnswer, BehaviourLabel, CategoryBehaviour
+from labeler.store.schema.effects import CategoryEffect, LatentEffect
 from labeler.store.schema.judging import (
     ControlLatent,
     Explanation,

@@ -19,7 +19,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 from labeler.store.schema.base import Base, FreeText, Matrix, OneOf, UtcDateTime, utc_now
 
 RUN_KINDS = (
-    "harvest", "train", "isolate", "collect", "label", "score", "categorize", "behaviour", "report",
+    "harvest", "train", "isolate", "collect", "label", "score", "categorize", "effect",
+    "behaviour", "report",
     "import", "review", "taxonomy",
 )  # fmt: skip
 RUN_STATUSES = ("running", "done", "failed", "interrupted")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, inspect, text
 
 from labeler.store.triggers import definitions
-from labeler.store.views import behaviour, change, coverage, labels, review, scores
+from labeler.store.views import behaviour, change, coverage, effects, labels, review, scores
 from labeler.store.views.base import View
 
 VIEWS: tuple[View, ...] = (
@@ -22,6 +22,7 @@ VIEWS: tuple[View, ...] = (
     *review.VIEWS,
     *change.ROBUSTNESS_VIEWS,
     *scores.VIEWS,
+    *effects.VIEWS,
     *behaviour.VIEWS,
 )
 """All views, in an order in which they can be created."""

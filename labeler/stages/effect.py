@@ -1,0 +1,316 @@
+"""Effect: what the latents of each side and category do to the output, against random ones."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from crosscoder.config import SIDES, EffectSettings, SideName
+from crosscoder.files import json_sha256
+from crosscoder.model_files import FileHashes
+from labeler.stages.base import Stage, StageContext, StageOutcome
+from labeler.stages.effect_rows import CATEGORY, latent_rows, set_rows
+from labeler.stages.harvest import harvest_config, subject_specs
+from labeler.stages.isolate import comparisons, scaled
+from labeler.stages.train import (
+    StudyCrosscoder,
+    crosscoder_row,
+    opened_store,
+    side_crosscoder,
+    trained_crosscoder,
+)
+from labeler.store.comparisons import study_comparisons
+from labeler.store.effects import replace_category_effects, replace_latent_effects
+from labeler.store.engine import read_session, write_session
+from labeler.store.schema import (
+    Category,
+    Comparison,
+    CrosscoderModel,
+    EffectiveLabel,
+    EffectiveLabelCategory,
+    Latent,
+    SubjectModel,
+)
+from labeler.study.config import ComparisonSection, pair_of
+from labeler.study.study_file import StudyFile, subject_cache
+
+if TYPE_CHECKING:
+    from crosscoder.effect_result import DirectionEffect, EffectResult
+    from crosscoder.effect_text import EffectText
+    from crosscoder.patching import LatentGroup
+    from crosscoder.upper_blocks import UpperBlocks
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class EffectStage:
+    """A file for each comparison, latent_effect and category_effect in the database."""
+
+    name = "effect"
+    reads_previous = True
+
+    def inputs(self, context: StageContext) -> dict[str, Any]:
+        """The settings, and which latents are on which side and in which category."""
+        with read_session(context.engine) as session:
+            found = _memberships(session, context)
+        settings = context.study.config.effect.model_dump(exclude={"enabled"})
+        return {"effect": settings, "sets": json_sha256(found)}
+
+    def run(self, context: StageContext, run_id: int) -> StageOutcome:
+        """Measure each comparison in both directions, or read what an earlier run measured."""
+        models = _Models(context)
+        messages: list[str] = []
+        with read_session(context.engine) as session:
+            memberships = _memberships(session, context)
+        for row in comparisons(context):
+            rows: list[dict[str, Any]] = []
+            for pair in _pairs(context.study, row):
+                result = _measured(context, models, row, pair, memberships[row.name])
+                with write_session(context.engine) as session:
+                    names = _Names.of(session, context, pair.crosscoder)
+                    for effect, attribution in zip(
+                        result.directions, result.attributions, strict=True
+                    ):
+                        ids = (names.models[effect.target], names.models[effect.reference])
+                        latents = latent_rows(attribution)
+                        by_id = {names.latents[index]: each for index, each in latents.items()}
+                        replace_latent_effects(session, run_id, *ids, by_id)
+                        rows += set_rows(effect, result.n_documents, *ids)
+                messages.append(f"{row.name}: {_message(result.directions[0])}")
+            with write_session(context.engine) as session:
+                query = select(Comparison.id).where(Comparison.name == row.name)
+                comparison_id = session.execute(query).scalar_one()
+                replace_category_effects(session, run_id, comparison_id, rows)
+        return StageOutcome(" | ".join(messages), {"messages": messages})
+
+    def is_whole(self, context: StageContext) -> bool:
+        """Whether every comparison was measured."""
+        return all(
+            _file(context, row, pair).is_file()
+            for row in comparisons(context)
+            for pair in _pairs(context.study, row)
+        )
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two models of one crosscoder whose effects are measured, with the sides they stand for."""
+
+    crosscoder: StudyCrosscoder
+    models: tuple[str, str]
+    """(target, reference)."""
+    sides: tuple[SideName, ...]
+
+
+def _pairs(study: StudyFile, row: ComparisonSection) -> list[_Pair]:
+    """One pair where the sides are compared directly, one for each where they have a base."""
+    pairs = [
+        _Pair(side_crosscoder(study, row, side), pair_of(row, side), (side,)) for side in SIDES
+    ]
+    target, reference = pairs
+    is_direct = set(target.models) == set(reference.models)
+    if is_direct and target.crosscoder == reference.crosscoder:
+        return [_Pair(target.crosscoder, target.models, SIDES)]
+    return pairs
+
+
+_Membership = dict[str, dict[str, list[int]]]
+"""By side: latent ids by category, "" for those without one."""
+
+
+def _memberships(session: Session, context: StageContext) -> dict[str, _Membership]:
+    """The latents of each comparison's sides by their primary category, as they are labelled."""
+    first = EffectiveLabelCategory
+    query = (
+        select(EffectiveLabel.side, EffectiveLabel.latent_id, Category.slug)
+        .outerjoin(
+            first,
+            (first.comparison_id == EffectiveLabel.comparison_id)
+            & (first.side == EffectiveLabel.side)
+            & (first.latent_id == EffectiveLabel.latent_id)
+            & (first.rank == 1),
+        )
+        .outerjoin(Category, Category.id == first.category_id)
+        .order_by(EffectiveLabel.side, EffectiveLabel.latent_id)
+    )
+    found: dict[str, _Membership] = {}
+    for comparison in study_comparisons(session, comparisons(context)).shown:
+        sides: _Membership = {side: {} for side in SIDES}
+        for row in session.execute(query.where(EffectiveLabel.comparison_id == comparison.id)):
+            sides[row.side].setdefault(row.slug or "", []).append(row.latent_id)
+        found[comparison.name] = sides
+    return found
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What the database calls a crosscoder's latents and models."""
+
+    latents: dict[int, int]
+    """latent_id by latent_index."""
+    models: dict[str, int]
+    """subject_model id by name."""
+
+    @classmethod
+    def of(cls, session: Session, context: StageContext, one: StudyCrosscoder) -> _Names:
+        """The names of a crosscoder of the study."""
+        crosscoder = crosscoder_row(session, context, one)
+        latents = select(Latent.latent_index, Latent.id).where(
+            Latent.crosscoder_id == crosscoder.id
+        )
+        models = (
+            select(SubjectModel.name, SubjectModel.id)
+            .join(CrosscoderModel, CrosscoderModel.subject_model_id == SubjectModel.id)
+            .where(CrosscoderModel.crosscoder_id == crosscoder.id)
+        )
+        return cls(
+            {row.latent_index: row.id for row in session.execute(latents)},
+            {row.name: row.id for row in session.execute(models)},
+        )
+
+
+class _Models:
+    """The upper blocks of the study's models, each loaded when it is first asked for."""
+
+    def __init__(self, context: StageContext) -> None:
+        self._context = context
+        self._opened: dict[str, UpperBlocks] = {}
+
+    def upper(self, name: str, token_ids: list[int]) -> UpperBlocks:
+        """The upper blocks of a model; `token_ids` are some that it can read."""
+        from crosscoder.models import inspect_subject, with_converted_weights
+        from crosscoder.upper_blocks import open_upper_blocks
+
+        if name not in self._opened:
+            config = harvest_config(self._context.study)
+            spec = next(each for each in subject_specs(self._context.study) if each.name == name)
+            hashes = FileHashes(subject_cache() / "file-hashes.json")
+            spec = with_converted_weights(spec, subject_cache(), hashes, self._context.progress)
+            facts = inspect_subject(spec)
+            self._opened[name] = open_upper_blocks(facts, config.layer, config.device, token_ids)
+        return self._opened[name]
+
+
+def _file(context: StageContext, row: ComparisonSection, pair: _Pair) -> Path:
+    side = "" if len(pair.sides) > 1 else f"-{pair.sides[0]}"
+    return context.folder("effect") / f"{row.name}{side}.safetensors"
+
+
+def _measured(
+    context: StageContext,
+    models: _Models,
+    row: ComparisonSection,
+    pair: _Pair,
+    members: _Membership,
+) -> EffectResult:
+    """The effects of a pair, from their file where that is whole."""
+    from crosscoder.effect_result import load_effects, save_effects
+    from crosscoder.effects import measure_effects
+    from crosscoder.errors import InputError
+
+    path = _file(context, row, pair)
+    if path.is_file():
+        try:
+            return load_effects(path)
+        except InputError as error:
+            _LOGGER.warning("%s", error)
+    settings = _settings(context.study)
+    text = _text(context, pair, settings)
+    first = text.source.document_tokens(text.documents[:1])[text.documents[0]].token_ids
+    uppers = {name: models.upper(name, first.tolist()) for name in pair.models}
+    with read_session(context.engine) as session:
+        index_of = {
+            latent_id: index
+            for index, latent_id in _Names.of(session, context, pair.crosscoder).latents.items()
+        }
+    sets = _sets(pair, members, index_of)
+    _LOGGER.info("effect: %s", _cost_text(text.n_tokens, len(sets), settings, len(pair.sides)))
+    scaling = scaled(context, pair.crosscoder).pair(*pair.models)
+    result = measure_effects(
+        trained_crosscoder(context, pair.crosscoder),
+        text,
+        uppers,
+        pair.models,
+        sets,
+        controlled=pair.sides,
+        pool=context.study.config.isolate.isolation_rule().eligible(scaling),
+        settings=settings,
+        seed=context.study.config.study.seed,
+        progress=context.progress,
+    )
+    save_effects(result, path)
+    return result
+
+
+def _settings(study: StudyFile) -> EffectSettings:
+    return EffectSettings(**study.config.effect.model_dump(exclude={"enabled"}))
+
+
+def _text(context: StageContext, pair: _Pair, settings: EffectSettings) -> EffectText:
+    """Random documents that training did not see."""
+    from crosscoder.effect_text import EffectText
+
+    store = pair.crosscoder.of(opened_store(context))
+    held_out = store.held_out
+    candidates = range(store.n_documents) if held_out is None else held_out.nonzero().flatten()
+    return EffectText.draw(
+        store,
+        [int(index) for index in candidates],
+        settings.max_tokens,
+        harvest_config(context.study).batch_tokens,
+        context.study.config.study.seed,
+    )
+
+
+def _sets(pair: _Pair, members: _Membership, index_of: dict[int, int]) -> list[LatentGroup]:
+    """The latents of each side, then those of each category on either side."""
+    from crosscoder.patching import LatentGroup
+
+    def group(name: str, latent_ids: Iterable[int]) -> LatentGroup:
+        return LatentGroup(name, np.unique([index_of[each] for each in latent_ids]).astype(int))
+
+    sides = [
+        group(side, [each for ids in members[side].values() for each in ids]) for side in pair.sides
+    ]
+    slugs = sorted({slug for side in pair.sides for slug in members[side] if slug})
+    categories = [
+        group(
+            f"{CATEGORY}{slug}",
+            [each for side in pair.sides for each in members[side].get(slug, [])],
+        )
+        for slug in slugs
+    ]
+    return [each for each in (*sides, *categories) if len(each.latents)]
+
+
+def _cost_text(n_tokens: int, n_sets: int, settings: EffectSettings, n_controlled: int) -> str:
+    from crosscoder.effects import effect_cost
+
+    return effect_cost(n_tokens, n_sets, settings, n_controlled).text
+
+
+def _message(effect: DirectionEffect) -> str:
+    """The gap, and what the sides and the whole dictionary restore of it."""
+    from crosscoder.effects import ALL, ALL_AND_CONSTANT
+
+    gap = effect.gap[effect.scope].value
+    if not effect.is_defined or gap is None:
+        return f"{effect.target} and {effect.reference} have the same output; nothing to restore"
+    parts = []
+    for each in effect.sets:
+        if each.name in (*SIDES, ALL, ALL_AND_CONSTANT):
+            band = each.restored_control
+            control = "" if band is None else f" (random alike {band.mean:.0%}, p = {band.p:.2g})"
+            name = f"{each.name} side" if each.name in SIDES else each.name
+            parts.append(f"{name} {each.restored[effect.scope].value:.0%}{control}")
+    return f"output gap {gap:.3g} nats per token ({effect.scope}); restored by " + ", ".join(parts)
+
+
+STAGE: Stage = EffectStage()
