@@ -154,7 +154,7 @@ def _effect_lines(session: Session, latent: Latent) -> Iterator[str]:
         share = _interval(row["attribution"], row["attribution_low"], row["attribution_high"])
         yield (
             f"effect on {row['target']} from {row['reference']}: closes {share} of the output gap "
-            f"by first order, place {row['rank']:,}; magnitude {row['magnitude']:.2%} of all latents"
+            f"by first order, place {row['rank']:,}; {row['magnitude']:.2%} of all magnitude"
         )
 
 

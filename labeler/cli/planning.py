@@ -195,6 +195,7 @@ def _sizes(study: StudyFile, known: _Known, text: TextSize) -> Iterator[str]:
     judges = (config.judge, *config.judges)
     yield f"{collected if not _is_metered(study) else selected}, {plural(len(judges), 'judge')}"
     yield "every explanation"
+    yield f"{compared}, at most {config.effect.max_tokens:,} tokens"
     yield f"prompts of {config.behaviour.prompts}"
     yield compared
 

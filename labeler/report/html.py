@@ -18,6 +18,7 @@ from labeler.report.cards import FIRST_CARDS, cards
 from labeler.report.compare import summary
 from labeler.report.comparisons import LatentSetView
 from labeler.report.documents import documents_text, points_text
+from labeler.report.effects import effect_sentences, effect_share
 from labeler.report.figures import (
     Layout,
     delta_norm_histogram,
@@ -211,6 +212,7 @@ def page_environment(package: str) -> Environment:
         percent=percent_text,
         probability=probability_text,
         share=share_text,
+        effect_share=effect_share,
     )
     environment.globals.update(plural=plural, interval=interval_text)
     return environment
@@ -426,6 +428,7 @@ def _environment() -> Environment:
         behaviour_sentences=behaviour_sentences,
         cards=cards,
         first_cards=FIRST_CARDS,
+        effect_sentences=effect_sentences,
         compare_summary=summary,
         computed_sentence=computed_sentence,
         documents_text=documents_text,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from labeler.labeling.agreement import AgreementRow
     from labeler.report.answer import CategorySensitivity, Checks
     from labeler.report.behaviour import BehaviourResults
+    from labeler.report.effects import EffectResults
     from labeler.report.robustness import Sweep
     from taxonomy.robustness import Correction
 
@@ -218,6 +219,8 @@ class ChangeTable:
     """What p, q and the intervals rest on."""
     behaviour: BehaviourResults | None = None
     """What the models do on held-out prompts; None where they answered none."""
+    effects: EffectResults | None = None
+    """What the latents do to the output; None where it was not measured."""
 
     @property
     def has_family_p(self) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from labeler.labeling.agreement import AgreementRow
     from labeler.report.behaviour import BehaviourResults
     from labeler.report.compare import SideBySide
+    from labeler.report.effects import EffectResults
     from labeler.report.html import ComparisonFigures, Page, PageComparison, Section
     from labeler.report.model import (
         CategoryRow,
@@ -47,6 +48,7 @@ class Chapter:
 
 
 CHANGE = Chapter("change", "Changes", "Change of each category", 10)
+EFFECT = Chapter("effect", "Effect", "What the latents do to the output", 12, is_optional=True)
 BEHAVIOUR = Chapter(
     "behaviour", "Behaviour", "What the models do on held-out prompts", 15, is_optional=True
 )
@@ -236,6 +238,18 @@ class PlantedSection(ReportSection):
     def model(self, comparison: PageComparison) -> ChangeTable | None:
         """The change table where study.toml names such directions."""
         return comparison.data.table if comparison.data.table.planted else None
+
+
+@REPORT_SECTIONS.register("effect")
+class EffectSection(ReportSection):
+    """What sides and categories restore and carry of the output gap, against random latents."""
+
+    chapter = EFFECT
+    order = 10
+
+    def model(self, comparison: PageComparison) -> EffectResults | None:
+        """The effects, where they were measured."""
+        return comparison.data.table.effects
 
 
 @REPORT_SECTIONS.register("behaviour")

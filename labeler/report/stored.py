@@ -16,6 +16,7 @@ from labeler.report.answer import Checks, sensitivity_of
 from labeler.report.basis import read_basis
 from labeler.report.behaviour import read_behaviour
 from labeler.report.comparisons import ActiveComparison, read_comparisons
+from labeler.report.effects import read_effects
 from labeler.report.model import CategoryRow, ChangeTable, Coverage, Direction, PlantedCheck
 from labeler.report.randomisation import PER_SIDE
 from labeler.report.statistics import ROW_COLUMNS, category_names, in_tree_order
@@ -247,6 +248,7 @@ def change_table(
         planted=_check_planted(session, facts.version.id, rows, planted),
         basis=read_basis(session, comparison, rows),
         behaviour=read_behaviour(session, comparison.id, rows),
+        effects=read_effects(session, comparison.id, rows),
     )
 
 

@@ -12,6 +12,7 @@ from labeler.report.answer import answer_of, check_sentences, computed_sentence,
 from labeler.report.basis import side_sentence
 from labeler.report.behaviour import behaviour_sentences
 from labeler.report.documents import document_sentence
+from labeler.report.effects import effect_sentences
 from labeler.report.model import CategoryRow, ChangeTable, ReportData
 from labeler.report.statistics import ROW_COLUMNS
 from labeler.report.stored import flat, read_stored_tables
@@ -86,7 +87,11 @@ def _section(table: ChangeTable, notes: Sequence[str]) -> str:
     answer = answer_of(table)
     heading = _escape(f"{table.comparison}: {table.target} against {table.reference}")
     lines = [f"## {heading}", "", f"**{_escape(answer.sentence)}**", "", _escape(answer.detail)]
-    said = [*(check_sentences(table.checks) if table.checks else ()), *behaviour_sentences(table)]
+    said = [
+        *(check_sentences(table.checks) if table.checks else ()),
+        *effect_sentences(table),
+        *behaviour_sentences(table),
+    ]
     if said:
         lines += ["", *(f"- {_escape(sentence)}" for sentence in said)]
     if notes:
@@ -308,7 +313,7 @@ def _print_table(table: ChangeTable, console: Console) -> None:
         console.print(Text(said, style="dim"))
     for said in check_sentences(table.checks) if table.checks else ():
         console.print(Text(f"- {said}"))
-    for said in behaviour_sentences(table):
+    for said in (*effect_sentences(table), *behaviour_sentences(table)):
         console.print(Text(f"- {said}"))
     planted = planted_sentence(table)
     if planted:

@@ -97,9 +97,20 @@ class Stage(Protocol):
 
 
 def stages_of(study: StudyFile) -> tuple[str, ...]:
-    """The stages of a study in their order: `behaviour` is one where prompts are named."""
-    has_prompts = study.config.behaviour.prompts is not None
-    return tuple(name for name in STAGE_NAMES if name != "behaviour" or has_prompts)
+    """The stages of a study in their order, without those that study.toml leaves out."""
+    return tuple(name for name in STAGE_NAMES if why_left_out(study, name) is None)
+
+
+def why_left_out(study: StudyFile, name: str) -> str | None:
+    """Why a stage is none of a study; None where it is one."""
+    config = study.config
+    if name == "behaviour" and config.behaviour.prompts is None:
+        return "it names no behaviour.prompts"
+    if name == "effect" and not config.models:
+        return "imported latents have no models to measure it with"
+    if name == "effect" and not config.effect.enabled:
+        return "effect.enabled is false"
+    return None
 
 
 def reads_previous(stage: Stage, study: StudyFile) -> bool:

@@ -27,6 +27,7 @@ from labeler.stages.base import (
     reads_previous,
     recorded_key,
     stages_of,
+    why_left_out,
 )
 from labeler.store.engine import read_session, write_session
 from labeler.store.migrate import opened
@@ -76,10 +77,12 @@ def stage_range(first: str | None, last: str | None) -> tuple[str, ...]:
 
 def study_stages(study: StudyFile, first: str | None, last: str | None) -> tuple[str, ...]:
     """The study's own stages up to `last`; UsageError as `stage_range`, and for another stage."""
-    names, own = stage_range(first, last), stages_of(study)
+    names = stage_range(first, last)
     for option, name in (("--from", first), ("--until", last)):
-        if name is not None and name not in own:
-            raise UsageError(f"{option} {name}: no stage of this study; it names no {name}.prompts")
+        why = why_left_out(study, name) if name is not None else None
+        if why is not None:
+            raise UsageError(f"{option} {name}: no stage of this study: {why}")
+    own = stages_of(study)
     return tuple(name for name in names if name in own)
 
 
@@ -143,6 +146,9 @@ def run_stage(
     Raises UsageError where the stage before is not done with the present config; `report` needs
     none, it reads whatever labels the database holds.
     """
+    why = why_left_out(study, name)
+    if why is not None:
+        raise UsageError(f"{name}: no stage of this study: {why}")
     with (
         opened(study.database_url, create=True) as engine,
         study_lock(study, shared=name in SHARED),

@@ -24,6 +24,7 @@ from labeler.store.migrate import opened
 from labeler.store.runs import latest_done_run
 from labeler.store.schema import (
     CategoryBehaviour,
+    CategoryEffect,
     Comparison,
     ExplanationScore,
     JudgeLabel,
@@ -39,6 +40,7 @@ _READ = (
     ExplanationScore.id,
     NullResult.id,
     CategoryBehaviour.id,
+    CategoryEffect.id,
 )
 """What a report reads: a newer one of these makes it stale."""
 

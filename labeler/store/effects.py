@@ -11,6 +11,10 @@ from sqlalchemy.orm import Session
 from labeler.store.schema import CategoryEffect, LatentEffect
 from labeler.store.statements import chunks
 
+ALL_LATENTS = "all latents"
+ALL_LATENTS_AND_CONSTANT = "all, means and biases"
+"""Names of the sets of the whole dictionary, as `crosscoder.effects` calls them."""
+
 
 def replace_latent_effects(
     session: Session,

@@ -14,8 +14,8 @@ from shared import built_once, copied_once
 
 from labeler.stages.base import STAGE_NAMES
 
-STAGES = tuple(name for name in STAGE_NAMES if name != "behaviour")
-"""The stages of these studies: no prompts are named."""
+STAGES = tuple(name for name in STAGE_NAMES if name not in ("effect", "behaviour"))
+"""The stages of these studies: no effect is asked for, no prompts are named."""
 NAMES = ("base", "tuned", "third")
 TEXTS = (
     ("user", "Write a list of {0} {1} for my {2} and keep it short."),
@@ -66,6 +66,7 @@ def default_tables(models: Path, names: Sequence[str] = NAMES[:2]) -> Tables:
         "isolate": {
             "rule": "ranked", "top": 10, "min_documents": 4, "n_blocks": 10, "max_density": 1.0,
         },
+        "effect": {"enabled": False},
         "comparison": [{"name": "tuned-vs-base", "target": "tuned", "reference": "base"}],
         "collect": {"top": 6, "quantile": 4, "negative": 3, "window": 16},
         "judge": {"kind": "evidence"},
