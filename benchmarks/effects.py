@@ -23,7 +23,7 @@ from planted_edits import STRENGTHS, EditTrial, make_trial, planted
 from scipy import stats
 
 from crosscoder.config import EffectSettings
-from crosscoder.effects import measure_effects
+from crosscoder.effects import PatchPlan, measure_effects
 from crosscoder.patching import LatentGroup
 
 ARCHITECTURES = ("llama", "gemma2")
@@ -59,7 +59,7 @@ def measure(trial: EditTrial, seed: int) -> Found:
         trial.uppers,
         ("tuned", "base"),
         sets_of(trial),
-        controlled=(),
+        plans=(PatchPlan(), PatchPlan()),
         pool=np.ones(n_latents, dtype=bool),
         settings=EffectSettings(),
         seed=seed,
@@ -87,7 +87,7 @@ def identity_gap(architecture: str, seed: int) -> float:
         trial.uppers,
         ("tuned", "base"),
         [],
-        (),
+        (PatchPlan(), PatchPlan()),
         np.ones(trial.crosscoder.config.n_latents, dtype=bool),
         EffectSettings(),
         seed,

@@ -68,7 +68,7 @@ class SetEffect(_Frozen):
     first_order_control: ControlBand | None
     """None where too few matched sets were found."""
     restored: dict[str, Estimate]
-    """By scope: added to the reference's activations."""
+    """By scope: added to the reference's activations. Undefined where it was not patched."""
     carried: dict[str, Estimate]
     """By scope: taken from the target's activations."""
     restored_control: ControlBand | None
@@ -131,7 +131,7 @@ class MeasuredSet:
     closed: FloatArray
     """(G,) by first order."""
     restoring: FloatArray
-    """(G, len(SCOPES)) KL that is left."""
+    """(G, len(SCOPES)) KL that is left; NaN where the set was not patched."""
     carrying: FloatArray
     """(G, len(SCOPES)) KL that arises."""
     control_closed: FloatArray
@@ -149,7 +149,9 @@ def direction_effect(
     has_gap = gap.mean > NEGLIGIBLE_GAP
     first = gap.kl[:, gap.scope]
     is_defined = bool(has_gap[gap.scope])
-    points = [point for each in measured for point in _points(each, gap)] if is_defined else []
+    points = []
+    for each in measured if is_defined else ():
+        points += [point for point in _points(each, gap) if np.isfinite(point).all()]
     pearson, spearman = _correlations(np.array(points))
     return DirectionEffect(
         target=names[0],
@@ -159,7 +161,7 @@ def direction_effect(
         gap={scope: _estimate(gap.kl[:, i], gap.n_tokens[:, i]) for i, scope in enumerate(SCOPES)},
         line=_estimate(attribution.line, first) if is_defined else Estimate(),
         sets=tuple(_set_effect(each, gap, has_gap) for each in measured),
-        n_patched=sum(1 + len(each.control_restoring) for each in measured),
+        n_patched=len(points),
         pearson=pearson,
         spearman=spearman,
     )

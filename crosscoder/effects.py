@@ -48,14 +48,28 @@ class EffectCost:
         )
 
 
+@dataclass(frozen=True)
+class PatchPlan:
+    """Which of the given sets are patched in one direction; attribution covers all of them."""
+
+    left_out: frozenset[str] = frozenset()
+    """Sets that are not patched."""
+    controlled: frozenset[str] = frozenset()
+    """Sets whose controls are patched as well."""
+
+
 def effect_cost(
-    n_tokens: int, n_sets: int, settings: EffectSettings, n_controlled: int
+    n_tokens: int, n_sets: int, settings: EffectSettings, plans: tuple[PatchPlan, PatchPlan]
 ) -> EffectCost:
-    """The passes for both directions of a comparison; `n_controlled` sets have patched controls."""
-    own = [ALL, CONSTANT, ALL_AND_CONSTANT, TOP_ATTRIBUTION, TOP_MAGNITUDE]
-    patched = n_sets + len(own) + n_controlled * settings.patched_controls
-    attribution = 2 + settings.points
-    return EffectCost(n_tokens, 2 * (attribution + 2 + 2 * patched), 2 * settings.points)
+    """The passes for `n_sets` sets in both directions."""
+    n_own = len((ALL, CONSTANT, ALL_AND_CONSTANT, TOP_ATTRIBUTION, TOP_MAGNITUDE))
+    n_forward = 0
+    for plan in plans:
+        n_controls = len(plan.controlled) * settings.patched_controls
+        n_patched = n_own + n_sets - len(plan.left_out) + n_controls
+        # Both passes need the target's own output and the reference's.
+        n_forward += 4 + settings.points + 2 * n_patched
+    return EffectCost(n_tokens, n_forward, 2 * settings.points)
 
 
 def measure_effects(
@@ -64,7 +78,7 @@ def measure_effects(
     uppers: Mapping[str, UpperBlocks],
     pair: tuple[str, str],
     sets: Sequence[LatentGroup],
-    controlled: Sequence[str],
+    plans: tuple[PatchPlan, PatchPlan],
     pool: BoolArray,
     settings: EffectSettings,
     seed: int,
@@ -72,9 +86,9 @@ def measure_effects(
 ) -> EffectResult:
     """Effects of the sets in both directions of a pair (target, reference).
 
-    `uppers` has the upper blocks of both models by name; the sets named in `controlled` have their
-    controls patched as well; controls are drawn from the latents of `pool` (F,). InputError where
-    a model or a latent is unknown.
+    `uppers` has the upper blocks of both models by name; `plans` say what is patched from the
+    reference to the target, and back; controls are drawn from the latents of `pool` (F,).
+    InputError where a model is unknown.
     """
     directions = [
         _direction(crosscoder, uppers, target, reference)
@@ -92,7 +106,8 @@ def measure_effects(
         return known[key]
 
     planned = [
-        _plan(attribution, sets, controlled, controls_of, settings) for attribution in attributions
+        _plan(attribution, sets, plan, controls_of, settings)
+        for attribution, plan in zip(attributions, plans, strict=True)
     ]
     patched = patch(
         crosscoder,
@@ -126,6 +141,7 @@ class _PlannedSet:
     groups: BoolArray
     """(G,)"""
     controls: list[IntArray]
+    is_patched: bool
     n_patched: int
     """How many controls are patched."""
 
@@ -133,7 +149,7 @@ class _PlannedSet:
 def _plan(
     attribution: Attribution,
     sets: Sequence[LatentGroup],
-    controlled: Sequence[str],
+    plan: PatchPlan,
     controls_of: Callable[[IntArray, FloatArray], list[IntArray]],
     settings: EffectSettings,
 ) -> list[_PlannedSet]:
@@ -158,8 +174,16 @@ def _plan(
     for latents, groups in chosen:
         # The constant has no magnitude that latents could match.
         controls = [] if latents.with_constant else controls_of(latents.latents, magnitude)
-        n_patched = settings.patched_controls if latents.name in controlled else 0
-        planned.append(_PlannedSet(latents, groups, controls, min(n_patched, len(controls))))
+        n_patched = settings.patched_controls if latents.name in plan.controlled else 0
+        planned.append(
+            _PlannedSet(
+                latents,
+                groups,
+                controls,
+                latents.name not in plan.left_out,
+                min(n_patched, len(controls)),
+            )
+        )
     return planned
 
 
@@ -174,6 +198,7 @@ def _patched(plan: Sequence[_PlannedSet]) -> list[LatentGroup]:
     return [
         group
         for each in plan
+        if each.is_patched
         for group in (
             each.latents,
             *(LatentGroup("control", latents) for latents in each.controls[: each.n_patched]),
@@ -188,9 +213,10 @@ def _measured(
     closed = attribution.by_group(attribution.closed)
     magnitude = attribution.totals(attribution.magnitude)
     scope = attribution.gap.scope
+    unknown = np.full_like(attribution.gap.kl, np.nan)
     measured, place = [], 0
     for each in plan:
-        own, after = place, place + 1 + each.n_patched
+        own, after = place, place + (1 + each.n_patched if each.is_patched else 0)
         members = each.latents.latents
         measured.append(
             MeasuredSet(
@@ -200,8 +226,8 @@ def _measured(
                 magnitude=float(magnitude[members].sum()),
                 closed=_closed_by(closed, [members])[0]
                 + attribution.constant * each.latents.with_constant,
-                restoring=sums.restoring[own],
-                carrying=sums.carrying[own],
+                restoring=sums.restoring[own] if each.is_patched else unknown,
+                carrying=sums.carrying[own] if each.is_patched else unknown,
                 control_closed=_closed_by(closed, each.controls),
                 control_restoring=sums.restoring[own + 1 : after, :, scope],
                 control_carrying=sums.carrying[own + 1 : after, :, scope],

@@ -72,7 +72,7 @@ class EffectDirection:
     @property
     def is_defined(self) -> bool:
         """Whether there is a gap of which shares can be taken."""
-        return self.rows[0].stored.restored is not None
+        return self.rows[-1].stored.restored is not None
 
     def bar(self, row: EffectRow) -> Markup:
         """The row's bars on the direction's common axis."""
@@ -232,8 +232,8 @@ def _words(stored: CategoryEffect) -> str:
 
 
 def effect_share(value: float | None) -> str:
-    """A share of the gap as a percentage."""
-    return "undefined" if value is None else f"{100 * value:.1f}%"
+    """A share of the gap as a percentage; a dash where it was not measured or is undefined."""
+    return "\u2013" if value is None else f"{100 * value:.1f}%"
 
 
 def effect_sentences(table: ChangeTable) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ from labeler.study.study_file import StudyFile, subject_cache
 if TYPE_CHECKING:
     from crosscoder.effect_result import DirectionEffect, EffectResult
     from crosscoder.effect_text import EffectText
+    from crosscoder.effects import PatchPlan
     from crosscoder.patching import LatentGroup
     from crosscoder.upper_blocks import UpperBlocks
 
@@ -212,7 +213,7 @@ def _measured(
 ) -> EffectResult:
     """The effects of a pair, from their file where that is whole."""
     from crosscoder.effect_result import load_effects, save_effects
-    from crosscoder.effects import measure_effects
+    from crosscoder.effects import effect_cost, measure_effects
     from crosscoder.errors import InputError
 
     path = _file(context, row, pair)
@@ -231,7 +232,9 @@ def _measured(
             for index, latent_id in _Names.of(session, context, pair.crosscoder).latents.items()
         }
     sets = _sets(pair, members, index_of)
-    _LOGGER.info("effect: %s", _cost_text(text.n_tokens, len(sets), settings, len(pair.sides)))
+    plans = _plans(pair, sets)
+    cost = effect_cost(text.n_tokens, len(sets), settings, plans)
+    _LOGGER.info("effect: %s: %s", row.name, cost.text)
     scaling = scaled(context, pair.crosscoder).pair(*pair.models)
     result = measure_effects(
         trained_crosscoder(context, pair.crosscoder),
@@ -239,7 +242,7 @@ def _measured(
         uppers,
         pair.models,
         sets,
-        controlled=pair.sides,
+        plans=plans,
         pool=context.study.config.isolate.isolation_rule().eligible(scaling),
         settings=settings,
         seed=context.study.config.study.seed,
@@ -290,10 +293,17 @@ def _sets(pair: _Pair, members: _Membership, index_of: dict[int, int]) -> list[L
     return [each for each in (*sides, *categories) if len(each.latents)]
 
 
-def _cost_text(n_tokens: int, n_sets: int, settings: EffectSettings, n_controlled: int) -> str:
-    from crosscoder.effects import effect_cost
+def _plans(pair: _Pair, sets: list[LatentGroup]) -> tuple[PatchPlan, PatchPlan]:
+    """Categories are patched towards the pair's target alone, and each side has its controls in
+    its own direction; attribution covers everything in both."""
+    from crosscoder.effects import PatchPlan
 
-    return effect_cost(n_tokens, n_sets, settings, n_controlled).text
+    categories = frozenset(each.name for each in sets if each.name.startswith(CATEGORY))
+    own, other = pair.sides[0], pair.sides[-1]
+    return (
+        PatchPlan(controlled=frozenset({own})),
+        PatchPlan(left_out=categories, controlled=frozenset({other})),
+    )
 
 
 def _message(effect: DirectionEffect) -> str:

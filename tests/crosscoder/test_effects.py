@@ -24,7 +24,7 @@ from crosscoder.attribution import Direction, attribute
 from crosscoder.config import EffectSettings
 from crosscoder.effect_result import EffectResult, load_effects, save_effects
 from crosscoder.effect_text import SCOPES, EffectText, encode_patched
-from crosscoder.effects import ALL, CONSTANT, effect_cost, measure_effects
+from crosscoder.effects import ALL, CONSTANT, PatchPlan, effect_cost, measure_effects
 from crosscoder.errors import InputError
 from crosscoder.files import DamagedFileError
 from crosscoder.matched_sets import TOLERANCE, matched_sets
@@ -43,11 +43,13 @@ def trial(architecture: str, edited: bool = True, layer: int = LAYER) -> EditTri
     return make_trial(architecture, 3, layer, strengths, n_documents=8)
 
 
-def measured(made: EditTrial, *sets: LatentGroup, controlled: tuple[str, ...] = ()) -> EffectResult:
+def measured(
+    made: EditTrial, *sets: LatentGroup, plans: tuple[PatchPlan, PatchPlan] = (PatchPlan(),) * 2
+) -> EffectResult:
     pool = np.ones(made.crosscoder.config.n_latents, dtype=bool)
     pair = ("tuned", "base")
     return measure_effects(
-        made.crosscoder, made.text, made.uppers, pair, sets, controlled, pool, SETTINGS, 0
+        made.crosscoder, made.text, made.uppers, pair, sets, plans, pool, SETTINGS, 0
     )
 
 
@@ -60,7 +62,7 @@ def found(architecture: str) -> EffectResult:
         LatentGroup("all edits", EVERY_EDIT),
         LatentGroup("largest", planted(3)),
         LatentGroup("decoys", np.arange(n, n + 2)),
-        controlled=("largest",),
+        plans=(PatchPlan(controlled=frozenset({"largest"})),) * 2,
     )
 
 
@@ -108,6 +110,17 @@ def test_an_identity_pair_has_no_gap_and_no_share() -> None:
             estimates = [each.first_order, *each.restored.values(), *each.carried.values()]
             assert {estimate.value for estimate in estimates} == {None}
             assert each.first_order_control is None
+
+
+def test_a_set_that_is_left_out_has_attribution_and_controls_alone() -> None:
+    plans = (PatchPlan(left_out=frozenset({"largest"})), PatchPlan())
+    result = measured(trial("llama"), LatentGroup("largest", planted(3)), plans=plans)
+    first, second = (direction.set_named("largest") for direction in result.directions)
+    assert first.restored["assistant"].value is None
+    assert first.first_order_control is not None
+    assert second.restored["assistant"].value > 0.1
+    assert first.first_order.value == pytest.approx(second.first_order.value, abs=0.1)
+    assert result.directions[0].n_patched == result.directions[1].n_patched - 1
 
 
 def test_an_edit_above_the_hook_leaves_no_gap_at_the_hook() -> None:
@@ -345,6 +358,7 @@ def test_documents_of_one_unit_are_drawn_together_and_make_one_group() -> None:
 
 
 def test_cost_is_linear_in_sets() -> None:
-    costs = [effect_cost(2000, n, SETTINGS, 0).n_forward for n in (0, 10, 20)]
+    plans = (PatchPlan(), PatchPlan(controlled=frozenset({"one"})))
+    costs = [effect_cost(2000, n, SETTINGS, plans).n_forward for n in (0, 10, 20)]
     assert costs[2] - costs[1] == costs[1] - costs[0] == 40
-    assert "2,000 tokens" in effect_cost(2000, 5, SETTINGS, 1).text
+    assert "2,000 tokens" in effect_cost(2000, 5, SETTINGS, plans).text

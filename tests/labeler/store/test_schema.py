@@ -15,7 +15,7 @@ from labeler.store.schema import OneOf, ReviewEvent, Run, metadata
 
 CLOSED_LISTS = {
     "audit_draw.side", "behaviour_label.classified_by", "behaviour_label.outcome",
-    "category_behaviour.verdict", "category_change_statistic.counting",
+    "category_behaviour.verdict", "category_change_statistic.counting", "category_effect.kind",
     "category_change_statistic.denominator", "category_change_statistic.verdict",
     "category_mapping.kind", "category_sweep.stability", "effective_label.outcome",
     "effective_label.side", "effective_label.source",
