@@ -53,8 +53,12 @@ def test_both_directions_have_sides_categories_and_all_latents(measured_folder: 
             " WHERE rank = 1 AND outcome = 'assigned'",
         )
         assert categories == {slug for (slug,) in labelled}
-        assert all(gap > 0 and None not in (restored, carried, first)
-                   for *_, gap, restored, carried, first in own)  # fmt: skip
+        for kind, _, _, gap, restored, carried, first_order in own:
+            assert gap > 0
+            assert first_order is not None
+            # Towards the target alone are categories patched.
+            is_patched = target == "tuned" or kind != "category"
+            assert [restored is None, carried is None] == [not is_patched] * 2
 
 
 def test_every_scope_has_a_row_and_controls_belong_to_one(measured_folder: TinyStudy) -> None:
