@@ -62,7 +62,7 @@ class EffectDirection:
     rows: tuple[EffectRow, ...]
     """Sides, categories by attribution, then the top sets and all latents."""
     reach: float
-    """Share at the end of every bar."""
+    """Share at the end of the axis; longer bars stop there."""
 
     @property
     def gap(self) -> float | None:
@@ -162,8 +162,9 @@ _LEFT, _WIDTH = 4.0, 212.0
 
 
 def _reach(stored: Sequence[CategoryEffect]) -> float:
-    """The first end of an axis that holds every bar."""
-    shares = [value for each in stored for value in (each.restored, each.carried) if value]
+    """The first end of an axis that holds the bars of sides and categories."""
+    compared = [each for each in stored if each.kind in ("side", "category")] or stored
+    shares = [value for each in compared for value in (each.restored, each.carried) if value]
     largest = max(map(abs, shares), default=0.0)
     return next((end for end in _ENDS if end >= largest), _ENDS[-1])
 
