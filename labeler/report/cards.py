@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from labeler.report.effects import effect_share
 from labeler.report.model import CategoryRow, ChangeTable
 from labeler.text import listed, probability_text, share_text
 from taxonomy.counts import ALPHA, BehaviourChange
 
 FIRST_CARDS = 6
 """Cards that the page opens with; the others follow on demand."""
+EFFECT = "effect"
 DIRECTIONS = ("up", "down")
 """What a measure that is distinguishable from zero says."""
-Direction = Literal["up", "down", "no evidence", "too few to say"]
+Direction = Literal["up", "down", "no evidence", "too few to say", "matters"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Measure:
 
     name: str
     direction: Direction
+    """`matters`: an effect on the output beyond chance, which is neither up nor down."""
     words: str
     """The claim of a measure that is distinguishable from zero."""
     value: str
@@ -57,7 +60,12 @@ class CategoryCard:
     @property
     def claim(self) -> str:
         """The claim in one sentence, with its strength."""
-        called, n = self.called, len(self.measures)
+        effects = [each.words for each in self.measures if each.direction == "matters"]
+        return "; ".join([self._change, *effects])
+
+    @property
+    def _change(self) -> str:
+        called, n = self.called, sum(each.name != EFFECT for each in self.measures)
         if self.direction == "contradictory":
             return "The measures contradict each other: " + ", ".join(
                 f"{direction} by {listed([each.name for each in called[direction]])}"
@@ -120,6 +128,7 @@ def _measures_of(row: CategoryRow, table: ChangeTable) -> Iterator[Measure]:
             anchor=f"shift-{row.category}",
             query=statistic,
         )
+    yield from _effect(row, table)
     behaviour = _behaviour(row, table)
     if behaviour is not None and behaviour.difference_points is not None:
         yield Measure(
@@ -132,6 +141,30 @@ def _measures_of(row: CategoryRow, table: ChangeTable) -> Iterator[Measure]:
             detail=f"q {probability_text(behaviour.q_value)}",
             anchor=f"answers-{row.category}",
             query=f"SELECT * FROM v_category_behaviour WHERE {where}",
+        )
+
+
+def _effect(row: CategoryRow, table: ChangeTable) -> Iterator[Measure]:
+    """What the category's latents restore of the output gap, beside random latents alike."""
+    if table.effects is None:
+        return
+    direction = table.effects.directions[0]
+    for each in direction.rows:
+        stored = each.stored
+        if (stored.kind, stored.name) != ("category", row.category) or not stored.n_controls:
+            continue
+        restored, control = effect_share(stored.first_order), effect_share(stored.control_mean)
+        yield Measure(
+            name=EFFECT,
+            direction="matters" if each.is_significant else "no evidence",
+            words=f"closes {restored} of the output gap, random latents alike {control}",
+            value=f"{restored} against {control}",
+            detail=f"q {probability_text(stored.q_value)}",
+            anchor=f"effect-{row.category}",
+            query=(
+                f"SELECT * FROM v_category_effect WHERE comparison = '{_quoted(table.comparison)}' "
+                f"AND kind = 'category' AND name = '{_quoted(row.category)}' AND is_main"
+            ),
         )
 
 

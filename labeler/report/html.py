@@ -233,6 +233,7 @@ VERDICT_SIGNS = {
     "down": "\u25bc",
     "no evidence": "\u25cb",
     "too few to say": "\u00d7",
+    "matters": "\u25cf",
 }
 KIND_TITLES = {
     "top": "strongest",

@@ -10,7 +10,9 @@ import pytest
 from labeler.report.behaviour import BehaviourResults, BehaviourRow
 from labeler.report.build import ReportFiles
 from labeler.report.cards import CategoryCard, cards
+from labeler.report.effects import EffectDirection, EffectResults, EffectRow
 from labeler.report.model import ChangeTable
+from labeler.store.schema import CategoryEffect
 from taxonomy.behaviour_change import sign_agreement
 from taxonomy.counts import BehaviourChange
 
@@ -36,6 +38,7 @@ def with_measures(
             if row.category in answers
         ),
         agreement=sign_agreement([]),
+        shift_agreement=sign_agreement([]),
         run_id=1,
         target="a",
         reference="b",
@@ -97,3 +100,31 @@ def test_queries_quote_the_comparison(table: ChangeTable) -> None:
     named = dataclasses.replace(table, comparison="it's")
     (measure, *_) = card_of(with_measures(named, {}, {}), "safety").measures
     assert "comparison = 'it''s'" in measure.query
+
+
+@pytest.mark.parametrize(
+    ("q_value", "words"),
+    [(0.01, "; closes 12.0% of the output gap, random latents alike 2.0%"), (0.5, "")],
+)
+def test_effect_beyond_chance_is_said_and_counts_neither_up_nor_down(
+    table: ChangeTable, q_value: float, words: str
+) -> None:
+    stored = CategoryEffect(
+        kind="category",
+        name="safety",
+        scope="assistant",
+        gap=0.4,
+        n_latents=5,
+        n_controls=200,
+        first_order=0.12,
+        control_mean=0.02,
+        q_value=q_value,
+    )
+    direction = EffectDirection("a", "b", "assistant", (), (EffectRow("Safety", stored),), 0.2)
+    with_effect = dataclasses.replace(
+        with_measures(table, {}, {}), effects=EffectResults((direction,), 1, 16)
+    )
+    card = card_of(with_effect, "safety")
+    assert card.claim == f"Not shown to change by any of 2 measures{words}"
+    assert card.direction == "no evidence"
+    assert [each.name for each in card.measures] == ["latents", "strength", "effect"]
