@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,22 @@ def test_what_stops_the_check_is_one_line(
     assert status == 2
     assert words in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "library"),
+    [("a.jsonl.zst", "zstandard"), ("a.parquet", "pyarrow"), ("hf:ann/chats", "datasets")],
+)
+def test_a_library_that_is_missing_is_named_with_its_extra(
+    tmp_path: Path, path: str, library: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    (tmp_path / path.replace("/", "-")).touch()
+    status, _, err = checked(tmp_path, f'path = "{path}"', capsys)
+    assert status == 2
+    assert err == (
+        f'difflens: corpus: needs {library}, which is not installed; pip install "difflens[data]"\n'
+    )
 
 
 def test_control_characters_of_a_corpus_are_made_visible(tmp_path: Path, capsys: Capture) -> None:

@@ -87,6 +87,7 @@ def test_a_pinned_adapter_stays_what_it_is(
     ("changes", "named"),
     [
         ({"harvest": {"layer": 0}}, "harvest.layer"),
+        ({"corpus": {"faulty": "drop", "sample": 5}}, "corpus.faulty, corpus.sample, corpus.seed"),
         ({"harvest": {"skip_first": 2}, "corpus": {"max_length": 64}},
          "corpus.max_length, harvest.skip_first"),
     ],
