@@ -35,7 +35,7 @@ from labeler.store.schema import (
 )
 from labeler.study.judge_config import JudgeSection
 from labeler.study.study_file import StudyFile
-from labeler.text import one_line
+from labeler.text import one_line, plural
 from taxonomy.tree import Taxonomy
 
 SHOWN_ROLES = frozenset({"user", "assistant", "plain", "system", "tool"})
@@ -54,6 +54,13 @@ def print_latent(study: Study, name: str) -> None:
             f"max activation {_number(latent.max_activation)}  "
             f"mean {_number(latent.mean_activation)}"
         )
+        if latent.n_seeds:
+            typer.echo(
+                f"comes again in {_number(latent.p_reappear)} of "
+                f"{plural(latent.n_seeds, 'other seed')}  "
+                f"best cosine {_number(latent.best_cosine)}  "
+                f"span match {_number(latent.span_match)}"
+            )
         lines = (
             *_norm_lines(study, crosscoder, latent),
             *_scaling_lines(session, latent),

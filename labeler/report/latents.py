@@ -91,6 +91,8 @@ def _members(session: Session, latent_set: LatentSet) -> list[Any]:
                 LatentSetMember.rank,
                 Latent.density,
                 Latent.n_documents,
+                Latent.p_reappear,
+                Latent.n_seeds,
                 LatentScaling,
             )
             .join(Latent, Latent.id == LatentSetMember.latent_id)
@@ -136,6 +138,8 @@ def _latent(
         reviewer=label.reviewer,
         density=member.density,
         n_documents=member.n_documents,
+        p_reappear=member.p_reappear,
+        n_seeds=member.n_seeds,
         delta_norm=scaling.delta_norm if scaling else None,
         strength_shift=Measure(label.strength_shift, label.shift_low, label.shift_high),
         nu_error=_measure(scaling, "nu_error") if scaling else undefined,

@@ -290,6 +290,10 @@ class LatentView:
     strength_shift: Measure
     """Below 0 = weakened."""
     evidence: tuple[EvidenceView, ...] = ()
+    p_reappear: float | None = None
+    """Share of the crosscoders of other seeds with a counterpart."""
+    n_seeds: int | None = None
+    """How many those are."""
     n_evidence: int = 0
     """Windows in the database, shown or not."""
 

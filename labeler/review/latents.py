@@ -150,6 +150,9 @@ class LatentPage:
     """What the latents of its side are called, where they were chosen by their shift."""
     density: float | None
     n_documents: int | None
+    n_seeds: int | None
+    """Crosscoders of other seeds that it was looked for in."""
+    p_reappear: float | None
     max_activation: float | None
     evidence: tuple[EvidenceGroup, ...]
     largest: float
@@ -201,6 +204,8 @@ def latent_page(
         side_word=_side_word(session, table.setting, latent.side),
         density=record.density,
         n_documents=record.n_documents,
+        n_seeds=record.n_seeds,
+        p_reappear=record.p_reappear,
         max_activation=record.max_activation,
         evidence=_grouped(windows),
         largest=largest_activation(windows),

@@ -14,6 +14,7 @@ from crosscoder.config import SIDES
 from labeler.stages.base import Stage, StageContext, StageOutcome, required
 from labeler.stages.train import (
     StudyCrosscoder,
+    crosscoder_in,
     crosscoder_row,
     opened_store,
     side_crosscoder,
@@ -28,14 +29,17 @@ from labeler.store.latents import (
     add_side_draws,
     create_latent_set,
     ensure_comparison,
+    set_stability,
 )
 from labeler.store.schema import CrosscoderModel, LatentSet, SubjectModel
 from labeler.study.config import ComparisonSection, pair_of
+from labeler.text import plural
 
 if TYPE_CHECKING:
     from crosscoder.isolation import ComparisonSelection, LatentSelection
     from crosscoder.scaling import LatentScaling, PairScaling
     from crosscoder.side_draws import SideDraws
+    from crosscoder.stability import SeedStability
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -50,25 +54,34 @@ class IsolateStage:
     reads_previous = True
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
-        """The rule and the comparisons."""
-        return {
+        """The rule, the comparisons, and how many seeds the latents are looked for in."""
+        inputs: dict[str, Any] = {
             "isolate": context.study.config.isolate.model_dump(),
             "comparisons": [_decisive(row) for row in comparisons(context)],
         }
+        if context.study.config.train.seeds > 1:
+            inputs["seeds"] = context.study.config.train.seeds
+        return inputs
 
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
         """Scale a crosscoder's latents in one pass, choose by the rule, write all at once."""
         crosscoders = study_crosscoders(context.study)
         scalings = [scaled(context, one) for one in crosscoders]
         chosen = [_choose(context, crosscoders, scalings, row) for row in comparisons(context)]
+        stabilities = {one: found for one in crosscoders if (found := _stability(context, one))}
         with write_session(context.engine) as session:
             stored = {
                 one: _store_latents(session, context, one, scaling)
                 for one, scaling in zip(crosscoders, scalings, strict=True)
             }
+            for one, stability in stabilities.items():
+                set_stability(session, _stability_rows(stability, stored[one].latent_ids))
             for comparison in chosen:
                 _store_comparison(session, run_id, stored, comparison)
-        messages = [f"{each.comparison.name}: {each.sides.message}" for each in chosen]
+        messages = [
+            f"{each.comparison.name}: {each.sides.message}{_coming_again(each, stabilities)}"
+            for each in chosen
+        ]
         return StageOutcome(" | ".join(messages), {"messages": messages})
 
     def is_whole(self, context: StageContext) -> bool:
@@ -98,6 +111,48 @@ def scaled(context: StageContext, one: StudyCrosscoder) -> LatentScaling:
     store = one.of(opened_store(context))
     save_scaling(latent_scaling(crosscoder, store, n_blocks, context.progress), path)
     return load_scaling(path)
+
+
+def _stability(context: StageContext, one: StudyCrosscoder) -> SeedStability | None:
+    """The latents of a crosscoder beside those of its other seeds; None without such."""
+    from crosscoder.stability import seed_stability
+
+    own, *others = one.seed_folders(context)
+    if not others:
+        return None
+    return seed_stability(crosscoder_in(own), [crosscoder_in(folder) for folder in others])
+
+
+def _stability_rows(
+    stability: SeedStability, latent_ids: Mapping[int, int]
+) -> Iterator[dict[str, Any]]:
+    for index, latent_id in latent_ids.items():
+        yield {
+            "id": latent_id,
+            "n_seeds": len(stability.best_cosine),
+            "p_reappear": float(stability.p_reappear[index]),
+            "best_cosine": float(stability.mean_best_cosine[index]),
+            "span_match": float(stability.mean_span_match[index]),
+        }
+
+
+def _coming_again(chosen: _Chosen, stabilities: Mapping[StudyCrosscoder, SeedStability]) -> str:
+    """How many latents of the sides are stable under the seed, in words."""
+    sides = (chosen.sides.target, chosen.sides.reference)
+    known = [
+        (stabilities[owner], side.latent_indices)
+        for owner, side in zip(chosen.owners, sides, strict=True)
+        if owner in stabilities
+    ]
+    if not known:
+        return ""
+    n_stable = sum(int(found.is_stable[indices].sum()) for found, indices in known)
+    n_latents = sum(len(indices) for _, indices in known)
+    n_seeds = len(known[0][0].best_cosine)
+    return (
+        f"; {n_stable} of {n_latents} come again in at least half of "
+        f"{plural(n_seeds, 'other seed')}"
+    )
 
 
 def _decisive(comparison: ComparisonSection) -> dict[str, Any]:

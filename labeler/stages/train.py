@@ -99,7 +99,12 @@ def side_crosscoder(
 
 
 def trained_crosscoder(context: StageContext, one: StudyCrosscoder) -> CrosscoderModule:
-    """The product of `train`; DamagedFileError where it is not what was written.
+    """The product of `train`; DamagedFileError as `crosscoder_in`."""
+    return crosscoder_in(one.folder(context, "train"))
+
+
+def crosscoder_in(folder: Path) -> CrosscoderModule:
+    """A crosscoder that `train` wrote; DamagedFileError where it is not what was written.
 
     A damaged file is set aside: `train` makes it again.
     """
@@ -107,7 +112,7 @@ def trained_crosscoder(context: StageContext, one: StudyCrosscoder) -> Crosscode
     from crosscoder.files import DamagedFileError, set_aside
 
     try:
-        return load_crosscoder(one.folder(context, "train"))
+        return load_crosscoder(folder)
     except DamagedFileError as error:
         raise set_aside(error) from None
 

@@ -117,6 +117,11 @@ def _latent_ids(session: Session, crosscoder_id: int, indices: Sequence[int]) ->
     return {row.latent_index: row.id for row in session.execute(query)}
 
 
+def set_stability(session: Session, rows: Iterable[Row]) -> None:
+    """Store how latents compare with other seeds: `id` and the columns of Latent for that."""
+    session.execute(update(Latent), [_finite(row) for row in rows])
+
+
 def add_scaling(
     session: Session, target_model_id: int, reference_model_id: int, rows: Iterable[Row]
 ) -> int:

@@ -180,6 +180,14 @@ class Latent(Base):
     n_documents: Mapped[int | None]
     max_activation: Mapped[float | None]
     mean_activation: Mapped[float | None]
+    n_seeds: Mapped[int | None]
+    """Crosscoders of other seeds that it was looked for in; the next three are NULL without any."""
+    p_reappear: Mapped[float | None]
+    """Share of them with a counterpart: a latent of decoder cosine above 0.7."""
+    best_cosine: Mapped[float | None]
+    """Largest decoder cosine, mean over them."""
+    span_match: Mapped[float | None]
+    """R^2 of its direction in the span of the ten nearest latents, mean over them."""
 
 
 class LatentScaling(Base):

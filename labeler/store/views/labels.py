@@ -35,7 +35,12 @@ _EFFECTIVE_COLUMNS = {
     "shift_low": "lower end of its 95 % interval",
     "shift_high": "upper end of its 95 % interval",
     "shift_t": "the shift over its standard error",
+    "n_seeds": "crosscoders of other seeds that it was looked for in; NULL where train.seeds is 1",
+    "p_reappear": "share of them in which a latent has a decoder cosine above 0.7 with it",
+    "best_cosine": "largest decoder cosine with a latent there, mean over them",
+    "span_match": "R^2 of its direction in the span of the ten nearest latents, mean over them",
 }
+_STABILITY = "l.n_seeds, l.p_reappear, l.best_cosine, l.span_match"
 _SHIFTS = "z.strength_shift, z.shift_low, z.shift_high, z.shift_t"
 
 
@@ -62,7 +67,8 @@ SELECT c.name AS comparison, e.side, x.name AS crosscoder, l.latent_index, e.lat
          AS confidence,
        e.source,
        CASE WHEN e.review_event_id IS NULL THEN g.name END AS judge,
-       d.reviewer, d.revision, t.name || ' ' || t.version AS taxonomy_version, {_SHIFTS}
+       d.reviewer, d.revision, t.name || ' ' || t.version AS taxonomy_version, {_SHIFTS},
+       {_STABILITY}
 FROM effective_label AS e
 JOIN comparison AS c ON c.id = e.comparison_id
 JOIN latent AS l ON l.id = e.latent_id
@@ -147,7 +153,8 @@ SELECT c.name AS comparison, h.side, x.name AS crosscoder, l.latent_index, h.lat
        k.slug AS category, p.slug AS parent, coalesce(n.rank, 1) AS rank, h.outcome,
        CASE WHEN h.event_id IS NULL THEN coalesce(n.confidence, h.confidence) END AS confidence,
        h.source, h.judge, h.reviewer, h.revision,
-       t.name || ' ' || t.version AS taxonomy_version, {_SHIFTS}
+       t.name || ' ' || t.version AS taxonomy_version, {_SHIFTS},
+       {_STABILITY}
 FROM choice AS h
 JOIN comparison AS c ON c.id = h.comparison_id
 JOIN latent AS l ON l.id = h.latent_id

@@ -79,13 +79,25 @@ def test_more_seeds_leave_the_studys_crosscoder_as_it_is(
     study: TinyStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ((own, weights),) = weight_files(study).items()
-    assert stages_started(study.with_tables(train={"seeds": 3}), "--until", "train") == ["train"]
-    assert "2 other seeds, mean FVE " in capsys.readouterr().err
+    assert stages_started(study.with_tables(train={"seeds": 3}), "--until", "isolate") == [
+        "train",
+        "isolate",
+    ]
+    said = capsys.readouterr()
+    assert "2 other seeds, mean FVE " in said.out + said.err
+    assert " of 20 come again in at least half of 2 other seeds" in said.out + said.err
     after = weight_files(study)
     assert set(after) == {own, own / "seed-1", own / "seed-2"}
     assert after[own] == weights
     assert len(set(after.values())) == 3
     assert rows(study, "SELECT count(*) FROM crosscoder") == [(1,)]
+    found = rows(study, "SELECT n_seeds, p_reappear, best_cosine, span_match FROM latent")
+    assert len(found) == 96
+    assert all(n_seeds == 2 and p in (0, 0.5, 1) for n_seeds, p, _, _ in found)
+    assert all(0 < cosine**2 <= span + 1e-6 <= 1 + 2e-6 for _, _, cosine, span in found)
+    index = int(rows(study, "SELECT min(latent_index) FROM v_effective_label")[0][0])
+    assert run(["inspect", str(study.path), f"tiny:{index}"]) == 0
+    assert "of 2 other seeds  best cosine 0." in capsys.readouterr().out
 
 
 @pytest.mark.slow
