@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from report_page import Page, read_page
 from report_studies import Window, build_planted, report_run
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from labeler.errors import WorkError
 from labeler.report.build import ReportFiles, ReportOptions, build_report
 from labeler.report.html import CONTENT_SECURITY_POLICY
-from labeler.store.schema import Evidence, LatentSet, Run
+from labeler.store.engine import write_session
+from labeler.store.schema import Evidence, Latent, LatentSet, Run
 
 HOSTILE_TOKENS = (
     "<script>alert(1)</script>",
@@ -142,8 +143,6 @@ def test_provenance_names_runs_hashes_and_the_sql(planted_page: Page) -> None:
 def test_shares_of_inactive_and_of_dead_latents_are_told_apart(
     sqlite_engine: Engine, tmp_path: Path, recorded: dict[str, float], said: str, unsaid: str
 ) -> None:
-    from labeler.store.engine import write_session
-
     build_planted(sqlite_engine)
     with write_session(sqlite_engine) as session:
         run = session.query(Run).filter(Run.kind == "train").one()
@@ -169,6 +168,18 @@ def test_a_tfidf_judge_gets_a_banner(sqlite_engine: Engine, tmp_path: Path) -> N
     run_id = report_run(sqlite_engine)
     files = build_report(sqlite_engine, ReportOptions(), tmp_path / "report", run_id)
     assert "Read the categories with care" in files.html.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_latent_says_in_how_many_other_seeds_it_comes_again(
+    sqlite_engine: Engine, tmp_path: Path
+) -> None:
+    build_planted(sqlite_engine)
+    with write_session(sqlite_engine) as session:
+        session.execute(update(Latent).values(n_seeds=2, p_reappear=0.5))
+    run_id = report_run(sqlite_engine)
+    files = build_report(sqlite_engine, ReportOptions(), tmp_path / "report", run_id)
+    assert "<dt>comes again in</dt><dd>50% of 2 other seeds</dd>" in files.html.read_text()
 
 
 @pytest.mark.slow

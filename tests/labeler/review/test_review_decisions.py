@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from review_studies import Study, form
 from seeding import assert_table_equals_view, decide, rows
+from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from labeler.store.engine import read_session, write_session
 from labeler.store.reviews import draw_audit
-from labeler.store.schema import utc_now
+from labeler.store.schema import Latent, utc_now
 
 EVENTS = (
     "SELECT reviewer, revision, action, explanation_text, was_blind, selection"
@@ -117,6 +118,14 @@ def test_reviewers_have_streams_of_their_own_and_a_conflict_is_settled_by_name(
     assert events(small, query)[-1] == ("adjudicated", "bob", "set")
     assert "Nothing matches" in bob.get("/queue?status=conflict").text
     assert "0 of 1 equal" in bob.get("/progress").text
+
+
+@pytest.mark.slow
+def test_a_latent_says_in_how_many_other_seeds_it_comes_again(small: Study) -> None:
+    with write_session(small.engine) as session:
+        session.execute(update(Latent).values(n_seeds=3, p_reappear=1.0))
+    page = small.browser().get(f"/latents/{small.seed.target[0]}").text
+    assert "comes again in <b>100%</b> of 3 other seeds" in page
 
 
 @pytest.mark.slow
