@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from labeler.report.mean_shifts import shift_claim, shift_sentence
+from labeler.report.mean_shifts import shift_claim, shift_sentence, shift_test
 from labeler.report.model import CategoryRow, ChangeTable
 from labeler.store.outcomes import BY_NAME, OF_ONE_REQUEST
 from labeler.text import interval_text, listed, one_line, plural, probability_text
@@ -39,9 +39,9 @@ def answer_of(table: ChangeTable) -> Conclusion:
     counted = _some(significant, len(tested)) if significant else _none(tested)
     is_only_shifted = claim is not None and not significant
     sentence = f"{claim}. No change of counts is distinguishable." if is_only_shifted else counted
+    opening = [shift_test(table), counted] if is_only_shifted else [shifts] if shifts else []
     detail = [
-        *([counted] if is_only_shifted else []),
-        *([] if shifts is None else [shifts]),
+        *opening,
         *_together(table),
         *_strength(tested, significant),
         coverage_sentence(table),

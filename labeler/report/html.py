@@ -28,6 +28,7 @@ from labeler.report.figures import (
     shift_scatter,
     shift_t_histogram,
 )
+from labeler.report.mean_shifts import WORTH, shift_sentence
 from labeler.report.model import ChangeTable, EvidenceView, LatentView, ReportData
 from labeler.report.randomisation import PER_SIDE
 from labeler.report.sections import fill_chapters, fill_page
@@ -429,6 +430,8 @@ def _environment() -> Environment:
         behaviour_sentences=behaviour_sentences,
         cards=cards,
         first_cards=FIRST_CARDS,
+        shift_sentence=shift_sentence,
+        shift_worth=WORTH,
         effect_sentences=effect_sentences,
         compare_summary=summary,
         computed_sentence=computed_sentence,

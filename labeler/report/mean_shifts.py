@@ -9,6 +9,13 @@ from labeler.text import listed, one_line
 from taxonomy.counts import ALPHA
 
 _MOST_NAMED = 5
+WORTH = (
+    "What a call by strength is worth: on ten small fine-tunes whose answers were measured, the "
+    "direction was right for 17 of 18 behaviours that had changed. Of 16 categories called, the "
+    "answers had changed that way in 7, the other way in 1, not at all in 3, and in 5 they could "
+    "not show it. So read the direction of a change whose behaviour you can check, and check it."
+)
+"""Measured by benchmarks/organisms.py, one training seed: see docs/benchmarks.md."""
 
 
 def shift_sentence(table: ChangeTable) -> str | None:
@@ -19,7 +26,7 @@ def shift_sentence(table: ChangeTable) -> str | None:
     leaves = _leaves(table)
     if not leaves:
         return None
-    tested = f"mean strength shift, {len(leaves)} categories, q < {ALPHA:g}"
+    tested = _tested(leaves)
     claim = shift_claim(table)
     if claim is None:
         return (
@@ -27,6 +34,15 @@ def shift_sentence(table: ChangeTable) -> str | None:
             f"more or less strongly than the rest ({tested})."
         )
     return f"Over all labelled latents, {claim} ({tested})."
+
+
+def shift_test(table: ChangeTable) -> str:
+    """What the claim rests on."""
+    return f"Strength: over all labelled latents ({_tested(_leaves(table))})."
+
+
+def _tested(leaves: Sequence[CategoryRow]) -> str:
+    return f"mean strength shift, {len(leaves)} categories, q < {ALPHA:g}"
 
 
 def shift_claim(table: ChangeTable) -> str | None:

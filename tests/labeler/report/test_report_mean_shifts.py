@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from labeler.report.answer import answer_of
 from labeler.report.build import ReportFiles
 from labeler.report.mean_shifts import shift_sentence
 from labeler.report.model import ChangeTable
@@ -40,3 +41,20 @@ def test_sentence_names_the_categories_and_their_direction(
 
 def test_without_shifts_nothing_is_said(paper_report: ReportFiles) -> None:
     assert shift_sentence(paper_report.tables[0]) is None
+
+
+def test_shifts_lead_the_answer_where_no_change_of_counts_is_distinguishable(
+    paper_report: ReportFiles,
+) -> None:
+    table = paper_report.tables[0]
+    rows = tuple(dataclasses.replace(row, verdict="no evidence") for row in table.rows)
+    shifts = {"safety": (0.02, 0.01)}
+    answer = answer_of(shifted(dataclasses.replace(table, rows=rows), shifts))
+    assert answer.sentence.endswith(
+        "Safety (+0.020) more strongly than the rest. No change of counts is distinguishable."
+    )
+    assert answer.detail.startswith("Strength: over all labelled latents")
+    called = tuple(dataclasses.replace(row, verdict="up") for row in table.rows)
+    counted = answer_of(shifted(dataclasses.replace(table, rows=called), shifts))
+    assert "distinguishable from zero" in counted.sentence
+    assert "Over all labelled latents" in counted.detail
