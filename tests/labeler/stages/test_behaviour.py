@@ -190,7 +190,7 @@ def test_without_prompts_it_is_no_stage(imported: Path, capsys: pytest.CaptureFi
     assert run(["status", str(imported)]) == 0
     assert "behaviour" not in capsys.readouterr().out
     assert run(["behaviour", str(imported)]) == 2
-    assert "behaviour.prompts: missing in study.toml" in capsys.readouterr().err
+    assert "it names no behaviour.prompts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
