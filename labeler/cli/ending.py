@@ -174,18 +174,18 @@ class EndSignals:
         self._is_held = False
         self._status: int | None = None
 
-    @classmethod
-    def install(cls) -> EndSignals:
-        """Handle the signals, but for those that the caller has ignored, as nohup does."""
-        signals = cls()
+    def install(self) -> None:
+        """Handle the signals, but for those that the caller has ignored, as nohup does.
+
+        From the first handler on, a signal raises Interrupted, here too.
+        """
         # Registered first, called last: what follows takes no signal and has nothing to lose.
         atexit.register(_ignore)
         before = sys.unraisablehook
-        sys.unraisablehook = lambda args: signals._raise_again(args) or before(args)
+        sys.unraisablehook = lambda args: self._raise_again(args) or before(args)
         for number in _NUMBERS:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                signal.signal(number, signals._handle)
-        return signals
+                signal.signal(number, self._handle)
 
     @property
     def status(self) -> int:

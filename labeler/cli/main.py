@@ -55,8 +55,9 @@ def _mask_stderr(arguments: list[str]) -> None:
 
 def main() -> None:
     """Console script. Nothing that it writes to stderr holds a password or key of the call."""
-    signals = EndSignals.install()
+    signals = EndSignals()
     try:
+        signals.install()
         prepare_streams()
         _mask_stderr(sys.argv[1:])
         quiet_libraries()
