@@ -107,7 +107,7 @@ def cards(table: ChangeTable) -> tuple[CategoryCard, ...]:
 
 def _measures_of(row: CategoryRow, table: ChangeTable) -> Iterator[Measure]:
     where = f"comparison = '{_quoted(table.comparison)}' AND category = '{_quoted(row.category)}'"
-    statistic = f"SELECT * FROM v_category_change_statistic WHERE {where} AND is_main"
+    statistic = f"SELECT * FROM v_category_change_statistic WHERE {where}"
     yield Measure(
         name="latents",
         direction=row.verdict,

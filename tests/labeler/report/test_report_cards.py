@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from labeler.report.behaviour import BehaviourResults, BehaviourRow
 from labeler.report.build import ReportFiles
 from labeler.report.cards import CategoryCard, cards
 from labeler.report.effects import EffectDirection, EffectResults, EffectRow
 from labeler.report.model import ChangeTable
+from labeler.store.engine import open_engine
 from labeler.store.schema import CategoryEffect
 from taxonomy.behaviour_change import sign_agreement
 from taxonomy.counts import BehaviourChange
@@ -94,6 +97,20 @@ def test_surest_categories_come_first_and_counts_alone_make_no_card(table: Chang
     assert [card.n_called for card in found] == sorted(
         (card.n_called for card in found), reverse=True
     )
+
+
+def test_queries_are_of_the_database(table: ChangeTable, migrated_file: Path) -> None:
+    full = with_measures(table, {}, {"safety": answers("up", 21.0)})
+    stored = CategoryEffect(
+        kind="category", name="safety", n_controls=200, first_order=0.1, control_mean=0.1
+    )
+    direction = EffectDirection("a", "b", "assistant", (), (EffectRow("Safety", stored),), 0.2)
+    full = dataclasses.replace(full, effects=EffectResults((direction,), 1, 16))
+    measures = card_of(full, "safety").measures
+    assert len(measures) == 4
+    with open_engine(f"sqlite:///{migrated_file}").connect() as connection:
+        for measure in measures:
+            connection.execute(text(measure.query)).all()
 
 
 def test_queries_quote_the_comparison(table: ChangeTable) -> None:
