@@ -61,8 +61,9 @@ def fitted_scramble(
 ) -> FittedNull:
     """Write a scrambled fine-tune that moves the residual stream as much as `target` does.
 
-    The factor is found by secants on log change against log factor, over `documents`. InputError
-    where the two models are equal, so that there is nothing to scramble.
+    The factor is corrected by the ratio of the two changes over `documents` until they fit; what
+    remains after FIT_TRIALS models shows in the result. InputError where the two models are equal,
+    so that there is nothing to scramble.
     """
     true_change = relative_change(reference, target, documents, config)
     if true_change == 0:
@@ -71,11 +72,12 @@ def fitted_scramble(
     for _ in range(FIT_TRIALS):
         spec = write_scrambled(target, reference, out, seed, factor)
         change = relative_change(reference, spec, documents, config)
+        fitted = FittedNull(spec, factor, change, true_change)
         if change == 0 or abs(change / true_change - 1) <= FIT_TOLERANCE:
             break
         # A small change of the weights moves the residual stream in proportion.
         factor *= true_change / change
-    return FittedNull(spec, factor, change, true_change)
+    return fitted
 
 
 def relative_change(

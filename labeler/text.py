@@ -99,8 +99,10 @@ def plural(count: int, noun: str, nouns: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
 
 
-def listed(items: list[str]) -> str:
-    """Items joined by commas and `and`."""
+def listed(items: list[str], most: int | None = None) -> str:
+    """Items joined by commas and `and`: the first `most`, and how many more there are."""
+    if most is not None and len(items) > most:
+        items = [*items[:most], f"{len(items) - most} more"]
     if len(items) <= 1:
         return "".join(items)
     return f"{', '.join(items[:-1])} and {items[-1]}"

@@ -36,7 +36,7 @@ from labeler.judge.evidence_statistics import (
     snippet,
     summarise,
 )
-from labeler.judge.nearest_category import CategoryFinder
+from labeler.judge.nearest_category import CategoryFinder, Found
 from labeler.judge.rendering import content_text
 from labeler.study.config import JUDGE_KINDS
 from labeler.study.judge_config import EmbeddingSection, JudgeSection
@@ -291,15 +291,7 @@ class EvidenceJudge:
         near = finder.scale.none_threshold - UNDECIDED_BAND
         undecided = [slug for slug in described - chosen if scores[slug] >= near]
         return {
-            "outcome": "assigned" if found else "none",
-            "categories": [
-                {
-                    "category": one.slug,
-                    "confidence": round(one.confidence, 4),
-                    "quote": sentences[one.snippet],
-                }
-                for one in found
-            ],
+            **_assigned(found, sentences),
             "undecided": sorted({*undecided, NEEDS_REQUEST}),
         }
 
@@ -338,17 +330,7 @@ class EvidenceJudge:
         self, request: JudgeRequest, texts: list[str], foreign_share: float
     ) -> dict[str, Any]:
         found = self._finder(request.options).find(self._embedder.embed(texts), foreign_share)
-        return {
-            "outcome": "assigned" if found else "none",
-            "categories": [
-                {
-                    "category": item.slug,
-                    "confidence": round(item.confidence, 4),
-                    "quote": texts[item.snippet],
-                }
-                for item in found
-            ],
-        }
+        return _assigned(found, texts)
 
     def _finder(self, options: tuple[CategoryOption, ...]) -> CategoryFinder:
         if options not in self._finders:
@@ -360,6 +342,21 @@ class EvidenceJudge:
         spoken = known_languages(reading.windows, self._languages)
         english = spoken.count(ENGLISH) / len(spoken) if spoken else 0.0
         return len(spoken) * (1 - english) / len(reading.windows)
+
+
+def _assigned(found: Sequence[Found], texts: Sequence[str]) -> dict[str, Any]:
+    """Outcome and categories, each with the text that shows it."""
+    return {
+        "outcome": "assigned" if found else "none",
+        "categories": [
+            {
+                "category": one.slug,
+                "confidence": round(one.confidence, 4),
+                "quote": texts[one.snippet],
+            }
+            for one in found
+        ],
+    }
 
 
 def _by_behaviour(option: CategoryOption) -> CategoryOption:

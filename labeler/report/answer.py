@@ -106,14 +106,8 @@ def _some(significant: list[CategoryRow], n_tested: int) -> str:
     verb = "is" if len(significant) == 1 else "are"
     return (
         f"{len(significant)} of the {plural(n_tested, 'change')} {verb} distinguishable from "
-        f"zero: {_listed(named, _MOST_NAMED)}."
+        f"zero: {listed(named, _MOST_NAMED)}."
     )
-
-
-def _listed(names: list[str], most: int) -> str:
-    """The first names in a sentence, and how many more there are."""
-    n_more = len(names) - most
-    return listed([*names[:most], f"{n_more} more"] if n_more > 0 else names)
 
 
 def _strength(tested: list[CategoryRow], significant: list[CategoryRow]) -> list[str]:
@@ -255,7 +249,7 @@ def _signs(categories: Sequence[str]) -> str:
 
 
 def _named(categories: Sequence[str]) -> str:
-    return _listed([one_line(category) for category in categories], _MOST_IN_CHECK)
+    return listed([one_line(category) for category in categories], _MOST_IN_CHECK)
 
 
 def _judge_error(checks: Checks) -> str:

@@ -88,8 +88,7 @@ def cards(table: ChangeTable) -> tuple[CategoryCard, ...]:
 
     Groups have none: their categories say more. Planted categories precede others that are as sure.
     """
-    leaves = [row for row in table.rows if row.level == max(each.level for each in table.rows)]
-    found = [CategoryCard(row, tuple(_measures_of(row, table))) for row in leaves]
+    found = [CategoryCard(row, tuple(_measures_of(row, table))) for row in table.leaves]
     found = [card for card in found if len(card.measures) > 1]
     planted = {check.row.category for check in table.planted}
     return tuple(
@@ -145,7 +144,7 @@ def _measures_of(row: CategoryRow, table: ChangeTable) -> Iterator[Measure]:
 
 
 def _effect(row: CategoryRow, table: ChangeTable) -> Iterator[Measure]:
-    """What the category's latents restore of the output gap, beside random latents alike."""
+    """What the category's latents close of the output gap, beside random latents alike."""
     if table.effects is None:
         return
     direction = table.effects.directions[0]
@@ -153,12 +152,12 @@ def _effect(row: CategoryRow, table: ChangeTable) -> Iterator[Measure]:
         stored = each.stored
         if (stored.kind, stored.name) != ("category", row.category) or not stored.n_controls:
             continue
-        restored, control = effect_share(stored.first_order), effect_share(stored.control_mean)
+        closed, control = effect_share(stored.first_order), effect_share(stored.control_mean)
         yield Measure(
             name=EFFECT,
             direction="matters" if each.is_significant else "no evidence",
-            words=f"closes {restored} of the output gap, random latents alike {control}",
-            value=f"{restored} against {control}",
+            words=f"closes {closed} of the output gap, random latents alike {control}",
+            value=f"{closed} against {control}",
             detail=f"q {probability_text(stored.q_value)}",
             anchor=f"effect-{row.category}",
             query=(

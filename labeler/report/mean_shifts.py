@@ -58,12 +58,10 @@ def shift_claim(table: ChangeTable) -> str | None:
 
 
 def _leaves(table: ChangeTable) -> list[CategoryRow]:
-    rows = [row for row in table.rows if row.relative_shift_q is not None]
-    return [row for row in rows if row.level == max(each.level for each in rows)]
+    return [row for row in table.leaves if row.relative_shift_q is not None]
 
 
 def _named(rows: Sequence[CategoryRow]) -> str:
     ordered = sorted(rows, key=lambda row: (row.relative_shift_q or 0.0, row.category))
     names = [f"{one_line(row.name)} ({row.relative_shift:+.3f})" for row in ordered]
-    n_more = len(names) - _MOST_NAMED
-    return listed([*names[:_MOST_NAMED], f"{n_more} more"] if n_more > 0 else names)
+    return listed(names, _MOST_NAMED)

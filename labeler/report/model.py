@@ -234,6 +234,12 @@ class ChangeTable:
         return tuple(row for row in self.rows if not row.is_empty or row.category in planted)
 
     @property
+    def leaves(self) -> tuple[CategoryRow, ...]:
+        """Rows that are no group: those that no other category has as its parent."""
+        groups = {row.parent for row in self.rows}
+        return tuple(row for row in self.rows if row.category not in groups)
+
+    @property
     def empty(self) -> tuple[CategoryRow, ...]:
         """The other rows."""
         shown = {row.category for row in self.filled}

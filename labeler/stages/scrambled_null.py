@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from crosscoder.files import json_sha256, read_json_object, unsealed, write_sealed_json
 from crosscoder.model_files import FileHashes, SubjectSpec, fingerprint
-from labeler.report.comparisons import ActiveComparison, read_comparisons
+from labeler.report.comparisons import ActiveComparison, read_comparisons, read_members
 from labeler.report.randomisation import read_randomised_sides
 from labeler.report.statistics import category_changes, read_counts
 from labeler.stages.base import StageContext
@@ -79,8 +79,6 @@ def scrambled_null(study: ScrambledStudy, name: str, fitted: dict[str, FittedNul
 
 
 def _n_latents(session: Session, facts: ActiveComparison) -> tuple[int, int]:
-    from labeler.report.comparisons import read_members
-
     members = read_members(session, facts)
     return len(members.target), len(members.reference)
 

@@ -58,3 +58,14 @@ def test_shifts_lead_the_answer_where_no_change_of_counts_is_distinguishable(
     counted = answer_of(shifted(dataclasses.replace(table, rows=called), shifts))
     assert "distinguishable from zero" in counted.sentence
     assert "Over all labelled latents" in counted.detail
+
+
+def test_a_category_without_a_group_is_named_beside_those_of_groups(
+    paper_report: ReportFiles,
+) -> None:
+    table = paper_report.tables[0]
+    alone = dataclasses.replace(table.rows[0], category="alone", name="Alone", level=1, parent=None)
+    flat = dataclasses.replace(table, rows=(*table.rows, alone))
+    said = shift_sentence(shifted(flat, {"alone": (0.02, 0.01), "safety": (0.02, 0.01)})) or ""
+    assert "Alone" in said
+    assert "Safety" in said
