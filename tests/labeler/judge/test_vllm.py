@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import is_running
 from requirements import missing
 from tiny_study import TinyStudy, write_study
 
@@ -98,7 +99,7 @@ def server(judged_study: TinyStudy) -> Iterator[str]:
     assert process.wait(timeout=90) == 0
     assert "judge: stopped" in log.read_text("utf-8")
     assert not is_healthy(url)
-    assert [child for child in children if is_alive(child)] == []
+    assert [child for child in children if stays(child)] == []
 
 
 def descendants(pid: int) -> list[int]:
@@ -111,11 +112,11 @@ def descendants(pid: int) -> list[int]:
     return sorted(family - {pid})
 
 
-def is_alive(pid: int) -> bool:
+def stays(pid: int) -> bool:
+    """Whether a process still runs after ten seconds."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        state = Path(f"/proc/{pid}/stat")
-        if not state.exists() or state.read_text("utf-8").rpartition(")")[2].split()[0] == "Z":
+        if not is_running(pid):
             return False
         time.sleep(0.1)
     return True
