@@ -229,6 +229,15 @@ class WeightedLatents:
         """Indices of a category's latents."""
         return self.members.get(category, np.empty(0, dtype=np.int64))
 
+    def in_units(self, unit: float) -> WeightedLatents:
+        """The same with every weight divided by `unit`."""
+        return replace(self, weights=self.weights / unit)
+
+    def side_of(self, category: str) -> Side:
+        """Summed weights of the category and of the side."""
+        total = float(self.weights.sum())
+        return Side(min(total, float(self.weights[self.rows_of(category)].sum())), total)
+
 
 def weighted_change_statistics(
     counts: Sequence[CategoryCounts],

@@ -98,7 +98,7 @@ def _advice(
 ) -> TextAdvice:
     if row.is_empty or row.difference_points is None or critical is None:
         return TextAdvice(n_documents, None, None)
-    largest = largest_difference(row, n_members)
+    largest = largest_difference(row.target, row.reference, n_members)
     # A probit stays finite half a latent below the largest difference.
     reachable = largest - 0.5 / max(row.target_total, row.reference_total)
     if critical > largest or reachable <= 0:

@@ -15,7 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from taxonomy.change import TestedCategory, adjusted, percent_change, statistics_of
+from taxonomy.change import (
+    TestedCategory,
+    WeightedLatents,
+    adjusted,
+    effective_side,
+    percent_change,
+    statistics_of,
+)
 from taxonomy.counts import ALPHA, DOCUMENTS, CategoryChange, CategoryCounts, Side
 from taxonomy.errors import InputError
 from taxonomy.robustness import SweepPoint
@@ -30,7 +37,10 @@ _TIE = 1e-12
 
 @dataclass(frozen=True)
 class DrawnCounts:
-    """Counts on the drawn sides: R draws of C categories, in the order of the table's rows."""
+    """Counts on the drawn sides: R draws of C categories, in the order of the table's rows.
+
+    Where latents have weights, a count is a sum of weights.
+    """
 
     target: FloatArray
     """(R, C)"""
@@ -63,21 +73,27 @@ class DrawnCounts:
 
 
 def count_draws(
-    target: IndexMatrix, reference: IndexMatrix, members: BoolArray, counted: BoolArray
+    target: IndexMatrix,
+    reference: IndexMatrix,
+    members: BoolArray,
+    counted: BoolArray,
+    weights: FloatArray | None = None,
 ) -> DrawnCounts:
     """Count the categories on drawn sides (R, n) and (R, m) of latent indices, -1 being none.
 
     `members` (F, C) says which latents a category has, `counted` (F,) which are in the
-    denominator.
+    denominator, `weights` (F,) what a latent counts: 1 unless given.
     """
     table = np.column_stack([members, counted]).astype(np.float64)
+    if weights is not None:
+        table *= weights[:, None]
     sums = [_side_matrix(side, len(table)) @ table for side in (target, reference)]
     return DrawnCounts(
         target=sums[0][:, :-1],
         reference=sums[1][:, :-1],
         target_total=sums[0][:, -1],
         reference_total=sums[1][:, -1],
-        n_members=members.sum(axis=0).astype(np.float64),
+        n_members=(table[:, :-1]).sum(axis=0),
     )
 
 
@@ -101,21 +117,60 @@ def randomised_change_statistics(
     values, on the scale of `bounded_interval`: of the difference of shares, and of the log ratio
     for the percentage change. InputError where the draws are of other categories.
     """
+    measured = [
+        _Measured(row.target, row.reference, row.target, row.reference, are_counts=True)
+        for row in counts
+    ]
+    return _randomised(counts, measured, drawn, alpha)
+
+
+def weighted_randomised_change_statistics(
+    counts: Sequence[CategoryCounts],
+    target: WeightedLatents,
+    reference: WeightedLatents,
+    drawn: DrawnCounts,
+    alpha: float = ALPHA,
+) -> list[CategoryChange]:
+    """The same of weighted shares: `drawn` counts the weights of the latents on the drawn sides.
+
+    Intervals of a single side's share are those of effective numbers. The half latent that log
+    ratios add is half of weight 1, so weights whose mean on the sides is 1 suit.
+    """
+    measured = [
+        _Measured(
+            target.side_of(row.category),
+            reference.side_of(row.category),
+            effective_side(target.weights, target.rows_of(row.category)),
+            effective_side(reference.weights, reference.rows_of(row.category)),
+            are_counts=False,
+        )
+        for row in counts
+    ]
+    return _randomised(counts, measured, drawn, alpha)
+
+
+def _randomised(
+    counts: Sequence[CategoryCounts],
+    measured: Sequence[_Measured],
+    drawn: DrawnCounts,
+    alpha: float,
+) -> list[CategoryChange]:
     if drawn.target.shape[1] != len(counts):
         raise InputError(
             f"draws of {drawn.target.shape[1]} categories for a table of {len(counts)}; "
             "count them for the same categories"
         )
     differences, ratios = np.abs(drawn.differences), np.abs(drawn.log_ratios)
-    family = _family_p(counts, differences)
+    family = _family_p(measured, differences)
     changes = [
         _test(
             row,
+            sides,
             _Null(differences[:, i], ratios[:, i], alpha, float(drawn.n_members[i])),
             alpha,
             family[i],
         )
-        for i, row in enumerate(counts)
+        for i, (row, sides) in enumerate(zip(counts, measured, strict=True))
     ]
     return adjusted(changes, alpha)
 
@@ -159,6 +214,28 @@ def drawn_points(
 
 
 @dataclass(frozen=True)
+class _Measured:
+    """The sides of one category: counts or sums of weights, and effective numbers."""
+
+    target: Side
+    reference: Side
+    effective_target: Side
+    effective_reference: Side
+    are_counts: bool
+    """Whether every latent counts 1, so that the smallest detectable count is known."""
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether both sides have a latent that counts."""
+        return bool(self.target.total and self.reference.total)
+
+    @property
+    def difference(self) -> float:
+        """Difference of shares; 0 where a side has no latent."""
+        return self.target.share - self.reference.share if self.is_comparable else 0.0
+
+
+@dataclass(frozen=True)
 class _Null:
     """Absolute values (R,) of one category over the draws."""
 
@@ -187,18 +264,20 @@ def _rank_p(drawn: FloatArray, observed: float) -> float:
     return float((1 + (drawn >= observed - _TIE).sum()) / (1 + len(drawn)))
 
 
-def _test(row: CategoryCounts, null: _Null, alpha: float, family_p: float) -> CategoryChange:
-    target, reference = row.target, row.reference
-    if not target.total or not reference.total or row.is_empty:
+def _test(
+    row: CategoryCounts, sides: _Measured, null: _Null, alpha: float, family_p: float
+) -> CategoryChange:
+    target, reference = sides.target, sides.reference
+    if not sides.is_comparable or row.is_empty:
         p = least = 1.0
     else:
-        p = null.p_of(target.share - reference.share)
+        p = null.p_of(sides.difference)
         least = null.p_of(_largest_difference(target, reference))
     change = statistics_of(
         TestedCategory(
             counts=row,
-            target=target,
-            reference=reference,
+            target=sides.effective_target,
+            reference=sides.effective_reference,
             p_value=p,
             least_p=least,
             test=DOCUMENTS,
@@ -209,12 +288,12 @@ def _test(row: CategoryCounts, null: _Null, alpha: float, family_p: float) -> Ca
     )
     if change.difference_points is None:
         return change
-    rise, fall = _detectable(target, reference, null.reach)
+    rise, fall = _detectable(target, reference, null.reach) if sides.are_counts else (None, None)
     low, high = _percent_interval(target, reference, null.log_reach, null.n_members)
     points_low, points_high = bounded_interval(
-        target.share - reference.share,
+        sides.difference,
         null.reach,
-        largest_difference(row, null.n_members),
+        largest_difference(target, reference, null.n_members),
     )
     return replace(
         change,
@@ -242,9 +321,9 @@ def log_ratio(target: Side, reference: Side) -> float:
     )
 
 
-def largest_difference(row: CategoryCounts, n_members: float) -> float:
+def largest_difference(target: Side, reference: Side, n_members: float) -> float:
     """Largest difference of shares that the latents of a category in the dictionary allow."""
-    total = min(row.target_total, row.reference_total)
+    total = min(target.total, reference.total)
     return min(1.0, n_members / total) if total else 0.0
 
 
@@ -293,21 +372,16 @@ def _detectable(target: Side, reference: Side, reach: float) -> tuple[float | No
     )
 
 
-def _family_p(counts: Sequence[CategoryCounts], differences: FloatArray) -> list[float]:
+def _family_p(measured: Sequence[_Measured], differences: FloatArray) -> list[float]:
     """Family-wise p of every category among all rows of the table."""
     spread = np.sqrt((differences**2).mean(axis=0))
-    rows = [
-        i
-        for i, row in enumerate(counts)
-        if spread[i] > 0 and row.target_total and row.reference_total
-    ]
-    found = [1.0] * len(counts)
+    rows = [i for i, sides in enumerate(measured) if spread[i] > 0 and sides.is_comparable]
+    found = [1.0] * len(measured)
     if not rows:
         return found
     largest = (differences[:, rows] / spread[rows]).max(axis=1)
     for i in rows:
-        difference = counts[i].target.share - counts[i].reference.share
-        found[i] = _rank_p(largest, abs(difference) / spread[i])
+        found[i] = _rank_p(largest, abs(measured[i].difference) / spread[i])
     return found
 
 

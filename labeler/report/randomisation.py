@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ _LABELS = text(
     with_tables(STANDING, DECISION, VERDICT)
     + """
 SELECT l.latent_index, coalesce(d.outcome, v.outcome) AS outcome, k.slug AS category,
-       p.slug AS parent, coalesce(rc.rank, lc.rank) AS rank
+       p.slug AS parent, coalesce(rc.rank, lc.rank) AS rank, l.density, l.mean_activation
 FROM latent AS l
 LEFT JOIN decision AS d ON d.latent_id = l.id AND d.taxonomy_version_id = :version
 LEFT JOIN verdict AS v
@@ -94,7 +94,7 @@ class RandomisedSides:
     shifts: NDArray[np.float32]
     """(1 + G, F) strength shifts, and without each block of documents"""
     labels: tuple[Any, ...]
-    """Rows latent_index, outcome, category, parent, rank."""
+    """Rows latent_index, outcome, category, parent, rank, density, mean_activation."""
     prefixes: SidePrefixes | None = None
     """None where the sides were not drawn deeper than they are."""
     n_documents: int | None = None
@@ -112,6 +112,29 @@ class RandomisedSides:
         members, counted = self._members([row.category for row in table], counting, denominator)
         drawn = count_draws(self.target, self.reference, members, counted)
         return drawn if _has_enough_labels(drawn, table) else None
+
+    def weighted_counts(
+        self,
+        table: Sequence[CategoryCounts],
+        counting: str,
+        denominator: str,
+        weight_of: Callable[[Any], float | None],
+    ) -> DrawnCounts | None:
+        """The same with a weight for every label row; latents of unknown weight are left out."""
+        from taxonomy.randomisation import count_draws
+
+        members, counted = self._members([row.category for row in table], counting, denominator)
+        weights = np.full(len(members), np.nan)
+        for row in self.labels:
+            weight = weight_of(row)
+            weights[row.latent_index] = np.nan if weight is None else weight
+        counted &= np.isfinite(weights)
+        members &= counted[:, None]
+        drawn = count_draws(self.target, self.reference, members, counted)
+        if not _has_enough_labels(drawn, table):
+            return None
+        known = np.where(counted, weights, 0.0)
+        return count_draws(self.target, self.reference, members, counted, known)
 
     def mean_shifts(
         self, table: Sequence[CategoryCounts], counting: str, denominator: str

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
 from sqlalchemy import delete, select, text
@@ -285,9 +285,9 @@ def compute_variants(
                         detectable=False,
                     )
                 else:
-                    changes = _weighted_changes(
-                        counts, target, reference, counting, weighting, alpha
-                    )
+                    latents = [_weighted(side, counting, weighting) for side in (target, reference)]
+                    way = (counting, denominator, weighting)
+                    changes = _weighted_changes(counts, latents[0], latents[1], sides, way, alpha)
                 rows += rows_of(
                     changes, nodes, counting=counting, weighting=weighting, denominator=denominator
                 )
@@ -318,19 +318,31 @@ def count_latents(
 
 def _weighted_changes(
     counts: Sequence[CategoryCounts],
-    target: Sequence[Member],
-    reference: Sequence[Member],
-    counting: Counting,
-    weighting: Weighting,
+    target: WeightedLatents,
+    reference: WeightedLatents,
+    sides: RandomisedSides | None,
+    way: tuple[Counting, Denominator, Weighting],
     alpha: float,
 ) -> list[CategoryChange]:
+    """By the drawn sides where enough of their latents have a label and a weight."""
     from taxonomy.change import weighted_change_statistics
+    from taxonomy.randomisation import weighted_randomised_change_statistics
 
-    return weighted_change_statistics(
-        counts,
-        _weighted(target, counting, weighting),
-        _weighted(reference, counting, weighting),
-        alpha,
+    counting, denominator, weighting = way
+    weights = np.concatenate([target.weights, reference.weights])
+    unit = float(weights.mean()) if weights.any() else 1.0
+
+    def in_units(latent: WeighedLatent) -> float | None:
+        weight = weight_of(latent, weighting)
+        return None if weight is None else weight / unit
+
+    drawn = (
+        None if sides is None else sides.weighted_counts(counts, counting, denominator, in_units)
+    )
+    if drawn is None:
+        return weighted_change_statistics(counts, target, reference, alpha)
+    return weighted_randomised_change_statistics(
+        counts, target.in_units(unit), reference.in_units(unit), drawn, alpha
     )
 
 
@@ -344,7 +356,19 @@ def _weighted(side: Sequence[Member], counting: str, weighting: Weighting) -> We
     )
 
 
-def weight_of(member: Member, weighting: Weighting) -> float | None:
+class WeighedLatent(Protocol):
+    """What the weight of a latent is made of."""
+
+    @property
+    def density(self) -> float | None:
+        """Fraction of tokens on which it fires."""
+
+    @property
+    def mean_activation(self) -> float | None:
+        """Over the tokens on which it fires."""
+
+
+def weight_of(member: WeighedLatent, weighting: Weighting) -> float | None:
     """What a latent counts; None where the fact it needs is unknown."""
     if weighting == "none":
         return 1.0

@@ -1,16 +1,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taxonomy.change import WeightedLatents, weighted_change_statistics
 from taxonomy.counts import CategoryCounts
 from taxonomy.errors import InputError
 from taxonomy.intervals import fisher_p
-from taxonomy.randomisation import DrawnCounts, count_draws, randomised_change_statistics
+from taxonomy.randomisation import (
+    DrawnCounts,
+    count_draws,
+    randomised_change_statistics,
+    weighted_randomised_change_statistics,
+)
 
 N_LATENTS, PER_SIDE = 200, 40
 
@@ -33,9 +40,34 @@ def drawn(differences: list[int], total: int = PER_SIDE, mean: int = 5) -> Drawn
     )
 
 
-def correlated_trial(
-    rng: np.random.Generator, n_draws: int = 199
-) -> tuple[list[CategoryCounts], DrawnCounts]:
+@dataclass(frozen=True)
+class Trial:
+    """A table, its sides as they are, and its drawn sides."""
+
+    table: list[CategoryCounts]
+    sides: tuple[np.ndarray, np.ndarray]
+    draws: list[tuple[np.ndarray, np.ndarray]]
+    members: np.ndarray
+
+    def drawn(self, weights: np.ndarray | None = None) -> DrawnCounts:
+        return count_draws(
+            np.stack([draw[0] for draw in self.draws]),
+            np.stack([draw[1] for draw in self.draws]),
+            self.members,
+            np.ones(N_LATENTS, dtype=bool),
+            weights,
+        )
+
+    def latents(self, weights: np.ndarray) -> list[WeightedLatents]:
+        return [
+            WeightedLatents(
+                weights[side], {f"c{c}": np.flatnonzero(self.members[side, c]) for c in range(5)}
+            )
+            for side in self.sides
+        ]
+
+
+def correlated_trial(rng: np.random.Generator, n_draws: int = 199) -> Trial:
     """A table of the null: latents of a category take the same sign in most documents."""
     category = np.arange(N_LATENTS) % 5
     n_documents = 60
@@ -53,13 +85,7 @@ def correlated_trial(
         row(f"c{c}", int(members[target, c].sum()), int(members[reference, c].sum()))
         for c in range(5)
     ]
-    counts = count_draws(
-        np.stack([draw[0] for draw in draws]),
-        np.stack([draw[1] for draw in draws]),
-        members,
-        np.ones(N_LATENTS, dtype=bool),
-    )
-    return table, counts
+    return Trial(table, (target, reference), draws, members)
 
 
 def test_p_is_the_share_of_draws_at_least_as_far_apart() -> None:
@@ -132,8 +158,8 @@ def test_count_draws_counts_members_and_denominators_and_skips_empty_places() ->
 
 
 def test_family_p_is_never_below_the_p_of_a_row() -> None:
-    table, counts = correlated_trial(np.random.default_rng(1))
-    for change in randomised_change_statistics(table, counts):
+    trial = correlated_trial(np.random.default_rng(1))
+    for change in randomised_change_statistics(trial.table, trial.drawn()):
         assert change.family_p is not None
         assert change.family_p >= change.p_value - 0.02
 
@@ -143,14 +169,44 @@ def test_trap_one_table_in_twenty_calls_a_change_under_the_null_where_fisher_cal
     rng = np.random.default_rng(2)
     n_tables, false_calls, fisher_calls = 120, 0, 0
     for _ in range(n_tables):
-        table, counts = correlated_trial(rng, n_draws=99)
-        changes = randomised_change_statistics(table, counts)
+        trial = correlated_trial(rng, n_draws=99)
+        changes = randomised_change_statistics(trial.table, trial.drawn())
         false_calls += any(
             change.family_p is not None and change.family_p < 0.05 for change in changes
         )
-        fisher_calls += any(fisher_p(each.target, each.reference) < 0.05 for each in table)
+        fisher_calls += any(fisher_p(each.target, each.reference) < 0.05 for each in trial.table)
     assert false_calls / n_tables <= 0.10
     assert fisher_calls / n_tables >= 0.5
+
+
+def test_latents_that_all_weigh_the_same_count_as_without_weights() -> None:
+    trial = correlated_trial(np.random.default_rng(3))
+    ones = np.ones(N_LATENTS)
+    plain = randomised_change_statistics(trial.table, trial.drawn())
+    weighted = weighted_randomised_change_statistics(
+        trial.table, *trial.latents(ones), trial.drawn(ones)
+    )
+    for one, other in zip(plain, weighted, strict=True):
+        for name in ("p_value", "q_value", "family_p", "percent_change", "ci_low", "ci_high"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name)), name
+        assert other.test == "documents"
+        assert other.detectable_rise is None, "no count says what a weight would find"
+
+
+@pytest.mark.slow
+def test_trap_weighted_shares_keep_the_level_where_the_score_test_does_not() -> None:
+    rng = np.random.default_rng(4)
+    randomised: list[float] = []
+    scored: list[float] = []
+    for _ in range(120):
+        trial = correlated_trial(rng, n_draws=99)
+        weights = rng.lognormal(sigma=0.7, size=N_LATENTS)
+        latents = trial.latents(weights)
+        changes = weighted_randomised_change_statistics(trial.table, *latents, trial.drawn(weights))
+        randomised += [change.p_value for change in changes]
+        scored += [each.p_value for each in weighted_change_statistics(trial.table, *latents)]
+    assert (np.array(randomised) < 0.05).mean() <= 0.07
+    assert (np.array(scored) < 0.05).mean() >= 0.2
 
 
 @given(st.integers(0, 40), st.integers(0, 40))

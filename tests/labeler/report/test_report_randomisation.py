@@ -12,9 +12,10 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from labeler.report.build import ReportFiles, ReportOptions, build_report
+from labeler.report.comparisons import read_comparisons, read_members
 from labeler.report.model import CategoryRow
 from labeler.report.randomisation import RandomisedSides, read_randomised_sides
-from labeler.report.statistics import compute_rows, read_category_nodes
+from labeler.report.statistics import compute_rows, compute_variants, read_category_nodes
 from labeler.review.queue_index import QueueIndex, change_rows
 from labeler.store.copy import copy_database
 from labeler.store.engine import open_engine, read_session, write_session
@@ -48,7 +49,11 @@ def build(engine: Engine, *, has_prefixes: bool = True, labelled: int = N_LATENT
         judge = get_or_create_judge(session, "judge", "judge", "evidence")
         judged = Judged(run_id, judge.id, version.id, category_ids(session, version.id))
         crosscoder = get_or_create_crosscoder(session, "tiny", "ab" * 32)
-        ids = add_latents(session, crosscoder.id, [{"latent_index": i} for i in range(N_LATENTS)])
+        ids = add_latents(
+            session,
+            crosscoder.id,
+            [{"latent_index": i, "density": 0.01 * (1 + i % 3)} for i in range(N_LATENTS)],
+        )
         labels = ["safety" if i in SAFETY else "none" for i in range(labelled)]
         explanations = [ExplanationRow(ids[i], f"latent {i}") for i in range(labelled)]
         write_labels(session, judged, explanations, labels, 0.9)
@@ -112,6 +117,42 @@ def test_p_compares_the_sides_with_drawn_sides_of_the_same_size(
     assert row.family_p >= row.p_value
     assert row.n_shifted == len(SAFETY)
     assert row.mean_shift == pytest.approx(sides.shifts[0, SAFETY].mean(), rel=1e-5)
+
+
+def test_weighted_shares_are_compared_with_weighted_shares_of_the_drawn_sides(
+    engine: Engine,
+) -> None:
+    build(engine)
+    with read_session(engine) as session:
+        sides = drawn_sides(session)
+        (facts,) = read_comparisons(session)
+        nodes = read_category_nodes(session, facts.version.id)
+        variants = compute_variants(read_members(session, facts), nodes, sides=sides)
+    assert sides is not None
+    assert variants.missing == (
+        "mass-weighted: 20 of 20 labelled latents have no density or mean activation",
+    )
+    row = next(
+        row
+        for row in variants.rows
+        if (row.category, row.counting, row.weighting, row.denominator)
+        == ("safety", "primary", "frequency", "labelled")
+    )
+    weights = 0.01 * (1 + np.arange(N_LATENTS) % 3)
+
+    def difference(target: np.ndarray, reference: np.ndarray) -> float:
+        shares = [
+            weights[side][np.isin(side, SAFETY)].sum() / weights[side].sum()
+            for side in (target, reference)
+        ]
+        return abs(shares[0] - shares[1])
+
+    observed = difference(np.array([*range(8), 20, 21]), np.arange(30, 40))
+    drawn = [difference(*pair) for pair in zip(sides.target, sides.reference, strict=True)]
+    assert row.difference_points == pytest.approx(100 * observed)
+    assert row.test == "documents"
+    expected = (1 + sum(each >= observed - 1e-12 for each in drawn)) / (1 + DRAWS)
+    assert row.p_value == pytest.approx(expected)
 
 
 def test_without_labels_of_the_drawn_latents_the_exact_test_is_used_and_named(
