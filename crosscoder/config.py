@@ -262,9 +262,10 @@ class IsolationSettings(Settings):
     """`strict`, `significant`: latents with delta_norm at or below this are never chosen; 0.6 is
     the upper edge of the published bin of shared latents."""
     top: int = Field(40, ge=1)
-    """`ranked`, `shifted`: latents per side."""
+    """`ranked`, `shifted`, `changed`: latents per side."""
     max_density: float = Field(0.2, gt=0, le=1)
-    """`ranked`, `shifted`: share of tokens above which a latent is too dense to be a concept."""
+    """`ranked`, `shifted`, `changed`: share of tokens above which a latent is too dense to be a
+    concept."""
 
 
 class EvidenceSettings(Settings):

@@ -35,6 +35,10 @@ class DocumentSums:
     reconstruction: NDArray[np.float32]
     """(n, M, M) sum f <d^t, xhat^m>"""
 
+    def total_square(self, n_latents: int) -> NDArray[np.float64]:
+        """(F,) sum f^2 over all groups."""
+        return np.bincount(self.latent, self.square, n_latents).astype(np.float64)
+
 
 class SparseRowSums:
     """Adds up rows of columns by (group, latent).

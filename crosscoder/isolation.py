@@ -210,7 +210,7 @@ def _why_none(pair: PairScaling, rule: IsolationRule) -> str:
 
 def _spread(name: str, values: FloatArray) -> str:
     low, middle, high = np.nanquantile(values, [0.05, 0.5, 0.95])
-    is_ratio = name.startswith("nu_")
-    extreme, bound = ("smallest", np.nanmin) if is_ratio else ("largest", np.nanmax)
+    is_low = name.startswith("nu_") or name == "decoder_cosine"
+    extreme, bound = ("smallest", np.nanmin) if is_low else ("largest", np.nanmax)
     quantiles = f"5/50/95% quantiles {low:.2f}/{middle:.2f}/{high:.2f}"
     return f"{extreme} {name} {bound(values):.2f}, {quantiles}"

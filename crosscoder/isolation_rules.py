@@ -213,30 +213,15 @@ class RankedRule(IsolationRule):
         return super().eligible(pair) & (pair.density <= self.max_density)
 
 
-@RULES.register("shifted")
-class ShiftedRule(IsolationRule):
-    """The `top` latents that the target uses more strongly than the reference."""
+class SidedRule(IsolationRule):
+    """A rule whose sides are the signs of the strength shift: strengthened and weakened latents."""
 
-    kind: Literal["shifted"] = "shifted"
-    order: Literal["score", "t"] = "score"
-    """`shifted`: `score` prefers latents whose shift moves the activations most, `t` those whose
-    shift is most certain."""
     max_q: float = Field(1.0, gt=0, le=1)
-    """`shifted`: largest Benjamini-Hochberg q of a latent's shift."""
+    """`shifted`, `changed`: largest Benjamini-Hochberg q of a latent's shift."""
 
     side_words: ClassVar[Mapping[str, str]] = SHIFTED_WORDS
     measures: ClassVar[tuple[str, ...]] = ("strength_shift", "delta_norm")
     sides_are_apart: ClassVar[bool] = True
-
-    @property
-    def text(self) -> str:
-        """The rule in words."""
-        by = "|shift| * sqrt(sum of f^2)" if self.order == "score" else "|t| of the shift"
-        certain = "" if self.max_q == 1 else f", q of the shift at most {self.max_q:g}"
-        return (
-            f"shifted (the {self.top} used more strongly with the largest {by}, "
-            f"{self._documents}, density at most {self.max_density:g}{certain})"
-        )
 
     @property
     def limit(self) -> int:
@@ -259,12 +244,56 @@ class ShiftedRule(IsolationRule):
         chosen = self.candidates(pair, eligible)
         return chosen if self.max_q == 1 else chosen & (pair.shift_q <= self.max_q)
 
+    def _words(self, order: str) -> str:
+        certain = "" if self.max_q == 1 else f", q of the shift at most {self.max_q:g}"
+        return (
+            f"{self.kind} (the {self.top} used more strongly with the largest {order}, "
+            f"{self._documents}, density at most {self.max_density:g}{certain})"
+        )
+
+
+@RULES.register("shifted")
+class ShiftedRule(SidedRule):
+    """The `top` latents that the target uses more strongly than the reference."""
+
+    kind: Literal["shifted"] = "shifted"
+    order: Literal["score", "t"] = "score"
+    """`shifted`: `score` prefers latents whose shift moves the activations most, `t` those whose
+    shift is most certain."""
+
+    @property
+    def text(self) -> str:
+        """The rule in words."""
+        by_score = self.order == "score"
+        return self._words("|shift| * sqrt(sum of f^2)" if by_score else "|t| of the shift")
+
     def score(self, pair: PairScaling, eligible: BoolArray) -> FloatArray:
         """(F,) minus the shift score, or minus its t."""
         import numpy as np
 
         measure = pair.shift_score if self.order == "score" else pair.shift_t
         return np.where(eligible, -measure, np.nan)
+
+
+@RULES.register("changed")
+class ChangedRule(SidedRule):
+    """The `top` latents of each sign of the shift whose decoder rows differ most between the
+    models: those that were turned as well as those that grew or shrank."""
+
+    kind: Literal["changed"] = "changed"
+
+    measures: ClassVar[tuple[str, ...]] = ("decoder_change", "decoder_cosine", "strength_shift")
+
+    @property
+    def text(self) -> str:
+        """The rule in words."""
+        return self._words("mean of f^2 ||d^target - d^reference||^2")
+
+    def score(self, pair: PairScaling, eligible: BoolArray) -> FloatArray:
+        """(F,) minus the decoder change."""
+        import numpy as np
+
+        return np.where(eligible, -pair.decoder_change, np.nan)
 
 
 @RULES.register("auto")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import IntFlag
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,11 @@ class PairScaling(StrengthShift):
     """As in LatentScaling."""
     n_documents: FloatArray
     """As in LatentScaling."""
+    decoder_change: FloatArray
+    """Mean over the tokens of f^2 ||d^target - d^reference||^2: how far the latent's decoder rows
+    lie apart, by how much it fires. The same in both directions of a pair."""
+    decoder_cosine: FloatArray
+    """Cosine of d^target and d^reference; NaN where one of them is 0."""
 
     @property
     def defined(self) -> BoolArray:
@@ -202,7 +208,8 @@ def finish_scaling(
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = sums.value.cpu().numpy().sum(axis=0) / total
     density = total / max(sums.n_tokens, 1)
-    betas = _Betas(sums, gram)
+    documents = sums.documents()
+    betas = _Betas(sums, gram, _mean_square(documents, len(gram), sums.n_tokens))
     too_few = ((n_active > 0).sum(axis=0) < MIN_BLOCKS) | (n_documents < MIN_DOCUMENTS)
     pairs = {
         (model_names[t], model_names[r]): betas.pair(
@@ -224,7 +231,7 @@ def finish_scaling(
         mean_activation=mean,
         pairs=pairs,
         gram=gram,
-        documents=sums.documents(),
+        documents=documents,
     )
 
 
@@ -239,14 +246,36 @@ def delta_norm(target_norm: FloatArray, reference_norm: FloatArray) -> FloatArra
     return (difference + 1) / 2
 
 
+def _mean_square(documents: DocumentSums, n_latents: int, n_tokens: int) -> FloatArray:
+    """(F,) mean of f^2 over the tokens."""
+    mean: FloatArray = documents.total_square(n_latents) / max(n_tokens, 1)
+    return mean
+
+
+def _decoder_measures(
+    gram: FloatArray, mean_square: FloatArray, target: int, reference: int
+) -> dict[str, FloatArray]:
+    """What PairScaling has of the decoder rows alone, from `gram` (F, M, M) and E[f^2] (F,)."""
+    squares = gram[:, target, target], gram[:, reference, reference]
+    product = gram[:, target, reference]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosine = product / np.sqrt(squares[0] * squares[1])
+    return {
+        # Rounding must not make a difference negative.
+        "decoder_change": mean_square * np.maximum(squares[0] + squares[1] - 2 * product, 0),
+        "decoder_cosine": cosine,
+    }
+
+
 class _Betas:
     """Numerators and denominators of the betas, and of the strength shift, per block."""
 
-    def __init__(self, sums: ScalingSums, gram: FloatArray) -> None:
+    def __init__(self, sums: ScalingSums, gram: FloatArray, mean_square: FloatArray) -> None:
         self._gram = gram
         self._square = sums.square.cpu().numpy()
         self._residual = sums.residual.cpu().numpy()
         self._reconstruction = sums.reconstruction.cpu().numpy()
+        self._mean_square = mean_square
 
     def pair(
         self,
@@ -295,6 +324,7 @@ class _Betas:
             flags=flags.astype(np.uint8),
             density=density,
             n_documents=n_documents,
+            **_decoder_measures(self._gram, self._mean_square, t, r),
         )
 
     def _shift(self, index: tuple[int, int], undefined: BoolArray) -> StrengthShift:
@@ -322,6 +352,8 @@ def _gram(decoder: torch.Tensor) -> FloatArray:
 FORMAT_VERSION = 2
 _DOCUMENT_COLUMNS = tuple(field.name for field in fields(DocumentSums) if field.name != "n_groups")
 _SHARED = ("density", "n_documents")
+_DERIVED = ("decoder_change", "decoder_cosine")
+"""Columns of PairScaling that are not in the file: they follow from others there."""
 _NAMES = ("target", "reference")
 _COLUMNS = tuple(
     field.name
@@ -329,7 +361,7 @@ _COLUMNS = tuple(
     if field.name not in ("model_names", "n_tokens", "n_blocks", "pairs", "documents")
 )
 _PAIR_COLUMNS = tuple(
-    field.name for field in fields(PairScaling) if field.name not in _NAMES + _SHARED
+    field.name for field in fields(PairScaling) if field.name not in _NAMES + _SHARED + _DERIVED
 )
 
 
@@ -379,24 +411,23 @@ def _assemble(metadata: dict[str, Any], arrays: dict[str, Any]) -> LatentScaling
     names = tuple(metadata["model_names"])
     columns = {name: arrays[name] for name in _COLUMNS}
     shared = {name: columns[name] for name in _SHARED}
+    documents = DocumentSums(
+        n_groups=metadata["n_groups"],
+        **{name: arrays[f"documents/{name}"] for name in _DOCUMENT_COLUMNS},
+    )
+    mean_square = _mean_square(documents, len(columns["density"]), metadata["n_tokens"])
     pairs = {}
-    for target in names:
-        for reference in names:
-            if target == reference:
-                continue
-            prefix = _prefix(names, target, reference)
-            own = {name: arrays[f"{prefix}{name}"] for name in _PAIR_COLUMNS}
-            pairs[target, reference] = PairScaling(
-                target=target, reference=reference, **own, **shared
-            )
+    for target, reference in permutations(names, 2):
+        prefix = _prefix(names, target, reference)
+        own = {name: arrays[f"{prefix}{name}"] for name in _PAIR_COLUMNS}
+        t, r = names.index(target), names.index(reference)
+        own |= _decoder_measures(columns["gram"], mean_square, t, r)
+        pairs[target, reference] = PairScaling(target=target, reference=reference, **own, **shared)
     return LatentScaling(
         model_names=names,
         n_tokens=metadata["n_tokens"],
         n_blocks=metadata["n_blocks"],
-        documents=DocumentSums(
-            n_groups=metadata["n_groups"],
-            **{name: arrays[f"documents/{name}"] for name in _DOCUMENT_COLUMNS},
-        ),
+        documents=documents,
         pairs=pairs,
         **columns,
     )

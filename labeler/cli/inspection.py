@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import typer
@@ -111,7 +112,8 @@ def _history_line(entry: HistoryEntry) -> str:
 
 
 def _norm_lines(study: Study, crosscoder: Crosscoder, latent: Latent) -> Iterator[str]:
-    """Decoder norm in each model, where the crosscoder's file is at hand and what was written."""
+    """Decoder norm in each model and the cosines between the models' decoder rows, where the
+    crosscoder's file is at hand and what was written."""
     path = study.file.folder / str(crosscoder.path) / "crosscoder.safetensors"
     names = (crosscoder.config or {}).get("model_names")
     if crosscoder.path is None or names is None or not path.is_file():
@@ -127,9 +129,16 @@ def _norm_lines(study: Study, crosscoder: Crosscoder, latent: Latent) -> Iterato
         return
     with safe_open(path, framework="np") as file:
         rows = file.get_slice("W_dec")[latent.latent_index : latent.latent_index + 1][0]
-    norms = (rows.astype("float64") ** 2).sum(axis=1) ** 0.5
-    shown = [f"{_number(norm)} {name}" for norm, name in zip(norms.tolist(), names, strict=True)]
-    yield f"decoder norms: {', '.join(shown)}"
+    rows = rows.astype("float64")
+    norms = ((rows**2).sum(axis=1) ** 0.5).tolist()
+    shown = [f"{_number(norm)} {name}" for norm, name in zip(norms, names, strict=True)]
+    cosines = [
+        f"{_number(float(rows[i] @ rows[j]) / (norms[i] * norms[j]))} {names[i]} and {names[j]}"
+        for i, j in combinations(range(len(names)), 2)
+        if norms[i] and norms[j]
+    ]
+    cosine = f"; cosine {', '.join(cosines)}" if cosines else ""
+    yield f"decoder norms: {', '.join(shown)}{cosine}"
 
 
 def _scaling_lines(session: Session, latent: Latent) -> Iterator[str]:

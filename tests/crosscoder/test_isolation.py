@@ -28,6 +28,7 @@ def make_pair(
     shift: Any = NAN,
     shift_t: Any = NAN,
     shift_q: Any = 0.01,
+    change: Any = 1.0,
     target: str = "simpo",
     reference: str = "it",
 ) -> PairScaling:
@@ -58,6 +59,8 @@ def make_pair(
         flags=np.where(error < -0.1, int(ScalingFlag.ERROR_NEGATIVE), 0).astype(np.uint8),
         density=np.broadcast_to(np.array(density, float), (n,)),
         n_documents=np.broadcast_to(np.array(n_documents, float), (n,)),
+        decoder_change=np.broadcast_to(np.array(change, float), (n,)),
+        decoder_cosine=np.full(n, 0.9),
     )
 
 
@@ -225,6 +228,29 @@ def test_shifted_by_t_prefers_the_certain_and_max_q_leaves_out_the_uncertain() -
     )
     assert chosen(pair, kind="shifted", order="t") == [1, 2, 0]
     assert chosen(pair, kind="shifted", max_q=0.05) == [1, 2]
+
+
+def test_changed_takes_the_largest_change_and_the_side_of_the_shift() -> None:
+    pair = make_pair(
+        [1.0] * 6,
+        [1.0] * 6,
+        shift=[0.1, -0.4, 0.3, -0.2, NAN, 0.9],
+        change=[3.0, 1.0, 1.5, 2.0, 9.0, 8.0],
+        density=[0.01] * 5 + [0.3],
+    )
+    sides = isolate_comparison(pair, other_side(pair), isolation_rule("changed", top=2))
+    assert sides.target.latent_indices.tolist() == [0, 2]
+    assert sides.reference.latent_indices.tolist() == [3, 1]
+    assert sides.target.scores.tolist() == [-3.0, -1.5]
+    assert "largest decoder_change 3.00" in sides.message
+    assert "smallest decoder_cosine 0.90" in sides.message
+
+
+def test_changed_with_max_q_leaves_out_latents_whose_side_is_uncertain() -> None:
+    pair = make_pair(
+        [1.0] * 3, [1.0] * 3, shift=0.2, change=[3.0, 2.0, 1.0], shift_q=[0.2, 0.01, 0.01]
+    )
+    assert chosen(pair, kind="changed", max_q=0.05) == [1, 2]
 
 
 def test_what_overlap_takes_is_said_to_be_replaced_only_where_there_were_others() -> None:

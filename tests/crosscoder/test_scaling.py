@@ -180,6 +180,19 @@ def test_strength_shift_equals_the_dense_form(
         assert pair.shift_low[latent] < shift < pair.shift_high[latent]
 
 
+def test_decoder_change_and_cosine_equal_the_dense_form(
+    planted: Planted, scaled: LatentScaling
+) -> None:
+    pair = scaled.pair("it", "pt")
+    t, r = NAMES.index("it"), NAMES.index("pt")
+    moved = (planted.decoder[:, t] - planted.decoder[:, r]).square().sum(dim=-1)
+    change = planted.dense.square().mean(dim=0) * moved
+    np.testing.assert_allclose(pair.decoder_change, change, rtol=1e-5, atol=1e-12)
+    cosine = torch.cosine_similarity(planted.decoder[:, t], planted.decoder[:, r], dim=-1)
+    np.testing.assert_allclose(pair.decoder_cosine, cosine, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(scaled.pair("pt", "it").decoder_change, pair.decoder_change)
+
+
 def test_strength_shift_of_the_other_direction_has_the_other_sign(scaled: LatentScaling) -> None:
     one, other = scaled.pair("it", "pt"), scaled.pair("pt", "it")
     np.testing.assert_allclose(one.strength_shift, -other.strength_shift, rtol=1e-9)

@@ -22,13 +22,22 @@ def scale(
     *,
     n_documents: int = 120,
     shifted: int = 0,
+    turned: int = 0,
     seed: int = 0,
 ) -> LatentScaling:
-    """Shared latents with model noise; the target uses the first `shifted` half as much again."""
+    """Shared latents with model noise; the target uses the first `shifted` half as much again and
+    writes the last `turned` in a direction that is 45 degrees aside."""
     g = torch.Generator().manual_seed(seed)
     n = n_documents * TOKENS
     decoder = torch.randn(N_LATENTS, 1, WIDTH, generator=g, dtype=torch.float64)
     decoder = decoder.repeat(1, len(names), 1)
+    if turned:
+        own, aside = decoder[-turned:, 0], decoder[-turned:].roll(1, dims=-1)[:, 0]
+        decoder[-turned:, 0] = (
+            (own + aside)
+            * own.norm(dim=-1, keepdim=True)
+            / (own + aside).norm(dim=-1, keepdim=True)
+        )
     active = torch.rand(n, N_LATENTS, generator=g, dtype=torch.float64) * 2
     active *= torch.rand(n, N_LATENTS, generator=g) < 0.15
     reconstruction = torch.einsum("nf,fmd->nmd", active, decoder)
@@ -56,7 +65,7 @@ def isolate(
 
 def test_a_draw_without_swaps_chooses_the_very_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crosscoder.side_draws.random_signs", lambda _random, size: np.ones(size))
-    for kind in ("shifted", "ranked"):
+    for kind in ("shifted", "changed", "ranked"):
         scaling = scale(shifted=6)
         chosen = isolate(scaling, kind, top=5)
         draws = draw_sides(scaling, chosen, n_draws=2)
@@ -64,11 +73,28 @@ def test_a_draw_without_swaps_chooses_the_very_sides(monkeypatch: pytest.MonkeyP
         assert draws.reference[0][:5].tolist() == chosen.reference.latent_indices.tolist()
 
 
+def test_changed_finds_turned_latents_which_no_other_rule_does() -> None:
+    scaling = scale(turned=6)
+    planted = set(range(N_LATENTS - 6, N_LATENTS))
+
+    def found(kind: str) -> set[int]:
+        sides = isolate(scaling, kind, top=3)
+        return {*sides.target.latent_indices.tolist(), *sides.reference.latent_indices.tolist()}
+
+    pair = scaling.pair("target", "base")
+    assert np.abs(pair.delta_norm - 0.5).max() < 1e-9, "the rows are as long in both models"
+    largest = set(np.argsort(-pair.decoder_change)[:6].tolist())
+    assert largest == planted
+    assert len(found("changed") & planted) >= 4
+    assert len(found("shifted") & planted) <= 2
+    assert len(found("ranked") & planted) <= 2
+
+
 def test_swapping_every_document_exchanges_the_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crosscoder.side_draws.random_signs", lambda _random, size: -np.ones(size))
     names = ("simpo", "it", "base")
     for against in (None, "base"):
-        for kind in ("shifted", "ranked"):
+        for kind in ("shifted", "changed", "ranked"):
             scaling = scale(names, shifted=6)
             chosen = isolate(scaling, kind, against=against, top=5)
             draws = draw_sides(scaling, chosen, n_draws=1)

@@ -88,6 +88,7 @@ def test_a_latent_outside_every_set_is_inspected_with_norms_and_evidence(
     for part in (
         "density",
         "decoder norms:",
+        "; cosine ",
         " base, ",
         "tuned against base: delta_norm",
         "  top ",
