@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from crosscoder.errors import InputError
 from crosscoder.registry import Registry
@@ -42,6 +49,8 @@ ActiveLatents = Annotated[int, Field(ge=1)]
 
 MIN_BLOCKS = 8
 """Blocks that a jackknife needs, and in which a latent must be active for its nu to be defined."""
+LEAST_SCRAMBLES = 4
+"""Fewest scrambled fine-tunes whose spread says anything."""
 
 
 @dataclass(frozen=True)
@@ -247,6 +256,20 @@ class ScalingSettings(Settings):
     draws: int = Field(2000, ge=0, le=100_000)
     """Random swaps of the two models behind the test of each change; with 0 an exact test is used,
     which assumes independent latents."""
+    scrambles: int = Field(8, ge=0, le=64)
+    """Scrambled fine-tunes that read a part of the text, at least 4: what a change of the weights
+    without meaning does to each latent, beside which the shift of a category is judged. With 0, or
+    where the models' weights do not differ in place, it is judged by the variation between
+    documents and latents alone, and meaningless changes are called."""
+    scramble_documents: int = Field(100, ge=8)
+    """Documents, spread over the text, that each scrambled fine-tune reads."""
+
+    @field_validator("scrambles")
+    @classmethod
+    def _enough_to_see_a_spread(cls, value: int) -> int:
+        if 0 < value < LEAST_SCRAMBLES:
+            raise ValueError(f"{value} say nothing of their spread; give 0, or 4 or more")
+        return value
 
 
 class IsolationSettings(Settings):

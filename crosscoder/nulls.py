@@ -195,7 +195,8 @@ def _write_changed_model(
     for name, ours, theirs in _same_weights(target, reference, tuned, base):
         difference = theirs.float() - ours.float()
         ours.copy_(ours.float() + change(name, difference))
-    return _saved(base, reference, out)
+    # The template that a fine-tune brings stays: it decides how the text is read.
+    return _saved(base, target, out)
 
 
 def _same_weights(

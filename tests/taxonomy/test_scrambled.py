@@ -1,0 +1,81 @@
+"""A shift is called where it lies outside of what scrambled fine-tunes show."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from taxonomy.scrambled import LEAST_LATENTS, WeightedShift, weighted_shifts
+
+N_LATENTS, N_CATEGORIES, K = 300, 5, 8
+CATEGORY = np.arange(N_LATENTS) % N_CATEGORIES
+MEMBERS = CATEGORY[:, None] == np.arange(N_CATEGORIES)
+EVERY = np.ones(N_LATENTS, dtype=bool)
+
+
+def fine_tunes(random: np.random.Generator, n: int) -> np.ndarray:
+    """(n, F) shifts without meaning: biased by category, and alike within a category."""
+    bias = np.linspace(-0.01, 0.01, N_CATEGORIES)[CATEGORY]
+    common = random.normal(scale=0.004, size=(n, N_CATEGORIES))[:, CATEGORY]
+    return bias + common + random.normal(scale=0.02, size=(n, N_LATENTS))
+
+
+def compared(
+    true: np.ndarray, scrambled: np.ndarray, squares: np.ndarray | None = None
+) -> list[WeightedShift]:
+    weights = np.ones(N_LATENTS) if squares is None else squares
+    return weighted_shifts(true, scrambled, weights, MEMBERS, EVERY, [0] * N_CATEGORIES)
+
+
+def test_one_more_scrambled_fine_tune_is_called_no_more_often_than_the_level_allows() -> None:
+    random = np.random.default_rng(0)
+    p_values, tables = [], 0
+    for _ in range(400):
+        rows = fine_tunes(random, 1 + K)
+        squares = random.lognormal(size=N_LATENTS)
+        found = compared(rows[0], rows[1:], squares)
+        p_values += [row.weighted_shift_p for row in found]
+        tables += any((row.weighted_shift_q or 0.0) < 0.05 for row in found)
+    assert 0.04 < np.mean(np.array(p_values) < 0.05) < 0.06
+    assert tables / 400 <= 0.08
+
+
+def test_a_category_that_is_turned_up_is_called_and_the_bias_of_the_others_is_not() -> None:
+    rows = fine_tunes(np.random.default_rng(1), 1 + K)
+    rows[0] += np.where(CATEGORY == 2, 0.05, 0.0)
+    found = compared(rows[0], rows[1:])
+    assert (found[2].weighted_shift_q or 1.0) < 0.01
+    assert found[2].weighted_shift is not None
+    assert found[2].scrambled_high is not None
+    assert found[2].weighted_shift > found[2].scrambled_high
+    assert all((row.weighted_shift_q or 0.0) > 0.05 for i, row in enumerate(found) if i in (0, 4))
+
+
+def test_the_mean_is_that_of_all_activation_so_rare_latents_hardly_count() -> None:
+    squares = np.where(np.arange(N_LATENTS) < 10, 1000.0, 1.0)
+    true = np.where(np.arange(N_LATENTS) < 10, 0.1, -0.1)
+    (row, *_) = compared(true, fine_tunes(np.random.default_rng(2), K), squares)
+    own, others = CATEGORY == 0, CATEGORY != 0
+    expected = np.average(true[own], weights=squares[own]) - np.average(
+        true[others], weights=squares[others]
+    )
+    assert row.weighted_shift == pytest.approx(expected)
+
+
+def test_unknown_latents_are_left_out_and_small_categories_say_nothing() -> None:
+    rows = fine_tunes(np.random.default_rng(3), 1 + K)
+    own = np.flatnonzero(CATEGORY == 0)
+    rows[0, own[:3]] = np.nan
+    rows[2, own[3]] = np.nan
+    left = rows.copy()
+    left[:, own[:4]] = 99.0
+    counted = EVERY.copy()
+    counted[own[:4]] = False
+    squares = np.ones(N_LATENTS)
+    first = compared(rows[0], rows[1:])
+    second = weighted_shifts(left[0], left[1:], squares, MEMBERS, counted, [0] * N_CATEGORIES)
+    assert first == second
+    counted[own[LEAST_LATENTS - 1 :]] = False
+    few = weighted_shifts(left[0], left[1:], squares, MEMBERS, counted, [0] * N_CATEGORIES)
+    assert few[0] == WeightedShift()
+    assert few[1].weighted_shift is not None
