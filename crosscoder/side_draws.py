@@ -53,6 +53,8 @@ class SideDraws:
     prefixes."""
     reference_order: IndexArray | None = None
     """(m,)"""
+    squares: NDArray[np.float32] | None = None
+    """(F,) sum of the squared activations of each latent."""
 
     @property
     def n_draws(self) -> int:
@@ -97,7 +99,13 @@ def draw_sides(
                 for side, row in zip(rows, sides, strict=True):
                     side.append(row)
             advance(n)
-    drawn = SideDraws(np.stack(rows[0]), np.stack(rows[1]), trial.shifts(), trial.has_prefixes)
+    drawn = SideDraws(
+        np.stack(rows[0]),
+        np.stack(rows[1]),
+        trial.shifts(),
+        trial.has_prefixes,
+        squares=trial.squares.astype(np.float32),
+    )
     if not trial.has_prefixes:
         return drawn
     target, reference = trial.orders()
@@ -129,7 +137,7 @@ class _Trial:
             self._sizes = [max(size, SWEPT_TOP) for size in self._sizes]
         eligible = [self._rule.eligible(pair) for pair in self._pairs]
         self._eligible: BoolArray = (eligible[0] | eligible[1]) & (scaling.n_active > 0)
-        self._square = _per_latent(scaling, scaling.documents.square.astype(np.float64))
+        self.squares = _per_latent(scaling, scaling.documents.square.astype(np.float64))
         self._n_groups = scaling.documents.n_groups
         columns = [_columns(scaling, side.target, side.reference) for side in sides]
         self._sum = _Columns(
@@ -177,7 +185,7 @@ class _Trial:
         with np.errstate(divide="ignore", invalid="ignore"):
             nu_error = columns.error_other / columns.error_own
             nu_reconstruction = columns.reconstruction_other / columns.reconstruction_own
-            shift = columns.shift / self._square
+            shift = columns.shift / self.squares
             drawn = replace(
                 pair,
                 nu_error=nu_error,
@@ -185,7 +193,7 @@ class _Trial:
                 nu_reconstruction=nu_reconstruction,
                 nu_reconstruction_high=nu_reconstruction,
                 strength_shift=shift,
-                shift_score=columns.shift / np.sqrt(self._square),
+                shift_score=columns.shift / np.sqrt(self.squares),
                 # The standard error is that of the documents as they are.
                 shift_t=shift * (pair.shift_t / pair.strength_shift),
             )

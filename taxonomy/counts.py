@@ -174,6 +174,14 @@ class CategoryChange(CategoryCounts):
     relative_shift_low: float | None = None
     relative_shift_high: float | None = None
     relative_shift_q: float | None = None
+    weighted_shift: float | None = None
+    """As the relative shift, each latent weighted by the sum of its squared activations."""
+    scrambled_low: float | None = None
+    """Bounds of the weighted shift in 95% of scrambled fine-tunes; None without any."""
+    scrambled_high: float | None = None
+    weighted_shift_q: float | None = None
+    """q that the weighted shift is that of one more scrambled fine-tune."""
+    n_scrambled: int | None = None
     n_shifted: int | None = None
     n_documents: int | None = None
     """Documents whose models the draws swapped; None without draws."""
@@ -183,6 +191,17 @@ class CategoryChange(CategoryCounts):
     """Documents that would show a change like this one with 80% power; None = none advised."""
     least_attainable_p: float = field(default=math.nan, compare=False)
     """NaN in a row that was read back: reports do not store it."""
+
+    @property
+    def called_shift(self) -> float | None:
+        """The shift that is called: the weighted one where there are scrambled fine-tunes, else the
+        relative one."""
+        return self.relative_shift if self.weighted_shift is None else self.weighted_shift
+
+    @property
+    def called_shift_q(self) -> float | None:
+        """Its q."""
+        return self.relative_shift_q if self.weighted_shift is None else self.weighted_shift_q
 
 
 @dataclass(frozen=True)

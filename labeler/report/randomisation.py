@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from taxonomy.mean_shift import MeanShift
     from taxonomy.randomisation import DrawnCounts
     from taxonomy.robustness import SweptCategory
+    from taxonomy.scrambled import WeightedShift
 
 LEAST_LABELLED = 0.5
 """Labelled latents on a drawn side, relative to the side itself, below which draws say nothing."""
@@ -99,6 +100,10 @@ class RandomisedSides:
     """None where the sides were not drawn deeper than they are."""
     n_documents: int | None = None
     """Documents of the text; None where the database does not know it."""
+    squares: NDArray[np.float32] | None = None
+    """(F,) sum of the squared activations of each latent; None in older databases."""
+    scrambled: NDArray[np.float32] | None = None
+    """(K, F) strength shifts in scrambled fine-tunes; None where none were made."""
 
     def counts(
         self, table: Sequence[CategoryCounts], counting: str, denominator: str
@@ -145,6 +150,30 @@ class RandomisedSides:
         members, counted = self._members([row.category for row in table], counting, denominator)
         known = self.shifts[:, : len(members)].astype(np.float64)
         return mean_shifts(known, members, [row.level for row in table], counted)
+
+    @property
+    def n_scrambled(self) -> int:
+        """Scrambled fine-tunes."""
+        return 0 if self.scrambled is None else len(self.scrambled)
+
+    def weighted_shifts(
+        self, table: Sequence[CategoryCounts], counting: str, denominator: str
+    ) -> list[WeightedShift]:
+        """The weighted shift of each of the table's categories beside the scrambled fine-tunes."""
+        from taxonomy.scrambled import WeightedShift, weighted_shifts
+
+        if self.scrambled is None or self.squares is None:
+            return [WeightedShift()] * len(table)
+        members, counted = self._members([row.category for row in table], counting, denominator)
+        known = slice(len(members))
+        return weighted_shifts(
+            self.shifts[0, known].astype(np.float64),
+            self.scrambled[:, known].astype(np.float64),
+            self.squares[known].astype(np.float64),
+            members,
+            counted,
+            [row.level for row in table],
+        )
 
     def swept(
         self, categories: Sequence[str], denominator: str, alpha: float
@@ -229,6 +258,8 @@ def read_randomised_sides(
         tuple(labels.all()),
         prefixes,
         session.execute(_N_DOCUMENTS, {"crosscoder": sets[0].crosscoder_id}).scalar_one_or_none(),
+        row.squares,
+        row.scrambled,
     )
 
 

@@ -125,9 +125,17 @@ def category_changes(
             relative_shift_high=shift.relative_shift_high,
             relative_shift_q=shift.relative_shift_q,
             n_shifted=shift.n_shifted,
+            weighted_shift=weighted.weighted_shift,
+            scrambled_low=weighted.scrambled_low,
+            scrambled_high=weighted.scrambled_high,
+            weighted_shift_q=weighted.weighted_shift_q,
+            n_scrambled=None if weighted.weighted_shift is None else sides.n_scrambled,
         )
-        for change, shift in zip(
-            changes, sides.mean_shifts(counts, counting, denominator), strict=True
+        for change, shift, weighted in zip(
+            changes,
+            sides.mean_shifts(counts, counting, denominator),
+            sides.weighted_shifts(counts, counting, denominator),
+            strict=True,
         )
     ]
 

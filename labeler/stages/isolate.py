@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from crosscoder.config import SIDES
 from labeler.stages.base import Stage, StageContext, StageOutcome, required
+from labeler.stages.scrambles import NO_SCRAMBLES, Scrambles, scrambles_of
 from labeler.stages.train import (
     StudyCrosscoder,
     crosscoder_in,
@@ -80,6 +81,7 @@ class IsolateStage:
                 _store_comparison(session, run_id, stored, comparison)
         messages = [
             f"{each.comparison.name}: {each.sides.message}{_coming_again(each, stabilities)}"
+            f"{each.scrambles.note and '; '}{each.scrambles.note}"
             for each in chosen
         ]
         return StageOutcome(" | ".join(messages), {"messages": messages})
@@ -247,6 +249,8 @@ class _Chosen:
     sides: ComparisonSelection
     draws: SideDraws | None
     """None where none are asked for, or where each side has a crosscoder of its own."""
+    scrambles: Scrambles = NO_SCRAMBLES
+    """Beside the draws."""
 
 
 def _choose(
@@ -268,12 +272,13 @@ def _choose(
         section.overlap,
         shared_dictionary=target == reference,
     )
-    draws = None
-    if section.draws and target == reference:
-        draws = draw_sides(
-            by_crosscoder[target], sides, section.overlap, section.draws, seed, context.progress
-        )
-    return _Chosen(comparison, (target, reference), sides, draws)
+    owners = (target, reference)
+    if not section.draws or target != reference:
+        return _Chosen(comparison, owners, sides, None)
+    draws = draw_sides(
+        by_crosscoder[target], sides, section.overlap, section.draws, seed, context.progress
+    )
+    return _Chosen(comparison, owners, sides, draws, scrambles_of(context, target, comparison))
 
 
 def _store_comparison(
@@ -298,7 +303,7 @@ def _store_comparison(
     ]
     comparison = ensure_comparison(session, name, sets[0].id, sets[1].id)
     if chosen.draws is not None:
-        add_side_draws(session, comparison, **vars(chosen.draws))
+        add_side_draws(session, comparison, **vars(chosen.draws), scrambled=chosen.scrambles.shifts)
 
 
 def _store_set(

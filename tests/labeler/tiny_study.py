@@ -64,6 +64,8 @@ def default_tables(models: Path, names: Sequence[str] = NAMES[:2]) -> Tables:
             "checkpoint_every": 5,
         },
         "isolate": {
+            # Tests that ask for scrambled fine-tunes say so: each is a model more.
+            "scrambles": 0,
             "rule": "ranked", "top": 10, "min_documents": 4, "n_blocks": 10, "max_density": 1.0,
         },
         "effect": {"enabled": False},

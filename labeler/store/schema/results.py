@@ -221,6 +221,13 @@ class CategoryChangeStatistic(Base):
     relative_shift_low: Mapped[float | None]
     relative_shift_high: Mapped[float | None]
     relative_shift_q: Mapped[float | None]
+    weighted_shift: Mapped[float | None]
+    """As relative_shift, each latent weighted by the sum of its squared activations."""
+    scrambled_low: Mapped[float | None]
+    """Bounds of the weighted shift in 95 % of scrambled fine-tunes."""
+    scrambled_high: Mapped[float | None]
+    weighted_shift_q: Mapped[float | None]
+    n_scrambled: Mapped[int | None]
 
 
 class AuditDraw(Base):

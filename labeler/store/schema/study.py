@@ -295,6 +295,10 @@ class SideDraw(Base):
     target_order: Mapped[Any] = mapped_column(Matrix, nullable=True)
     """(latents,) the side as it is, as deep as the draws; NULL without prefixes."""
     reference_order: Mapped[Any] = mapped_column(Matrix, nullable=True)
+    squares: Mapped[Any] = mapped_column(Matrix, nullable=True)
+    """(latents,) sum of the squared activations of each latent: its weight in a mean shift."""
+    scrambled: Mapped[Any] = mapped_column(Matrix, nullable=True)
+    """(scrambled fine-tunes, latents) strength shifts; NULL where none were made."""
 
 
 class ComparisonSetting(Base):
