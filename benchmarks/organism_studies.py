@@ -47,9 +47,10 @@ TEXTS = {
 }
 """What the models read, as keys of `[corpus]`: the answers of the corpus, each model's own answers,
 prompts without answers, or the first 8 tokens of the corpus's answers."""
-MEAN_SHIFTS = ("mean shift", "mean shift against the rest")
+MEAN_SHIFTS = ("mean shift", "mean shift against the rest", "weighted shift beside scrambles")
 """The mean shift of every eligible latent of a category: its interval lies above or below 0, or
-above or below the mean of all other latents."""
+above or below the mean of all other latents; weighted by activation and against the rest, it lies
+outside of what scrambled fine-tunes show."""
 
 
 class MagnitudeRule(RankedRule):
@@ -331,9 +332,15 @@ def _mean_shifts(
         _shift(row.n_shifted, row.relative_shift, row.relative_shift_p, row.relative_shift_q)
         for row in rows
     ]
+    weighted = [
+        _shift(mean.n_shifted, row.weighted_shift, row.weighted_shift_p, row.weighted_shift_q)
+        for mean, row in zip(
+            rows, labels.weighted_shifts(table, "primary", "labelled"), strict=True
+        )
+    ]
     return {
         name: {counts.category: call for counts, call in zip(table, calls, strict=True)}
-        for name, calls in zip(MEAN_SHIFTS, (absolute, relative), strict=True)
+        for name, calls in zip(MEAN_SHIFTS, (absolute, relative, weighted), strict=True)
     }
 
 
