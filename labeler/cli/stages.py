@@ -60,7 +60,7 @@ def run(
         bool,
         typer.Option(
             "--null-runs",
-            help="Also run the null runs: other seeds, permuted sides, a noisy copy.",
+            help="Also run the null runs: other seeds, permuted sides, null models.",
         ),
     ] = False,
     plan: Annotated[

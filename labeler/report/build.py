@@ -38,13 +38,16 @@ from labeler.report.stored import (
 )
 from labeler.report.tables import (
     SCHEMA,
+    TRUST,
     agreement_files,
     further_files,
     schema_text,
     to_csv,
     to_json,
     to_markdown,
+    trust_json,
 )
+from labeler.report.trust import n_training_seeds, trust_of
 from labeler.store.comparisons import NamedComparison, study_comparisons
 from labeler.store.engine import READ_ONLY_OPTION, write_session
 from labeler.store.schema import utc_now
@@ -102,8 +105,8 @@ class ReportFiles:
     json: Path
     markdown: Path
     others: tuple[Path, ...]
-    """Every way of counting, the correction, the sweep and the judges' agreement, and the JSON's
-    schema."""
+    """Every way of counting, the correction, the sweep, the judges' agreement, the null runs, and
+    the JSON's schema."""
     figures: tuple[Path, ...]
     tables: tuple[ChangeTable, ...]
 
@@ -168,6 +171,7 @@ def build_report(
                 **further_files(reports),
                 **agreement_files(reports),
                 SCHEMA: schema_text(),
+                TRUST: trust_json(tables),
             }.items()
         ),
         json=_written(out_dir / JSON, to_json(tables)),
@@ -228,6 +232,10 @@ def _read(
         computed_at=key.computed_at,
         checks=checks_of(checks, rows, robustness.others),
     )
+    validation = robustness.validation
+    n_seeds = n_training_seeds(session, facts.target_set)
+    trust = trust_of(table, validation.null_runs, validation.scores, n_seeds)
+    table = replace(table, trust=trust)
     runs = read_runs(session, facts, key.report_run_id)
     data = ReportData(
         table=table,

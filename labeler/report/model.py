@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from labeler.report.behaviour import BehaviourResults
     from labeler.report.effects import EffectResults
     from labeler.report.robustness import Sweep
+    from labeler.report.trust import Trust
     from taxonomy.robustness import Correction
 
 
@@ -221,6 +222,8 @@ class ChangeTable:
     """What the models do on held-out prompts; None where they answered none."""
     effects: EffectResults | None = None
     """What the latents do to the output; None where it was not measured."""
+    trust: Trust | None = None
+    """What the verdicts take into account, and what the null runs make of them."""
 
     @property
     def has_family_p(self) -> bool:

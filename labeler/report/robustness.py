@@ -25,6 +25,7 @@ from labeler.report.model import (
 )
 from labeler.report.randomisation import PER_SIDE, RandomisedSides
 from labeler.report.statistics import CategoryNode, compute_variants
+from labeler.report.trust import BOTH
 from labeler.store.comparisons import read_null_runs
 from labeler.store.outcomes import LABELLED
 from labeler.store.schema import Comparison, Explanation, ExplanationScore, LatentSetMember
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from taxonomy.counts import ExactTest
     from taxonomy.robustness import CountedLabel, JudgedLatent, SweptCategory
 
-
-BOTH = "both"
 _RATES = text(
     "SELECT category, control_count, control_total FROM v_control_category"
     " WHERE comparison = :comparison ORDER BY level, category"

@@ -273,7 +273,7 @@ class NullRunsSection(ReportSection):
     layout = "{}"
 
     def model(self, comparison: PageComparison) -> tuple[NullRun, ...]:
-        """The stored null runs."""
+        """The stored null runs; those that are studies stand in one table beside the study."""
         return comparison.data.robustness.validation.null_runs
 
 

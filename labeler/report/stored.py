@@ -19,8 +19,10 @@ from labeler.report.comparisons import ActiveComparison, read_comparisons
 from labeler.report.effects import read_effects
 from labeler.report.model import CategoryRow, ChangeTable, Coverage, Direction, PlantedCheck
 from labeler.report.randomisation import PER_SIDE
+from labeler.report.robustness import read_scores
 from labeler.report.statistics import ROW_COLUMNS, category_names, in_tree_order
-from labeler.store.comparisons import NamedComparison
+from labeler.report.trust import n_training_seeds, trust_of
+from labeler.store.comparisons import NamedComparison, read_null_runs
 from labeler.store.schema import (
     CategoryChangeStatistic,
     CategoryCorrection,
@@ -306,6 +308,12 @@ def _stored_table(
         first.denominator,
         planted,
     )
+    trust = trust_of(
+        table,
+        read_null_runs(session, facts.comparison, first.denominator, test=None),
+        read_scores(session, facts.comparison, facts.judge_id),
+        n_training_seeds(session, facts.target_set),
+    )
     key = ReportKey(first.report_run_id, facts.comparison.id, first.computed_at)
     stored = read_check_rows(session, key)
     return replace(
@@ -314,6 +322,7 @@ def _stored_table(
         computed_at=first.computed_at,
         is_stale=facts.comparison.labels_changed_at > first.computed_at,
         checks=None if stored is None else checks_of(stored, rows, others),
+        trust=trust,
     )
 
 

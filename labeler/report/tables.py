@@ -59,6 +59,15 @@ def to_json(tables: Sequence[ChangeTable]) -> str:
     return json.dumps(records(tables), indent=1, allow_nan=False) + "\n"
 
 
+TRUST = "trust.json"
+
+
+def trust_json(tables: Sequence[ChangeTable]) -> str:
+    """What the verdicts take into account, the banners, and what the null runs found."""
+    found = [table.trust.record(table.comparison) for table in tables if table.trust]
+    return json.dumps(found, indent=1, allow_nan=False) + "\n"
+
+
 _HEAD = ("category", "target", "share", "reference", "share")
 _TESTED = ("change", "95% interval", "p", "q")
 _FAMILY_P = "family p"
@@ -87,6 +96,7 @@ def _section(table: ChangeTable, notes: Sequence[str]) -> str:
     answer = answer_of(table)
     heading = _escape(f"{table.comparison}: {table.target} against {table.reference}")
     lines = [f"## {heading}", "", f"**{_escape(answer.sentence)}**", "", _escape(answer.detail)]
+    lines += [f"\n**{_escape(banner)}**" for banner in _banners(table)]
     said = [
         *(check_sentences(table.checks) if table.checks else ()),
         *effect_sentences(table),
@@ -110,8 +120,14 @@ def _section(table: ChangeTable, notes: Sequence[str]) -> str:
     return "\n".join([*lines, ""])
 
 
+def _banners(table: ChangeTable) -> tuple[str, ...]:
+    return table.trust.banners if table.trust else ()
+
+
 def _basis(table: ChangeTable) -> Iterator[str]:
-    """What the sides hold, and what p and the intervals rest on."""
+    """What a verdict takes into account, what the sides hold, what p and the intervals rest on."""
+    if table.trust:
+        yield table.trust.sentence
     said = side_sentence(table)
     if said:
         yield said
@@ -309,6 +325,8 @@ def _print_table(table: ChangeTable, console: Console) -> None:
     console.print()
     console.print(Text(answer.sentence, style="bold"))
     console.print(Text(answer.detail))
+    for banner in _banners(table):
+        console.print(Text(banner, style="bold yellow"))
     for said in _basis(table):
         console.print(Text(said, style="dim"))
     for said in check_sentences(table.checks) if table.checks else ():

@@ -1,4 +1,4 @@
-"""Studies that a null run makes of the study: with other seeds, or with scrambled fine-tunes."""
+"""Studies that a null run makes of the study: other seeds, null models, a random dictionary."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import yaml
 from crosscoder.model_files import SubjectSpec
 from crosscoder.progress import Progress
 from labeler.errors import WorkError
-from labeler.stages.base import StageContext
+from labeler.stages.base import StageContext, stages_of
 from labeler.stages.pipeline import StageReport, run_study, with_key
 from labeler.store.database_url import url_of_file
+from labeler.study.config import CrosscoderSection, ScoresSection
 from labeler.study.study_file import StudyConfig, StudyFile
 from taxonomy.tree import Taxonomy
 
@@ -54,6 +55,14 @@ class DerivedStudy(StudyFile):
             yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8"
         )
 
+    def use_text_of(self, harvest: Path, context: StageContext) -> None:
+        """Use the original's answers and activations, which this study's changes leave alone.
+
+        A study that streams has no activations: here the models read again.
+        """
+        _link(with_key(context, "harvest").folder("harvest"), harvest)
+        _link(self._home / "answers", self._original.artifacts / "answers")
+
     @property
     def _taxonomy_file(self) -> Path:
         return self._home / "taxonomy.yaml"
@@ -88,14 +97,6 @@ class ReplicateStudy(DerivedStudy):
         }
         super().__init__(original, home, taxonomy, seeds)
 
-    def use_text_of(self, harvest: Path, context: StageContext) -> None:
-        """Use the original's answers and activations: no seed changes them.
-
-        A study that streams has no activations: its replicates let the models read again.
-        """
-        _link(with_key(context, "harvest").folder("harvest"), harvest)
-        _link(self._home / "answers", self._original.artifacts / "answers")
-
 
 def _link(link: Path, folder: Path) -> None:
     """Have a replicate use a folder of the original, where there is one."""
@@ -119,28 +120,49 @@ def run_replicate(
         yield replace(report, stage=f"seed {study.config.study.seed}, {report.stage}")
 
 
-class ScrambledStudy(DerivedStudy):
-    """The study's fine-tunes replaced by scrambled ones of the same size."""
+class OtherModelsStudy(DerivedStudy):
+    """The study with null models in the place of its fine-tunes."""
 
     def __init__(
         self,
         original: StudyFile,
+        kind: str,
         taxonomy: Taxonomy,
-        scrambled: Mapping[str, SubjectSpec],
+        others: Mapping[str, SubjectSpec],
     ) -> None:
         models = tuple(
-            model.model_copy(update=_place(scrambled[model.name]))
-            if model.name in scrambled
-            else model
+            model.model_copy(update=_place(others[model.name])) if model.name in others else model
             for model in original.config.models
         )
-        super().__init__(original, scrambled_folder(original), taxonomy, {"models": models})
+        changes = {"models": models, "scores": _scores(original)}
+        super().__init__(original, null_folder(original, kind), taxonomy, changes)
 
-    def run(self, progress: Progress) -> Iterator[StageReport]:
-        """Run it up to its labels."""
-        self.prepare()
-        for report in run_study(self, progress, last=LAST_STAGE):
-            yield replace(report, stage=f"scrambled, {report.stage}")
+
+class RandomDictionaryStudy(DerivedStudy):
+    """The study on the same activations, with a dictionary that lies in its folder."""
+
+    def __init__(self, original: StudyFile, taxonomy: Taxonomy) -> None:
+        home = null_folder(original, "random")
+        self.dictionary = home / "dictionary"
+        path = {"path": str(self.dictionary)}
+        changes = {
+            "crosscoder": CrosscoderSection.model_validate(path),
+            "scores": _scores(original),
+        }
+        super().__init__(original, home, taxonomy, changes)
+
+
+def run_null_study(study: DerivedStudy, kind: str, progress: Progress) -> Iterator[StageReport]:
+    """Run it up to its labels, and the effect of its latents where the study measures that."""
+    study.prepare()
+    last = "effect" if "effect" in stages_of(study) else LAST_STAGE
+    for report in run_study(study, progress, last=last):
+        yield replace(report, stage=f"{kind}, {report.stage}")
+
+
+def _scores(original: StudyFile) -> ScoresSection:
+    """Explanations are scored as the original's are, to be compared with them."""
+    return original.config.scores.model_copy(update={"controls": 0})
 
 
 def _place(spec: SubjectSpec) -> dict[str, str | None]:
@@ -152,9 +174,9 @@ def _place(spec: SubjectSpec) -> dict[str, str | None]:
     }
 
 
-def scrambled_folder(study: StudyFile) -> Path:
-    """Folder of the study with scrambled fine-tunes."""
-    return null_runs_folder(study) / "scrambled"
+def null_folder(study: StudyFile, kind: str) -> Path:
+    """Folder of the null run of that kind, where it is a study."""
+    return null_runs_folder(study) / kind
 
 
 def fine_tunes(study: StudyFile) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`difflens run --null-runs`: the finished study again with other seeds, permuted sides, a copy."""
+"""`difflens run --null-runs`: the finished study again where nothing, or nothing known, differs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from labeler.report.statistics import CategoryNode, count_latents, read_category
 from labeler.stages.base import StageContext
 from labeler.stages.derived_studies import (
     ReplicateStudy,
-    fine_tunes,
     null_runs_folder,
+    run_null_study,
     run_replicate,
 )
 from labeler.stages.pipeline import StageReport, with_key
@@ -262,8 +262,7 @@ class _Nulls:
         yield StageReport("nulls", False, "; ".join(notes), time.monotonic() - started)
         if self._section.noise > 0:
             yield self._noise()
-        if self._section.scrambled and fine_tunes(self._study):
-            yield from self._scrambled()
+        yield from self._differences()
 
     def _store(self, facts: ActiveComparison, replicates: list[ReplicateStudy]) -> str:
         name = facts.comparison.name
@@ -319,20 +318,24 @@ class _Nulls:
             messages.append(f"{null.title}: {null.n_called} of {null.n_tested}")
         return StageReport("noise", False, "; ".join(messages), time.monotonic() - started)
 
-    def _scrambled(self) -> Iterator[StageReport]:
-        from labeler.stages.scrambled_null import scrambled_null, scrambled_study
+    def _differences(self) -> Iterator[StageReport]:
+        from labeler.stages.difference_nulls import difference_nulls, null_of
 
-        started = time.monotonic()
         with read_session(self._context.engine) as session:
             taxonomy = load_version(session, self._facts[0].version.id)
-        study, fitted = scrambled_study(self._context, taxonomy)
-        yield from study.run(self._context.progress)
-        messages = []
-        for facts in self._facts:
-            null = scrambled_null(study, facts.comparison.name, fitted)
-            self._write(facts, [null])
-            messages.append(f"{null.title}: {null.n_called} of {null.n_tested} called up or down")
-        yield StageReport("scrambled", False, "; ".join(messages), time.monotonic() - started)
+        started = time.monotonic()
+        for kind, study, title in difference_nulls(self._context, taxonomy):
+            yield from run_null_study(study, kind, self._context.progress)
+            messages = []
+            for facts in self._facts:
+                null = null_of(kind, study, title, facts.comparison.name)
+                self._write(facts, [null])
+                messages.append(
+                    f"{null.title}: {null.n_called} of {null.n_tested} called up or down, "
+                    f"{null.n_shifts_called} of {null.n_shifts_tested} mean shifts"
+                )
+            yield StageReport(kind, False, "; ".join(messages), time.monotonic() - started)
+            started = time.monotonic()
 
     def _write(self, facts: ActiveComparison, nulls: list[NullRun]) -> None:
         settings = {

@@ -7,7 +7,7 @@ All others come from an earlier study.toml: they are retired and appear in SQL o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cache
 from typing import Any, Literal, Protocol
@@ -29,11 +29,11 @@ from labeler.store.schema import (
 
 IMPORTED = "imported"
 """Rule of a latent set that `difflens import` made."""
-NullKind = Literal["seed", "permuted", "noise", "scrambled"]
+NullKind = Literal["seed", "permuted", "noise", "scrambled", "rounded", "random"]
 """`seed`: crosscoders of the same models with other seeds; `permuted`: sides assigned at random;
-`noise`: a model against a noisy copy of itself, which counts latents instead of verdicts."""
-_COLUMNS = ("kind", "title", "n_draws", "n_called", "n_tested")
-"""Columns that a null run and its row share."""
+`noise`: a model against a noisy copy of itself, which counts latents instead of verdicts;
+`scrambled`: fine-tunes whose weight changes are scrambled; `rounded`: a model against its int8
+round trip; `random`: a dictionary of random directions on the true pair."""
 
 
 class NamedComparison(Protocol):
@@ -227,8 +227,25 @@ class NullRun:
     """Verdicts `up` or `down` over all draws and categories, every one of them false."""
     n_tested: int
     """Categories tested over all draws."""
+    n_target: int | None = None
+    """Latents isolated on the target's side; None, like all below, where it is no study."""
+    n_reference: int | None = None
+    n_shifts_called: int | None = None
+    """Mean shifts against the rest that are distinguishable from zero, groups left out."""
+    n_shifts_tested: int | None = None
+    score_method: str | None = None
+    """Of the explanations' scores: detection or fuzzing."""
+    own_minus_shuffled: float | None = None
+    """Mean score of the explanations less that of shuffled ones."""
+    own_minus_shuffled_low: float | None = None
+    own_minus_shuffled_high: float | None = None
+    restored: float | None = None
+    """Share of the output gap that the latents of the target's side restore."""
     changes: tuple[NullChange, ...] = ()
-    run_id: int | None = None
+
+
+_COLUMNS = tuple(field.name for field in fields(NullRun) if field.name != "changes")
+"""Columns that a null run and its row share."""
 
 
 def add_null_run(
@@ -249,12 +266,16 @@ def add_null_run(
 
 
 def read_null_runs(
-    session: Session, comparison: Comparison, denominator: str = "labelled", test: str = "fisher"
+    session: Session,
+    comparison: Comparison,
+    denominator: str = "labelled",
+    test: str | None = "fisher",
 ) -> tuple[NullRun, ...]:
     """The newest run of each kind that is valid for the comparison as it is now.
 
     A run from before the current isolation has other latents, and one with another denominator or
-    test has other verdicts. Such runs stay in the database but not in a report.
+    test has other verdicts. Such runs stay in the database but not in a report. `test` None takes
+    any.
     """
     query = (
         select(NullResult)
@@ -266,8 +287,9 @@ def read_null_runs(
     )
     newest: dict[str, NullResult] = {}
     for row in session.execute(query).scalars():
-        counted = row.settings.get("denominator", denominator), row.settings.get("test", "fisher")
-        if row.kind == "noise" or counted == (denominator, test):
+        is_counted_so = row.settings.get("denominator", denominator) == denominator
+        is_tested_so = test is None or row.settings.get("test", "fisher") == test
+        if row.kind == "noise" or (is_counted_so and is_tested_so):
             newest.setdefault(row.kind, row)
     rows = [newest[kind] for kind in sorted(newest)]
     return tuple(

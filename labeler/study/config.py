@@ -414,6 +414,11 @@ class NullRunsSection(Section):
     scrambled: bool = True
     """Run the study again on fine-tunes whose weight changes are scrambled: as large as the true
     ones, without their meaning. What is then called is false. Takes as long as the study."""
+    rounded: bool = True
+    """Run it again on each reference model and its int8 round trip: a tiny difference without
+    meaning."""
+    random_dictionary: bool = True
+    """Run it again with a dictionary of random directions, on the same activations."""
 
 
 class CrosscodersSection(Section):

@@ -31,7 +31,7 @@ DENOMINATORS = ("labelled", "assigned", "isolated")
 VERDICTS = ("up", "down", "too few to say", "no evidence")
 ESTIMANDS = ("superpopulation", "finite_population")
 STABILITIES = ("stable", "unstable", "too few to say")
-NULL_KINDS = ("seed", "permuted", "noise", "scrambled")
+NULL_KINDS = ("seed", "permuted", "noise", "scrambled", "rounded", "random")
 
 
 class ReviewEvent(Base):
@@ -386,6 +386,20 @@ class NullResult(Base):
     """Verdicts up or down over all draws and categories; for `noise`, latents isolated."""
     n_tested: Mapped[int]
     """Categories tested over all draws; for `noise`, latents eligible."""
+    n_target: Mapped[int | None]
+    """Latents isolated on the target's side, of a null run that is a study; so are all below."""
+    n_reference: Mapped[int | None]
+    n_shifts_called: Mapped[int | None]
+    """Mean shifts against the rest that are distinguishable from zero, groups left out."""
+    n_shifts_tested: Mapped[int | None]
+    score_method: Mapped[str | None] = mapped_column(String(16))
+    """Of the explanations' scores: detection or fuzzing."""
+    own_minus_shuffled: Mapped[float | None]
+    """Mean score of the explanations less that of shuffled ones, with its interval."""
+    own_minus_shuffled_low: Mapped[float | None]
+    own_minus_shuffled_high: Mapped[float | None]
+    restored: Mapped[float | None]
+    """Share of the output gap that the latents of the target's side restore."""
 
 
 class NullResultChange(Base):

@@ -92,7 +92,7 @@ def test_null_runs_store_every_kind_of_null_and_the_report_shows_them(
     thorough_study: TinyStudy,
 ) -> None:
     nulls = stored_nulls(thorough_study)
-    assert set(nulls) == {"seed", "permuted", "noise", "scrambled"}
+    assert set(nulls) == {"seed", "permuted", "noise", "scrambled", "rounded", "random"}
     assert nulls["permuted"].n_draws == 20
     assert nulls["seed"].n_draws == 2
     assert nulls["seed"].n_tested > 0
@@ -138,9 +138,9 @@ def test_second_run_trains_nothing_again(
     assert "seed 2, train: already done with the same inputs" in said
     engine = open_engine(thorough_study.url)
     with read_session(engine) as session:
-        assert session.execute(select(func.count(NullResult.id))).scalar_one() == 8
+        assert session.execute(select(func.count(NullResult.id))).scalar_one() == 12
     engine.dispose()
-    assert len(stored_nulls(thorough_study)) == 4
+    assert len(stored_nulls(thorough_study)) == 6
 
 
 def test_null_runs_need_every_label(
