@@ -1,7 +1,7 @@
 """What the study of a null run finds: latents, mean shifts, scores, effect.
 
 Revision: 0.2.0_nulls
-Revises: 0.2.0_stability
+Revises: 0.2.0_scrambled
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0.2.0_nulls"
-down_revision = "0.2.0_stability"
+down_revision = "0.2.0_scrambled"
 branch_labels = None
 depends_on = None
 
