@@ -69,7 +69,8 @@ def measure(trial: EditTrial, seed: int) -> Found:
     for direction in result.directions:
         tested = direction.sets[: len(STRENGTHS) + N_DECOY_SETS]
         # A set without controls is not found: nothing is claimed of it.
-        p = [each.first_order_control.p if each.first_order_control else 1.0 for each in tested]
+        bands = [each.first_order_control for each in tested]
+        p = [1.0 if band is None or band.p is None else band.p for band in bands]
         is_found = stats.false_discovery_control(p) <= LEVEL
         n_found += int(is_found[: len(STRENGTHS)].sum())
         n_false += int(is_found[len(STRENGTHS) :].sum())

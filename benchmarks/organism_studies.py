@@ -78,6 +78,8 @@ def rules() -> dict[str, IsolationRule]:
         "shifted": isolation_rule("shifted", top=TOP),
         "shifted by t": isolation_rule("shifted", top=TOP, order="t"),
         "shifted, q < .05": isolation_rule("shifted", top=TOP, max_q=0.05),
+        "changed": isolation_rule("changed", top=TOP),
+        "changed, q < .05": isolation_rule("changed", top=TOP, max_q=0.05),
         "shifted, 40": isolation_rule("shifted", top=40),
         "shifted, 200": isolation_rule("shifted", top=200),
         "shifted, 400": isolation_rule("shifted", top=400),
@@ -180,28 +182,12 @@ def measured(
     study = Study.open(_written_study(work, truth, seed, text_read))
     study.run(last="categorize", progress=progress_for())
     engine = open_engine(study.file.database_url)
-    with read_session(engine) as session:
-        setting = session.execute(select(ComparisonSetting)).scalars().first()
-        assert setting is not None
-        labels = read_randomised_sides(
-            session, setting.comparison_id, setting.taxonomy_version_id, setting.judge_id
-        )
-        nodes = read_category_nodes(session, setting.taxonomy_version_id)
-        runs = {
-            kind: session.execute(
-                select(Run).where(Run.kind == kind, Run.status == "done").order_by(Run.id.desc())
-            )
-            .scalars()
-            .first()
-            for kind in ("train", "isolate", "label")
-        }
+    labels, nodes = read_labels(engine)
+    runs = {kind: done_run(engine, kind) for kind in ("train", "isolate", "label")}
     folders = {
-        kind: study.file.artifacts / kind / str(run.stage_key)[:16]
-        for kind, run in runs.items()
-        if run is not None
+        kind: study.file.artifacts / kind / str(run.stage_key)[:16] for kind, run in runs.items()
     }
     scaling = load_scaling(folders["isolate"] / SCALING_NAME)
-    assert labels is not None
     selections = {
         name: isolate_comparison(
             scaling.pair("organism", "base"), scaling.pair("base", "organism"), rule
@@ -212,19 +198,38 @@ def measured(
         name: (each.target.latent_indices, each.reference.latent_indices)
         for name, each in selections.items()
     }
-    label_run = runs["label"]
-    assert label_run is not None
     scored = np.concatenate([side[:SCORED] for both in sides.values() for side in both])
     calls = {
-        name: _called(_changes(scaling, each, labels, nodes, n_draws, seed))
+        name: _called(changes_of(scaling, each, labels, nodes, n_draws, seed))
         for name, each in selections.items()
     }
     return Measured(
         calls | _mean_shifts(labels, nodes),
         sides,
-        explanation_gains(study, engine, label_run.id, scored),
+        explanation_gains(study, engine, runs["label"].id, scored),
         decoder_rows(folders["train"]),
     )
+
+
+def done_run(engine: Engine, kind: str) -> Run:
+    """The newest finished run of a stage."""
+    query = select(Run).where(Run.kind == kind, Run.status == "done").order_by(Run.id.desc())
+    with read_session(engine) as session:
+        run = session.execute(query).scalars().first()
+        assert run is not None
+        return run
+
+
+def read_labels(engine: Engine) -> tuple[RandomisedSides, Sequence[CategoryNode]]:
+    """Every label of the study's first comparison, and the categories."""
+    with read_session(engine) as session:
+        setting = session.execute(select(ComparisonSetting)).scalars().first()
+        assert setting is not None
+        labels = read_randomised_sides(
+            session, setting.comparison_id, setting.taxonomy_version_id, setting.judge_id
+        )
+        assert labels is not None
+        return labels, read_category_nodes(session, setting.taxonomy_version_id)
 
 
 def explanation_gains(
@@ -262,7 +267,7 @@ def decoder_rows(folder: Path) -> NDArray[np.float32]:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def _changes(
+def changes_of(
     scaling: LatentScaling,
     sides: ComparisonSelection,
     labels: RandomisedSides,
@@ -270,6 +275,7 @@ def _changes(
     n_draws: int,
     seed: int,
 ) -> list[CategoryChange]:
+    """What the randomisation over documents says about every category with these sides."""
     chosen = [side.latent_indices for side in (sides.target, sides.reference)]
     if not len(chosen[0]) or not len(chosen[1]):
         return []

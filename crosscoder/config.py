@@ -285,10 +285,10 @@ class IsolationSettings(Settings):
     """`strict`, `significant`: latents with delta_norm at or below this are never chosen; 0.6 is
     the upper edge of the published bin of shared latents."""
     top: int = Field(40, ge=1)
-    """`ranked`, `shifted`, `changed`: latents per side."""
+    """`ranked`, `shifted`, `changed`, `effect`: latents per side."""
     max_density: float = Field(0.2, gt=0, le=1)
-    """`ranked`, `shifted`, `changed`: share of tokens above which a latent is too dense to be a
-    concept."""
+    """`ranked`, `shifted`, `changed`, `effect`: share of tokens above which a latent is too dense
+    to be a concept."""
 
 
 class EvidenceSettings(Settings):
@@ -328,6 +328,10 @@ class EffectSettings(Settings):
     """How many of them are also patched, for the isolated sets."""
     top: int = Field(100, ge=1)
     """Latents in the sets chosen by attribution and by magnitude."""
+    ablated: int = Field(8, ge=0)
+    """First latents of each side, and as many of the largest attribution, that are ablated one by
+    one in both models, to see whether they do the same there; it takes 8 documents in which a
+    latent fires."""
 
 
 def check_k(k: int, n_latents: int) -> None:

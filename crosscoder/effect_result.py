@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy import stats
 
 from crosscoder.attribution import Attribution, OutputGap
+from crosscoder.attribution_file import attribution_tensors, attributions_of
 from crosscoder.config import EffectSettings
 from crosscoder.effect_text import SCOPES
 from crosscoder.errors import InputError
 from crosscoder.files import DamagedFileError
 from crosscoder.limits import parse_json
+from crosscoder.matched_sets import MIN_CONTROLS, are_alike
 from crosscoder.scaling_sums import BoolArray, FloatArray, jackknife_ratio
 from crosscoder.tensor_files import read_sealed_tensors, write_sealed_tensors
 
@@ -25,8 +26,8 @@ NEGLIGIBLE_GAP = 1e-6
 """Nats per token at and below which two outputs are the same, and no share of the gap is defined:
 the rounding of float32."""
 _LATENTS_AT_ONCE = 1024
-MIN_CONTROLS = 19
-"""Controls below which none is given: p could not fall below 0.05."""
+MIN_DOCUMENTS = 8
+"""Documents in which a latent must fire for its causal equivalence to be given."""
 
 
 class _Frozen(BaseModel):
@@ -42,7 +43,7 @@ class Estimate(_Frozen):
 
 
 class ControlBand(_Frozen):
-    """What random sets, alike in number and magnitude, reach."""
+    """What random sets reach that are alike in number and as near in magnitude as can be."""
 
     n_sets: int
     mean: float
@@ -50,8 +51,11 @@ class ControlBand(_Frozen):
     """5% quantile."""
     high: float
     """95% quantile."""
-    p: float
-    """(1 + number of controls that reach the set's share) / (1 + number of controls)."""
+    magnitude: float
+    """Their mean magnitude, as a share of the set's."""
+    p: float | None
+    """(1 + number of controls that reach the set's share) / (1 + number of controls); None where
+    one of them is not alike in magnitude: the set need not do anything to beat weaker ones."""
 
 
 class SetEffect(_Frozen):
@@ -117,6 +121,11 @@ class EffectResult:
     """(target, reference) first, then (reference, target)."""
     attributions: tuple[Attribution, ...]
     """First-order effects of all latents, in the order of the directions."""
+    equivalence: Mapping[int, float | None]
+    """By latent, for those that were ablated one by one: the correlation over the documents in
+    which it fires of what its ablation does to the outputs of the two models (KL per token); 0
+    where it does nothing in one of them. None in fewer than MIN_DOCUMENTS documents, or where it
+    does nothing in both."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +143,8 @@ class MeasuredSet:
     """(G, len(SCOPES)) KL that is left; NaN where the set was not patched."""
     carrying: FloatArray
     """(G, len(SCOPES)) KL that arises."""
+    control_magnitudes: FloatArray
+    """(n_controls,)"""
     control_closed: FloatArray
     """(n_controls, G) by first order."""
     control_restoring: FloatArray
@@ -207,7 +218,7 @@ def _set_effect(measured: MeasuredSet, gap: OutputGap, has_gap: BoolArray) -> Se
         )
         own = (first_order, restored[SCOPES[scope]], carried[SCOPES[scope]])
         bands = [
-            _band(estimate, sums.sum(axis=1) / total)
+            _band(estimate, sums.sum(axis=1) / total, measured)
             for estimate, sums in zip(own, controls, strict=True)
         ]
     return SetEffect(
@@ -235,18 +246,37 @@ def _estimate(numerator: FloatArray, denominator: FloatArray) -> Estimate:
     return Estimate(value=value, low=low, high=high)
 
 
-def _band(own: Estimate, controls: FloatArray) -> ControlBand | None:
+def _band(own: Estimate, controls: FloatArray, measured: MeasuredSet) -> ControlBand | None:
     if own.value is None or len(controls) < MIN_CONTROLS:
         return None
     reaching = int((controls >= own.value).sum())
     low, high = np.quantile(controls, [0.05, 0.95]).tolist()
+    # The first controls are those that were patched.
+    magnitudes = measured.control_magnitudes[: len(controls)]
+    is_alike = are_alike(magnitudes, measured.magnitude)
     return ControlBand(
         n_sets=len(controls),
         mean=float(controls.mean()),
         low=low,
         high=high,
-        p=(1 + reaching) / (1 + len(controls)),
+        magnitude=float(magnitudes.mean() / measured.magnitude),
+        p=(1 + reaching) / (1 + len(controls)) if is_alike else None,
     )
+
+
+def equivalence_of(sums: FloatArray, n_tokens: FloatArray, fires: BoolArray) -> float | None:
+    """Causal equivalence of a latent; see EffectResult.
+
+    `sums` (2, G) of KL under its ablation in either model over `n_tokens` (G,), `fires` (G,).
+    """
+    kept = fires & (n_tokens > 0)
+    if kept.sum() < MIN_DOCUMENTS:
+        return None
+    means = sums[:, kept] / n_tokens[kept]
+    does_nothing = means.max(axis=1) <= NEGLIGIBLE_GAP
+    if does_nothing.any():
+        return None if does_nothing.all() else 0.0
+    return float(stats.pearsonr(*means)[0])
 
 
 def _points(measured: MeasuredSet, gap: OutputGap) -> list[tuple[float, float]]:
@@ -270,11 +300,8 @@ def _correlations(points: FloatArray) -> tuple[float | None, float | None]:
     return float(stats.pearsonr(first, true)[0]), float(stats.spearmanr(first, true)[0])
 
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _REMEDY = "it is measured again by `effect`"
-_ROWS = ("group", "latent", "closed", "magnitude")
-_GROUPS = ("line", "constant")
-_GAP = ("n_tokens", "kl")
 
 
 class _Header(_Frozen):
@@ -287,12 +314,13 @@ class _Header(_Frozen):
     n_latents: int
     scope: int
     directions: tuple[DirectionEffect, ...]
+    equivalence: dict[int, float | None]
 
 
 def save_effects(result: EffectResult, path: Path) -> None:
     """Write a result whole; WorkError where the disk is full.
 
-    The metadata holds the shares as JSON; tensors are `D/column` of the attribution of direction D.
+    The metadata holds the shares as JSON, the tensors are those of the attributions.
     """
     header = _Header(
         format_version=FORMAT_VERSION,
@@ -302,13 +330,9 @@ def save_effects(result: EffectResult, path: Path) -> None:
         n_latents=result.attributions[0].n_latents,
         scope=result.attributions[0].gap.scope,
         directions=result.directions,
+        equivalence=dict(result.equivalence),
     )
-    tensors = {}
-    for place, attribution in enumerate(result.attributions):
-        columns = {name: getattr(attribution, name) for name in _ROWS + _GROUPS}
-        columns |= {name: getattr(attribution.gap, name) for name in _GAP}
-        for name, values in columns.items():
-            tensors[f"{place}/{name}"] = torch.from_numpy(np.ascontiguousarray(values))
+    tensors = attribution_tensors(result.attributions)
     write_sealed_tensors(path, tensors, {"effects": header.model_dump_json()})
 
 
@@ -325,19 +349,16 @@ def load_effects(path: Path) -> EffectResult:
                 f"{FORMAT_VERSION}; {_REMEDY}"
             )
         header = _Header.model_validate(content)
-        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        attributions = tuple(
-            Attribution(
-                gap=OutputGap(
-                    scope=header.scope, **{name: arrays[f"{place}/{name}"] for name in _GAP}
-                ),
-                **{name: arrays[f"{place}/{name}"] for name in _ROWS + _GROUPS},
-                n_latents=header.n_latents,
-            )
-            for place in range(len(header.directions))
+        attributions = attributions_of(
+            tensors, len(header.directions), header.n_latents, header.scope
         )
     except (KeyError, TypeError, ValidationError):
         raise DamagedFileError(path, _REMEDY) from None
     return EffectResult(
-        header.settings, header.n_documents, header.n_tokens, header.directions, attributions
+        header.settings,
+        header.n_documents,
+        header.n_tokens,
+        header.directions,
+        attributions,
+        header.equivalence,
     )

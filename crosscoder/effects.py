@@ -12,13 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from crosscoder.attribution import Attribution, Direction, attribute
+from crosscoder.attribution import Attribution, Direction, attribute, choice_half
 from crosscoder.config import EffectSettings
-from crosscoder.effect_result import EffectResult, MeasuredSet, direction_effect
+from crosscoder.effect_result import (
+    EffectResult,
+    MeasuredSet,
+    direction_effect,
+    equivalence_of,
+)
 from crosscoder.effect_text import EffectText
 from crosscoder.matched_sets import IntArray, matched_sets
 from crosscoder.model import Crosscoder
-from crosscoder.patching import LatentGroup, PatchedSums, patch
+from crosscoder.patching import LatentGroup, PatchedSums, ablation_divergence, patch
 from crosscoder.progress import Progress
 from crosscoder.scaling_sums import BoolArray, FloatArray
 from crosscoder.upper_blocks import UpperBlocks
@@ -59,17 +64,23 @@ class PatchPlan:
 
 
 def effect_cost(
-    n_tokens: int, n_sets: int, settings: EffectSettings, plans: tuple[PatchPlan, PatchPlan]
+    n_tokens: int,
+    n_sets: int,
+    settings: EffectSettings,
+    plans: tuple[PatchPlan, PatchPlan],
+    is_attributed: bool = False,
 ) -> EffectCost:
-    """The passes for `n_sets` sets in both directions."""
+    """The passes for `n_sets` sets in both directions; attribution may be there already."""
     n_own = len((ALL, CONSTANT, ALL_AND_CONSTANT, TOP_ATTRIBUTION, TOP_MAGNITUDE))
     n_forward = 0
     for plan in plans:
         n_controls = len(plan.controlled) * settings.patched_controls
         n_patched = n_own + n_sets - len(plan.left_out) + n_controls
-        # Both passes need the target's own output and the reference's.
-        n_forward += 4 + settings.points + 2 * n_patched
-    return EffectCost(n_tokens, n_forward, 2 * settings.points)
+        # Each pass over the text needs the target's own output and the reference's.
+        n_forward += 2 + 2 * n_patched + (0 if is_attributed else 2 + settings.points)
+        # Those of both sides and those with the largest attribution, each in one of the models.
+        n_forward += 1 + 3 * settings.ablated if settings.ablated else 0
+    return EffectCost(n_tokens, n_forward, 0 if is_attributed else 2 * settings.points)
 
 
 def measure_effects(
@@ -83,18 +94,23 @@ def measure_effects(
     settings: EffectSettings,
     seed: int,
     progress: Progress | None = None,
+    attributions: Sequence[Attribution] | None = None,
+    on_half: bool = False,
+    ablated: Sequence[int] = (),
 ) -> EffectResult:
     """Effects of the sets in both directions of a pair (target, reference).
 
     `uppers` has the upper blocks of both models by name; `plans` say what is patched from the
     reference to the target, and back; controls are drawn from the latents of `pool` (F,).
-    InputError where a model is unknown.
+    `attributions` are those of both directions over this text where they are known already; where
+    the sets were chosen by them, `on_half` tests the sets on the other half of the documents. The
+    latents `ablated`, and
+    `settings.ablated` of the largest attribution towards the target, are ablated one by one in both
+    models. InputError where a model is unknown.
     """
-    directions = [
-        _direction(crosscoder, uppers, target, reference)
-        for target, reference in (pair, pair[::-1])
-    ]
-    attributions = attribute(crosscoder, text, directions, settings.points, progress)
+    directions = directions_of(crosscoder, uppers, pair)
+    if attributions is None:
+        attributions = attribute(crosscoder, text, directions, settings.points, progress)
     known: dict[bytes, list[IntArray]] = {}
 
     def controls_of(latents: IntArray, magnitude: FloatArray) -> list[IntArray]:
@@ -106,7 +122,7 @@ def measure_effects(
         return known[key]
 
     planned = [
-        _plan(attribution, sets, plan, controls_of, settings)
+        _plan(attribution, sets, plan, controls_of, settings, on_half)
         for attribution, plan in zip(attributions, plans, strict=True)
     ]
     patched = patch(
@@ -122,15 +138,48 @@ def measure_effects(
         )
     ]
     return EffectResult(
-        settings, len(text.documents), text.n_tokens, tuple(effects), tuple(attributions)
+        settings,
+        len(text.documents),
+        text.n_tokens,
+        tuple(effects),
+        tuple(attributions),
+        _equivalence(crosscoder, text, directions, attributions[0], settings, ablated, progress),
     )
 
 
-def _direction(
-    crosscoder: Crosscoder, uppers: Mapping[str, UpperBlocks], target: str, reference: str
-) -> Direction:
+def _equivalence(
+    crosscoder: Crosscoder,
+    text: EffectText,
+    directions: Sequence[Direction],
+    attribution: Attribution,
+    settings: EffectSettings,
+    given: Sequence[int],
+    progress: Progress | None,
+) -> dict[int, float | None]:
+    """Causal equivalence of the given latents and of those of the largest attribution."""
+    totals = attribution.totals(attribution.closed)
+    chosen = sorted({*given, *_largest(totals, settings.ablated).tolist()})
+    if not settings.ablated or not chosen:
+        return {}
+    sums = ablation_divergence(crosscoder, text, directions, chosen, progress)
+    # Not where the magnitude is above 0: that of a latent with equal decoder rows never is.
+    fires = attribution.by_group(np.ones_like(attribution.closed)).tocsc()[:, chosen].toarray() > 0
+    n_tokens = attribution.gap.n_tokens[:, attribution.gap.scope]
+    return {
+        latent: equivalence_of(sums[:, place], n_tokens, fires[:, place])
+        for place, latent in enumerate(chosen)
+    }
+
+
+def directions_of(
+    crosscoder: Crosscoder, uppers: Mapping[str, UpperBlocks], pair: tuple[str, str]
+) -> list[Direction]:
+    """From the reference to the target of a pair, and back; InputError for an unknown model."""
     index = crosscoder.config.model_index
-    return Direction(index(target), index(reference), uppers[target])
+    return [
+        Direction(index(target), index(reference), uppers[target])
+        for target, reference in (pair, pair[::-1])
+    ]
 
 
 @dataclass(frozen=True)
@@ -152,18 +201,19 @@ def _plan(
     plan: PatchPlan,
     controls_of: Callable[[IntArray, FloatArray], list[IntArray]],
     settings: EffectSettings,
+    on_half: bool,
 ) -> list[_PlannedSet]:
     """The given sets and those that every direction has, with their controls."""
     magnitude = attribution.totals(attribution.magnitude)
     everything = np.flatnonzero(magnitude > 0)
     nothing = np.zeros(0, dtype=np.int64)
     whole = np.ones(attribution.n_groups, dtype=bool)
-    # Chosen on one half of the documents, tested on the other.
-    tested = np.arange(attribution.n_groups) % 2 == 1
-    by_closed = attribution.totals(attribution.closed, ~tested)
+    choice = choice_half(attribution.n_groups)
+    by_closed = attribution.totals(attribution.closed, choice)
     top = settings.top
+    tested = ~choice
     chosen = [
-        *((each, whole) for each in sets),
+        *((each, tested if on_half else whole) for each in sets),
         (LatentGroup(TOP_ATTRIBUTION, _largest(by_closed, top)), tested),
         (LatentGroup(TOP_MAGNITUDE, _largest(magnitude, top)), whole),
         (LatentGroup(ALL, everything), whole),
@@ -228,6 +278,7 @@ def _measured(
                 + attribution.constant * each.latents.with_constant,
                 restoring=sums.restoring[own] if each.is_patched else unknown,
                 carrying=sums.carrying[own] if each.is_patched else unknown,
+                control_magnitudes=np.array([magnitude[own].sum() for own in each.controls]),
                 control_closed=_closed_by(closed, each.controls),
                 control_restoring=sums.restoring[own + 1 : after, :, scope],
                 control_carrying=sums.carrying[own + 1 : after, :, scope],

@@ -208,9 +208,14 @@ def _why_none(pair: PairScaling, rule: IsolationRule) -> str:
     )
 
 
+_SMALL = frozenset({"decoder_change", "attribution"})
+"""Measures of any size, which two decimals would round to 0."""
+
+
 def _spread(name: str, values: FloatArray) -> str:
     low, middle, high = np.nanquantile(values, [0.05, 0.5, 0.95])
     is_low = name.startswith("nu_") or name == "decoder_cosine"
     extreme, bound = ("smallest", np.nanmin) if is_low else ("largest", np.nanmax)
-    quantiles = f"5/50/95% quantiles {low:.2f}/{middle:.2f}/{high:.2f}"
-    return f"{extreme} {name} {bound(values):.2f}, {quantiles}"
+    shape = ".2g" if name in _SMALL else ".2f"
+    shown = [f"{value:{shape}}" for value in (bound(values), low, middle, high)]
+    return f"{extreme} {name} {shown[0]}, 5/50/95% quantiles {'/'.join(shown[1:])}"

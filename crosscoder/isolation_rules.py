@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from crosscoder.config import IsolationSettings
+from crosscoder.errors import InputError
 from crosscoder.registry import Registry
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class IsolationRule(IsolationSettings):
     """Whether a latent is never on both sides of two models that are compared directly."""
     has_thresholds: ClassVar[bool] = False
     """Whether it may choose nothing: null runs count what such rules choose."""
+    needs_attribution: ClassVar[bool] = False
+    """Whether it reads what each latent does to the output: the models run for it."""
     swept: ClassVar[str] = "rank within the side"
     """What `strictness` measures, as the report calls it."""
 
@@ -217,7 +220,7 @@ class SidedRule(IsolationRule):
     """A rule whose sides are the signs of the strength shift: strengthened and weakened latents."""
 
     max_q: float = Field(1.0, gt=0, le=1)
-    """`shifted`, `changed`: largest Benjamini-Hochberg q of a latent's shift."""
+    """`shifted`, `changed`, `effect`: largest Benjamini-Hochberg q of a latent's shift."""
 
     side_words: ClassVar[Mapping[str, str]] = SHIFTED_WORDS
     measures: ClassVar[tuple[str, ...]] = ("strength_shift", "delta_norm")
@@ -294,6 +297,34 @@ class ChangedRule(SidedRule):
         import numpy as np
 
         return np.where(eligible, -pair.decoder_change, np.nan)
+
+
+@RULES.register("effect")
+class EffectRule(SidedRule):
+    """The `top` latents of each sign of the shift that close most of the output gap between the
+    models, by attribution on half of the documents of `[effect]`."""
+
+    kind: Literal["effect"] = "effect"
+
+    measures: ClassVar[tuple[str, ...]] = ("attribution", "decoder_cosine", "strength_shift")
+    needs_attribution: ClassVar[bool] = True
+
+    @property
+    def text(self) -> str:
+        """The rule in words."""
+        return self._words("share of the output gap by attribution on half of the documents")
+
+    def choose(self, pair: PairScaling, eligible: BoolArray) -> BoolArray:
+        """(F,) candidates that close anything at all, with a shift as certain as `max_q` asks."""
+        return super().choose(pair, eligible) & (self.score(pair, eligible) < 0)
+
+    def score(self, pair: PairScaling, eligible: BoolArray) -> FloatArray:
+        """(F,) minus the share of the gap; InputError where the pair has no attribution."""
+        import numpy as np
+
+        if pair.attribution is None:
+            raise InputError("isolation rule effect: the latents have no attribution")
+        return np.where(eligible, -pair.attribution, np.nan)
 
 
 @RULES.register("auto")

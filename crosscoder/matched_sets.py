@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,12 +11,16 @@ from crosscoder.scaling_sums import BoolArray, FloatArray
 
 TOLERANCE = 0.1
 """Largest difference of the magnitudes, as a share of the given set's."""
+MIN_CONTROLS = 19
+"""Controls below which none is given: p could not fall below 0.05."""
 _WINDOWS = (256, 64, 16, 4)
 """Half-widths, in ranks of magnitude, of the latents among which a member's partner is drawn."""
 _TRIES = 8
 """Draws per control and half-width."""
 _HOPELESS_AFTER = 100
 """Draws without any match after which a half-width is given up."""
+_SPARE = 2
+"""How many times MIN_CONTROLS as many different nearest sets there must be."""
 _REDRAWS = 16
 """Times that members whose partner is taken draw another."""
 _LARGEST_FACTOR, _BISECTIONS, _DRAWS_A_STEP = 16.0, 8, 8
@@ -33,8 +39,9 @@ def matched_sets(
 
     `magnitude` (F,) is sum_i f_ij^2 ||d_j^t - d_j^r||^2; a control's total lies within TOLERANCE of
     the given set's. Each member has a partner of like magnitude, or of one larger or smaller by a
-    common factor where that alone matches the totals. Fewer sets than asked for come back where so
-    many do not exist or were not found; none where nothing matches.
+    common factor where that alone matches the totals. Where fewer than MIN_CONTROLS are found, as
+    for the latents of the largest magnitudes, the nearest sets come back instead: random ones among
+    the largest latents that are left, or the smallest. None where the pool has too few latents.
     """
     candidates = pool & (magnitude > 0)
     candidates[members] = False
@@ -45,8 +52,47 @@ def matched_sets(
     if len(ranked) < n or n == 0 or wanted <= 0:
         return []
     least, most = magnitude[ranked[:n]].sum(), magnitude[ranked[-n:]].sum()
-    if least > (1 + TOLERANCE) * wanted or most < (1 - TOLERANCE) * wanted:
-        return []
+    found: list[IntArray] = []
+    if least <= (1 + TOLERANCE) * wanted and most >= (1 - TOLERANCE) * wanted:
+        found = _alike(members, magnitude, ranked, n_sets, generator)
+    if len(found) >= min(n_sets, MIN_CONTROLS):
+        return found
+    largest = abs(most - wanted) <= abs(least - wanted)
+    return _among(ranked[::-1] if largest else ranked, n, n_sets, generator)
+
+
+def are_alike(totals: FloatArray, wanted: float) -> bool:
+    """Whether the magnitudes of all controls lie within TOLERANCE of a set's."""
+    return bool((np.abs(totals - wanted) <= TOLERANCE * wanted).all())
+
+
+def _among(
+    ordered: IntArray, n: int, n_sets: int, generator: np.random.Generator
+) -> list[IntArray]:
+    """Different random sets of n of the first latents: of a quarter more than n, or of so many
+    more that there are enough different sets."""
+    window = n + n // 4
+    while window < len(ordered) and math.comb(window, n) < _SPARE * MIN_CONTROLS:
+        window += 1
+    first = ordered[:window]
+    found: dict[bytes, IntArray] = {}
+    for _ in range(_TRIES * n_sets):
+        if len(found) == n_sets:
+            break
+        chosen = np.sort(generator.choice(first, n, replace=False))
+        found.setdefault(chosen.tobytes(), chosen)
+    return list(found.values())
+
+
+def _alike(
+    members: IntArray,
+    magnitude: FloatArray,
+    ranked: IntArray,
+    n_sets: int,
+    generator: np.random.Generator,
+) -> list[IntArray]:
+    """Sets within TOLERANCE, from latents ranked by magnitude; as many as are found."""
+    wanted = float(magnitude[members].sum())
     found: dict[bytes, IntArray] = {}
     for window in _WINDOWS:
         partners = _Partners(magnitude[ranked], magnitude[members], window, generator)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import IntFlag
 from itertools import permutations
 from pathlib import Path
@@ -83,6 +83,9 @@ class PairScaling(StrengthShift):
     lie apart, by how much it fires. The same in both directions of a pair."""
     decoder_cosine: FloatArray
     """Cosine of d^target and d^reference; NaN where one of them is 0."""
+    attribution: FloatArray | None = None
+    """Share of the output gap between the two models that the latent closes, where it was measured:
+    `crosscoder.attribution.chosen_shares`."""
 
     @property
     def defined(self) -> BoolArray:
@@ -138,6 +141,14 @@ class LatentScaling:
         if target == reference:
             raise InputError(f"model {target!r} cannot be compared with itself; name two models")
         return self.pairs[target, reference]
+
+    def with_attribution(self, models: tuple[str, str], attribution: FloatArray) -> LatentScaling:
+        """The same with the attribution (F,) of two models, in both directions."""
+        pairs = {
+            names: replace(pair, attribution=attribution) if set(names) == set(models) else pair
+            for names, pair in self.pairs.items()
+        }
+        return replace(self, pairs=pairs)
 
 
 @torch.no_grad()
@@ -352,8 +363,9 @@ def _gram(decoder: torch.Tensor) -> FloatArray:
 FORMAT_VERSION = 2
 _DOCUMENT_COLUMNS = tuple(field.name for field in fields(DocumentSums) if field.name != "n_groups")
 _SHARED = ("density", "n_documents")
-_DERIVED = ("decoder_change", "decoder_cosine")
-"""Columns of PairScaling that are not in the file: they follow from others there."""
+_DERIVED = ("decoder_change", "decoder_cosine", "attribution")
+"""Columns of PairScaling that are not in the file: they follow from others there, or are measured
+elsewhere."""
 _NAMES = ("target", "reference")
 _COLUMNS = tuple(
     field.name

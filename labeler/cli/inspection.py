@@ -171,7 +171,12 @@ def _effect_lines(session: Session, latent: Latent) -> Iterator[str]:
         yield (
             f"effect on {row['target']} from {row['reference']}: closes {share} of the output gap "
             f"by first order, place {row['rank']:,}; {row['magnitude']:.2%} of all magnitude"
+            f"{_equivalence(row['equivalence'])}"
         )
+
+
+def _equivalence(value: float | None) -> str:
+    return "" if value is None else f"; causal equivalence in the two models {value:.2f}"
 
 
 def _shift(row: LatentScaling) -> str:

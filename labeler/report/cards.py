@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from labeler.report.effects import effect_share
+from labeler.report.effects import alike_words, effect_share
 from labeler.report.model import CategoryRow, ChangeTable
 from labeler.text import listed, probability_text, share_text
 from taxonomy.counts import ALPHA, BehaviourChange
@@ -156,9 +156,10 @@ def _effect(row: CategoryRow, table: ChangeTable) -> Iterator[Measure]:
         yield Measure(
             name=EFFECT,
             direction="matters" if each.is_significant else "no evidence",
-            words=f"closes {closed} of the output gap, random latents alike {control}",
+            words=f"closes {closed} of the output gap, "
+            f"random latents {alike_words(stored)} {control}",
             value=f"{closed} against {control}",
-            detail=f"q {probability_text(stored.q_value)}",
+            detail="no q" if stored.q_value is None else f"q {probability_text(stored.q_value)}",
             anchor=f"effect-{row.category}",
             query=(
                 f"SELECT * FROM v_category_effect WHERE comparison = '{_quoted(table.comparison)}' "

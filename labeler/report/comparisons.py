@@ -16,6 +16,7 @@ from crosscoder.config import SIDES, SideName
 from crosscoder.isolation_rules import Specificity
 from labeler.errors import UsageError
 from labeler.store.comparisons import NamedComparison, StudyComparisons, study_comparisons
+from labeler.store.effects import effect_weights
 from labeler.store.latents import current_setting
 from labeler.store.outcomes import EFFECTIVE_OUTCOMES, LABELLED
 from labeler.store.schema import (
@@ -149,6 +150,8 @@ class Member:
     """By rank, the primary one first: each with its parent."""
     density: float | None
     mean_activation: float | None
+    effect: float | None = None
+    """Mean |attribution| in both directions; None where the effect was not measured."""
     specificity: Specificity = field(default_factory=Specificity)
 
     def is_in(self, denominator: str) -> bool:
@@ -182,6 +185,7 @@ def read_members(session: Session, facts: ActiveComparison) -> Members:
 def _side(session: Session, facts: ActiveComparison, side: SideName) -> tuple[Member, ...]:
     categories = _categories(session, facts, side)
     specificity = _specificity(session, facts, side)
+    effects = effect_weights(session, facts.comparison.id)
     rows = session.execute(
         select(
             EffectiveLabel.latent_id,
@@ -201,6 +205,7 @@ def _side(session: Session, facts: ActiveComparison, side: SideName) -> tuple[Me
             categories=tuple(categories[row.latent_id]),
             density=row.density,
             mean_activation=row.mean_activation,
+            effect=None if effects is None else effects.get(row.latent_id, 0.0),
             specificity=specificity.get(row.latent_id, Specificity()),
         )
         for row in rows

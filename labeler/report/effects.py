@@ -228,8 +228,9 @@ def _words(stored: CategoryEffect) -> str:
     said = f"restores {effect_share(stored.restored)}, carries {effect_share(stored.carried)}"
     band = _band(stored)
     if band is None:
-        return f"{said}; no random set alike"
-    return f"{said}; random sets alike {effect_share(band[0])} to {effect_share(band[1])}"
+        return f"{said}; no random set to compare with"
+    low, high = (effect_share(end) for end in band)
+    return f"{said}; random sets {alike_words(stored)} {low} to {high}"
 
 
 def effect_share(value: float | None) -> str:
@@ -264,7 +265,22 @@ def effect_sentences(table: ChangeTable) -> tuple[str, ...]:
 
 
 def _against(stored: CategoryEffect) -> str:
-    if stored.restored_p is not None:
+    if stored.restored_control_mean is not None:
         mean = effect_share(stored.restored_control_mean)
-        return f" (random latents alike {mean}, p = {stored.restored_p:.2g})"
-    return " (no random set alike was found)" if not stored.n_controls else ""
+        p = "" if stored.restored_p is None else f", p = {stored.restored_p:.2g}"
+        return f" (random latents {alike_words(stored)} {mean}{p}){_tested(stored)}"
+    if not stored.n_controls:
+        return f" (there is no random set to compare with){_tested(stored)}"
+    return _tested(stored)
+
+
+def _tested(stored: CategoryEffect) -> str:
+    half = " on the documents that they were not chosen by"
+    return half if stored.on_half else ""
+
+
+def alike_words(stored: CategoryEffect) -> str:
+    """How near the controls are: "alike", or of how much of the set's magnitude."""
+    if stored.p_value is not None or stored.control_magnitude is None:
+        return "alike"
+    return f"of {stored.control_magnitude:.0%} of the magnitude"

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, select, text
 from sqlalchemy.orm import Session
 
 from labeler.report.comparisons import COUNTING, OUTCOMES_OF
+from labeler.store.effects import EFFECT_WEIGHT
 from labeler.store.schema import Comparison, Latent, LatentSet, LatentSetMember, SideDraw
 from labeler.store.views.base import DECISION, STANDING, VERDICT, with_tables
 
@@ -26,11 +27,13 @@ LEAST_LABELLED = 0.5
 """Labelled latents on a drawn side, relative to the side itself, below which draws say nothing."""
 
 _LABELS = text(
-    with_tables(STANDING, DECISION, VERDICT)
+    with_tables(STANDING, DECISION, VERDICT, EFFECT_WEIGHT)
     + """
 SELECT l.latent_index, coalesce(d.outcome, v.outcome) AS outcome, k.slug AS category,
-       p.slug AS parent, coalesce(rc.rank, lc.rank) AS rank, l.density, l.mean_activation
+       p.slug AS parent, coalesce(rc.rank, lc.rank) AS rank, l.density, l.mean_activation,
+       CASE WHEN EXISTS (SELECT 1 FROM effect_weight) THEN coalesce(e.weight, 0) END AS effect
 FROM latent AS l
+LEFT JOIN effect_weight AS e ON e.latent_id = l.id
 LEFT JOIN decision AS d ON d.latent_id = l.id AND d.taxonomy_version_id = :version
 LEFT JOIN verdict AS v
   ON v.latent_id = l.id AND v.taxonomy_version_id = :version AND v.judge_id = :judge
@@ -95,7 +98,7 @@ class RandomisedSides:
     shifts: NDArray[np.float32]
     """(1 + G, F) strength shifts, and without each block of documents"""
     labels: tuple[Any, ...]
-    """Rows latent_index, outcome, category, parent, rank, density, mean_activation."""
+    """Rows latent_index, outcome, category, parent, rank, density, mean_activation, effect."""
     prefixes: SidePrefixes | None = None
     """None where the sides were not drawn deeper than they are."""
     n_documents: int | None = None
@@ -249,6 +252,7 @@ def read_randomised_sides(
             "version": taxonomy_version_id,
             "judge": judge_id,
             "crosscoder": sets[0].crosscoder_id,
+            "comparison": comparison_id,
         },
     )
     return RandomisedSides(

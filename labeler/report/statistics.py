@@ -245,9 +245,9 @@ def write_rows(
 
 
 Counting = Literal["primary", "any"]
-Weighting = Literal["none", "frequency", "mass"]
+Weighting = Literal["none", "frequency", "mass", "effect"]
 COUNTINGS: tuple[Counting, ...] = ("primary", "any")
-WEIGHTINGS: tuple[Weighting, ...] = ("none", "frequency", "mass")
+WEIGHTINGS: tuple[Weighting, ...] = ("none", "frequency", "mass", "effect")
 DENOMINATORS: tuple[Denominator, ...] = get_args(Denominator)
 
 
@@ -375,11 +375,17 @@ class WeighedLatent(Protocol):
     def mean_activation(self) -> float | None:
         """Over the tokens on which it fires."""
 
+    @property
+    def effect(self) -> float | None:
+        """Mean |attribution| of the output gap in both directions."""
+
 
 def weight_of(member: WeighedLatent, weighting: Weighting) -> float | None:
     """What a latent counts; None where the fact it needs is unknown."""
     if weighting == "none":
         return 1.0
+    if weighting == "effect":
+        return member.effect
     if member.density is None or weighting == "frequency":
         return member.density
     return None if member.mean_activation is None else member.density * member.mean_activation
@@ -397,5 +403,7 @@ def _unweighable(latents: Sequence[Member], weighting: Weighting, denominator: s
     unknown = sum(weight_of(member, weighting) is None for member in latents)
     if not unknown:
         return None
-    fact = "density" if weighting == "frequency" else "density or mean activation"
+    fact = {"frequency": "density", "effect": "measured effect"}.get(
+        weighting, "density or mean activation"
+    )
     return f"{weighting}-weighted: {unknown} of {len(latents)} {denominator} latents have no {fact}"

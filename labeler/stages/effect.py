@@ -12,20 +12,20 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from crosscoder.config import SIDES, EffectSettings, SideName
+from crosscoder.config import SIDES
 from crosscoder.files import json_sha256
-from crosscoder.model_files import FileHashes
+from labeler.stages.attribution import (
+    EffectPair,
+    UpperModels,
+    effect_pairs,
+    effect_settings,
+    effect_text,
+    pair_attributions,
+)
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.stages.effect_rows import CATEGORY, latent_rows, set_rows
-from labeler.stages.harvest import harvest_config, subject_specs
 from labeler.stages.isolate import comparisons, scaled
-from labeler.stages.train import (
-    StudyCrosscoder,
-    crosscoder_row,
-    opened_store,
-    side_crosscoder,
-    trained_crosscoder,
-)
+from labeler.stages.train import StudyCrosscoder, crosscoder_row, trained_crosscoder
 from labeler.store.comparisons import study_comparisons
 from labeler.store.effects import replace_category_effects, replace_latent_effects
 from labeler.store.engine import read_session, write_session
@@ -36,17 +36,14 @@ from labeler.store.schema import (
     EffectiveLabel,
     EffectiveLabelCategory,
     Latent,
+    LatentSetMember,
     SubjectModel,
 )
-from labeler.study.config import ComparisonSection, pair_of
-from labeler.study.study_file import StudyFile, subject_cache
 
 if TYPE_CHECKING:
-    from crosscoder.effect_result import DirectionEffect, EffectResult
-    from crosscoder.effect_text import EffectText
+    from crosscoder.effect_result import ControlBand, DirectionEffect, EffectResult
     from crosscoder.effects import PatchPlan
     from crosscoder.patching import LatentGroup
-    from crosscoder.upper_blocks import UpperBlocks
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -66,21 +63,21 @@ class EffectStage:
 
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
         """Measure each comparison in both directions, or read what an earlier run measured."""
-        models = _Models(context)
+        models = UpperModels(context)
         messages: list[str] = []
         with read_session(context.engine) as session:
             memberships = _memberships(session, context)
         for row in comparisons(context):
             rows: list[dict[str, Any]] = []
-            for pair in _pairs(context.study, row):
-                result = _measured(context, models, row, pair, memberships[row.name])
+            for pair in effect_pairs(context.study, row):
+                result = _measured(context, models, pair, memberships[row.name])
                 with write_session(context.engine) as session:
                     names = _Names.of(session, context, pair.crosscoder)
                     for effect, attribution in zip(
                         result.directions, result.attributions, strict=True
                     ):
                         ids = (names.models[effect.target], names.models[effect.reference])
-                        latents = latent_rows(attribution)
+                        latents = latent_rows(attribution, result.equivalence)
                         by_id = {names.latents[index]: each for index, each in latents.items()}
                         replace_latent_effects(session, run_id, *ids, by_id)
                         rows += set_rows(effect, result.n_documents, *ids)
@@ -94,32 +91,10 @@ class EffectStage:
     def is_whole(self, context: StageContext) -> bool:
         """Whether every comparison was measured."""
         return all(
-            _file(context, row, pair).is_file()
+            _file(context, pair).is_file()
             for row in comparisons(context)
-            for pair in _pairs(context.study, row)
+            for pair in effect_pairs(context.study, row)
         )
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """Two models of one crosscoder whose effects are measured, with the sides they stand for."""
-
-    crosscoder: StudyCrosscoder
-    models: tuple[str, str]
-    """(target, reference)."""
-    sides: tuple[SideName, ...]
-
-
-def _pairs(study: StudyFile, row: ComparisonSection) -> list[_Pair]:
-    """One pair where the sides are compared directly, one for each where they have a base."""
-    pairs = [
-        _Pair(side_crosscoder(study, row, side), pair_of(row, side), (side,)) for side in SIDES
-    ]
-    target, reference = pairs
-    is_direct = set(target.models) == set(reference.models)
-    if is_direct and target.crosscoder == reference.crosscoder:
-        return [_Pair(target.crosscoder, target.models, SIDES)]
-    return pairs
 
 
 _Membership = dict[str, dict[str, list[int]]]
@@ -177,38 +152,14 @@ class _Names:
         )
 
 
-class _Models:
-    """The upper blocks of the study's models, each loaded when it is first asked for."""
-
-    def __init__(self, context: StageContext) -> None:
-        self._context = context
-        self._opened: dict[str, UpperBlocks] = {}
-
-    def upper(self, name: str, token_ids: list[int]) -> UpperBlocks:
-        """The upper blocks of a model; `token_ids` are some that it can read."""
-        from crosscoder.models import inspect_subject, with_converted_weights
-        from crosscoder.upper_blocks import open_upper_blocks
-
-        if name not in self._opened:
-            config = harvest_config(self._context.study)
-            spec = next(each for each in subject_specs(self._context.study) if each.name == name)
-            hashes = FileHashes(subject_cache() / "file-hashes.json")
-            spec = with_converted_weights(spec, subject_cache(), hashes, self._context.progress)
-            facts = inspect_subject(spec)
-            self._opened[name] = open_upper_blocks(facts, config.layer, config.device, token_ids)
-        return self._opened[name]
-
-
-def _file(context: StageContext, row: ComparisonSection, pair: _Pair) -> Path:
-    side = "" if len(pair.sides) > 1 else f"-{pair.sides[0]}"
-    return context.folder("effect") / f"{row.name}{side}.safetensors"
+def _file(context: StageContext, pair: EffectPair) -> Path:
+    return context.folder("effect") / pair.file_name
 
 
 def _measured(
     context: StageContext,
-    models: _Models,
-    row: ComparisonSection,
-    pair: _Pair,
+    models: UpperModels,
+    pair: EffectPair,
     members: _Membership,
 ) -> EffectResult:
     """The effects of a pair, from their file where that is whole."""
@@ -216,63 +167,63 @@ def _measured(
     from crosscoder.effects import effect_cost, measure_effects
     from crosscoder.errors import InputError
 
-    path = _file(context, row, pair)
+    path = _file(context, pair)
     if path.is_file():
         try:
             return load_effects(path)
         except InputError as error:
             _LOGGER.warning("%s", error)
-    settings = _settings(context.study)
-    text = _text(context, pair, settings)
-    first = text.source.document_tokens(text.documents[:1])[text.documents[0]].token_ids
-    uppers = {name: models.upper(name, first.tolist()) for name in pair.models}
+    settings = effect_settings(context.study)
+    text = effect_text(context, pair)
+    rule = context.study.config.isolate.isolation_rule()
+    known = pair_attributions(context, models, pair) if rule.needs_attribution else None
     with read_session(context.engine) as session:
         index_of = {
             latent_id: index
             for index, latent_id in _Names.of(session, context, pair.crosscoder).latents.items()
         }
+        first = [
+            index_of[latent_id] for latent_id in _first_latents(session, pair, settings.ablated)
+        ]
     sets = _sets(pair, members, index_of)
     plans = _plans(pair, sets)
-    cost = effect_cost(text.n_tokens, len(sets), settings, plans)
-    _LOGGER.info("effect: %s: %s", row.name, cost.text)
+    cost = effect_cost(text.n_tokens, len(sets), settings, plans, is_attributed=known is not None)
+    _LOGGER.info("effect: %s: %s", pair.comparison, cost.text)
     scaling = scaled(context, pair.crosscoder).pair(*pair.models)
     result = measure_effects(
         trained_crosscoder(context, pair.crosscoder),
         text,
-        uppers,
+        models.of(pair, text),
         pair.models,
         sets,
         plans=plans,
-        pool=context.study.config.isolate.isolation_rule().eligible(scaling),
+        pool=rule.eligible(scaling),
         settings=settings,
         seed=context.study.config.study.seed,
         progress=context.progress,
+        attributions=known,
+        on_half=rule.needs_attribution,
+        ablated=first,
     )
     save_effects(result, path)
     return result
 
 
-def _settings(study: StudyFile) -> EffectSettings:
-    return EffectSettings(**study.config.effect.model_dump(exclude={"enabled"}))
+def _first_latents(session: Session, pair: EffectPair, n: int) -> list[int]:
+    """The latent ids of the first n in rank of each of a pair's sides."""
+    comparison = session.execute(
+        select(Comparison).where(Comparison.name == pair.comparison)
+    ).scalar_one()
+    sets = {"target": comparison.target_set_id, "reference": comparison.reference_set_id}
+    query = select(LatentSetMember.latent_id).order_by(LatentSetMember.rank).limit(n)
+    return [
+        latent_id
+        for side in pair.sides
+        for latent_id in session.scalars(query.where(LatentSetMember.latent_set_id == sets[side]))
+    ]
 
 
-def _text(context: StageContext, pair: _Pair, settings: EffectSettings) -> EffectText:
-    """Random documents that training did not see."""
-    from crosscoder.effect_text import EffectText
-
-    store = pair.crosscoder.of(opened_store(context))
-    held_out = store.held_out
-    candidates = range(store.n_documents) if held_out is None else held_out.nonzero().flatten()
-    return EffectText.draw(
-        store,
-        [int(index) for index in candidates],
-        settings.max_tokens,
-        harvest_config(context.study).batch_tokens,
-        context.study.config.study.seed,
-    )
-
-
-def _sets(pair: _Pair, members: _Membership, index_of: dict[int, int]) -> list[LatentGroup]:
+def _sets(pair: EffectPair, members: _Membership, index_of: dict[int, int]) -> list[LatentGroup]:
     """The latents of each side, then those of each category on either side."""
     from crosscoder.patching import LatentGroup
 
@@ -293,7 +244,7 @@ def _sets(pair: _Pair, members: _Membership, index_of: dict[int, int]) -> list[L
     return [each for each in (*sides, *categories) if len(each.latents)]
 
 
-def _plans(pair: _Pair, sets: list[LatentGroup]) -> tuple[PatchPlan, PatchPlan]:
+def _plans(pair: EffectPair, sets: list[LatentGroup]) -> tuple[PatchPlan, PatchPlan]:
     """Categories are patched towards the pair's target alone, and each side has its controls in
     its own direction; attribution covers everything in both."""
     from crosscoder.effects import PatchPlan
@@ -316,11 +267,19 @@ def _message(effect: DirectionEffect) -> str:
     parts = []
     for each in effect.sets:
         if each.name in (*SIDES, ALL, ALL_AND_CONSTANT):
-            band = each.restored_control
-            control = "" if band is None else f" (random alike {band.mean:.0%}, p = {band.p:.2g})"
+            control = _control_words(each.restored_control)
+            half = " of the tested half" if each.on_half else ""
             name = f"{each.name} side" if each.name in SIDES else each.name
-            parts.append(f"{name} {each.restored[effect.scope].value:.0%}{control}")
+            parts.append(f"{name} {each.restored[effect.scope].value:.0%}{half}{control}")
     return f"output gap {gap:.3g} nats per token ({effect.scope}); restored by " + ", ".join(parts)
+
+
+def _control_words(band: ControlBand | None) -> str:
+    if band is None:
+        return " (no control)"
+    if band.p is None:
+        return f" (random of {band.magnitude:.0%} of the magnitude {band.mean:.0%})"
+    return f" (random alike {band.mean:.0%}, p = {band.p:.2g})"
 
 
 STAGE: Stage = EffectStage()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,9 @@ CATEGORY = "category: "
 """Begins the name of a category's set."""
 
 
-def latent_rows(attribution: Attribution) -> dict[int, dict[str, Any]]:
+def latent_rows(
+    attribution: Attribution, equivalence: Mapping[int, float | None]
+) -> dict[int, dict[str, Any]]:
     """Columns of LatentEffect by latent index, for every latent that fires in the text."""
     from crosscoder.effect_result import latent_estimates
 
@@ -35,6 +37,7 @@ def latent_rows(attribution: Attribution) -> dict[int, dict[str, Any]]:
             "attribution_high": number(float(high[latent])),
             "magnitude": float(magnitude[latent] / total) if total > 0 else 0.0,
             "rank": rank,
+            "equivalence": equivalence.get(int(latent)),
         }
         for rank, latent in enumerate(ordered.tolist(), start=1)
     }
@@ -64,6 +67,7 @@ def set_rows(
                 **_interval("carried", each.carried[scope]),
                 "n_controls": 0,
                 "n_patched_controls": 0,
+                "on_half": each.on_half,
             }
             yield row | (_controls(each, q_values.get(each.name)) if is_main else {})
 
@@ -89,6 +93,7 @@ def _controls(each: SetEffect, q_value: float | None) -> dict[str, Any]:
     row = {
         **_interval("first_order", each.first_order),
         "n_controls": 0 if band is None else band.n_sets,
+        "control_magnitude": None if band is None else band.magnitude,
         "p_value": None if band is None else band.p,
         "q_value": q_value,
         **_band("control", band),
@@ -109,11 +114,12 @@ def _band(name: str, band: ControlBand | None) -> dict[str, float]:
 
 def _q_values(effect: DirectionEffect) -> dict[str, float]:
     """Benjamini-Hochberg q over the categories that have controls."""
-    p_values = {
-        each.name: each.first_order_control.p
+    bands = {
+        each.name: each.first_order_control
         for each in effect.sets
-        if each.name.startswith(CATEGORY) and each.first_order_control is not None
+        if each.name.startswith(CATEGORY)
     }
+    p_values = {name: band.p for name, band in bands.items() if band and band.p is not None}
     if not p_values:
         return {}
     adjusted = stats.false_discovery_control(list(p_values.values())).tolist()

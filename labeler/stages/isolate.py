@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from crosscoder.config import SIDES
+from labeler.stages.attribution import (
+    UpperModels,
+    effect_pairs,
+    effect_settings,
+    pair_attributions,
+)
 from labeler.stages.base import Stage, StageContext, StageOutcome, required
 from labeler.stages.scrambles import NO_SCRAMBLES, Scrambles, scrambles_of
 from labeler.stages.train import (
@@ -55,11 +61,16 @@ class IsolateStage:
     reads_previous = True
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
-        """The rule, the comparisons, and how many seeds the latents are looked for in."""
+        """The rule, the comparisons, how many seeds the latents are looked for in, and how
+        attribution is measured where the rule reads it."""
+        section = context.study.config.isolate
         inputs: dict[str, Any] = {
-            "isolate": context.study.config.isolate.model_dump(),
+            "isolate": section.model_dump(),
             "comparisons": [_decisive(row) for row in comparisons(context)],
         }
+        if section.isolation_rule().needs_attribution:
+            settings = effect_settings(context.study)
+            inputs["attribution"] = settings.model_dump(include={"max_tokens", "points"})
         if context.study.config.train.seeds > 1:
             inputs["seeds"] = context.study.config.train.seeds
         return inputs
@@ -68,7 +79,10 @@ class IsolateStage:
         """Scale a crosscoder's latents in one pass, choose by the rule, write all at once."""
         crosscoders = study_crosscoders(context.study)
         scalings = [scaled(context, one) for one in crosscoders]
-        chosen = [_choose(context, crosscoders, scalings, row) for row in comparisons(context)]
+        by_crosscoder = dict(zip(crosscoders, scalings, strict=True))
+        if context.study.config.isolate.isolation_rule().needs_attribution:
+            by_crosscoder = _attributed(context, by_crosscoder)
+        chosen = [_choose(context, by_crosscoder, row) for row in comparisons(context)]
         stabilities = {one: found for one in crosscoders if (found := _stability(context, one))}
         with write_session(context.engine) as session:
             stored = {
@@ -113,6 +127,21 @@ def scaled(context: StageContext, one: StudyCrosscoder) -> LatentScaling:
     store = one.of(opened_store(context))
     save_scaling(latent_scaling(crosscoder, store, n_blocks, context.progress), path)
     return load_scaling(path)
+
+
+def _attributed(
+    context: StageContext, scalings: Mapping[StudyCrosscoder, LatentScaling]
+) -> dict[StudyCrosscoder, LatentScaling]:
+    """The scalings with what each latent of a compared pair does to the output."""
+    from crosscoder.attribution import chosen_shares
+
+    models = UpperModels(context)
+    found = dict(scalings)
+    for row in comparisons(context):
+        for pair in effect_pairs(context.study, row):
+            shares = chosen_shares(pair_attributions(context, models, pair))
+            found[pair.crosscoder] = found[pair.crosscoder].with_attribution(pair.models, shares)
+    return found
 
 
 def _stability(context: StageContext, one: StudyCrosscoder) -> SeedStability | None:
@@ -255,8 +284,7 @@ class _Chosen:
 
 def _choose(
     context: StageContext,
-    crosscoders: Sequence[StudyCrosscoder],
-    scalings: Sequence[LatentScaling],
+    by_crosscoder: Mapping[StudyCrosscoder, LatentScaling],
     comparison: ComparisonSection,
 ) -> _Chosen:
     from crosscoder.isolation import isolate_comparison
@@ -264,7 +292,6 @@ def _choose(
 
     section, seed = context.study.config.isolate, context.study.config.study.seed
     target, reference = (side_crosscoder(context.study, comparison, side) for side in SIDES)
-    by_crosscoder = dict(zip(crosscoders, scalings, strict=True))
     sides = isolate_comparison(
         by_crosscoder[target].pair(*pair_of(comparison, "target")),
         by_crosscoder[reference].pair(*pair_of(comparison, "reference")),

@@ -20,14 +20,22 @@ from planted_edits import (
     planted,
 )
 
-from crosscoder.attribution import Direction, attribute
+from crosscoder.attribution import Direction, attribute, choice_half, chosen_shares
+from crosscoder.attribution_file import load_attributions, save_attributions
 from crosscoder.config import EffectSettings
-from crosscoder.effect_result import EffectResult, load_effects, save_effects
+from crosscoder.effect_result import EffectResult, equivalence_of, load_effects, save_effects
 from crosscoder.effect_text import SCOPES, EffectText, encode_patched
-from crosscoder.effects import ALL, CONSTANT, PatchPlan, effect_cost, measure_effects
+from crosscoder.effects import (
+    ALL,
+    CONSTANT,
+    PatchPlan,
+    directions_of,
+    effect_cost,
+    measure_effects,
+)
 from crosscoder.errors import InputError
 from crosscoder.files import DamagedFileError
-from crosscoder.matched_sets import TOLERANCE, matched_sets
+from crosscoder.matched_sets import TOLERANCE, are_alike, matched_sets
 from crosscoder.output_divergence import Outcome, OutputDivergence
 from crosscoder.patching import LatentGroup, ablation_divergence, patch
 from crosscoder.reading import decoder_blocks
@@ -305,11 +313,110 @@ def test_controls_match_number_and_magnitude_and_share_no_latent(n_members: int)
         assert abs(magnitude[each].sum() - wanted) <= TOLERANCE * wanted
 
 
-def test_where_nothing_is_as_large_there_are_no_controls() -> None:
+def test_where_nothing_is_as_large_the_nearest_sets_are_the_controls() -> None:
     magnitude = np.arange(1.0, 101.0) ** 12
     pool = np.ones(100, dtype=bool)
-    assert matched_sets(np.arange(60, 100), magnitude, pool, 50, np.random.default_rng(0)) == []
-    assert matched_sets(np.array([99]), magnitude, pool, 50, np.random.default_rng(0)) == []
+    members = np.arange(60, 100)
+    sets = matched_sets(members, magnitude, pool, 50, np.random.default_rng(0))
+    assert len({tuple(each) for each in sets}) == len(sets) == 50
+    totals = np.array([magnitude[each].sum() for each in sets])
+    assert not are_alike(totals, float(magnitude[members].sum()))
+    for each in sets:
+        assert len(np.unique(each)) == 40
+        assert each.min() >= 10, "from the 50 largest that are left"
+        assert each.max() < 60
+    assert matched_sets(np.arange(45, 100), magnitude, pool, 50, np.random.default_rng(0)) == []
+
+
+def test_of_the_smallest_latents_the_nearest_controls_are_the_smallest_left() -> None:
+    magnitude = np.arange(1.0, 101.0) ** 12
+    sets = matched_sets(np.arange(4), magnitude, magnitude > 0, 30, np.random.default_rng(0))
+    assert len(sets) == 30
+    assert max(int(each.max()) for each in sets) < 4 + 9
+
+
+@pytest.mark.slow
+def test_nearest_controls_have_their_magnitude_and_no_p() -> None:
+    made = trial("llama")
+    (attribution,) = attribute(
+        made.crosscoder, made.text, [Direction(1, 0, made.uppers["tuned"])], 1
+    )
+    largest = np.argsort(-attribution.totals(attribution.magnitude))[:40]
+    for direction in measured(made, LatentGroup("largest", np.sort(largest))).directions:
+        band = direction.set_named("largest").first_order_control
+        assert band is not None
+        assert band.p is None
+        assert 0.1 < band.magnitude < 0.9
+        assert direction.set_named(ALL).first_order_control is None
+
+
+def test_sets_chosen_by_attribution_are_tested_on_the_other_half() -> None:
+    made = trial("llama")
+    directions = directions_of(made.crosscoder, made.uppers, ("tuned", "base"))
+    known = attribute(made.crosscoder, made.text, directions, 1)
+    shares = chosen_shares(known)
+    half = choice_half(known[0].n_groups)
+    closed = sum(each.by_group(each.closed).toarray()[half].sum(axis=0) for each in known)
+    gap = sum(each.gap.kl[half, 0].sum() for each in known)
+    np.testing.assert_allclose(shares, closed / gap, rtol=1e-5, atol=1e-9)
+    assert set(np.argsort(-shares)[:2].tolist()) <= set(EVERY_EDIT.tolist())
+    result = measure_effects(
+        made.crosscoder, made.text, made.uppers, ("tuned", "base"),
+        [LatentGroup("chosen", np.argsort(-shares)[:2])], (PatchPlan(),) * 2,
+        np.ones(made.crosscoder.config.n_latents, dtype=bool),
+        SETTINGS.model_copy(update={"ablated": 0}), 0, attributions=known, on_half=True,
+    )  # fmt: skip
+    first = result.directions[0].set_named("chosen")
+    assert first.on_half
+    own = known[0].by_group(known[0].closed).toarray()[~half][:, np.argsort(-shares)[:2]].sum()
+    assert first.first_order.value == pytest.approx(own / known[0].gap.kl[~half, 0].sum())
+    assert not result.directions[0].set_named(ALL).on_half
+    assert result.equivalence == {}
+
+
+def test_a_latent_is_equivalent_where_it_does_the_same_in_both_models() -> None:
+    made = make_trial("llama", 5, strengths=(0.0,) * len(STRENGTHS), n_documents=12)
+    crosscoder = copy.deepcopy(made.crosscoder)
+    n = len(EVERY_EDIT)
+    with torch.no_grad():
+        same, aside, one_sided = n, n + 1, n + 2
+        crosscoder.W_dec[same, 1] = crosscoder.W_dec[same, 0]
+        crosscoder.W_dec[aside, 1] = crosscoder.W_dec[aside, 0].roll(7)
+        crosscoder.W_dec[one_sided, 1] = 0
+    result = measure_effects(
+        crosscoder, made.text, made.uppers, ("tuned", "base"), [], (PatchPlan(),) * 2,
+        np.ones(crosscoder.config.n_latents, dtype=bool),
+        SETTINGS.model_copy(update={"ablated": 1}), 0, ablated=[same, aside, one_sided],
+    )  # fmt: skip
+    equivalence = result.equivalence
+    assert len(equivalence) in (3, 4)
+    assert equivalence[same] == pytest.approx(1, abs=1e-6)
+    assert equivalence[one_sided] == 0
+    assert equivalence[aside] < 0.95
+
+
+def test_equivalence_needs_documents_and_does_not_come_from_their_length() -> None:
+    n_tokens = np.array([10.0, 20, 30, 40, 50, 60, 70, 80])
+    per_token = np.array([[1.0, 2, 1, 2, 1, 2, 1, 2], [2.0, 1, 2, 1, 2, 1, 2, 1]])
+    fires = np.ones(8, dtype=bool)
+    assert equivalence_of(per_token * n_tokens, n_tokens, fires) == pytest.approx(-1)
+    assert equivalence_of(per_token * n_tokens, n_tokens, np.arange(8) < 7) is None
+    assert equivalence_of(np.zeros((2, 8)), n_tokens, fires) is None
+
+
+def test_attributions_come_back_from_their_file(tmp_path: Path) -> None:
+    made = trial("llama")
+    directions = directions_of(made.crosscoder, made.uppers, ("tuned", "base"))
+    known = tuple(attribute(made.crosscoder, made.text, directions, 1))
+    path = tmp_path / "attribution.safetensors"
+    save_attributions(known, path)
+    for again, own in zip(load_attributions(path), known, strict=True):
+        assert again.gap.scope == own.gap.scope
+        np.testing.assert_array_equal(again.closed, own.closed)
+        np.testing.assert_array_equal(again.totals(again.magnitude), own.totals(own.magnitude))
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(DamagedFileError, match="computed again"):
+        load_attributions(path)
 
 
 @pytest.mark.slow
@@ -320,6 +427,8 @@ def test_a_result_comes_back_from_its_file(tmp_path: Path) -> None:
     again = load_effects(path)
     assert again.directions == result.directions
     assert again.settings == result.settings
+    assert again.equivalence == result.equivalence
+    assert len(again.equivalence) == SETTINGS.ablated
     np.testing.assert_array_equal(again.attributions[1].closed, result.attributions[1].closed)
     np.testing.assert_array_equal(again.attributions[0].gap.kl, result.attributions[0].gap.kl)
     path.write_bytes(path.read_bytes()[:-1] + b"x")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
+from crosscoder.errors import InputError
 from crosscoder.isolation import isolate_comparison, select_latents
 from crosscoder.isolation_rules import isolation_rule
 from crosscoder.scaling import PairScaling, ScalingFlag
@@ -242,7 +243,7 @@ def test_changed_takes_the_largest_change_and_the_side_of_the_shift() -> None:
     assert sides.target.latent_indices.tolist() == [0, 2]
     assert sides.reference.latent_indices.tolist() == [3, 1]
     assert sides.target.scores.tolist() == [-3.0, -1.5]
-    assert "largest decoder_change 3.00" in sides.message
+    assert "largest decoder_change 3, " in sides.message
     assert "smallest decoder_cosine 0.90" in sides.message
 
 
@@ -251,6 +252,21 @@ def test_changed_with_max_q_leaves_out_latents_whose_side_is_uncertain() -> None
         [1.0] * 3, [1.0] * 3, shift=0.2, change=[3.0, 2.0, 1.0], shift_q=[0.2, 0.01, 0.01]
     )
     assert chosen(pair, kind="changed", max_q=0.05) == [1, 2]
+
+
+def test_effect_takes_what_closes_most_and_the_side_of_the_shift() -> None:
+    pair = make_pair([1.0] * 5, [1.0] * 5, shift=[0.1, -0.4, 0.3, 0.2, -0.1])
+    pair = replace(pair, attribution=np.array([0.02, 0.001, -0.1, 0.05, 0.0]))
+    sides = isolate_comparison(pair, other_side(pair), isolation_rule("effect", top=3))
+    assert sides.target.latent_indices.tolist() == [3, 0], "what closes nothing is not taken"
+    assert sides.reference.latent_indices.tolist() == [1]
+    assert "largest attribution 0.05, " in sides.message
+
+
+def test_effect_without_attribution_is_refused() -> None:
+    pair = make_pair([1.0], [1.0], shift=0.2)
+    with pytest.raises(InputError, match="no attribution"):
+        select_latents(pair, isolation_rule("effect"))
 
 
 def test_what_overlap_takes_is_said_to_be_replaced_only_where_there_were_others() -> None:

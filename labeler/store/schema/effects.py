@@ -40,6 +40,9 @@ class LatentEffect(Base):
     """Share of all latents' sum of f^2 ||d^target - d^reference||^2."""
     rank: Mapped[int]
     """Place among the latents that fire in the text, largest attribution first."""
+    equivalence: Mapped[float | None]
+    """Correlation over documents of what its ablation does to the outputs of the two models; NULL
+    where it was not ablated on its own, or fires in too few documents."""
 
 
 class CategoryEffect(Base):
@@ -108,3 +111,7 @@ class CategoryEffect(Base):
     carried_control_low: Mapped[float | None]
     carried_control_high: Mapped[float | None]
     carried_p: Mapped[float | None]
+    control_magnitude: Mapped[float | None]
+    """Mean magnitude of the controls, as a share of the set's; without p where it is not alike."""
+    on_half: Mapped[bool | None]
+    """Whether only the half of the documents counts by which the set was not chosen."""

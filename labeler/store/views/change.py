@@ -72,7 +72,8 @@ _STATISTIC_COLUMNS = {
     "parent": "slug of its parent; NULL for a parent itself",
     "level": LEVEL,
     "counting": "primary = primary categories only, any = every category of a latent",
-    "weighting": "weight of a latent: none = 1, frequency = density, mass = density * mean",
+    "weighting": "weight of a latent: none = 1, frequency = density, mass = density * mean, "
+    "effect = its mean share of the output gap by attribution",
     "denominator": "labelled, assigned or isolated",
     "target_count": "latents of the target side in the category",
     "target_total": "latents of the target side in the denominator",

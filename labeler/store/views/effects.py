@@ -18,6 +18,8 @@ _LATENT_COLUMNS = {
     "attribution_high": "upper end",
     "magnitude": "its share of all latents' sum of f^2 ||d^target - d^reference||^2",
     "rank": "place by attribution, largest first",
+    "equivalence": "causal equivalence: correlation over the documents in which it fires of the KL "
+    "that its ablation makes in the two models; NULL = not ablated, or in fewer than 8 documents",
 }
 _SET_COLUMNS = {
     "kind": "category, side, top or all",
@@ -37,11 +39,11 @@ _SET_COLUMNS = {
     "first_order": "share of the gap by attribution",
     "first_order_low": "lower end of its 95 % interval over documents",
     "first_order_high": "upper end",
-    "n_controls": "random sets alike in number and magnitude; 0 = none was found",
+    "n_controls": "random sets as many and as near in magnitude as can be; 0 = there are none",
     "control_mean": "their mean share by attribution",
     "control_low": "their 5 % quantile",
     "control_high": "their 95 % quantile",
-    "p_value": "rank of first_order among them; NULL without controls",
+    "p_value": "rank of first_order among them; NULL unless they are alike in magnitude",
     "q_value": "Benjamini-Hochberg over the categories of a direction",
     "n_patched_controls": "controls that were patched as well",
     "restored_control_mean": "the share that they restore, mean",
@@ -52,6 +54,9 @@ _SET_COLUMNS = {
     "carried_control_low": "their 5 % quantile",
     "carried_control_high": "their 95 % quantile",
     "carried_p": "rank of carried among them",
+    "control_magnitude": "mean magnitude of the controls as a share of the set's; alike = 0.9 to "
+    "1.1",
+    "on_half": "whether only the documents count by which the set was not chosen",
 }
 
 VIEWS = (

@@ -22,6 +22,7 @@ from labeler.report.statistics import (
     read_counts,
 )
 from labeler.report.tables import COLUMNS
+from labeler.store.effects import replace_latent_effects
 from labeler.store.engine import write_session
 from labeler.store.schema import CategoryChangeStatistic, CategorySweep, Latent
 
@@ -106,6 +107,51 @@ def test_frequency_weighting_is_the_share_of_density(with_activations: Engine) -
     assert row.test == "score"
     assert row.target_effective is not None
     assert row.target_effective < row.target_total
+
+
+def test_effect_weighting_is_the_share_of_attribution_where_it_was_measured(
+    with_activations: Engine,
+) -> None:
+    with Session(with_activations) as session:
+        (facts,) = read_comparisons(session)
+        nodes = read_category_nodes(session, facts.version.id)
+        before = read_members(session, facts)
+        unmeasured = compute_variants(before, nodes)
+    assert "effect" not in {row.weighting for row in unmeasured.rows}
+    assert any("have no measured effect" in reason for reason in unmeasured.missing)
+    pair = (facts.target_set.target_model_id, facts.target_set.against_model_id)
+    ids = [member.latent_id for member in before.target][::2]
+    run_id = report_run(with_activations)
+    with write_session(with_activations) as session:
+        for (target, reference), sign in ((pair, 1.0), (pair[::-1], -3.0)):
+            assert target is not None
+            assert reference is not None
+            rows = {
+                latent: {"attribution": sign * (1 + latent % 5), "magnitude": 0.0, "rank": 1}
+                for latent in ids
+            }
+            replace_latent_effects(session, run_id, target, reference, rows)
+    with Session(with_activations) as session:
+        members = read_members(session, facts)
+        variants = compute_variants(members, nodes)
+    weights = {member.latent_id: member.effect for member in members.target}
+    assert weights == {
+        latent: 2.0 * (1 + latent % 5) if latent in ids else 0.0 for latent in weights
+    }, "both directions, without their signs; nothing where a latent does not fire"
+    row = next(
+        row
+        for row in variants.rows
+        if (row.category, row.counting, row.weighting, row.denominator)
+        == ("safety", "primary", "effect", "labelled")
+    )
+    labelled = [member for member in members.target if member.is_in("labelled")]
+    inside = sum(
+        member.effect or 0
+        for member in labelled
+        if member.categories and "safety" in member.categories[0]
+    )
+    assert row.target_share == pytest.approx(inside / sum(m.effect or 0 for m in labelled))
+    assert "mass" in {row.weighting for row in variants.rows}
 
 
 @pytest.mark.slow

@@ -117,6 +117,43 @@ def test_it_is_not_done_again_and_its_message_has_the_gap(
     assert "nats per token (assistant); restored by target side" in message
 
 
+def test_the_rule_effect_chooses_by_one_half_and_tests_on_the_other(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = write_study(
+        tmp_path / "study",
+        tiny_model_folder,
+        isolate={"rule": "effect", "top": 6, "min_documents": 2},
+        effect=EFFECT | {"max_tokens": 900, "ablated": 2},
+    )
+    assert run(["run", str(study.path), "--until", "isolate"]) == 0
+    assert list(study.folder.glob("artifacts/isolate/*/attribution-tuned-vs-base.safetensors"))
+
+    def measured_twice(*_: object) -> None:
+        raise AssertionError("attribution is read from the folder of isolate")
+
+    monkeypatch.setattr("crosscoder.attribution.attribute", measured_twice)
+    monkeypatch.setattr("crosscoder.effects.attribute", measured_twice)
+    assert run(["run", str(study.path), "--until", "effect"]) == 0
+    found = rows(
+        study,
+        "SELECT kind, name, on_half, n_controls, control_magnitude, p_value FROM v_category_effect"
+        " WHERE target = 'tuned' AND is_main",
+    )
+    halves = {name: on_half for _, name, on_half, *_ in found}
+    assert halves["target"] == halves["reference"] == 1
+    assert halves["all latents"] == 0
+    for _, _, _, n_controls, magnitude, p_value in found:
+        assert (magnitude is None) == (n_controls == 0)
+        assert p_value is None or 0.9 <= magnitude <= 1.1
+    equivalent = rows(study, "SELECT count(*) FROM v_latent_effect WHERE equivalence IS NOT NULL")
+    assert equivalent[0][0] % 2 == 0, "the same in both directions"
+    ((message,),) = rows(
+        study, "SELECT json_extract(result, '$.message') FROM run WHERE kind = 'effect'"
+    )
+    assert "of the tested half" in message
+
+
 def test_without_a_cache_the_models_read_the_documents_again(
     tiny_model_folder: Path, tmp_path: Path
 ) -> None:
