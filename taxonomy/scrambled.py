@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, special, stats
 
 from taxonomy.counts import ALPHA
 from taxonomy.intervals import adjust_by_level
@@ -22,6 +22,10 @@ BoolArray = NDArray[np.bool_]
 
 LEAST_LATENTS = 5
 """Fewest latents of a category whose shift is compared."""
+LEAST_MODERATED = 6
+"""Fewest variances that moderate one another."""
+_LEAST_HALF = 1e-3
+"""Half of the fewest degrees of freedom that a trend is worth."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,22 @@ def weighted_shifts(
 
     If the fine-tune were one more scrambled one, its shift less their mean, over their standard
     deviation times sqrt(1 + 1 / K), had Student's t distribution with K - 1 degrees of freedom:
-    the prediction of one further value. Text and latents are the same in all, so nothing is said
-    of other text.
+    the prediction of one further value. Few scrambled fine-tunes say little of a single category's
+    variance, so it is moderated by those of the level's other categories, see `moderated`. Text
+    and latents are the same in all, so nothing is said of other text.
     """
     known = np.isfinite(shifts) & np.isfinite(scrambled).all(axis=0) & counted & (squares > 0)
     rows = np.vstack([shifts, scrambled])
-    found = [_compared(rows, squares, known, member, alpha) for member in members.T]
+    compared = {
+        i: _Compared.of(rows, squares, known & member, known & ~member)
+        for i, member in enumerate(members.T)
+        if (known & member).sum() >= LEAST_LATENTS and (known & ~member).any()
+    }
+    found = [WeightedShift()] * len(levels)
+    for level in set(levels):
+        here = {i: each for i, each in compared.items() if levels[i] == level}
+        for i, row in zip(here, _judged(list(here.values()), len(scrambled), alpha), strict=True):
+            found[i] = row
     q_values = adjust_by_level(
         list(levels),
         [None if row.weighted_shift is None else row.weighted_shift_p for row in found],
@@ -73,21 +87,75 @@ def weighted_shifts(
     ]
 
 
-def _compared(
-    rows: FloatArray, squares: FloatArray, known: BoolArray, member: BoolArray, alpha: float
-) -> WeightedShift:
-    """One category; `rows` (1 + K, F) are the true shifts and the scrambled ones."""
-    own, others = known & member, known & ~member
-    n_scrambled = len(rows) - 1
-    if own.sum() < LEAST_LATENTS or not others.any() or n_scrambled < 2:
-        return WeightedShift()
-    difference = _mean(rows, squares, own) - _mean(rows, squares, others)
-    true, null = float(difference[0]), difference[1:]
-    middle = float(null.mean())
-    error = float(null.std(ddof=1)) * float(np.sqrt(1 + 1 / n_scrambled))
-    reach = float(stats.t.isf(alpha / 2, n_scrambled - 1)) * error
-    p = float(2 * stats.t.sf(abs(true - middle) / error, n_scrambled - 1)) if error > 0 else 1.0
-    return WeightedShift(true, middle - reach, middle + reach, p)
+@dataclass(frozen=True)
+class _Compared:
+    """The weighted shift of one category, and what the scrambled fine-tunes show."""
+
+    true: float
+    middle: float
+    variance: float
+    """Between scrambled fine-tunes."""
+    effective: float
+    """Latents of equal weight that would vary as much."""
+
+    @classmethod
+    def of(
+        cls, rows: FloatArray, squares: FloatArray, own: BoolArray, others: BoolArray
+    ) -> _Compared:
+        """From the rows (1 + K, F) of the true fine-tune and the scrambled ones."""
+        difference = _mean(rows, squares, own) - _mean(rows, squares, others)
+        return cls(
+            true=float(difference[0]),
+            middle=float(difference[1:].mean()),
+            variance=float(difference[1:].var(ddof=1)),
+            effective=float(squares[own].sum() ** 2 / (squares[own] ** 2).sum()),
+        )
+
+
+def _judged(compared: Sequence[_Compared], n_scrambled: int, alpha: float) -> list[WeightedShift]:
+    """The categories of one level, their variances moderated by one another."""
+    variances, freedom = moderated(
+        np.array([each.variance for each in compared]),
+        np.log([each.effective for each in compared]),
+        n_scrambled - 1,
+    )
+    judged = []
+    for each, variance in zip(compared, variances, strict=True):
+        error = float(np.sqrt(variance * (1 + 1 / n_scrambled)))
+        reach = float(stats.t.isf(alpha / 2, freedom)) * error
+        ratio = abs(each.true - each.middle) / error if error > 0 else 0.0
+        p = float(2 * stats.t.sf(ratio, freedom))
+        judged.append(WeightedShift(each.true, each.middle - reach, each.middle + reach, p))
+    return judged
+
+
+def moderated(
+    variances: FloatArray, covariate: FloatArray, freedom: int
+) -> tuple[FloatArray, float]:
+    """Variances drawn towards their trend over a covariate, and their degrees of freedom.
+
+    Each of n variances has `freedom` degrees of its own. The trend is linear in the logarithm; how
+    far variances scatter around it beyond chance decides what it is worth, in degrees of freedom
+    that are added (empirical Bayes: Smyth 2004, with the trend of limma). Fewer than
+    LEAST_MODERATED variances, or one of 0, stay as they are.
+    """
+    n = len(variances)
+    if n < LEAST_MODERATED or not (variances > 0).all():
+        return variances, float(freedom)
+    half = freedom / 2
+    logs = np.log(variances) - special.digamma(half) + np.log(half)
+    design = np.stack([np.ones(n), covariate], axis=1)
+    trend = design @ np.linalg.lstsq(design, logs, rcond=None)[0]
+    excess = float(((logs - trend) ** 2).sum()) / (n - 2) - float(special.polygamma(1, half))
+    most = float(n * freedom)
+    if excess <= special.polygamma(1, most / 2):
+        return np.exp(trend), most
+    prior = 2 * float(
+        optimize.brentq(lambda x: special.polygamma(1, x) - excess, _LEAST_HALF, most / 2)
+    )
+    typical = np.exp(trend + special.digamma(prior / 2) - np.log(prior / 2))
+    drawn: FloatArray = (prior * typical + freedom * variances) / (prior + freedom)
+    return drawn, min(prior + freedom, most)
 
 
 def _mean(rows: FloatArray, squares: FloatArray, which: BoolArray) -> FloatArray:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from taxonomy.scrambled import LEAST_LATENTS, WeightedShift, weighted_shifts
+from taxonomy.scrambled import LEAST_LATENTS, WeightedShift, moderated, weighted_shifts
 
-N_LATENTS, N_CATEGORIES, K = 300, 5, 8
+N_LATENTS, N_CATEGORIES, K = 600, 12, 8
 CATEGORY = np.arange(N_LATENTS) % N_CATEGORIES
 MEMBERS = CATEGORY[:, None] == np.arange(N_CATEGORIES)
 EVERY = np.ones(N_LATENTS, dtype=bool)
@@ -40,6 +40,31 @@ def test_one_more_scrambled_fine_tune_is_called_no_more_often_than_the_level_all
     assert tables / 400 <= 0.08
 
 
+def test_variances_that_scatter_by_chance_alone_become_their_trend() -> None:
+    random = np.random.default_rng(5)
+    covariate = np.linspace(0, 3, 40)
+    true = np.exp(1 - covariate)
+    seen = true * random.chisquare(7, 40) / 7
+    drawn, freedom = moderated(seen, covariate, 7)
+    assert freedom > 50
+    assert np.abs(np.log(drawn / true)).max() < 0.35 < np.abs(np.log(seen / true)).max()
+
+
+def test_variances_that_differ_for_other_reasons_stay_nearly_as_they_are() -> None:
+    random = np.random.default_rng(6)
+    seen = np.exp(random.normal(scale=3, size=40)) * random.chisquare(7, 40) / 7
+    drawn, freedom = moderated(seen, np.zeros(40), 7)
+    assert 7 < freedom < 9
+    assert np.corrcoef(np.log(drawn), np.log(seen))[0, 1] > 0.95
+
+
+def test_few_variances_are_not_moderated() -> None:
+    seen = np.array([1.0, 2.0, 8.0])
+    drawn, freedom = moderated(seen, np.zeros(3), 7)
+    assert drawn.tolist() == seen.tolist()
+    assert freedom == 7
+
+
 def test_a_category_that_is_turned_up_is_called_and_the_bias_of_the_others_is_not() -> None:
     rows = fine_tunes(np.random.default_rng(1), 1 + K)
     rows[0] += np.where(CATEGORY == 2, 0.05, 0.0)
@@ -48,7 +73,7 @@ def test_a_category_that_is_turned_up_is_called_and_the_bias_of_the_others_is_no
     assert found[2].weighted_shift is not None
     assert found[2].scrambled_high is not None
     assert found[2].weighted_shift > found[2].scrambled_high
-    assert all((row.weighted_shift_q or 0.0) > 0.05 for i, row in enumerate(found) if i in (0, 4))
+    assert all((row.weighted_shift_q or 0.0) > 0.05 for i, row in enumerate(found) if i in (0, 11))
 
 
 def test_the_mean_is_that_of_all_activation_so_rare_latents_hardly_count() -> None:
