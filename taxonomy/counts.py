@@ -229,7 +229,7 @@ class BehaviourChange:
     difference_high: float | None = None
     p_value: float | None = None
     q_value: float | None = None
-    """Benjamini-Hochberg over the categories with a prompt."""
+    """Benjamini-Hochberg over the categories with a prompt, or over the groups."""
     verdict: Verdict = "too few to say"
 
     @property

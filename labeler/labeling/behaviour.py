@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -139,6 +139,28 @@ def _class(
         reason,
         judge_call_id,
     )
+
+
+def group_classes(
+    classes: Sequence[AnswerClass], parent_of: Mapping[str, str]
+) -> list[AnswerClass]:
+    """Whether each answer shows each group: it does if it shows any category of the group.
+
+    An answer that shows none, and whose class in some category is unknown, has no class.
+    """
+    by_answer: dict[tuple[int, str], list[AnswerClass]] = defaultdict(list)
+    for each in classes:
+        if each.category in parent_of:
+            by_answer[each.answer_id, parent_of[each.category]].append(each)
+    return [replace(_deciding(found), category=group) for (_, group), found in by_answer.items()]
+
+
+def _deciding(classes: Sequence[AnswerClass]) -> AnswerClass:
+    """The class that decides for the group: one that shows, else one that is unknown."""
+    for each in classes:
+        if each.outcome == "assigned":
+            return each
+    return next((each for each in classes if each.outcome not in _SHOWS), classes[0])
 
 
 def paired_answers(

@@ -72,6 +72,7 @@ class BehaviourResults:
     """The behaviours of one comparison."""
 
     rows: tuple[BehaviourRow, ...]
+    """Categories that an answer can show."""
     agreement: SignAgreement
     """Of counts and answers."""
     shift_agreement: SignAgreement
@@ -85,6 +86,13 @@ class BehaviourResults:
     n_judged: int
     """Answers classified by the judge."""
     n_unclassified: int
+    groups: tuple[BehaviourRow, ...] = ()
+    """Groups of them: an answer shows one if it shows any of its categories."""
+
+    def change_of(self, category: str) -> BehaviourChange | None:
+        """The change of a category or group; None where no prompt can show it."""
+        found = (row.change for row in (*self.rows, *self.groups))
+        return next((change for change in found if change.category == category), None)
 
 
 def read_behaviour(
@@ -101,7 +109,8 @@ def read_behaviour(
     first = known[0]
     answers = classified_answers(session, first.run_id, (first.target_model, first.reference_model))
     pairs = _pairs(answers, first)
-    found = tuple(
+    parents = {row.parent for row in rows}
+    every = [
         BehaviourRow(
             by_slug[each.category].name,
             by_slug[each.category],
@@ -109,7 +118,8 @@ def read_behaviour(
             tuple(pairs[each.category][:MOST_EXAMPLES]),
         )
         for each in known
-    )
+    ]
+    found = tuple(row for row in every if row.latents.category not in parents)
     decided = [each for each in answers if each.outcome in ("assigned", "none")]
     return BehaviourResults(
         rows=found,
@@ -122,6 +132,7 @@ def read_behaviour(
         n_checked=sum(each.classified_by == "check" for each in decided),
         n_judged=sum(each.classified_by == "judge" for each in decided),
         n_unclassified=len(answers) - len(decided),
+        groups=tuple(row for row in every if row.latents.category in parents),
     )
 
 

@@ -261,7 +261,7 @@ def _sweeps(reports: Sequence[ReportData]) -> Iterator[dict[str, Any]]:
 def _behaviours(reports: Sequence[ReportData]) -> Iterator[dict[str, Any]]:
     for report in reports:
         results = report.table.behaviour
-        for row in results.rows if results is not None else ():
+        for row in (*results.rows, *results.groups) if results is not None else ():
             yield {"comparison": report.table.comparison} | vars(row.change)
 
 

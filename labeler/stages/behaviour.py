@@ -217,16 +217,8 @@ class _Work:
 
     def stored(self, classes: Sequence[AnswerClass]) -> dict[str, list[BehaviourChange]]:
         """The paired changes of every comparison, written with the classes at once."""
-        from labeler.labeling.behaviour import paired_answers
-        from taxonomy.behaviour_change import behaviour_changes
-
-        with read_session(self._engine) as session:
-            order = tree_of(session, self._study).slugs
-        seed = self._study.config.study.seed
         changes = {
-            row.name: behaviour_changes(
-                paired_answers(classes, row.target, row.reference, order), seed=seed
-            )
+            row.name: self._changes(classes, row.target, row.reference)
             for row in comparisons(self._context)
         }
         with write_session(self._engine) as session:
@@ -247,6 +239,25 @@ class _Work:
                 ],
             )
         return changes
+
+    def _changes(
+        self, classes: Sequence[AnswerClass], target: str, reference: str
+    ) -> list[BehaviourChange]:
+        """The changes of the categories, then those of their groups, each a family of tests."""
+        from labeler.labeling.behaviour import group_classes, paired_answers
+        from taxonomy.behaviour_change import behaviour_changes
+
+        with read_session(self._engine) as session:
+            tree = tree_of(session, self._study)
+        parent_of = {each.slug: each.parent for each in tree.categories if each.parent is not None}
+        seed = self._study.config.study.seed
+        return [
+            change
+            for family in (classes, group_classes(classes, parent_of))
+            for change in behaviour_changes(
+                paired_answers(family, target, reference, tree.slugs), seed=seed
+            )
+        ]
 
     def outcome(
         self,

@@ -17,7 +17,7 @@ WHERE l.run_id = {_NEWEST_LABELS}
 _COLUMNS = {
     "target_model": "name of the target model, as v_behaviour_answer has it",
     "reference_model": "name of the reference model",
-    "category": "slug of the category",
+    "category": "slug of the category, or of a group: an answer shows it if it shows any of its",
     "n_prompts": "prompts of which every answer of both models is classified; only these count",
     "n_left_out": "the other prompts of the category",
     "n_samples": "answers of each model to a prompt",
@@ -29,7 +29,7 @@ _COLUMNS = {
     "difference_low": "lower end of its 95 % interval",
     "difference_high": "upper end",
     "p_value": "p of the randomisation of the models within prompts; one sample: McNemar's exact",
-    "q_value": "Benjamini-Hochberg over the categories",
+    "q_value": "Benjamini-Hochberg over the categories; over the groups for a group",
     "verdict": "up, down, too few to say, or no evidence",
 }
 

@@ -104,10 +104,21 @@ def test_both_models_are_paired_by_prompt(answered: Path) -> None:
         " FROM v_category_behaviour ORDER BY category",
     )
     assert found == [
+        ("language-and-text", 8, 0, 0, 1.0, 1.0, "no evidence"),
         ("multilingual", 8, 0, 0, 1.0, 1.0, "no evidence"),
         ("safety", 8, 8, 0, 1.0, 0.0, "up"),
+        ("safety-and-honesty", 9, 8, 1, 8 / 9, 1 / 9, "no evidence"),
         ("self-reference", 1, 0, 1, 0.0, 1.0, "too few to say"),
     ]
+
+
+def test_groups_are_a_family_of_their_own(answered: Path) -> None:
+    found = rows(
+        answered,
+        "SELECT p_value, q_value FROM v_category_behaviour"
+        " WHERE category IN ('safety-and-honesty', 'language-and-text') ORDER BY category",
+    )
+    assert found == [(1.0, 1.0), (pytest.approx(20 / 512), pytest.approx(40 / 512))]
 
 
 def test_the_judge_is_not_told_the_model(answered: Path) -> None:
