@@ -13,6 +13,7 @@ from crosscoder.config import SIDES
 from labeler.report.model import CategoryRow
 from labeler.store.schema import CategoryEffect, SubjectModel
 from labeler.text import listed, one_line
+from taxonomy.counts import ALPHA
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -37,7 +38,13 @@ class EffectRow:
     @property
     def is_significant(self) -> bool:
         """Whether a category closes more than random latents alike, q below 0.05."""
-        return self.stored.q_value is not None and self.stored.q_value < 0.05
+        return self.stored.q_value is not None and self.stored.q_value < ALPHA
+
+    @property
+    def matters(self) -> bool:
+        """Whether it does so by attribution and, where random latents were patched, then too."""
+        patched = self.stored.restored_p
+        return self.is_significant and (patched is None or patched < ALPHA)
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,11 @@ class EffectDirection:
     def is_defined(self) -> bool:
         """Whether there is a gap of which shares can be taken."""
         return self.rows[-1].stored.restored is not None
+
+    def of(self, category: str) -> EffectRow | None:
+        """The row of a category; None where no set of latents was made of it."""
+        found = (row for row in self.rows if row.stored.kind == "category")
+        return next((row for row in found if row.stored.name == category), None)
 
     def bar(self, row: EffectRow) -> Markup:
         """The row's bars on the direction's common axis."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from labeler.labeling.agreement import AgreementRow
     from labeler.report.answer import CategorySensitivity, Checks
     from labeler.report.behaviour import BehaviourResults
+    from labeler.report.category_latents import CategoryLatents
     from labeler.report.effects import EffectResults
     from labeler.report.robustness import Sweep
     from labeler.report.trust import Trust
@@ -224,6 +225,8 @@ class ChangeTable:
     """What the latents do to the output; None where it was not measured."""
     trust: Trust | None = None
     """What the verdicts take into account, and what the null runs make of them."""
+    latents: Mapping[str, CategoryLatents] = field(default_factory=dict)
+    """Review and stability of the latents of each category that has some."""
 
     @property
     def has_family_p(self) -> bool:

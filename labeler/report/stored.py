@@ -15,6 +15,7 @@ from labeler.errors import UsageError
 from labeler.report.answer import Checks, sensitivity_of
 from labeler.report.basis import read_basis
 from labeler.report.behaviour import read_behaviour
+from labeler.report.category_latents import read_category_latents
 from labeler.report.comparisons import ActiveComparison, read_comparisons
 from labeler.report.effects import read_effects
 from labeler.report.model import CategoryRow, ChangeTable, Coverage, Direction, PlantedCheck
@@ -251,6 +252,7 @@ def change_table(
         basis=read_basis(session, comparison, rows),
         behaviour=read_behaviour(session, comparison.id, rows),
         effects=read_effects(session, comparison.id, rows),
+        latents=read_category_latents(session, comparison.name),
     )
 
 

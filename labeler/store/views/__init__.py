@@ -17,13 +17,13 @@ from labeler.store.views.base import View
 
 VIEWS: tuple[View, ...] = (
     *labels.VIEWS,
+    *effects.VIEWS,
+    *behaviour.VIEWS,
     *change.VIEWS,
     *coverage.VIEWS,
     *review.VIEWS,
     *change.ROBUSTNESS_VIEWS,
     *scores.VIEWS,
-    *effects.VIEWS,
-    *behaviour.VIEWS,
 )
 """All views, in an order in which they can be created."""
 

@@ -17,9 +17,10 @@ total AS (
 
 _HIT = """
 hit AS (
-  SELECT comparison_id, side, category_id FROM effective_label_category WHERE rank = 1
+  SELECT comparison_id, side, latent_id, category_id
+  FROM effective_label_category WHERE rank = 1
   UNION ALL
-  SELECT ec.comparison_id, ec.side, k.parent_id
+  SELECT ec.comparison_id, ec.side, ec.latent_id, k.parent_id
   FROM effective_label_category AS ec JOIN category AS k ON k.id = ec.category_id
   WHERE ec.rank = 1 AND k.parent_id IS NOT NULL
 )"""
@@ -66,6 +67,32 @@ SELECT comparison, category, parent, level, target_count, target_total, referenc
 FROM shares
 """
 )
+
+_LATENTS = (
+    with_tables(_HIT)
+    + """
+SELECT c.name AS comparison, k.slug AS category, count(*) AS n_latents,
+       count(e.review_event_id) AS n_reviewed,
+       CAST(count(e.review_event_id) AS DOUBLE PRECISION) / count(*) AS reviewed_share,
+       max(l.n_seeds) AS n_seeds,
+       CAST(sum(CASE WHEN l.p_reappear >= 0.5 THEN 1 ELSE 0 END) AS DOUBLE PRECISION)
+         / NULLIF(count(l.p_reappear), 0) AS stable_share
+FROM hit AS h
+JOIN comparison AS c ON c.id = h.comparison_id
+JOIN category AS k ON k.id = h.category_id
+JOIN latent AS l ON l.id = h.latent_id
+JOIN effective_label AS e
+  ON e.comparison_id = h.comparison_id AND e.side = h.side AND e.latent_id = h.latent_id
+GROUP BY c.name, k.slug
+"""
+)
+
+_LATENTS_COLUMNS = {
+    "n_reviewed": "of its latents, on either side: labels that are a reviewer's decision",
+    "reviewed_share": "their share",
+    "n_seeds": "crosscoders of other seeds that its latents were looked for in; NULL = one seed",
+    "stable_share": "share of its latents that come again in at least half of them; NULL = one seed",
+}
 
 _STATISTIC_COLUMNS = {
     "category": "slug of the category",
@@ -121,6 +148,36 @@ _STATISTIC_COLUMNS = {
     "documents_needed": "documents that show such a change with 80 % power; NULL = none advised",
 }
 
+_EFFECT_COLUMNS = {
+    "attribution": "share of the output gap that its latents close by first order; NULL = unknown",
+    "attribution_control": "mean share of random latents, as many and as strong, by first order",
+    "attribution_q": "Benjamini-Hochberg q of attribution's rank among them, over the categories",
+    "restored": "share of the output gap that its latents restore where they are patched",
+    "restored_low": "lower end of its 95 % interval over documents",
+    "restored_high": "upper end",
+    "restored_control": "mean share of random latents alike that were patched; NULL = none was",
+    "restored_p": "rank of restored among them",
+}
+_EFFECT_SOURCES = {
+    "attribution": "first_order",
+    "attribution_control": "control_mean",
+    "attribution_q": "q_value",
+    "restored_control": "restored_control_mean",
+}
+"""Columns of category_effect that have another name here."""
+_ANSWER_COLUMNS = {
+    "answers_points": "change of the answers that show it, in percentage points; NULL = unknown",
+    "answers_low": "lower end of its 95 % interval",
+    "answers_high": "upper end",
+    "answers_q": "its Benjamini-Hochberg q",
+}
+_ANSWER_SOURCES = {
+    "answers_points": "difference_points",
+    "answers_low": "difference_low",
+    "answers_high": "difference_high",
+    "answers_q": "q_value",
+}
+
 _REPORTED_COLUMNS = {
     "comparison": "name of the comparison",
     **_STATISTIC_COLUMNS,
@@ -134,7 +191,7 @@ _REPORTED_COLUMNS = {
 _EVERY_WAY = f"""
 SELECT c.name AS comparison, {", ".join(f"s.{name}" for name in _STATISTIC_COLUMNS)},
        t.name || ' ' || t.version AS taxonomy_version, s.report_run_id, s.computed_at,
-       c.labels_changed_at > s.computed_at AS is_stale, {IS_LEAF} AS is_leaf{{main}}
+       c.labels_changed_at > s.computed_at AS is_stale, {IS_LEAF} AS is_leaf{{more}}
 FROM category_change_statistic AS s
 JOIN (
   SELECT comparison_id, max(report_run_id) AS report_run_id
@@ -146,8 +203,24 @@ JOIN taxonomy_version AS t ON t.id = s.taxonomy_version_id
 LEFT JOIN category AS k
   ON k.taxonomy_version_id = s.taxonomy_version_id AND k.slug = s.category
 """
-_STATISTIC = _EVERY_WAY.replace("{main}", "") + "WHERE s.is_main\n"
-_SENSITIVITY = _EVERY_WAY.replace("{main}", ",\n       s.is_main")
+_SENSITIVITY = _EVERY_WAY.replace("{more}", ",\n       s.is_main")
+_BESIDE = [
+    *(f"e.{_EFFECT_SOURCES.get(name, name)} AS {name}" for name in _EFFECT_COLUMNS),
+    *(f"b.{source} AS {name}" for name, source in _ANSWER_SOURCES.items()),
+    *(f"m.{name}" for name in _LATENTS_COLUMNS),
+]
+_STATISTIC = (
+    _EVERY_WAY.replace("{more}", f",\n       {', '.join(_BESIDE)}")
+    + """LEFT JOIN latent_set AS ts ON ts.id = c.target_set_id
+LEFT JOIN category_effect AS e
+  ON e.comparison_id = c.id AND e.kind = 'category' AND e.name = s.category AND e.is_main
+  AND e.target_model_id = ts.target_model_id AND e.reference_model_id = ts.against_model_id
+LEFT JOIN v_category_behaviour AS b ON b.comparison = c.name AND b.category = s.category
+LEFT JOIN v_category_latents AS m ON m.comparison = c.name AND m.category = s.category
+WHERE s.is_main
+"""
+)
+"""With what else is known of each category; the effect is that towards the target."""
 
 CATEGORY_CHANGE = View(
     name="v_category_change",
@@ -168,10 +241,21 @@ CATEGORY_CHANGE = View(
     },
     select=_CHANGE,
 )
+CATEGORY_LATENTS = View(
+    name="v_category_latents",
+    description="Of the latents of each category: how many are reviewed, how many come again.",
+    columns={
+        "comparison": "name of the comparison",
+        "category": "slug of the category; a group has its leaves' latents",
+        "n_latents": "latents on either side whose primary category it is",
+        **_LATENTS_COLUMNS,
+    },
+    select=_LATENTS,
+)
 CATEGORY_CHANGE_STATISTIC = View(
     name="v_category_change_statistic",
-    description="The newest report's main statistics of each comparison.",
-    columns=_REPORTED_COLUMNS,
+    description="The newest report's main statistics of each comparison, and what stands beside.",
+    columns={**_REPORTED_COLUMNS, **_EFFECT_COLUMNS, **_ANSWER_COLUMNS, **_LATENTS_COLUMNS},
     select=_STATISTIC,
 )
 CATEGORY_CHANGE_SENSITIVITY = View(
@@ -182,6 +266,7 @@ CATEGORY_CHANGE_SENSITIVITY = View(
 )
 VIEWS = (
     CATEGORY_CHANGE,
+    CATEGORY_LATENTS,
     CATEGORY_CHANGE_STATISTIC,
     CATEGORY_CHANGE_SENSITIVITY,
 )

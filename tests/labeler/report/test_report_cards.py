@@ -12,6 +12,7 @@ from sqlalchemy import text
 from labeler.report.behaviour import BehaviourResults, BehaviourRow
 from labeler.report.build import ReportFiles
 from labeler.report.cards import CategoryCard, cards
+from labeler.report.category_latents import CategoryLatents
 from labeler.report.effects import EffectDirection, EffectResults, EffectRow
 from labeler.report.model import ChangeTable
 from labeler.store.engine import open_engine
@@ -74,18 +75,23 @@ def answers(verdict: str, points: float) -> BehaviourChange:
 @pytest.mark.parametrize(
     ("shift", "answered", "direction", "claim"),
     [
-        (0.02, answers("up", 21.0), "up", "Up by 2 of 3 measures: used more strongly, answers "),
-        (-0.02, answers("up", 21.0), "contradictory", "up by answers, down by strength"),
-        (-0.02, answers("no evidence", 1.0), "down", "Down by 1 of 3 measures: used less strongly"),
-        (0.0, answers("no evidence", 1.0), "no evidence", "Not shown to change by any of 3"),
+        (0.02, answers("up", 21.0), "up",
+         "Up by 2 of 3 measures: used more strongly (+0.020), answers change +21 points"),
+        (-0.02, answers("up", 21.0), "contradictory",
+         "The measures contradict each other: answers change +21 points, "
+         "used less strongly (-0.020)"),
+        (-0.02, answers("no evidence", 1.0), "down",
+         "Down by 1 of 3 measures: used less strongly (-0.020)"),
+        (0.0, answers("no evidence", 1.0), "no evidence",
+         "Not shown to change by any of 3 measures"),
     ],
-)
+)  # fmt: skip
 def test_claim_names_the_measures_that_are_distinguishable(
     table: ChangeTable, shift: float, answered: BehaviourChange, direction: str, claim: str
 ) -> None:
     rows = {"safety": {"relative_shift": shift, "relative_shift_q": 0.01 if shift else 1.0}}
     card = card_of(with_measures(table, rows, {"safety": answered}), "safety")
-    assert (card.direction, claim in card.claim) == (direction, True)
+    assert (card.direction, card.claim) == (direction, claim)
     assert [each.name for each in card.measures] == ["latents", "strength", "answers"]
 
 
@@ -94,9 +100,32 @@ def test_surest_categories_come_first_and_counts_alone_make_no_card(table: Chang
     rows = {"self-reference": {"relative_shift": -0.1, "relative_shift_q": 0.001}}
     found = cards(with_measures(table, rows, {"safety": answers("no evidence", 1.0)}))
     assert found[0].row.category == "self-reference"
-    assert [card.n_called for card in found] == sorted(
-        (card.n_called for card in found), reverse=True
+    called = [card.n_called for card in found if not card.is_group]
+    assert called == sorted(called, reverse=True)
+
+
+def test_groups_have_cards_behind_those_of_their_categories(table: ChangeTable) -> None:
+    changes = {"safety": answers("up", 21.0)}
+    changed = with_measures(table, {}, changes)
+    assert changed.behaviour is not None
+    group = next(row for row in changed.rows if row.category == "safety-and-honesty")
+    answered = dataclasses.replace(answers("up", 12.0), category=group.category)
+    behaviour = dataclasses.replace(
+        changed.behaviour, groups=(BehaviourRow(group.name, group, answered),)
     )
+    found = cards(dataclasses.replace(changed, behaviour=behaviour))
+    assert [card.is_group for card in found] == sorted(card.is_group for card in found)
+    card = next(card for card in found if card.row.category == "safety-and-honesty")
+    assert card.claim == "Up by 1 of 3 measures: answers change +12 points"
+    assert "parent = 'safety-and-honesty'" in card.latents_query
+
+
+def test_one_seed_and_unreviewed_labels_are_said(table: ChangeTable) -> None:
+    card = card_of(with_measures(table, {}, {}), "safety")
+    assert card.latents is not None
+    assert (card.latents.stability, card.latents.review) == ("one seed", "none reviewed")
+    known = CategoryLatents(n_latents=8, n_reviewed=2, n_seeds=3, stable_share=0.625)
+    assert (known.stability, known.review) == ("62% come again in 3 other seeds", "25% reviewed")
 
 
 def test_queries_are_of_the_database(table: ChangeTable, migrated_file: Path) -> None:
@@ -106,11 +135,12 @@ def test_queries_are_of_the_database(table: ChangeTable, migrated_file: Path) ->
     )
     direction = EffectDirection("a", "b", "assistant", (), (EffectRow("Safety", stored),), 0.2)
     full = dataclasses.replace(full, effects=EffectResults((direction,), 1, 16))
-    measures = card_of(full, "safety").measures
+    card = card_of(full, "safety")
+    measures = card.measures
     assert len(measures) == 4
     with open_engine(f"sqlite:///{migrated_file}").connect() as connection:
-        for measure in measures:
-            connection.execute(text(measure.query)).all()
+        for query in (*(measure.query for measure in measures), card.latents_query):
+            connection.execute(text(query)).all()
 
 
 def test_queries_quote_the_comparison(table: ChangeTable) -> None:
@@ -120,11 +150,23 @@ def test_queries_quote_the_comparison(table: ChangeTable) -> None:
 
 
 @pytest.mark.parametrize(
-    ("q_value", "words"),
-    [(0.01, "; closes 12.0% of the output gap, random latents alike 2.0%"), (0.5, "")],
-)
-def test_effect_beyond_chance_is_said_and_counts_neither_up_nor_down(
-    table: ChangeTable, q_value: float, words: str
+    ("effect", "words", "shown"),
+    [
+        ({"q_value": 0.01},
+         ": closes by first order 12.0% of the output gap (random latents alike 2.0%)",
+         ("12.0% against 2.0%", "q 0.010", "first order")),
+        ({"q_value": 0.5}, "", ("12.0% against 2.0%", "q 0.50", "first order")),
+        ({"q_value": 0.01, "n_patched_controls": 20, "restored_p": 0.04},
+         ": restores 15.0% of the output gap (random latents alike 3.0%)",
+         ("15.0% (5.0% to 25.0%) against 3.0%", "p 0.040", "patched")),
+        ({"q_value": 0.01, "n_patched_controls": 20, "restored_p": 0.3}, "",
+         ("15.0% (5.0% to 25.0%) against 3.0%", "p 0.30", "patched")),
+        ({"q_value": 0.2, "n_patched_controls": 20, "restored_p": 0.04}, "",
+         ("15.0% (5.0% to 25.0%) against 3.0%", "p 0.040", "patched")),
+    ],
+)  # fmt: skip
+def test_effect_is_called_where_attribution_and_patching_both_show_it(
+    table: ChangeTable, effect: dict[str, Any], words: str, shown: tuple[str, str, str]
 ) -> None:
     stored = CategoryEffect(
         kind="category",
@@ -135,7 +177,11 @@ def test_effect_beyond_chance_is_said_and_counts_neither_up_nor_down(
         n_controls=200,
         first_order=0.12,
         control_mean=0.02,
-        q_value=q_value,
+        restored=0.15,
+        restored_low=0.05,
+        restored_high=0.25,
+        restored_control_mean=0.03,
+        **effect,
     )
     direction = EffectDirection("a", "b", "assistant", (), (EffectRow("Safety", stored),), 0.2)
     with_effect = dataclasses.replace(
@@ -145,3 +191,14 @@ def test_effect_beyond_chance_is_said_and_counts_neither_up_nor_down(
     assert card.claim == f"Not shown to change by any of 2 measures{words}"
     assert card.direction == "no evidence"
     assert [each.name for each in card.measures] == ["latents", "strength", "effect"]
+    measure = card.measures[-1]
+    assert (measure.value, measure.detail, measure.how) == shown
+
+
+def test_an_effect_without_random_latents_is_not_shown(table: ChangeTable) -> None:
+    stored = CategoryEffect(kind="category", name="safety", n_controls=0, first_order=0.1)
+    direction = EffectDirection("a", "b", "assistant", (), (EffectRow("Safety", stored),), 0.2)
+    bare = dataclasses.replace(
+        with_measures(table, {}, {}), effects=EffectResults((direction,), 1, 16)
+    )
+    assert [each.name for each in card_of(bare, "safety").measures] == ["latents", "strength"]

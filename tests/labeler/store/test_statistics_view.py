@@ -6,7 +6,15 @@ from sqlalchemy.orm import Session
 
 from labeler.store.engine import write_session
 from labeler.store.runs import begin_run
-from labeler.store.schema import CategoryChangeStatistic, utc_now
+from labeler.store.schema import (
+    CategoryChangeStatistic,
+    CategoryEffect,
+    Comparison,
+    Latent,
+    LatentSet,
+    SubjectModel,
+    utc_now,
+)
 
 QUERY = "SELECT category, report_run_id, verdict, is_stale FROM v_category_change_statistic"
 
@@ -55,3 +63,61 @@ def test_a_report_is_stale_once_an_active_label_changes(engine: Engine) -> None:
         assert not rows(session, QUERY)[0][3]
         decide(session, data, data.target[0], "humour")
         assert rows(session, QUERY)[0][3]
+
+
+BESIDE = "SELECT n_seeds, stable_share, n_reviewed, reviewed_share FROM v_category_change_statistic"
+
+
+def test_reviewed_and_stable_shares_are_of_the_latents_of_both_sides(engine: Engine) -> None:
+    with write_session(engine) as session:
+        data = seed(session)
+        write_statistic(session, data, data.run_id)
+        assert rows(session, BESIDE) == [(None, None, None, None)]
+        latents = [data.target[0], data.target[1], data.reference[0]]
+        for latent in latents:
+            label(session, data, latent, "safety")
+        assert rows(session, BESIDE) == [(None, None, 0, 0)]
+        for latent, p_reappear in zip(latents, (1.0, 0.5, 0.25), strict=True):
+            row = session.get_one(Latent, latent)
+            row.n_seeds, row.p_reappear = 4, p_reappear
+        decide(session, data, latents[0], "safety")
+        session.flush()
+        assert rows(session, BESIDE) == [(4, 2 / 3, 1, 1 / 3)]
+
+
+def test_the_effect_towards_the_target_stands_beside_the_change(engine: Engine) -> None:
+    with write_session(engine) as session:
+        data = seed(session)
+        write_statistic(session, data, data.run_id)
+        target, base = (SubjectModel(name=name, fingerprint=name) for name in ("target", "base"))
+        session.add_all((target, base))
+        session.flush()
+        comparison = session.get_one(Comparison, data.comparison_id)
+        sides = session.get_one(LatentSet, comparison.target_set_id)
+        sides.target_model_id, sides.against_model_id = target.id, base.id
+        shared = {
+            "kind": "category",
+            "name": "safety",
+            "scope": "assistant",
+            "is_main": True,
+            "n_latents": 2,
+            "n_documents": 9,
+            "n_tokens": 90,
+            "n_controls": 200,
+            "n_patched_controls": 20,
+        }
+        for share, models in ((0.5, (base, target)), (0.25, (target, base))):
+            ids = {"target_model_id": models[0].id, "reference_model_id": models[1].id}
+            measured = {"first_order": share, "q_value": 0.04, "restored": 0.3, "restored_p": 0.05}
+            session.add(
+                CategoryEffect(
+                    run_id=data.run_id, comparison_id=comparison.id, **shared, **ids, **measured
+                )
+            )
+        session.flush()
+        found = rows(
+            session,
+            "SELECT attribution, attribution_q, restored, restored_p, answers_points"
+            " FROM v_category_change_statistic",
+        )
+        assert found == [(0.25, 0.04, 0.3, 0.05, None)]
