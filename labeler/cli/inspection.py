@@ -18,6 +18,11 @@ from labeler.judge.latents import load_subject
 from labeler.judge.prompts import explain_request
 from labeler.labeling.plan import plan_labels, plan_lines
 from labeler.report.basis import sets_of, shift_words
+from labeler.report.latent_effects import (
+    effect_lines,
+    read_latent_effects,
+    read_patched_sets,
+)
 from labeler.report.model import Measure
 from labeler.report.shift_bar import shift_word
 from labeler.stages.base import StageContext
@@ -65,7 +70,9 @@ def print_latent(study: Study, name: str) -> None:
         lines = (
             *_norm_lines(study, crosscoder, latent),
             *_scaling_lines(session, latent),
-            *_effect_lines(session, latent),
+            *effect_lines(
+                read_latent_effects(session, latent.id), read_patched_sets(session, latent.id)
+            ),
             *_label_lines(session, latent),
         )
         for line in lines:
@@ -159,24 +166,6 @@ def _scaling_lines(session: Session, latent: Latent) -> Iterator[str]:
             f"{target_name} against {reference_name}: delta_norm {_number(row.delta_norm)}  "
             f"nu_error {error}  nu_reconstruction {reconstruction}{_shift(row)}"
         )
-
-
-def _effect_lines(session: Session, latent: Latent) -> Iterator[str]:
-    rows = session.execute(
-        text("select * from v_latent_effect where latent_id = :latent order by target"),
-        {"latent": latent.id},
-    )
-    for row in rows.mappings():
-        share = _interval(row["attribution"], row["attribution_low"], row["attribution_high"])
-        yield (
-            f"effect on {row['target']} from {row['reference']}: closes {share} of the output gap "
-            f"by first order, place {row['rank']:,}; {row['magnitude']:.2%} of all magnitude"
-            f"{_equivalence(row['equivalence'])}"
-        )
-
-
-def _equivalence(value: float | None) -> str:
-    return "" if value is None else f"; causal equivalence in the two models {value:.2f}"
 
 
 def _shift(row: LatentScaling) -> str:

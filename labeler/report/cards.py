@@ -185,7 +185,7 @@ def _effect(row: CategoryRow, table: ChangeTable) -> Iterator[Measure]:
         )
         detail = _probability("p", stored.restored_p)
     else:
-        how, verb = "first order", "closes by first order"
+        how, verb = "1st order", "closes by first order"
         share, control = effect_share(stored.first_order), effect_share(stored.control_mean)
         value, detail = share, _probability("q", stored.q_value)
     yield Measure(

@@ -24,6 +24,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from labeler.errors import UsageError, WorkError
 from labeler.report.html import KIND_TITLES, VERDICT_SIGNS, Run, page_environment, runs_of
+from labeler.report.latent_effects import MEANING
 from labeler.report.model import EvidenceView
 from labeler.report.shift_bar import shift_bar, shift_word
 from labeler.review.access import Access, Guesses
@@ -79,6 +80,7 @@ def build_environment() -> Environment:
     environment.globals.update(
         shift_bar=shift_bar,
         shift_word=shift_word,
+        effect_meaning=MEANING,
         highlighted=highlighted,
         kind_titles=KIND_TITLES,
         verdict_signs=VERDICT_SIGNS,

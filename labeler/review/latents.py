@@ -13,6 +13,12 @@ from sqlalchemy.orm import Session, aliased
 
 from labeler.report.basis import sets_of, shift_words
 from labeler.report.html import largest_activation
+from labeler.report.latent_effects import (
+    LatentEffectView,
+    PatchedSet,
+    read_latent_effects,
+    read_patched_sets,
+)
 from labeler.report.latents import evidence_view
 from labeler.report.model import EvidenceView, Measure
 from labeler.review.queue_table import QueueTable
@@ -154,6 +160,8 @@ class LatentPage:
     """Crosscoders of other seeds that it was looked for in."""
     p_reappear: float | None
     max_activation: float | None
+    effects: tuple[LatentEffectView, ...]
+    patched_sets: tuple[PatchedSet, ...]
     evidence: tuple[EvidenceGroup, ...]
     largest: float
     history: tuple[HistoryEntry, ...]
@@ -207,6 +215,9 @@ def latent_page(
         n_seeds=record.n_seeds,
         p_reappear=record.p_reappear,
         max_activation=record.max_activation,
+        effects=read_latent_effects(session, latent.latent_id),
+        # The name of its category would tell its label.
+        patched_sets=() if hidden else read_patched_sets(session, latent.latent_id),
         evidence=_grouped(windows),
         largest=largest_activation(windows),
         history=() if hidden else tuple(latent_history(session, latent.latent_id)),

@@ -91,7 +91,7 @@ _LATENTS_COLUMNS = {
     "n_reviewed": "of its latents, on either side: labels that are a reviewer's decision",
     "reviewed_share": "their share",
     "n_seeds": "crosscoders of other seeds that its latents were looked for in; NULL = one seed",
-    "stable_share": "share of its latents that come again in at least half of them; NULL = one seed",
+    "stable_share": "share of its latents that come again in at least half of them",
 }
 
 _STATISTIC_COLUMNS = {

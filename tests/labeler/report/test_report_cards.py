@@ -154,8 +154,8 @@ def test_queries_quote_the_comparison(table: ChangeTable) -> None:
     [
         ({"q_value": 0.01},
          ": closes by first order 12.0% of the output gap (random latents alike 2.0%)",
-         ("12.0% against 2.0%", "q 0.010", "first order")),
-        ({"q_value": 0.5}, "", ("12.0% against 2.0%", "q 0.50", "first order")),
+         ("12.0% against 2.0%", "q 0.010", "1st order")),
+        ({"q_value": 0.5}, "", ("12.0% against 2.0%", "q 0.50", "1st order")),
         ({"q_value": 0.01, "n_patched_controls": 20, "restored_p": 0.04},
          ": restores 15.0% of the output gap (random latents alike 3.0%)",
          ("15.0% (5.0% to 25.0%) against 3.0%", "p 0.040", "patched")),

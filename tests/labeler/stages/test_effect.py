@@ -102,7 +102,19 @@ def test_report_inspect_and_api_show_it(
     latent = int(study.latent_effects().latent_id.iloc[0])
     capsys.readouterr()
     assert run(["inspect", str(measured_folder.path), f"id:{latent}"]) == 0
-    assert "of the output gap by first order, place" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "of the output gap by first order, place" in said
+    assert "of a latent of its magnitude (" in said
+    assert "It says that the latent matters to the output" in said
+    ((member,),) = rows(
+        measured_folder,
+        "SELECT min(latent_id) FROM v_effective_label WHERE side = 'target' AND rank = 1"
+        " AND latent_id IN (SELECT latent_id FROM v_latent_effect)",
+    )
+    assert run(["inspect", str(measured_folder.path), f"id:{member}"]) == 0
+    said = capsys.readouterr().out
+    assert "of the target side together restore " in said
+    assert "of the gap, patched; random latents alike restore " in said
 
 
 def test_it_is_not_done_again_and_its_message_has_the_gap(
