@@ -47,6 +47,10 @@ TUNING_STEPS = 40
 COMPARISON = "pair"
 
 
+Pair = tuple[SubjectSpec, SubjectSpec]
+"""Target and reference."""
+
+
 @dataclass(frozen=True)
 class Size:
     """How large the studies of one kind of model are."""
@@ -61,12 +65,14 @@ class Size:
     epochs: int
     top: int
     """Latents per side."""
+    scramble_documents: int
+    """Documents that each of the study's own scrambled fine-tunes reads."""
     embedding: str
     dtype: str
 
 
-TINY = Size("tiny", 160, 64, 2, 256, 8, 4, 40, 'kind = "tfidf"\n', "float32")
-SMALL = Size("smollm2", 120, 192, 22, 512, 32, 8, 40, "", "bfloat16")
+TINY = Size("tiny", 160, 64, 2, 256, 8, 4, 40, 100, 'kind = "tfidf"\n', "float32")
+SMALL = Size("smollm2", 120, 192, 22, 512, 32, 8, 40, 32, "", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ def result(
     work: Path,
     size: Size,
     name: str,
-    make: Callable[[Path], tuple[SubjectSpec, SubjectSpec]],
+    make: Callable[[Path], Pair],
     kind: str,
     of: str,
     dose: float | None = None,
@@ -127,8 +133,7 @@ def result(
         calls = {key: Called(**each) for key, each in stored.pop("calls").items()}
         return Result(**{**stored, "calls": calls, "permuted": tuple(stored["permuted"])})
     folder.mkdir(parents=True, exist_ok=True)
-    target, reference = make(folder / "model")
-    study = Study.open(_written_study(folder, size, work, target, reference))
+    study = Study.open(_written_study(folder, size, work, *_made(folder, make)))
     study.run(last="categorize", progress=progress_for())
     findings, permuted = _read(study.file)
     found = Result(
@@ -144,6 +149,16 @@ def result(
     )
     record.write_text(json.dumps(asdict(found), indent=1), "utf-8")
     return found
+
+
+def _made(folder: Path, make: Callable[[Path], Pair]) -> Pair:
+    """The pair of a folder, made unless it is there."""
+    record = folder / "pair.json"
+    if not record.is_file():
+        pair = make(folder / "model")
+        record.write_text(json.dumps([asdict(spec) for spec in pair]), "utf-8")
+    target, reference = (SubjectSpec(**spec) for spec in json.loads(record.read_text("utf-8")))
+    return target, reference
 
 
 def _read(study: StudyFile) -> tuple[Findings, tuple[bool, ...]]:
@@ -200,18 +215,14 @@ def _calls(findings: Findings) -> dict[str, Called]:
             "no evidence"
             if row.category not in shifted
             else "up"
-            if (row.relative_shift or 0.0) > 0
+            if (row.called_shift or 0.0) > 0
             else "down",
-            row.relative_shift,
-            row.relative_shift_q,
+            row.called_shift,
+            row.called_shift_q,
         )
         for row in findings.changes
-        if not row.is_empty or row.relative_shift_q is not None
+        if not row.is_empty or row.called_shift_q is not None
     }
-
-
-Pair = tuple[SubjectSpec, SubjectSpec]
-"""Target and reference."""
 
 
 def tiny_nulls(work: Path, n: int) -> Iterator[Result]:
@@ -266,7 +277,7 @@ def _kind(number: int) -> str:
 
 def _null(
     folder: Path, tuned: SubjectSpec, base: SubjectSpec, size: Size, work: Path, number: int
-) -> tuple[SubjectSpec, SubjectSpec]:
+) -> Pair:
     """Target and reference of a null pair; int8 rounds the tuned model, so that bases differ."""
     if _kind(number) == "int8":
         return replace(write_rounded(tuned, folder), name="target"), tuned
@@ -290,7 +301,7 @@ def _tuned(of: str) -> SubjectSpec:
     return replace(_smollm2(), name="tuned", adapter=str(adapter))
 
 
-def _tiny_pair(work: Path, folder: Path, number: int) -> tuple[SubjectSpec, SubjectSpec]:
+def _tiny_pair(work: Path, folder: Path, number: int) -> Pair:
     """A small random Llama, and the same after a few steps of training on one topic."""
     base, tuned = (folder.with_name(name) for name in ("base", "tuned"))
     texts = _texts(documents_of(TINY, work))
@@ -386,6 +397,7 @@ batch_size = 1024
 [isolate]
 rule = "shifted"
 top = {size.top}
+scramble_documents = {size.scramble_documents}
 [collect]
 latents = "eligible"
 [[comparison]]

@@ -52,6 +52,8 @@ class DrawnCounts:
     """(R,)"""
     n_members: FloatArray
     """(C,) latents of each category in the whole dictionary, as far as they are labelled."""
+    stretch: FloatArray | None = None
+    """(C,) factor of differences and log ratios, see `taxonomy.scrambled.stretched`; None = 1."""
 
     @property
     def n_draws(self) -> int:
@@ -61,15 +63,18 @@ class DrawnCounts:
     @property
     def differences(self) -> FloatArray:
         """(R, C) target share minus reference share; 0 where a side has no latent."""
-        return _share(self.target, self.target_total) - _share(self.reference, self.reference_total)
+        target = _share(self.target, self.target_total)
+        return self._stretched(target - _share(self.reference, self.reference_total))
 
     @property
     def log_ratios(self) -> FloatArray:
         """(R, C) logarithm of the ratio of the shares, see `log_ratio`."""
         target = np.log((self.target + 0.5) / (self.target_total + 0.5)[:, None])
         reference = np.log((self.reference + 0.5) / (self.reference_total + 0.5)[:, None])
-        difference: FloatArray = target - reference
-        return difference
+        return self._stretched(target - reference)
+
+    def _stretched(self, values: FloatArray) -> FloatArray:
+        return values if self.stretch is None else values * self.stretch
 
 
 def count_draws(

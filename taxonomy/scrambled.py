@@ -16,6 +16,7 @@ from scipy import optimize, special, stats
 
 from taxonomy.counts import ALPHA
 from taxonomy.intervals import adjust_by_level
+from taxonomy.randomisation import DrawnCounts
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -156,6 +157,26 @@ def moderated(
     typical = np.exp(trend + special.digamma(prior / 2) - np.log(prior / 2))
     drawn: FloatArray = (prior * typical + freedom * variances) / (prior + freedom)
     return drawn, min(prior + freedom, most)
+
+
+def stretched(drawn: DrawnCounts, scrambled: DrawnCounts, alpha: float = ALPHA) -> DrawnCounts:
+    """The drawn counts, stretched to what the sides of scrambled fine-tunes reach.
+
+    Swapped documents say what chance gives where the models do not differ. A fine-tune without
+    meaning does differ, and moves whole categories. So each category's draws are stretched, where
+    they reach less far: their 1 - alpha quantile then lies where a further scrambled fine-tune
+    stays with probability 1 - alpha, as predicted by the `scrambled` ones (K, C). p, intervals and
+    advice follow. Fewer than two scrambled ones stretch nothing.
+    """
+    n_scrambled = scrambled.n_draws
+    if n_scrambled < 2:
+        return drawn
+    null = scrambled.differences
+    error = null.std(axis=0, ddof=1) * np.sqrt(1 + 1 / n_scrambled)
+    reach = np.abs(null.mean(axis=0)) + stats.t.isf(alpha / 2, n_scrambled - 1) * error
+    own = np.quantile(np.abs(drawn.differences), 1 - alpha, axis=0)
+    factor = np.divide(reach, own, out=np.ones_like(own), where=own > 0)
+    return replace(drawn, stretch=np.maximum(1.0, factor))
 
 
 def _mean(rows: FloatArray, squares: FloatArray, which: BoolArray) -> FloatArray:

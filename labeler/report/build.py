@@ -47,7 +47,7 @@ from labeler.report.tables import (
     to_markdown,
     trust_json,
 )
-from labeler.report.trust import n_training_seeds, trust_of
+from labeler.report.trust import read_grounds, trust_of
 from labeler.store.comparisons import NamedComparison, study_comparisons
 from labeler.store.engine import READ_ONLY_OPTION, write_session
 from labeler.store.schema import utc_now
@@ -233,8 +233,8 @@ def _read(
         checks=checks_of(checks, rows, robustness.others),
     )
     validation = robustness.validation
-    n_seeds = n_training_seeds(session, facts.target_set)
-    trust = trust_of(table, validation.null_runs, validation.scores, n_seeds)
+    grounds = read_grounds(session, facts.target_set)
+    trust = trust_of(table, validation.null_runs, validation.scores, grounds)
     table = replace(table, trust=trust)
     runs = read_runs(session, facts, key.report_run_id)
     data = ReportData(

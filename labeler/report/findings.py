@@ -37,18 +37,18 @@ class Findings:
 
     @property
     def shifted(self) -> list[CategoryChange]:
-        """Categories with a mean strength shift against the rest; groups are left out."""
+        """Categories whose shift is tested; groups are left out."""
         groups = {row.parent for row in self.changes}
         return [
             row
             for row in self.changes
-            if row.relative_shift_q is not None and row.category not in groups
+            if row.called_shift_q is not None and row.category not in groups
         ]
 
     @property
     def shifts_called(self) -> list[CategoryChange]:
         """Those whose shift is distinguishable from zero."""
-        return [row for row in self.shifted if (row.relative_shift_q or 0.0) < ALPHA]
+        return [row for row in self.shifted if (row.called_shift_q or 0.0) < ALPHA]
 
 
 def read_findings(session: Session, config: StudyConfig, comparison: str) -> Findings:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, select, text
 from sqlalchemy.orm import Session
 
+from crosscoder.isolation_rules import RULES, ShiftedRule, stored_rule
 from labeler.report.comparisons import COUNTING, OUTCOMES_OF
 from labeler.store.effects import EFFECT_WEIGHT
 from labeler.store.schema import Comparison, Latent, LatentSet, LatentSetMember, SideDraw
@@ -107,11 +108,14 @@ class RandomisedSides:
     """(F,) sum of the squared activations of each latent; None in older databases."""
     scrambled: NDArray[np.float32] | None = None
     """(K, F) strength shifts in scrambled fine-tunes; None where none were made."""
+    is_by_score: bool = False
+    """Whether the sides are the latents of the largest shift scores, so that those of a scrambled
+    fine-tune are known."""
 
     def counts(
         self, table: Sequence[CategoryCounts], counting: str, denominator: str
     ) -> DrawnCounts | None:
-        """Counts of the table's categories on every drawn side.
+        """Counts of the table's categories on every drawn side, stretched to scrambled ones.
 
         None where the drawn sides have too few labelled latents to say what chance does.
         """
@@ -119,7 +123,50 @@ class RandomisedSides:
 
         members, counted = self._members([row.category for row in table], counting, denominator)
         drawn = count_draws(self.target, self.reference, members, counted)
-        return drawn if _has_enough_labels(drawn, table) else None
+        return (
+            self._stretched(drawn, members, counted) if _has_enough_labels(drawn, table) else None
+        )
+
+    def _stretched(
+        self,
+        drawn: DrawnCounts,
+        members: NDArray[np.bool_],
+        counted: NDArray[np.bool_],
+        weights: NDArray[np.float64] | None = None,
+    ) -> DrawnCounts:
+        from taxonomy.randomisation import count_draws
+        from taxonomy.scrambled import stretched
+
+        sides = self.scrambled_sides()
+        if sides is None:
+            return drawn
+        return stretched(drawn, count_draws(*sides, members, counted, weights))
+
+    def scrambled_sides(self) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
+        """The sides (K, n) and (K, m) that the rule takes in each scrambled fine-tune.
+
+        Candidates are the latents that some draw has on a side. None where the rule does not
+        choose by the shift score, or there are no scrambled fine-tunes.
+        """
+        if not self.is_by_score or self.scrambled is None or self.squares is None:
+            return None
+        drawn = (
+            (self.target, self.reference)
+            if self.prefixes is None
+            else (
+                self.prefixes.target,
+                self.prefixes.reference,
+            )
+        )
+        is_candidate = np.zeros(self.scrambled.shape[1], dtype=bool)
+        for side in drawn:
+            is_candidate[side[side >= 0]] = True
+        score = self.scrambled.astype(np.float64) * np.sqrt(self.squares)
+        score = np.where(is_candidate & np.isfinite(score), score, 0.0)
+        return (
+            _largest(score, self.target.shape[1]),
+            _largest(-score, self.reference.shape[1]),
+        )
 
     def weighted_counts(
         self,
@@ -142,7 +189,8 @@ class RandomisedSides:
         if not _has_enough_labels(drawn, table):
             return None
         known = np.where(counted, weights, 0.0)
-        return count_draws(self.target, self.reference, members, counted, known)
+        weighted = count_draws(self.target, self.reference, members, counted, known)
+        return self._stretched(weighted, members, counted, known)
 
     def mean_shifts(
         self, table: Sequence[CategoryCounts], counting: str, denominator: str
@@ -264,7 +312,23 @@ def read_randomised_sides(
         session.execute(_N_DOCUMENTS, {"crosscoder": sets[0].crosscoder_id}).scalar_one_or_none(),
         row.squares,
         row.scrambled,
+        is_by_score(sets[0]),
     )
+
+
+def is_by_score(latent_set: LatentSet) -> bool:
+    """Whether the set holds the latents of the largest shift scores."""
+    if latent_set.rule not in RULES.names():
+        return False
+    rule = stored_rule(latent_set.rule, latent_set.rule_params)
+    return isinstance(rule, ShiftedRule) and rule.order == "score"
+
+
+def _largest(score: NDArray[np.float64], size: int) -> NDArray[np.int32]:
+    """(K, size) indices of the largest positive scores of each row, -1 where there are fewer."""
+    order = np.argsort(-score, axis=1, kind="stable")[:, :size]
+    chosen = np.where(np.take_along_axis(score, order, axis=1) > 0, order, -1)
+    return chosen.astype(np.int32)
 
 
 def has_draws(session: Session, comparison: Comparison) -> bool:

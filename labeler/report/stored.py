@@ -22,7 +22,7 @@ from labeler.report.model import CategoryRow, ChangeTable, Coverage, Direction, 
 from labeler.report.randomisation import PER_SIDE
 from labeler.report.robustness import read_scores
 from labeler.report.statistics import ROW_COLUMNS, category_names, in_tree_order
-from labeler.report.trust import n_training_seeds, trust_of
+from labeler.report.trust import read_grounds, trust_of
 from labeler.store.comparisons import NamedComparison, read_null_runs
 from labeler.store.schema import (
     CategoryChangeStatistic,
@@ -314,7 +314,7 @@ def _stored_table(
         table,
         read_null_runs(session, facts.comparison, first.denominator, test=None),
         read_scores(session, facts.comparison, facts.judge_id),
-        n_training_seeds(session, facts.target_set),
+        read_grounds(session, facts.target_set),
     )
     key = ReportKey(first.report_run_id, facts.comparison.id, first.computed_at)
     stored = read_check_rows(session, key)

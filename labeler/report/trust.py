@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from labeler.report.model import CategoryRow, Measure, ScoreRow
+from labeler.report.randomisation import is_by_score
 from labeler.store.comparisons import IMPORTED, NullRun
 from labeler.store.schema import Latent, LatentSet
 from labeler.text import listed
@@ -70,49 +71,64 @@ class Trust:
         }
 
 
-def n_training_seeds(session: Session, latent_set: LatentSet) -> int | None:
-    """Crosscoders of the same models that were trained, the study's own among them.
+@dataclass(frozen=True)
+class Grounds:
+    """How the latents of a comparison came about."""
 
-    None for imported latents, of which nothing is known and which no null run can repeat.
-    """
+    n_seeds: int | None = 1
+    """Crosscoders of the same models that were trained; None for imported latents, which no null
+    run can repeat."""
+    is_by_score: bool = False
+    """Whether the sides hold the latents of the largest shift scores."""
+
+
+def read_grounds(session: Session, latent_set: LatentSet) -> Grounds:
+    """How the latents of a comparison came about, by the set of its target."""
     if latent_set.rule == IMPORTED:
-        return None
+        return Grounds(None)
     query = select(func.max(Latent.n_seeds)).where(Latent.crosscoder_id == latent_set.crosscoder_id)
-    return 1 + (session.execute(query).scalar_one() or 0)
+    n_others = session.execute(query).scalar_one() or 0
+    return Grounds(1 + n_others, is_by_score(latent_set))
 
 
 def trust_of(
     table: ChangeTable,
     null_runs: Sequence[NullRun],
     scores: Sequence[ScoreRow],
-    n_seeds: int | None,
+    grounds: Grounds,
 ) -> Trust:
     """Judge the rows of a comparison by its null runs and the scores of its explanations."""
     nulls = [null for null in null_runs if null.kind in NULL_NAMES]
     if not nulls:
-        return Trust(trust_sentence(table, null_runs, n_seeds))
+        return Trust(trust_sentence(table, null_runs, grounds))
     own = _found_by_study(table, scores, {null.score_method for null in nulls})
     found: dict[str, Found] = {null.kind: _found_by_null(null) for null in nulls}
     return Trust(
-        trust_sentence(table, null_runs, n_seeds),
+        trust_sentence(table, null_runs, grounds),
         (*_meaningless(own, found), *_unbeaten(own, found)),
         (own, *(found[kind] for kind in NULL_NAMES if kind in found)),
     )
 
 
-def trust_sentence(table: ChangeTable, null_runs: Sequence[NullRun], n_seeds: int | None) -> str:
+def trust_sentence(table: ChangeTable, null_runs: Sequence[NullRun], grounds: Grounds) -> str:
     """What a verdict of this table takes into account, and what it leaves out."""
     is_drawn = table.basis.test == DOCUMENTS
-    chance = "which documents were read" if is_drawn else "the number of latents"
-    left_out = [_other_seeds(n_seeds), "the judge's errors"]
+    regarded = ["which documents were read" if is_drawn else "the number of latents"]
+    n_scrambled = max((row.n_scrambled or 0 for row in table.rows), default=0)
+    if is_drawn and n_scrambled:
+        # A rule of another order has no known sides in a scrambled fine-tune.
+        where = "" if grounds.is_by_score else ", for strengths and not for counts"
+        regarded.append(f"what {n_scrambled} scrambled fine-tunes show{where}")
+    regarded.append("how many categories were tested")
+    left_out = [_other_seeds(grounds.n_seeds), "the judge's errors"]
     known = {null.kind for null in null_runs}
     missing = [name for kind, name in NULL_NAMES.items() if kind not in known]
-    if missing and n_seeds is not None:
+    if missing and grounds.n_seeds is not None:
         left_out.append(f"what null runs would find ({listed(missing)}: {RUN_NULLS})")
     stands = "" if missing else " The null runs below say what a difference without meaning gives."
     return (
-        f"A verdict is about this dictionary and its labels: it takes into account {chance} and "
-        f"how many categories were tested. It leaves out {listed(left_out)}.{stands}"
+        f"A verdict is about this dictionary and its labels: it takes into account "
+        f"{listed(regarded)}. It leaves out {listed(left_out)}.{stands}"
     )
 
 
@@ -128,7 +144,7 @@ def _found_by_study(
     table: ChangeTable, scores: Sequence[ScoreRow], methods: set[str | None]
 ) -> Found:
     tested = [row for row in table.rows if not row.is_empty]
-    shifted = [row for row in table.leaves if row.relative_shift_q is not None]
+    shifted = [row for row in table.leaves if row.called_shift_q is not None]
     of_both = [row for row in scores if row.side == BOTH]
     score = next((row for row in of_both if row.method in methods), None)
     return Found(
@@ -148,7 +164,7 @@ def _found_by_study(
 
 
 def _is_shifted(row: CategoryRow) -> bool:
-    return row.relative_shift_q is not None and row.relative_shift_q < ALPHA
+    return row.called_shift_q is not None and row.called_shift_q < ALPHA
 
 
 def _restored(table: ChangeTable) -> float | None:

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from taxonomy.scrambled import LEAST_LATENTS, WeightedShift, moderated, weighted_shifts
+from taxonomy.randomisation import DrawnCounts
+from taxonomy.scrambled import (
+    LEAST_LATENTS,
+    WeightedShift,
+    moderated,
+    stretched,
+    weighted_shifts,
+)
 
 N_LATENTS, N_CATEGORIES, K = 600, 12, 8
 CATEGORY = np.arange(N_LATENTS) % N_CATEGORIES
@@ -104,3 +112,27 @@ def test_unknown_latents_are_left_out_and_small_categories_say_nothing() -> None
     few = weighted_shifts(left[0], left[1:], squares, MEMBERS, counted, [0] * N_CATEGORIES)
     assert few[0] == WeightedShift()
     assert few[1].weighted_shift is not None
+
+
+def drawn_counts(differences: list[list[float]]) -> DrawnCounts:
+    """Draws (R, C) with these differences of shares, on sides of 100."""
+    target = 50 + 50 * np.array(differences)
+    total = np.full(len(target), 100.0)
+    n_members = np.full(target.shape[1], 100.0)
+    return DrawnCounts(target, 100 - target, total, total, n_members)
+
+
+def test_draws_are_stretched_to_where_a_further_scrambled_fine_tune_lies() -> None:
+    draws = drawn_counts([[x, x] for x in np.linspace(-0.1, 0.1, 201)])
+    scrambled = drawn_counts([[0.2, 0.01], [0.25, 0.0], [0.15, -0.01], [0.2, 0.0]])
+    found = stretched(draws, scrambled)
+    spread = np.std([0.2, 0.25, 0.15, 0.2], ddof=1) * np.sqrt(1 + 1 / 4)
+    reach = 0.2 + stats.t.isf(0.025, 3) * spread
+    assert np.quantile(np.abs(found.differences[:, 0]), 0.95) == pytest.approx(reach, rel=1e-6)
+    assert np.array_equal(found.differences[:, 1], draws.differences[:, 1])
+    assert np.abs(found.log_ratios[:, 0]).max() > np.abs(draws.log_ratios[:, 0]).max()
+
+
+def test_one_scrambled_fine_tune_stretches_nothing() -> None:
+    draws = drawn_counts([[0.1], [-0.1], [0.0]])
+    assert stretched(draws, drawn_counts([[0.4]])) is draws

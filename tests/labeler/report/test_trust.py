@@ -9,7 +9,7 @@ import pytest
 
 from labeler.report.build import ReportFiles
 from labeler.report.model import ChangeTable, Measure, ScoreRow
-from labeler.report.trust import Trust, difference_low, trust_of
+from labeler.report.trust import Grounds, Trust, difference_low, trust_of
 from labeler.store.comparisons import NullRun
 
 SCRAMBLED = NullRun(
@@ -52,13 +52,13 @@ def table(planted_report: ReportFiles) -> ChangeTable:
 
 
 def test_without_null_runs_the_line_says_what_is_left_out(table: ChangeTable) -> None:
-    trust = trust_of(table, [], scores(0.1), n_seeds=1)
+    trust = trust_of(table, [], scores(0.1), Grounds(1))
     assert trust.banners == trust.found == ()
     assert "one crosscoder was trained" in trust.sentence
     assert "scrambled fine-tune, int8 round trip and random dictionary" in trust.sentence
     assert "--null-runs" in trust.sentence
-    assert "--null-runs" not in trust_of(table, [], [], n_seeds=None).sentence
-    assert "the 2 other training seeds" in trust_of(table, [], [], n_seeds=3).sentence
+    assert "--null-runs" not in trust_of(table, [], [], Grounds(None)).sentence
+    assert "the 2 other training seeds" in trust_of(table, [], [], Grounds(3)).sentence
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_banner_where_the_scrambled_fine_tune_is_called_as_often(
     table: ChangeTable, true: tuple[int, int], null: tuple[int, int], warns: int
 ) -> None:
     run = dataclasses.replace(SCRAMBLED, n_called=null[0], n_shifts_called=null[1])
-    trust = trust_of(called(table, *true), [run], [], n_seeds=1)
+    trust = trust_of(called(table, *true), [run], [], Grounds(1))
     assert len(trust.banners) == warns
     assert all("scrambled weight changes" in banner for banner in trust.banners)
     assert [found.name for found in trust.found] == ["this study", "scrambled fine-tune"]
@@ -80,9 +80,19 @@ def test_banner_where_the_scrambled_fine_tune_is_called_as_often(
 def test_banner_where_the_trained_dictionary_does_not_beat_the_random_one(
     table: ChangeTable, difference: float, warns: int
 ) -> None:
-    trust = trust_of(table, [RANDOM], scores(difference), n_seeds=1)
+    trust = trust_of(table, [RANDOM], scores(difference), Grounds(1))
     assert len(trust.banners) == warns
     assert all("random" in banner for banner in trust.banners)
+
+
+def test_line_says_whether_scrambled_fine_tunes_count(table: ChangeTable) -> None:
+    rows = tuple(dataclasses.replace(row, n_scrambled=8) for row in table.rows)
+    basis = dataclasses.replace(table.basis, test="documents")
+    table = dataclasses.replace(table, rows=rows, basis=basis)
+    said = trust_of(table, [], [], Grounds(1, is_by_score=True)).sentence
+    assert "what 8 scrambled fine-tunes show and how many" in said
+    said = trust_of(table, [], [], Grounds(1)).sentence
+    assert "for strengths and not for counts" in said
 
 
 def test_lower_end_of_a_difference_of_means() -> None:
