@@ -13,7 +13,7 @@ from labeler.report.behaviour import BehaviourResults, BehaviourRow
 from labeler.report.build import ReportFiles
 from labeler.report.cards import CategoryCard, cards
 from labeler.report.category_latents import CategoryLatents
-from labeler.report.effects import EffectDirection, EffectResults, EffectRow
+from labeler.report.effects import EffectDirection, EffectResults, EffectRow, alike_words
 from labeler.report.model import ChangeTable
 from labeler.store.engine import open_engine
 from labeler.store.schema import CategoryEffect
@@ -202,3 +202,25 @@ def test_an_effect_without_random_latents_is_not_shown(table: ChangeTable) -> No
         with_measures(table, {}, {}), effects=EffectResults((direction,), 1, 16)
     )
     assert [each.name for each in card_of(bare, "safety").measures] == ["latents", "strength"]
+
+
+def test_nearest_controls_are_called_by_their_magnitude_and_have_no_q(table: ChangeTable) -> None:
+    stored = CategoryEffect(
+        kind="category",
+        name="safety",
+        scope="assistant",
+        gap=0.4,
+        n_latents=5,
+        n_controls=200,
+        first_order=0.12,
+        control_mean=0.02,
+        control_magnitude=0.317,
+    )
+    assert alike_words(stored) == "of 32% of the magnitude"
+    direction = EffectDirection("a", "b", "assistant", (), (EffectRow("Safety", stored),), 0.2)
+    with_effect = dataclasses.replace(
+        with_measures(table, {}, {}), effects=EffectResults((direction,), 1, 16)
+    )
+    measure = card_of(with_effect, "safety").measures[-1]
+    assert measure.words.endswith("(random latents of 32% of the magnitude 2.0%)")
+    assert (measure.detail, measure.direction) == ("no q", "no evidence")
