@@ -339,7 +339,7 @@ def _mean_shifts(
         for row in rows
     ]
     weighted = [
-        _shift(mean.n_shifted, row.weighted_shift, row.weighted_shift_p, row.weighted_shift_q)
+        _shift(mean.n_shifted, row.excess, row.weighted_shift_p, row.weighted_shift_q)
         for mean, row in zip(
             rows, labels.weighted_shifts(table, "primary", "labelled"), strict=True
         )

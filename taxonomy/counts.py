@@ -194,9 +194,11 @@ class CategoryChange(CategoryCounts):
 
     @property
     def called_shift(self) -> float | None:
-        """The shift that is called: the weighted one where there are scrambled fine-tunes, else the
-        relative one."""
-        return self.relative_shift if self.weighted_shift is None else self.weighted_shift
+        """The shift that is called: where there are scrambled fine-tunes, the weighted one less the
+        middle of theirs, else the relative one."""
+        if self.weighted_shift is None or self.scrambled_low is None or self.scrambled_high is None:
+            return self.relative_shift
+        return self.weighted_shift - (self.scrambled_low + self.scrambled_high) / 2
 
     @property
     def called_shift_q(self) -> float | None:

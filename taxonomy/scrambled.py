@@ -43,6 +43,13 @@ class WeightedShift:
     weighted_shift_q: float | None = None
     """Benjamini-Hochberg over the categories of the same level."""
 
+    @property
+    def excess(self) -> float | None:
+        """The shift less the mean of the scrambled ones: its sign is the direction."""
+        if self.weighted_shift is None or self.scrambled_low is None or self.scrambled_high is None:
+            return None
+        return self.weighted_shift - (self.scrambled_low + self.scrambled_high) / 2
+
 
 def weighted_shifts(
     shifts: FloatArray,

@@ -176,13 +176,13 @@ def planted_sentence(table: ChangeTable) -> str | None:
 
 
 def _planted_shifts(table: ChangeTable) -> str:
-    known = [check for check in table.planted if check.row.relative_shift is not None]
+    known = [check for check in table.planted if check.row.called_shift is not None]
     if not known:
         return ""
     found = [check for check in known if check.has_shift_sign]
-    called = [check for check in found if (check.row.relative_shift_q or 0.0) < ALPHA]
+    called = [check for check in found if (check.row.called_shift_q or 0.0) < ALPHA]
     return (
-        f" So have {len(found)} of {len(known)} mean strength shifts against all other latents, "
+        f" So have {len(found)} of {len(known)} strength shifts, "
         f"{len(called)} of them with q < {ALPHA:g}."
     )
 

@@ -45,15 +45,15 @@ class BehaviourRow:
         """`up` or `down` where the counts are distinguishable from zero, else the strength."""
         if self.latents.is_significant:
             return self.latents.verdict
-        q_value = self.latents.relative_shift_q
+        q_value = self.latents.called_shift_q
         if q_value is None or q_value >= ALPHA:
             return None
         return "up" if self.shift_sign > 0 else "down"
 
     @property
     def shift_sign(self) -> int:
-        """Sign of the mean strength shift against all other latents; 0 where it is unknown."""
-        shift = self.latents.relative_shift or 0.0
+        """Sign of the strength shift, see `called_shift`; 0 where it is unknown."""
+        shift = self.latents.called_shift or 0.0
         return (shift > 0) - (shift < 0)
 
     @property
@@ -198,10 +198,10 @@ def disagreement(row: BehaviourRow) -> str | None:
 
 def _latent_change(row: BehaviourRow) -> str:
     """The change of the counts, and the strength shift where it says what they do not."""
-    shift = row.latents.relative_shift
+    shift = row.latents.called_shift
     if row.latents.is_significant or shift is None:
         return row.latents.shown_change
-    return f"{row.latents.shown_change}, mean strength shift {shift:+.3f}"
+    return f"{row.latents.shown_change}, strength shift {shift:+.3f}"
 
 
 def _answers(row: BehaviourRow) -> str:

@@ -109,7 +109,7 @@ def cards(table: ChangeTable) -> tuple[CategoryCard, ...]:
                 card.is_group,
                 -card.n_called,
                 card.row.category not in planted,
-                min(card.row.q_value, card.row.relative_shift_q or 1.0),
+                min(card.row.q_value, card.row.called_shift_q or 1.0),
                 card.row.category,
             ),
         )
@@ -142,14 +142,14 @@ def _measures_of(row: CategoryRow, table: ChangeTable) -> Iterator[Measure]:
         anchor=f"row-{row.category}",
         query=statistic,
     )
-    if row.relative_shift is not None and row.relative_shift_q is not None:
-        strength = f"{row.relative_shift:+.3f}"
+    if row.called_shift is not None and row.called_shift_q is not None:
+        strength = f"{row.called_shift:+.3f}"
         yield Measure(
             name="strength",
-            direction=_direction(row.relative_shift, row.relative_shift_q),
-            words=f"used {'more' if row.relative_shift > 0 else 'less'} strongly ({strength})",
+            direction=_direction(row.called_shift, row.called_shift_q),
+            words=f"used {'more' if row.called_shift > 0 else 'less'} strongly ({strength})",
             value=strength,
-            detail=f"q {probability_text(row.relative_shift_q)}",
+            detail=f"q {probability_text(row.called_shift_q)}",
             anchor=f"shift-{row.category}",
             query=statistic,
         )

@@ -31,7 +31,7 @@ def shift_sentence(table: ChangeTable) -> str | None:
     if claim is None:
         return (
             f"Over all labelled latents, {one_line(table.target)} is not shown to use any category "
-            f"more or less strongly than the rest ({tested})."
+            f"more or less strongly {_than(table)} ({tested})."
         )
     return f"Over all labelled latents, {claim} ({tested})."
 
@@ -42,26 +42,39 @@ def shift_test(table: ChangeTable) -> str:
 
 
 def _tested(leaves: Sequence[CategoryRow]) -> str:
-    return f"mean strength shift, {len(leaves)} categories, q < {ALPHA:g}"
+    return f"{_measure(leaves)}, {len(leaves)} categories, q < {ALPHA:g}"
+
+
+def _measure(rows: Sequence[CategoryRow]) -> str:
+    """What is compared with what."""
+    n_scrambled = max((row.n_scrambled or 0 for row in rows), default=0)
+    if not n_scrambled:
+        return "mean strength shift against the rest"
+    return f"strength shift beside {n_scrambled} scrambled fine-tunes"
+
+
+def _than(table: ChangeTable) -> str:
+    is_beside_scrambles = any(row.n_scrambled for row in _leaves(table))
+    return "than a scrambled fine-tune would" if is_beside_scrambles else "than the rest"
 
 
 def shift_claim(table: ChangeTable) -> str | None:
     """The same without the test; None where no category is shown to shift."""
-    called = [row for row in _leaves(table) if (row.relative_shift_q or 0.0) < ALPHA]
+    called = [row for row in _leaves(table) if (row.called_shift_q or 0.0) < ALPHA]
     if not called:
         return None
-    up = [row for row in called if (row.relative_shift or 0.0) > 0]
-    down = [row for row in called if (row.relative_shift or 0.0) < 0]
-    said = [f"{_named(up)} more strongly than the rest"] if up else []
-    said += [f"{_named(down)} less strongly{'' if up else ' than the rest'}"] if down else []
+    up = [row for row in called if (row.called_shift or 0.0) > 0]
+    down = [row for row in called if (row.called_shift or 0.0) < 0]
+    said = [f"{_named(up)} more strongly {_than(table)}"] if up else []
+    said += [f"{_named(down)} less strongly{'' if up else f' {_than(table)}'}"] if down else []
     return f"{one_line(table.target)} uses {', and '.join(said)}"
 
 
 def _leaves(table: ChangeTable) -> list[CategoryRow]:
-    return [row for row in table.leaves if row.relative_shift_q is not None]
+    return [row for row in table.leaves if row.called_shift_q is not None]
 
 
 def _named(rows: Sequence[CategoryRow]) -> str:
-    ordered = sorted(rows, key=lambda row: (row.relative_shift_q or 0.0, row.category))
-    names = [f"{one_line(row.name)} ({row.relative_shift:+.3f})" for row in ordered]
+    ordered = sorted(rows, key=lambda row: (row.called_shift_q or 0.0, row.category))
+    names = [f"{one_line(row.name)} ({row.called_shift:+.3f})" for row in ordered]
     return listed(names, _MOST_NAMED)

@@ -90,8 +90,8 @@ class PlantedCheck:
 
     @property
     def has_shift_sign(self) -> bool:
-        """Whether the category's latents shift that way against all other latents."""
-        return (self.row.relative_shift or 0.0) * self._sign > 0
+        """Whether the category's latents shift that way, see `called_shift`."""
+        return (self.row.called_shift or 0.0) * self._sign > 0
 
     @property
     def _sign(self) -> int:
