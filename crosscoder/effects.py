@@ -15,6 +15,7 @@ from scipy import sparse
 from crosscoder.attribution import Attribution, Direction, attribute, choice_half
 from crosscoder.config import EffectSettings
 from crosscoder.effect_result import (
+    MIN_DOCUMENTS,
     EffectResult,
     MeasuredSet,
     direction_effect,
@@ -156,10 +157,13 @@ def _equivalence(
     given: Sequence[int],
     progress: Progress | None,
 ) -> dict[int, float | None]:
-    """Causal equivalence of the given latents and of those of the largest attribution."""
+    """Causal equivalence of the given latents and of those of the largest attribution.
+
+    Nothing is run where there are too few documents for any of them.
+    """
     totals = attribution.totals(attribution.closed)
     chosen = sorted({*given, *_largest(totals, settings.ablated).tolist()})
-    if not settings.ablated or not chosen:
+    if not settings.ablated or not chosen or attribution.n_groups < MIN_DOCUMENTS:
         return {}
     sums = ablation_divergence(crosscoder, text, directions, chosen, progress)
     # Not where the magnitude is above 0: that of a latent with equal decoder rows never is.

@@ -16,6 +16,7 @@ from labeler.report.build import ReportFiles, ReportOptions, build_report
 from labeler.report.comparisons import read_comparisons, read_members
 from labeler.report.statistics import (
     DENOMINATORS,
+    WEIGHTINGS,
     compute_variants,
     count_latents,
     read_category_nodes,
@@ -196,6 +197,7 @@ def test_the_json_obeys_its_schema(paper_report: ReportFiles, planted_report: Re
         jsonschema.Draft202012Validator.check_schema(schema)
         jsonschema.validate(rows, schema)
         assert tuple(schema["items"]["properties"]) == COLUMNS
+        assert tuple(schema["items"]["properties"]["weighting"]["enum"]) == WEIGHTINGS
         rows[0]["verdict"] = "certainly"
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(rows, schema)
