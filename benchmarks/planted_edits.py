@@ -2,7 +2,7 @@
 
 A block's MLP output matrix gains u v^T: where its neuron v is active, the block writes more of u.
 Two latents of the dictionary hold the difference of each edit, for either sign; the others claim
-random differences of like magnitude that are not there.
+random differences of like magnitude that are not there. SmolLM2 takes edits in the same way.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from crosscoder.corpus import DocumentTokens, TokenRole
+from crosscoder.corpus import DocumentTokens, TokenizedDocument, TokenRole
 from crosscoder.effect_text import EffectText
+from crosscoder.harvest import content_tokens
 from crosscoder.model import Crosscoder, CrosscoderConfig
 from crosscoder.models import SubjectModel
 from crosscoder.reading import decoder_blocks
@@ -64,8 +65,8 @@ def tiny_model(architecture: str, seed: int) -> Any:
 
 def subject(name: str, model: Any) -> SubjectModel:
     """A copy of a model, which may be taken apart."""
-    model = copy.deepcopy(model)
-    return SubjectModel(name, model, None, model.config.num_hidden_layers, WIDTH)  # type: ignore[arg-type]
+    model, config = copy.deepcopy(model), model.config
+    return SubjectModel(name, model, None, config.num_hidden_layers, config.hidden_size)  # type: ignore[arg-type]
 
 
 def planted(edit: int) -> NDArray[np.int64]:
@@ -73,21 +74,36 @@ def planted(edit: int) -> NDArray[np.int64]:
     return np.array([2 * edit, 2 * edit + 1])
 
 
-def written_directions(n_edits: int, seed: int) -> torch.Tensor:
+def written_directions(n_edits: int, seed: int, width: int = WIDTH) -> torch.Tensor:
     """(n_edits, d) orthonormal directions that the edits write."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(WIDTH, n_edits, generator=generator)
+    drawn = torch.randn(width, n_edits, generator=generator)
     return torch.linalg.qr(drawn).Q.T.contiguous()
 
 
 @torch.no_grad()
-def edited(model: Any, layer: int, directions: torch.Tensor, strengths: Sequence[float]) -> Any:
-    """A copy of a model whose MLP of block `layer` writes a direction where a neuron is active."""
+def edited(
+    model: Any,
+    layer: int,
+    directions: torch.Tensor,
+    strengths: Sequence[float],
+    neurons: Sequence[int] | None = None,
+) -> Any:
+    """A copy of a model whose MLP of block `layer` writes a direction where a neuron is active.
+
+    Without `neurons` the first ones.
+    """
     tuned = copy.deepcopy(model)
-    weight = decoder_blocks(tuned, N_LAYERS, "tuned")[layer].mlp.down_proj.weight
-    for neuron, (direction, strength) in enumerate(zip(directions, strengths, strict=True)):
+    weight = mlp(tuned, layer).down_proj.weight
+    chosen = range(len(directions)) if neurons is None else neurons
+    for neuron, direction, strength in zip(chosen, directions, strengths, strict=True):
         weight[:, neuron] += strength * direction
     return tuned
+
+
+def mlp(model: Any, layer: int) -> Any:
+    """The MLP of a block."""
+    return decoder_blocks(model, model.config.num_hidden_layers, "model")[layer].mlp
 
 
 @dataclass(frozen=True)
@@ -99,9 +115,9 @@ class MemoryDocuments:
     activations: torch.Tensor
     """(D, T, M, d)."""
     roles: torch.Tensor
-    """(T,) uint8."""
+    """(D, T) uint8."""
     mask: torch.Tensor
-    """(T,) bool."""
+    """(D, T) bool."""
     model_names: tuple[str, ...] = ("base", "tuned")
 
     @property
@@ -132,7 +148,7 @@ class MemoryDocuments:
     @property
     def n_unmasked(self) -> int:
         """Tokens of the mask."""
-        return int(self.mask.sum()) * len(self.input_ids)
+        return int(self.mask.sum())
 
     def shards(self) -> Iterator[Shard]:
         """All documents."""
@@ -141,7 +157,7 @@ class MemoryDocuments:
     def document_tokens(self, documents: Sequence[int]) -> dict[int, DocumentTokens]:
         """Tokens of some documents."""
         return {
-            i: DocumentTokens(self.input_ids[i].numpy(), self.roles.numpy(), self.mask.numpy())
+            i: DocumentTokens(*(x[i].numpy() for x in (self.input_ids, self.roles, self.mask)))
             for i in documents
         }
 
@@ -154,10 +170,10 @@ class MemoryDocuments:
                 index=index,
                 activations=self.activations[part].flatten(0, 1),
                 token_ids=self.input_ids[part].flatten().int(),
-                roles=self.roles.repeat(len(part)),
+                roles=self.roles[part].flatten(),
                 document=torch.tensor(part).repeat_interleave(length).int(),
                 position=torch.arange(length).repeat(len(part)).int(),
-                mask=self.mask.repeat(len(part)),
+                mask=self.mask[part].flatten(),
             )
 
 
@@ -165,7 +181,7 @@ class MemoryDocuments:
 def hooked(model: Any, layer: int, input_ids: torch.Tensor) -> torch.Tensor:
     """Output (D, T, d) of a block."""
     seen: list[Any] = []
-    block = decoder_blocks(model, N_LAYERS, "model")[layer]
+    block = decoder_blocks(model, model.config.num_hidden_layers, "model")[layer]
     handle = block.register_forward_hook(lambda module, inputs, output: seen.append(output))
     model(input_ids=input_ids, use_cache=False)
     handle.remove()
@@ -180,7 +196,9 @@ def read_by(base: Any, tuned: Any, seed: int, n_documents: int = N_DOCUMENTS) ->
     roles = torch.full((LENGTH,), int(TokenRole.ASSISTANT), dtype=torch.uint8)
     roles[:MASKED] = int(TokenRole.TEMPLATE)
     roles[MASKED:8] = int(TokenRole.USER)
-    return MemoryDocuments(input_ids, activations, roles, torch.arange(LENGTH) >= MASKED)
+    mask = torch.arange(LENGTH) >= MASKED
+    shape = (n_documents, LENGTH)
+    return MemoryDocuments(input_ids, activations, roles.expand(shape), mask.expand(shape))
 
 
 def text_of(documents: MemoryDocuments) -> EffectText:
@@ -192,11 +210,12 @@ def text_of(documents: MemoryDocuments) -> EffectText:
 def dictionary(documents: MemoryDocuments, directions: torch.Tensor, seed: int) -> Crosscoder:
     """Latents of the planted differences, and decoys whose magnitudes lie around theirs."""
     generator = torch.Generator().manual_seed(seed)
-    x = documents.activations[:, documents.mask].flatten(0, 1)
+    x = documents.activations[documents.mask]
     n_planted = 2 * len(directions)
+    width = documents.d_model
     config = CrosscoderConfig(
         n_models=2,
-        d_model=WIDTH,
+        d_model=width,
         n_latents=n_planted + N_DECOYS,
         k=4,
         model_names=("base", "tuned"),
@@ -208,7 +227,7 @@ def dictionary(documents: MemoryDocuments, directions: torch.Tensor, seed: int) 
     crosscoder.W_enc[1, :, :n_planted] = signed.T
     crosscoder.W_enc[0, :, :n_planted] = -signed.T
     crosscoder.W_dec[:n_planted, 1] = signed
-    drawn = torch.randn(3, N_DECOYS, WIDTH, generator=generator)
+    drawn = torch.randn(3, N_DECOYS, width, generator=generator)
     readers, moved = torch.nn.functional.normalize(drawn[:2], dim=-1)
     signal = x.mean(dim=1) @ readers.T
     bias = -signal.quantile(0.8, dim=0)
@@ -247,8 +266,66 @@ def make_trial(
     directions = written_directions(len(strengths), seed + 1)
     tuned = edited(base, layer, directions, strengths)
     documents = read_by(base, tuned, seed + 2, n_documents)
+    return _trial(base, tuned, LAYER, documents, directions, seed + 3)
+
+
+def _trial(
+    base: Any,
+    tuned: Any,
+    layer: int,
+    documents: MemoryDocuments,
+    directions: torch.Tensor,
+    seed: int,
+) -> EditTrial:
     ids = documents.input_ids[0].numpy().astype(np.int32)
     models = {"base": base, "tuned": tuned}
-    uppers = {name: UpperBlocks(subject(name, each), LAYER, ids) for name, each in models.items()}
-    crosscoder = dictionary(documents, directions, seed + 3)
+    uppers = {name: UpperBlocks(subject(name, each), layer, ids) for name, each in models.items()}
+    crosscoder = dictionary(documents, directions, seed)
     return EditTrial(crosscoder, documents, text_of(documents), uppers, models)
+
+
+SMOLLM2_LAYER, SMOLLM2_DOCUMENTS, SMOLLM2_LENGTH = 22, 9, 96
+ADDED_NORM = (0.10, 0.13, 0.16, 0.2)
+"""Root mean square of what each edit of SmolLM2 adds, as a share of the residual stream's norm."""
+
+
+def make_smollm2_trial(
+    base: SubjectModel, chats: Sequence[TokenizedDocument], seed: int, with_edits: bool = True
+) -> EditTrial:
+    """Four edits of the demo's model, at random neurons of the hooked block that are often active.
+
+    Both models read random `chats`, cut to one length; those that are shorter are left out.
+    """
+    generator = np.random.default_rng(seed)
+    long = [chat for chat in chats if len(chat.token_ids) >= SMOLLM2_LENGTH]
+    read = [long[i] for i in generator.permutation(len(long))[:SMOLLM2_DOCUMENTS]]
+    input_ids = torch.tensor(np.stack([chat.token_ids[:SMOLLM2_LENGTH] for chat in read])).long()
+    roles = torch.tensor(np.stack([chat.roles[:SMOLLM2_LENGTH] for chat in read]))
+    mask = content_tokens(roles)
+    mask[:, :MASKED] = False
+    model, layer = base.model, SMOLLM2_LAYER
+    active = neuron_rms(model, layer, input_ids, mask)
+    often = active.argsort(descending=True)[: len(active) // 4].numpy()
+    neurons = generator.permutation(often)[: len(ADDED_NORM)]
+    plain = hooked(model, layer, input_ids)
+    size = float(plain[mask].norm(dim=-1).median())
+    strengths = [
+        with_edits * share * size / float(active[neuron])
+        for share, neuron in zip(ADDED_NORM, neurons, strict=True)
+    ]
+    directions = written_directions(len(ADDED_NORM), seed + 1, base.d_model)
+    tuned = edited(model, layer, directions, strengths, neurons.tolist())
+    activations = torch.stack([plain, hooked(tuned, layer, input_ids)], dim=2)
+    documents = MemoryDocuments(input_ids, activations, roles, mask)
+    return _trial(model, tuned, layer, documents, directions, seed + 2)
+
+
+@torch.no_grad()
+def neuron_rms(model: Any, layer: int, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Root mean square (n_neurons,) over the mask's tokens of the MLP's neurons."""
+    seen: list[torch.Tensor] = []
+    down = mlp(model, layer).down_proj
+    handle = down.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    model(input_ids=input_ids, use_cache=False)
+    handle.remove()
+    return seen[0][mask].square().mean(dim=0).sqrt()

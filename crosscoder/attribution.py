@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -132,14 +133,13 @@ class DifferenceRows:
         raw = crosscoder.denormalise(crosscoder.b_dec.detach())
         self.constant = raw[target] - raw[reference]
         """(d,) difference of means and decoder biases."""
-        decoder = crosscoder.W_dec.detach()
-        self.square = torch.cat(
-            [
-                self._of(part).square().sum(-1).double()
-                for part in decoder.split(max(1, (1 << 26) // max(1, decoder[0].numel())))
-            ]
-        )
+
+    @cached_property
+    def square(self) -> torch.Tensor:
         """(F,) ||d_j^t - d_j^r||^2."""
+        rows = self._rows.view(len(self._rows), self._n_models, -1)
+        step = max(1, (1 << 26) // max(1, rows[0].numel()))
+        return torch.cat([self._of(part).square().sum(-1).double() for part in rows.split(step)])
 
     def _of(self, models: torch.Tensor) -> torch.Tensor:
         """Difference (..., d) of normalised vectors (..., M, d), in raw units."""
@@ -157,6 +157,29 @@ class DifferenceRows:
         spread[:, self._target] = vectors * self._scale[self._target]
         spread[:, self._reference] = -vectors * self._scale[self._reference]
         return codes.value * pair_products(spread.flatten(1), self._rows, codes.token, codes.latent)
+
+    def add_gradient(
+        self,
+        codes: SparseCodes,
+        vectors: torch.Tensor,
+        decoder: torch.Tensor,
+        bias: torch.Tensor,
+    ) -> None:
+        """Add to the gradients of W_dec (F, M, d) and b_dec (M, d) what (n_tokens, d) amounts to.
+
+        `vectors` is the gradient in sum_j f_ij (d_j^t - d_j^r) + constant, raw units.
+        """
+        by_latent = codes.latent.argsort(stable=True)
+        rows = sum_rows(
+            vectors,
+            codes.latent[by_latent],
+            codes.token[by_latent],
+            codes.value[by_latent],
+            len(decoder),
+        )
+        for model, sign in ((self._target, 1), (self._reference, -1)):
+            decoder[:, model] += sign * self._scale[model] * rows
+            bias[model] += sign * self._scale[model] * vectors.sum(0)
 
 
 class PatchedRun:
@@ -206,16 +229,21 @@ class PatchedRun:
         hidden = self.upper.hidden(self.input_ids[chosen], self.activations(change, documents))
         return Outcome(rows, hidden[judged])
 
-    def gradient(self, change: torch.Tensor, scope: torch.Tensor) -> torch.Tensor:
-        """Gradient (n, d) in `change` of the sum of KL over the tokens of a scope (B, T)."""
+    def gradient(
+        self, change: torch.Tensor, scope: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """KL (m,) at the tokens of a scope (B, T), and the gradient (n, d) of its sum in `change`.
+
+        The scope's tokens are among the judged ones.
+        """
         leaf = change.detach().requires_grad_()
         with torch.enable_grad():
             hidden = self.upper.hidden(self.input_ids, self.activations(leaf))
         rows = scope[self.judged].nonzero().flatten()
         upstream = torch.zeros_like(hidden)
-        upstream[scope] = self.divergence.gradient(Outcome(rows, hidden.detach()[scope]))
+        kl, upstream[scope] = self.divergence.with_gradient(Outcome(rows, hidden.detach()[scope]))
         (gradient,) = torch.autograd.grad(hidden, leaf, upstream)
-        return gradient
+        return kl, gradient
 
 
 def scope_sums(values: torch.Tensor, batch: EffectBatch, n_groups: int) -> FloatArray:
@@ -293,7 +321,7 @@ class _Gatherer:
         total = torch.zeros_like(target)
         for point in range(self._n_points):
             share = (point + 0.5) / self._n_points
-            total += run.gradient(reference + share * (target - reference), scope)
+            total += run.gradient(reference + share * (target - reference), scope)[1]
         return total / self._n_points
 
     def finish(self) -> Attribution:

@@ -334,6 +334,18 @@ class EffectSettings(Settings):
     latent fires."""
 
 
+class OutputTuningSettings(Settings):
+    """How decoders are tuned on the models' outputs after training."""
+
+    tuning_steps: int = Field(0, ge=0)
+    """Steps after training that tune the decoders, through the models' upper blocks, to restore
+    more of the output gap; the encoder stays. 0 leaves it out."""
+    tuning_tokens: int = Field(512, ge=16)
+    """Padded tokens of random training documents in one of these steps."""
+    tuning_rate: float = Field(0.02, gt=0)
+    """Their peak learning rate, as a share of the decoder's root mean square."""
+
+
 def check_k(k: int, n_latents: int) -> None:
     """ValueError where more latents are to be active than there are."""
     if k > n_latents:

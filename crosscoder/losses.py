@@ -124,25 +124,38 @@ def scale_difference(z: torch.Tensor, weight: float) -> torch.Tensor:
 def in_own_coordinates(crosscoder: Crosscoder, weight: float) -> Crosscoder:
     """A crosscoder trained on scaled differences, as one of the models' own activations.
 
-    It selects the same latents and decodes the same reconstruction, scaled back. The selection
-    weight n_j of the scaled rows goes into the scale of the latent: v_j = a_j, `code_norm`
-    "none". With `weight` 1 it is the crosscoder itself.
+    It selects the same latents and decodes the same reconstruction, scaled back; n_j of the scaled
+    rows is folded as by `with_folded_norms`. With `weight` 1 it is the crosscoder itself.
     """
     if weight == 1:
         return crosscoder
+    own = with_folded_norms(crosscoder)
+    # sum_m <scale(z)^m, w^m> = sum_m <z^m, scale(w)^m>: the map is symmetric.
+    encoder = scale_difference(own.W_enc.permute(2, 0, 1), weight)
+    own.W_enc.copy_(encoder.permute(1, 2, 0))
+    own.W_dec.copy_(scale_difference(own.W_dec, 1 / weight))
+    own.b_dec.copy_(scale_difference(own.b_dec, 1 / weight))
+    return own
+
+
+@torch.no_grad()
+def with_folded_norms(crosscoder: Crosscoder) -> Crosscoder:
+    """A copy with the selection weight n_j in the scale of each latent: v_j = a_j.
+
+    Its `code_norm` is "none": what it selects does not depend on the decoder. Latents and
+    reconstructions are the same.
+    """
     config = crosscoder.config.model_copy(update={"code_norm": "none"})
-    own = Crosscoder(config, normaliser=crosscoder.normaliser).to(crosscoder.W_dec)
+    folded = Crosscoder(config, normaliser=crosscoder.normaliser).to(crosscoder.W_dec)
     norms = crosscoder.code_norms()
     # A latent of norm 0 is never selected, whatever its activation.
     inverse = torch.where(norms > 0, 1 / norms, 0.0)
-    # sum_m <scale(z)^m, w^m> = sum_m <z^m, scale(w)^m>: the map is symmetric.
-    encoder = scale_difference(crosscoder.W_enc.permute(2, 0, 1), weight)
-    own.W_enc.copy_((encoder * norms[:, None, None]).permute(1, 2, 0))
-    own.b_enc.copy_(crosscoder.b_enc * norms)
-    own.W_dec.copy_(scale_difference(crosscoder.W_dec, 1 / weight) * inverse[:, None, None])
-    own.b_dec.copy_(scale_difference(crosscoder.b_dec, 1 / weight))
-    own.theta.copy_(crosscoder.theta)
-    return own
+    folded.W_enc.copy_(crosscoder.W_enc * norms)
+    folded.b_enc.copy_(crosscoder.b_enc * norms)
+    folded.W_dec.copy_(crosscoder.W_dec * inverse[:, None, None])
+    folded.b_dec.copy_(crosscoder.b_dec)
+    folded.theta.copy_(crosscoder.theta)
+    return folded
 
 
 def exclusive_latents(n_latents: int, n_models: int, fraction: float) -> tuple[range, ...]:

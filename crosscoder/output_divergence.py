@@ -55,8 +55,9 @@ class OutputDivergence:
                     kl[low:high] = p.divergence(self._head(each.hidden[low:high]), rows).cpu()
         return found
 
-    def gradient(self, outcome: Outcome) -> torch.Tensor:
-        """Gradient (m, d) of the sum of KL over an outcome's tokens, in its hidden states."""
+    def with_gradient(self, outcome: Outcome) -> tuple[torch.Tensor, torch.Tensor]:
+        """KL (m,) of an outcome, and the gradient (m, d) of its sum in the hidden states."""
+        kl = outcome.hidden.new_empty(len(outcome.rows))
         gradient = torch.empty_like(outcome.hidden)
         for start in range(0, len(outcome.rows), self._step):
             part = slice(start, start + self._step)
@@ -64,9 +65,10 @@ class OutputDivergence:
                 p = _Distribution(self._head(self._hidden[outcome.rows[part]]))
             leaf = outcome.hidden[part].detach().requires_grad_()
             with torch.enable_grad():
-                total = p.divergence(self._head(leaf)).sum()
-            (gradient[part],) = torch.autograd.grad(total, leaf)
-        return gradient
+                divergence = p.divergence(self._head(leaf))
+            (gradient[part],) = torch.autograd.grad(divergence.sum(), leaf)
+            kl[part] = divergence.detach()
+        return kl, gradient
 
 
 class _Distribution:

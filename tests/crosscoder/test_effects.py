@@ -286,7 +286,9 @@ def test_divergence_does_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatc
 
     def both() -> tuple[torch.Tensor, torch.Tensor]:
         divergence = OutputDivergence(lambda h: h @ head, 50, hidden)
-        return divergence.of([outcome])[0], divergence.gradient(outcome)
+        kl, gradient = divergence.with_gradient(outcome)
+        assert kl.double().equal(divergence.of([outcome])[0])
+        return kl.double(), gradient
 
     whole, gradient = both()
     monkeypatch.setattr("crosscoder.output_divergence.LOGIT_BYTES", 4 * 50 * 3)
