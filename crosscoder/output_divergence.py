@@ -57,7 +57,7 @@ class OutputDivergence:
 
     def with_gradient(self, outcome: Outcome) -> tuple[torch.Tensor, torch.Tensor]:
         """KL (m,) of an outcome, and the gradient (m, d) of its sum in the hidden states."""
-        kl = outcome.hidden.new_empty(len(outcome.rows))
+        kl = torch.empty(len(outcome.rows), device=outcome.hidden.device)
         gradient = torch.empty_like(outcome.hidden)
         for start in range(0, len(outcome.rows), self._step):
             part = slice(start, start + self._step)

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from crosscoder.config import ACTIVATIONS, SideName, SparsitySettings, TrainConfig, TrainSettings
+from crosscoder.config import (
+    ACTIVATIONS,
+    OutputTuningSettings,
+    SideName,
+    SparsitySettings,
+    TrainConfig,
+    TrainSettings,
+)
 from labeler.errors import UsageError
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.stages.harvest import harvest_section, opened_stream
@@ -33,6 +40,8 @@ if TYPE_CHECKING:
 
 BATCH = 2048
 """Tokens encoded at a time while theta and the quality are measured."""
+UNTUNED = "untuned"
+"""Folder, within its own, of a crosscoder whose decoders are tuned after training."""
 
 
 @dataclass(frozen=True)
@@ -268,6 +277,8 @@ class TrainStage:
             "train": decisive(context.study.config.train),
             "held_out": harvest_section(context.study).held_out,
         }
+        if context.study.config.train.tuning_steps:
+            inputs["tuned_pairs"] = _all_tuned_pairs(context.study)
         seed = training_seed(context.study)
         if seed != context.study.config.study.seed:
             inputs["seed"] = seed
@@ -311,6 +322,13 @@ class TrainStage:
         )
 
 
+def _all_tuned_pairs(study: StudyFile) -> dict[str, list[tuple[str, str]]]:
+    """The pairs on which each crosscoder is tuned."""
+    from labeler.stages.output_tuning import tuned_pairs
+
+    return {one.name or "": tuned_pairs(study, one.name) for one in study_crosscoders(study)}
+
+
 def training_seed(study: StudyFile) -> int:
     """Seed of the study's crosscoder."""
     seed = study.config.train.seed
@@ -323,6 +341,8 @@ def decisive(section: TrainSection) -> dict[str, Any]:
     More seeds leave the weights of the first as they are, so that they can be added later.
     """
     unread = {"checkpoint_every", "seed", "seeds"}
+    if section.tuning_steps == 0:
+        unread |= set(OutputTuningSettings.model_fields)
     if section.activation == TrainSection.model_fields["activation"].default:
         unread |= {"activation", *SparsitySettings.model_fields}
     return section.hash_content(exclude=unread)
@@ -335,13 +355,23 @@ def _trained(
 
     store = crosscoder.of(whole)
     crosscoder_config, train_config = configs(context, store)
-    result, *others = train_seeds(
+    folders = crosscoder.seed_folders(context)
+    is_tuned = context.study.config.train.tuning_steps > 0
+    results: Sequence[TrainResult] = train_seeds(
         training_source(store),
         crosscoder_config,
         train_config,
-        crosscoder.seed_folders(context),
+        [folder / UNTUNED for folder in folders] if is_tuned else folders,
         context.progress,
     )
+    tuning = ""
+    if is_tuned:
+        from labeler.stages.output_tuning import tune_trained, tuned_pairs
+
+        pairs = tuned_pairs(context.study, crosscoder.name)
+        results, said = tune_trained(context, store, pairs, results, folders)
+        tuning = f"; {said}"
+    result, *others = results
     quality = result.quality
     shown = ", ".join(f"FVE {row.fve:.3f} {row.model}" for row in quality.fve)
     drift = "" if result.theta_drift is None else f" ({100 * result.theta_drift:+.1f}% of k)"
@@ -349,7 +379,7 @@ def _trained(
         f"{crosscoder_config.n_latents:,} latents, {result.n_steps:,} steps; "
         f"held out: {shown}, L0 {quality.l0:.1f}{drift}, "
         f"{100 * quality.inactive_share:.1f}% inactive; "
-        f"in training: {100 * result.dead_share:.1f}% dead{_other_seeds(others)}",
+        f"in training: {100 * result.dead_share:.1f}% dead{_other_seeds(others)}{tuning}",
         {
             "fve": {row.model: row.fve for row in quality.fve},
             "l0": quality.l0,

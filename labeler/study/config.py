@@ -18,6 +18,7 @@ from crosscoder.config import (
     GenerationSettings,
     HarvestSettings,
     IsolationSettings,
+    OutputTuningSettings,
     Overlap,
     ScalingSettings,
     Settings,
@@ -84,7 +85,9 @@ def inner_section(annotation: Any) -> type[Section] | None:
     return next((section for section in found if section is not None), None)
 
 
-class TrainSection(Section, DictionarySettings, TrainSettings, SparsitySettings):
+class TrainSection(
+    Section, DictionarySettings, TrainSettings, SparsitySettings, OutputTuningSettings
+):
     """`[train]`: the crosscoder and its optimiser."""
 
     preset: Literal["difflens", "minder2025"] = "difflens"
