@@ -71,9 +71,10 @@ class UpperModels:
         """Those of a pair, by name; `text` has tokens that the models can read."""
         first = text.documents[0]
         token_ids = text.source.document_tokens([first])[first].token_ids.tolist()
-        return {name: self._upper(name, token_ids) for name in pair.models}
+        return {name: self.upper(name, token_ids) for name in pair.models}
 
-    def _upper(self, name: str, token_ids: list[int]) -> UpperBlocks:
+    def upper(self, name: str, token_ids: list[int]) -> UpperBlocks:
+        """Those of one model; `token_ids` are some that it can read."""
         from crosscoder.models import inspect_subject, with_converted_weights
         from crosscoder.upper_blocks import open_upper_blocks
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crosscoder.config import SIDES, OutputTuningSettings
-from crosscoder.model_files import FileHashes
 from labeler.errors import UsageError
+from labeler.stages.attribution import UpperModels
 from labeler.stages.base import StageContext
-from labeler.stages.harvest import harvest_config, subject_specs
 from labeler.study.config import crosscoder_of, pair_of
-from labeler.study.study_file import StudyFile, subject_cache
+from labeler.study.study_file import StudyFile
 from labeler.text import plural
 
 if TYPE_CHECKING:
@@ -23,32 +22,9 @@ if TYPE_CHECKING:
     from crosscoder.output_tuning import OutputTuning
     from crosscoder.stream import ActivationStream
     from crosscoder.train import TrainResult
-    from crosscoder.upper_blocks import UpperBlocks
 
 BATCH = 2048
 """Tokens encoded at a time while the quality is measured."""
-
-
-class StudyUpperBlocks:
-    """The upper blocks of the study's models, each loaded when it is first asked for."""
-
-    def __init__(self, context: StageContext) -> None:
-        self._context = context
-        self._opened: dict[str, UpperBlocks] = {}
-
-    def of(self, name: str, token_ids: list[int]) -> UpperBlocks:
-        """The upper blocks of a model; `token_ids` are some that it can read."""
-        from crosscoder.models import inspect_subject, with_converted_weights
-        from crosscoder.upper_blocks import open_upper_blocks
-
-        if name not in self._opened:
-            config = harvest_config(self._context.study)
-            spec = next(each for each in subject_specs(self._context.study) if each.name == name)
-            hashes = FileHashes(subject_cache() / "file-hashes.json")
-            spec = with_converted_weights(spec, subject_cache(), hashes, self._context.progress)
-            facts = inspect_subject(spec)
-            self._opened[name] = open_upper_blocks(facts, config.layer, config.device, token_ids)
-        return self._opened[name]
 
 
 def tuning_settings(study: StudyFile) -> OutputTuningSettings:
@@ -88,7 +64,7 @@ def tune_trained(
 
     Returns the results with the quality of the tuned crosscoders, and what is said of the first.
     """
-    uppers = StudyUpperBlocks(context)
+    uppers = UpperModels(context)
     outcomes = [
         _tuned(context, store, pairs, uppers, result, folder)
         for result, folder in zip(trained, folders, strict=True)
@@ -100,7 +76,7 @@ def _tuned(
     context: StageContext,
     store: ActivationStore | ActivationStream,
     pairs: Sequence[tuple[str, str]],
-    uppers: StudyUpperBlocks,
+    uppers: UpperModels,
     trained: TrainResult,
     folder: Path,
 ) -> tuple[TrainResult, str]:
@@ -124,7 +100,7 @@ def _tuned(
     crosscoder = load_crosscoder(trained.directory).to(resolve_device(section.device))
     index_of = crosscoder.config.model_index
     directions = [
-        Direction(index_of(target), index_of(reference), uppers.of(target, ids))
+        Direction(index_of(target), index_of(reference), uppers.upper(target, ids))
         for target, reference in pairs
     ]
     tuning = tune_decoders(
