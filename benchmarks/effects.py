@@ -107,8 +107,8 @@ def identity_gap(trial: EditTrial) -> float:
 
 
 def smollm2() -> tuple[SubjectModel, list[TokenizedDocument]]:
-    """The demo's model and its corpus, as the model reads it."""
-    spec = SubjectSpec("base", str(fetch(SMOLLM2)))
+    """The demo's model in bfloat16, and the demo's corpus as it reads it."""
+    spec = SubjectSpec("base", str(fetch(SMOLLM2)), dtype="bfloat16")
     config = HarvestConfig(layer=SMOLLM2_LAYER, max_length=256)
     documents = read_corpus(Path(demo_file).with_name("demo_assets") / "corpus.jsonl")
     specs = [spec, replace(spec, name="tuned")]

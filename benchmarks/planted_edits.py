@@ -185,7 +185,8 @@ def hooked(model: Any, layer: int, input_ids: torch.Tensor) -> torch.Tensor:
     handle = block.register_forward_hook(lambda module, inputs, output: seen.append(output))
     model(input_ids=input_ids, use_cache=False)
     handle.remove()
-    return seen[0][0] if isinstance(seen[0], tuple) else seen[0]
+    output = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
+    return output.float()
 
 
 def read_by(base: Any, tuned: Any, seed: int, n_documents: int = N_DOCUMENTS) -> MemoryDocuments:
@@ -328,4 +329,4 @@ def neuron_rms(model: Any, layer: int, input_ids: torch.Tensor, mask: torch.Tens
     handle = down.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     model(input_ids=input_ids, use_cache=False)
     handle.remove()
-    return seen[0][mask].square().mean(dim=0).sqrt()
+    return seen[0][mask].float().square().mean(dim=0).sqrt()

@@ -148,7 +148,7 @@ class Dense:
         codes = self.crosscoder.encode_thresholded(z).dense(
             len(z), self.crosscoder.config.n_latents
         )
-        self.codes = codes.view(*x.shape[:2], -1) * made.documents.mask[:, None]
+        self.codes = codes.view(*x.shape[:2], -1) * made.documents.mask[..., None]
         self.x = x
 
     def log_p(self, name: str, activations: torch.Tensor) -> torch.Tensor:
@@ -165,7 +165,7 @@ class Dense:
     def kl(self, name: str, patched: torch.Tensor) -> torch.Tensor:
         """KL (D, T) of target `name` with `patched` activations at the tokens of the mask."""
         target = self.x[:, :, self.crosscoder.config.model_index(name)]
-        changed = torch.where(self.documents.mask[:, None], patched, target)
+        changed = torch.where(self.documents.mask[..., None], patched, target)
         log_p, log_q = self.log_p(name, target), self.log_p(name, changed)
         return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
 
@@ -193,7 +193,7 @@ def test_patching_is_that_of_a_dense_float64_reference(made: EditTrial) -> None:
     direction = Direction(1, 0, made.uppers["tuned"])
     (sums,) = patch(made.crosscoder, made.text, [(direction, sets)])
     raw = dense.crosscoder.denormalise(dense.crosscoder.b_dec).detach()
-    is_answer = dense.documents.roles == 4
+    is_answer = dense.documents.roles[0] == 4
     for place, each in enumerate(sets):
         members = torch.from_numpy(each.latents)
         change = dense.codes[:, :, members] @ dense.difference(1, 0)[members]
@@ -206,7 +206,7 @@ def test_patching_is_that_of_a_dense_float64_reference(made: EditTrial) -> None:
             expected = {
                 "assistant": kl[:, is_answer].sum(dim=1),
                 "answer_start": kl[:, is_answer][:, :10].sum(dim=1),
-                "content": kl[:, dense.documents.mask].sum(dim=1),
+                "content": kl[:, dense.documents.mask[0]].sum(dim=1),
             }
             for i, scope in enumerate(SCOPES):
                 np.testing.assert_allclose(
@@ -221,7 +221,7 @@ def test_attribution_is_that_of_a_dense_float64_reference(made: EditTrial) -> No
         made.crosscoder, made.text, [Direction(0, 1, made.uppers["base"])], n_points
     )
     target, reference = dense.x[:, :, 0], dense.x[:, :, 1]
-    is_answer = dense.documents.roles == 4
+    is_answer = dense.documents.roles[0] == 4
     gradient = torch.zeros_like(target)
     for point in range(n_points):
         h = (reference + (point + 0.5) / n_points * (target - reference)).requires_grad_()
@@ -235,7 +235,7 @@ def test_attribution_is_that_of_a_dense_float64_reference(made: EditTrial) -> No
         scale = float(expected.abs().max())
         np.testing.assert_allclose(dense_column, expected.detach().numpy(), atol=2e-3 * scale)
     raw = dense.crosscoder.denormalise(dense.crosscoder.b_dec).detach()
-    masked = dense.documents.mask[:, None] * gradient
+    masked = dense.documents.mask[..., None] * gradient
     line = -(masked * (target - reference)).sum(dim=(1, 2))
     constant = -(masked * (raw[0] - raw[1])).sum(dim=(1, 2))
     np.testing.assert_allclose(found.line, line.detach().numpy(), rtol=1e-2, atol=1e-5)
@@ -253,7 +253,7 @@ def test_ablation_takes_a_latent_from_one_model(made: EditTrial) -> None:
         for column, latent in enumerate((0, 40)):
             taken = dense.codes[:, :, latent, None] * raw[latent, index]
             kl = dense.kl(name, dense.x[:, :, index] - taken).detach()
-            expected = kl[:, dense.documents.roles == 4].sum(dim=1).numpy()
+            expected = kl[:, dense.documents.roles[0] == 4].sum(dim=1).numpy()
             np.testing.assert_allclose(found[place, column], expected, rtol=5e-3, atol=1e-5)
 
 

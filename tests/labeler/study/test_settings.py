@@ -40,7 +40,7 @@ COUNTERPARTS: dict[tuple[str, type[BaseModel]], set[str]] = {
         "nu_error_max", "nu_reconstruction_max", "min_documents", "min_delta_norm", "top",
         "max_density",
     },
-    ("isolate", ScalingSettings): {"n_blocks", "draws"},
+    ("isolate", ScalingSettings): {"n_blocks", "draws", "scrambles", "scramble_documents"},
     ("collect", EvidenceConfig): {
         "top", "quantile", "negative", "similar", "other_model", "window",
     },
