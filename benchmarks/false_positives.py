@@ -12,6 +12,8 @@ Counted are
 by counts      pairs with a category `up` or `down` in the change table
 by strength    pairs with a category whose mean shift is called
 either         pairs with one of them
+held out       scrambled fine-tunes of finished studies (`--studies STUDY.toml ...`, such as those
+               of organisms.py), each judged as the true one by the others; nothing is trained
 permuted       of sides that were drawn at random in those studies, those with a call by counts
 
 `power_*` is the share of the categories known to change (planted in the demo's adapter, measured
@@ -29,8 +31,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from null_pairs import DOSES, Called, Result, fine_tunes, smollm2_doses, smollm2_nulls, tiny_nulls
+from null_pairs import (
+    DOSES,
+    Called,
+    Result,
+    fine_tunes,
+    judged_by_others,
+    smollm2_doses,
+    smollm2_nulls,
+    tiny_nulls,
+)
 from scipy.stats import binomtest
+
+from labeler.study.study_file import StudyFile
 
 CALLED = ("up", "down")
 Verdict = Callable[[Called], str]
@@ -56,6 +69,7 @@ def main() -> None:
         for size, kind in dict.fromkeys((row.size, row.kind) for row in nulls)
     }
     _print_rates(rates)
+    held_out = _held_out(arguments.studies)
     ladder = list(smollm2_doses(arguments.work)) if arguments.doses else []
     powers = {dose: _powers([row for row in ladder if row.dose == dose]) for dose in DOSES}
     powers = {dose: found for dose, found in powers.items() if found["n_known"]}
@@ -72,6 +86,7 @@ def main() -> None:
                     for name, verdict in STATISTICS.items()
                 },
                 "by_kind": rates,
+                "held_out": held_out,
                 "permuted": _rate([call for row in nulls for call in row.permuted]),
                 "power_at_full_dose": powers.get(1.0, {}).get("either"),
                 "power_by_dose": {f"{dose:g}": found["either"] for dose, found in powers.items()},
@@ -90,6 +105,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=None, help="null pairs of tiny models")
     parser.add_argument("--smollm2", type=int, default=0, help="null pairs of SmolLM2")
     parser.add_argument("--doses", action="store_true", help="the dose ladder of SmolLM2")
+    parser.add_argument("--studies", type=Path, nargs="*", default=[], help="finished studies")
     arguments = parser.parse_args()
     if arguments.pairs is None:
         arguments.pairs = 8 if arguments.quick else 60
@@ -122,6 +138,19 @@ def _rates(rows: Sequence[Result]) -> dict[str, Any]:
         },
         "permuted": _rate([call for row in rows for call in row.permuted]),
     }
+
+
+def _held_out(paths: Sequence[Path]) -> dict[str, Any]:
+    """Rates over the scrambled fine-tunes of finished studies, each judged by the others."""
+    calls = [call for path in paths for call in judged_by_others(StudyFile.read(path))]
+    found = {
+        name: _rate([verdict(call) in CALLED for call in calls])
+        for name, verdict in STATISTICS.items()
+    }
+    if calls:
+        cells = [_shown(found[name]) for name in STATISTICS]
+        print(f"| held out, {len(paths)} studies | {' | '.join(cells)} | |", flush=True)
+    return found
 
 
 def _powers(rows: Sequence[Result]) -> dict[str, Any]:

@@ -28,10 +28,10 @@ from labeler.progress import progress_for
 from labeler.report.comparisons import COUNTING, read_comparisons
 from labeler.report.findings import Findings, read_findings
 from labeler.report.randomisation import RandomisedSides, read_randomised_sides
-from labeler.report.statistics import read_counts
+from labeler.report.statistics import category_changes, read_counts
 from labeler.store.engine import open_engine, read_session
 from labeler.study.study_file import StudyFile, subject_cache
-from taxonomy.counts import CategoryCounts
+from taxonomy.counts import ALPHA, CategoryCounts
 from taxonomy.randomisation import DrawnCounts, randomised_change_statistics
 
 DOSES = (0.0, 0.1, 0.25, 0.5, 1.0)
@@ -183,19 +183,69 @@ def permuted_calls(
         return ()
     called = []
     for draw in range(min(PERMUTED, drawn.n_draws)):
-        table = [
-            replace(
-                row,
-                target_count=int(drawn.target[draw, i]),
-                target_total=int(drawn.target_total[draw]),
-                reference_count=int(drawn.reference[draw, i]),
-                reference_total=int(drawn.reference_total[draw]),
-            )
-            for i, row in enumerate(counts)
-        ]
+        table = [_row(row, drawn, i, draw) for i, row in enumerate(counts)]
         changes = randomised_change_statistics(table, _without(drawn, draw))
         called.append(any(row.verdict in ("up", "down") for row in changes))
     return tuple(called)
+
+
+def _row(row: CategoryCounts, drawn: DrawnCounts, place: int, draw: int) -> CategoryCounts:
+    """A category's counts on the sides of a draw."""
+    return replace(
+        row,
+        target_count=int(drawn.target[draw, place]),
+        target_total=int(drawn.target_total[draw]),
+        reference_count=int(drawn.reference[draw, place]),
+        reference_total=int(drawn.reference_total[draw]),
+    )
+
+
+def judged_by_others(study: StudyFile) -> list[Called]:
+    """Each scrambled fine-tune of a finished study judged as if it were the true one.
+
+    By the others, on the dictionary and labels of the true pair: one result for each, whether
+    some category is called by counts and by strength.
+    """
+    name = study.config.comparison[0].name
+    engine = open_engine(study.database_url)
+    with read_session(engine) as session:
+        facts = read_comparisons(session, study.config.comparison)[0]
+        sides = read_randomised_sides(
+            session, facts.comparison.id, facts.version.id, facts.judge_id
+        )
+        counts = read_counts(session, name, study.config.report.denominator)
+    engine.dispose()
+    if sides is None or sides.scrambled is None:
+        return []
+    return [
+        _judged(sides, counts, study.config.report.denominator, number)
+        for number in range(sides.n_scrambled)
+    ]
+
+
+def _judged(
+    sides: RandomisedSides, counts: Sequence[CategoryCounts], denominator: str, number: int
+) -> Called:
+    assert sides.scrambled is not None
+    own = replace(sides, scrambled=sides.scrambled[[number]])
+    shifts = sides.shifts.copy()
+    shifts[0] = sides.scrambled[number]
+    others = replace(sides, shifts=shifts, scrambled=np.delete(sides.scrambled, number, axis=0))
+    table, chosen = list(counts), own.scrambled_sides()
+    if chosen is not None:
+        taken = replace(own, target=chosen[0], reference=chosen[1], scrambled=None)
+        drawn = taken.counts(counts, COUNTING, denominator)
+        table = [_row(row, drawn, i, 0) for i, row in enumerate(counts)] if drawn else table
+    rows = category_changes(
+        table, others, COUNTING, denominator, alpha=ALPHA, test="fisher", detectable=False
+    )
+    groups = {row.parent for row in rows}
+    is_called = chosen is not None and any(row.verdict in ("up", "down") for row in rows)
+    is_shifted = any(
+        row.category not in groups and (row.called_shift_q or 1.0) < ALPHA for row in rows
+    )
+    words = [("up" if called else "no evidence") for called in (is_called, is_shifted)]
+    return Called(words[0], None, 1.0, None, words[1], None, None)
 
 
 def _without(drawn: DrawnCounts, draw: int) -> DrawnCounts:
