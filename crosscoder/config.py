@@ -342,7 +342,7 @@ class OutputTuningSettings(Settings):
     more of the output gap; the encoder stays. 0 leaves it out."""
     tuning_tokens: int = Field(512, ge=16)
     """Padded tokens of random training documents in one of these steps."""
-    tuning_rate: float = Field(0.02, gt=0)
+    tuning_rate: float = Field(0.002, gt=0)
     """Their peak learning rate, as a share of the decoder's root mean square."""
 
 
