@@ -202,32 +202,29 @@ class PatchedRun:
             self.upper.logits, self.upper.vocabulary, hidden[self.judged]
         )
 
-    def activations(
-        self, change: torch.Tensor, documents: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Activations (B, T, d): `change` (n, d) at the patched tokens, else the target's.
-
-        Of some `documents` (b,) int64, `change` still has the patched tokens of all.
-        """
-        whole: torch.Tensor = self.target.masked_scatter(self.patched[:, :, None], change)
-        return whole if documents is None else whole[documents]
-
-    def documents_of(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Documents (b,) int64, ascending, of some patched tokens (n,) bool."""
-        documents: torch.Tensor = self.patched.nonzero()[tokens, 0].unique()
-        return documents
+    def activations(self, change: torch.Tensor) -> torch.Tensor:
+        """Activations (B, T, d): `change` (n, d) at the patched tokens, else the target's."""
+        return self.target.masked_scatter(self.patched[:, :, None], change)
 
     @torch.no_grad()
-    def outcome(self, change: torch.Tensor, documents: torch.Tensor | None = None) -> Outcome:
-        """Final hidden states at the judged tokens of all documents, or of some, ascending."""
-        chosen = slice(None) if documents is None else documents
-        judged = self.judged[chosen]
-        number = self.judged.flatten().cumsum(0).view(self.judged.shape) - 1
-        rows = number[chosen][judged]
+    def outcome(self, change: torch.Tensor, moved: torch.Tensor | None = None) -> Outcome:
+        """Final hidden states at the judged tokens.
+
+        With `moved`, patched tokens (n,) bool, only in their documents and from the first of them
+        on: the blocks are causal, and before it the output is what it is without the change.
+        """
+        reached = torch.ones_like(self.patched)
+        if moved is not None:
+            reached = torch.zeros_like(self.patched).masked_scatter(self.patched, moved)
+            reached = reached.cummax(dim=1).values
+        judged = self.judged & reached
+        rows = (self.judged.flatten().cumsum(0) - 1)[judged.flatten()]
         if len(rows) == 0:
             return Outcome(rows, self.target.new_zeros(0, self.target.shape[-1]))
-        hidden = self.upper.hidden(self.input_ids[chosen], self.activations(change, documents))
-        return Outcome(rows, hidden[judged])
+        documents = judged.any(dim=1)
+        activations = self.activations(change)[documents]
+        hidden = self.upper.hidden(self.input_ids[documents], activations)
+        return Outcome(rows, hidden[judged[documents]])
 
     def gradient(
         self, change: torch.Tensor, scope: torch.Tensor

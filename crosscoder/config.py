@@ -326,6 +326,8 @@ class EffectSettings(Settings):
     compared with."""
     patched_controls: int = Field(20, ge=0)
     """How many of them are also patched, for the isolated sets."""
+    precision: Literal["auto", "float32"] = "auto"
+    """`auto`: patched passes multiply in bfloat16 on CPUs with AMX, adding in float32."""
     top: int = Field(100, ge=1)
     """Latents in the sets chosen by attribution and by magnitude."""
     ablated: int = Field(8, ge=0)

@@ -131,6 +131,7 @@ def measure_effects(
         text,
         [(each, _patched(plan)) for each, plan in zip(directions, planned, strict=True)],
         progress,
+        reduced=settings.precision == "auto",
     )
     effects = [
         direction_effect(names, attribution, _measured(attribution, plan, sums))

@@ -8,7 +8,9 @@ and the target's upper blocks go on from h (arXiv 2504.02922, section 4). The se
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +24,7 @@ from crosscoder.model import Crosscoder
 from crosscoder.output_divergence import Outcome
 from crosscoder.progress import Progress, SilentProgress
 from crosscoder.scaling_sums import FloatArray
+from crosscoder.upper_blocks import reduced_products
 
 HIDDEN_BYTES = 1 << 28
 """Bound on the final hidden states of several sets that are in memory at a time."""
@@ -55,19 +58,36 @@ def patch(
     text: EffectText,
     direction_sets: Sequence[tuple[Direction, Sequence[LatentGroup]]],
     progress: Progress | None = None,
+    reduced: bool = False,
 ) -> list[PatchedSums]:
     """Patch every set of each direction, in one pass over the text.
 
     A batch's activations and codes serve all sets; a document in which a set does not fire is not
-    run for it. Memory is bounded by one batch, `HIDDEN_BYTES` and the logits of a chunk of tokens.
+    run for it. The cost is linear in tokens times sets: the first batch tells how long all take.
+    With `reduced`, matrices are multiplied as in `reduced_products`. Memory is bounded by one
+    batch, `HIDDEN_BYTES` and the logits of a chunk of tokens.
     """
     patchers = [_Patcher(crosscoder, text, each, sets) for each, sets in direction_sets]
-    with (progress or SilentProgress()).task("patch", text.n_tokens, "tokens") as advance:
-        for batch in text.batches():
-            codes = encode_patched(crosscoder, batch)
+    progress = progress or SilentProgress()
+    n_sets = sum(len(sets) for _, sets in direction_sets)
+
+    def add(batch: EffectBatch) -> None:
+        codes = encode_patched(crosscoder, batch)
+        with reduced_products() if reduced else nullcontext():
             for patcher in patchers:
                 patcher.add(batch, codes)
-            advance(batch.n_tokens)
+
+    batches = text.batches()
+    first = next(batches)
+    started = time.monotonic()
+    add(first)
+    seconds = (time.monotonic() - started) * text.n_tokens / first.n_tokens
+    progress.say(f"patch: {n_sets} sets over {text.n_tokens:,} tokens take about {seconds:.0f} s")
+    left = text.n_tokens - first.n_tokens
+    with progress.task("patch", n_sets * left, "tokens x sets") as advance:
+        for batch in batches:
+            add(batch)
+            advance(n_sets * batch.n_tokens)
     return [patcher.sums for patcher in patchers]
 
 
@@ -110,7 +130,7 @@ class _Patcher:
         """What the target makes of the restoring and of the carrying patch of a set."""
         target, reference = run.target[run.patched], run.reference[run.patched]
         change = self._change(codes, self.sums.sets[place], len(target)).to(target.device)
-        moved = run.documents_of(change.any(dim=1))
+        moved = change.any(dim=1)
         yield run.outcome(reference + change, moved)
         yield run.outcome(target - change, moved)
 
@@ -169,4 +189,4 @@ def _ablated(
     activation = torch.zeros(len(own), device=row.device)
     activation[codes.token[active]] = codes.value[active]
     change = (activation[:, None] * row).to(own.device)
-    return run.outcome(own - change, run.documents_of(activation.to(own.device) > 0))
+    return run.outcome(own - change, activation.to(own.device) > 0)

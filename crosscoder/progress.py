@@ -17,6 +17,10 @@ class Progress(Protocol):
         """Open a task of `total` units; the returned callable advances it."""
         ...
 
+    def say(self, line: str) -> None:
+        """Show a line, such as what a task will cost; not while a task is open."""
+        ...
+
 
 class SilentProgress:
     """Progress that nobody sees."""
@@ -29,3 +33,6 @@ class SilentProgress:
             return None
 
         yield advance
+
+    def say(self, line: str) -> None:
+        """Say nothing."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,26 @@ CHECKED_TOKENS = 16
 """Tokens on which the upper part is compared with the whole model."""
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 """Largest difference of the logits, as a share of their standard deviation."""
+
+
+@contextmanager
+def reduced_products() -> Iterator[None]:
+    """Multiply float32 matrices in bfloat16 where the CPU has AMX; their sums stay float32.
+
+    On a pair of SmolLM2-135M this moved restored and carried shares of 28 sets by at most 0.003,
+    half of them by less than 0.0005, and took two thirds of the time.
+    """
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    if matmul is None or not has_amx():
+        yield
+        return
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 class UpperBlocks:

@@ -54,6 +54,10 @@ class TerminalProgress:
 
             yield advance
 
+    def say(self, line: str) -> None:
+        """Write the line."""
+        sys.stderr.write(line + "\n")
+
 
 class PlainProgress:
     """One line at the start, one every few seconds, one at the end."""
@@ -86,6 +90,10 @@ class PlainProgress:
         yield advance
         elapsed = self._clock() - started
         self._write(f"{label}: {done:,} {unit} in {elapsed:.1f} s")
+
+    def say(self, line: str) -> None:
+        """Write the line."""
+        self._write(line)
 
     def _write(self, line: str) -> None:
         self._stream.write(line + "\n")

@@ -188,7 +188,7 @@ def _measured(
     sets = _sets(pair, members, index_of)
     plans = _plans(pair, sets)
     cost = effect_cost(text.n_tokens, len(sets), settings, plans, is_attributed=known is not None)
-    _LOGGER.info("effect: %s: %s", pair.comparison, cost.text)
+    context.progress.say(f"effect: {pair.comparison}: {cost.text}")
     scaling = scaled(context, pair.crosscoder).pair(*pair.models)
     result = measure_effects(
         trained_crosscoder(context, pair.crosscoder),

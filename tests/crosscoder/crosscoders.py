@@ -99,3 +99,6 @@ class StopAfter:
                 raise KeyboardInterrupt
 
         yield advance
+
+    def say(self, line: str) -> None:
+        """Say nothing."""

@@ -38,10 +38,11 @@ from crosscoder.files import DamagedFileError
 from crosscoder.matched_sets import TOLERANCE, are_alike, matched_sets
 from crosscoder.output_divergence import Outcome, OutputDivergence
 from crosscoder.patching import LatentGroup, ablation_divergence, patch
+from crosscoder.progress import SilentProgress
 from crosscoder.reading import decoder_blocks
 
 ARCHITECTURES = ("llama", "gemma2")
-SETTINGS = EffectSettings(controls=60, patched_controls=20, points=4, top=8)
+SETTINGS = EffectSettings(controls=60, patched_controls=20, points=4, top=8, precision="float32")
 EVERY_EDIT = np.arange(2 * len(STRENGTHS))
 
 
@@ -473,3 +474,35 @@ def test_cost_is_linear_in_sets() -> None:
     costs = [effect_cost(2000, n, SETTINGS, plans).n_forward for n in (0, 10, 20)]
     assert costs[2] - costs[1] == costs[1] - costs[0] == 40
     assert "2,000 tokens" in effect_cost(2000, 5, SETTINGS, plans).text
+
+
+class Saying(SilentProgress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_how_long_patching_takes_is_said_after_the_first_batch() -> None:
+    made = trial("llama")
+    direction = directions_of(made.crosscoder, made.uppers, ("tuned", "base"))[0]
+    sets = [LatentGroup("edit", planted(0)), LatentGroup("other", planted(1))]
+    progress = Saying()
+    patch(made.crosscoder, made.text, [(direction, sets)], progress)
+    (line,) = progress.lines
+    assert line.startswith(f"patch: 2 sets over {made.text.n_tokens:,} tokens take about ")
+
+
+def test_reduced_products_hardly_move_a_share_and_leave_no_trace() -> None:
+    made = trial("llama")
+    direction = directions_of(made.crosscoder, made.uppers, ("tuned", "base"))[0]
+    sets = [LatentGroup("edit", planted(0)), LatentGroup("all", EVERY_EDIT)]
+    (exact,) = patch(made.crosscoder, made.text, [(direction, sets)])
+    (reduced,) = patch(made.crosscoder, made.text, [(direction, sets)], reduced=True)
+    (again,) = patch(made.crosscoder, made.text, [(direction, sets)])
+    gap = float(exact.carrying[1].sum())
+    assert np.abs(reduced.restoring - exact.restoring).sum() < 0.02 * gap
+    assert np.array_equal(again.restoring, exact.restoring)

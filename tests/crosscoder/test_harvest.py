@@ -322,6 +322,9 @@ def test_progress_counts_every_token_once(specs: list[SubjectSpec], tmp_path: Pa
 
             yield advance
 
+        def say(self, line: str) -> None:
+            pass
+
     counter = Counter()
     manifest = harvest(specs, DOCUMENTS, CONFIG, tmp_path, counter)
     assert counter.total == counter.done == manifest.n_tokens
