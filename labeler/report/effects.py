@@ -182,13 +182,16 @@ def _reach(stored: Sequence[CategoryEffect]) -> float:
 
 
 def effect_bar(stored: CategoryEffect, reach: float) -> Markup:
-    """Restored share with its interval above, carried share below, the controls' band behind.
+    """The set's share with its interval, before the band of its controls, both measured alike.
 
-    An SVG element with its words; what lies below 0 or beyond the axis ends at its edge.
+    Where controls were patched, or there are none: restored share above, carried share below. Else
+    the share by attribution. An SVG element with its words; what lies below 0 or beyond the axis
+    ends at its edge.
     """
     from markupsafe import Markup
 
-    parts = [_bar("carried", 15, 6, stored.carried, reach)]
+    name = "first_order" if _is_first_order(stored) else "restored"
+    parts = [] if _is_first_order(stored) else [_bar("carried", 15, 6, stored.carried, reach)]
     band = _band(stored)
     if band is not None:
         low, high = (_place(end, reach) for end in band)
@@ -198,12 +201,12 @@ def effect_bar(stored: CategoryEffect, reach: float) -> Markup:
                 x=f"{low:.1f}", w=f"{max(high - low, 1.5):.1f}"
             ),
         )
-    parts.append(_bar("restored", 3, 9, stored.restored, reach))
-    if stored.restored_low is not None and stored.restored_high is not None:
+    parts.append(_bar(name, 3, 9, getattr(stored, name), reach))
+    ends = getattr(stored, f"{name}_low"), getattr(stored, f"{name}_high")
+    if None not in ends:
         parts.append(
             Markup('<line class="whisker" x1="{a}" x2="{b}" y1="7.5" y2="7.5"/>').format(
-                a=f"{_place(stored.restored_low, reach):.1f}",
-                b=f"{_place(stored.restored_high, reach):.1f}",
+                a=f"{_place(ends[0], reach):.1f}", b=f"{_place(ends[1], reach):.1f}"
             )
         )
     return Markup(
@@ -213,14 +216,17 @@ def effect_bar(stored: CategoryEffect, reach: float) -> Markup:
     ).format(words=_words(stored), parts=Markup("").join(parts))
 
 
+def _is_first_order(stored: CategoryEffect) -> bool:
+    """Whether attribution alone can be compared with random sets."""
+    return bool(stored.n_controls) and not stored.n_patched_controls
+
+
 def _band(stored: CategoryEffect) -> tuple[float, float] | None:
-    """What random sets alike reach: by patching where they were patched, else by attribution."""
-    patched = (stored.restored_control_low, stored.restored_control_high)
-    first_order = (stored.control_low, stored.control_high)
-    for low, high in (patched, first_order):
-        if low is not None and high is not None:
-            return low, high
-    return None
+    """What random sets reach, measured as the set is shown."""
+    low, high = stored.restored_control_low, stored.restored_control_high
+    if _is_first_order(stored):
+        low, high = stored.control_low, stored.control_high
+    return None if low is None or high is None else (low, high)
 
 
 def _bar(kind: str, top: float, height: float, value: float | None, reach: float) -> Markup:
@@ -238,6 +244,8 @@ def _place(value: float, reach: float) -> float:
 
 def _words(stored: CategoryEffect) -> str:
     said = f"restores {effect_share(stored.restored)}, carries {effect_share(stored.carried)}"
+    if _is_first_order(stored):
+        said = f"closes {effect_share(stored.first_order)} by first order"
     band = _band(stored)
     if band is None:
         return f"{said}; no random set to compare with"

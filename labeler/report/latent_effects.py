@@ -101,8 +101,12 @@ _LATENT = text(
     "  FROM v_latent_effect GROUP BY crosscoder_id, target, reference"
     " ) AS w ON w.crosscoder_id = e.crosscoder_id AND w.target = e.target"
     " AND w.reference = e.reference"
-    " WHERE e.latent_id = :latent ORDER BY e.target"
+    " WHERE e.latent_id = :latent ORDER BY CASE WHEN EXISTS ("
+    "  SELECT 1 FROM comparison AS c JOIN latent_set AS s ON s.id = c.target_set_id"
+    "  JOIN subject_model AS m ON m.id = s.target_model_id WHERE m.name = e.target"
+    " ) THEN 0 ELSE 1 END, e.target"
 )
+"""Towards the target of a comparison first."""
 _SETS = text(
     "SELECT DISTINCT e.comparison, e.kind, e.name, e.n_latents, e.restored, e.restored_low,"
     " e.restored_high, e.carried, e.carried_low, e.carried_high, e.restored_control_mean,"

@@ -90,7 +90,8 @@ class UpperModels:
 
 def effect_settings(study: StudyFile) -> EffectSettings:
     """`[effect]`, as the measurement takes it."""
-    return EffectSettings(**study.config.effect.model_dump(exclude={"enabled"}))
+    names = EffectSettings.model_fields
+    return EffectSettings(**study.config.effect.model_dump(include=set(names)))
 
 
 def effect_text(context: StageContext, pair: EffectPair) -> EffectText:

@@ -186,7 +186,7 @@ def _measured(
             index_of[latent_id] for latent_id in _first_latents(session, pair, settings.ablated)
         ]
     sets = _sets(pair, members, index_of)
-    plans = _plans(pair, sets)
+    plans = _plans(pair, sets, context.study.config.effect.patched_categories)
     cost = effect_cost(text.n_tokens, len(sets), settings, plans, is_attributed=known is not None)
     context.progress.say(f"effect: {pair.comparison}: {cost.text}")
     scaling = scaled(context, pair.crosscoder).pair(*pair.models)
@@ -244,16 +244,22 @@ def _sets(pair: EffectPair, members: _Membership, index_of: dict[int, int]) -> l
     return [each for each in (*sides, *categories) if len(each.latents)]
 
 
-def _plans(pair: EffectPair, sets: list[LatentGroup]) -> tuple[PatchPlan, PatchPlan]:
-    """Categories are patched towards the pair's target alone, and each side has its controls in
-    its own direction; attribution covers everything in both."""
+def _plans(
+    pair: EffectPair, sets: list[LatentGroup], n_controlled: int
+) -> tuple[PatchPlan, PatchPlan]:
+    """Categories are patched towards the pair's target alone, the controls of the `n_controlled`
+    largest as well, and each side has its controls in its own direction; attribution covers
+    everything in both. Their size, and not their effect, says which categories are compared."""
     from crosscoder.effects import PatchPlan
 
-    categories = frozenset(each.name for each in sets if each.name.startswith(CATEGORY))
+    categories = [each for each in sets if each.name.startswith(CATEGORY)]
+    largest = sorted(categories, key=lambda each: -len(each.latents))[:n_controlled]
     own, other = pair.sides[0], pair.sides[-1]
     return (
-        PatchPlan(controlled=frozenset({own})),
-        PatchPlan(left_out=categories, controlled=frozenset({other})),
+        PatchPlan(controlled=frozenset({own, *(each.name for each in largest)})),
+        PatchPlan(
+            left_out=frozenset(each.name for each in categories), controlled=frozenset({other})
+        ),
     )
 
 

@@ -14,7 +14,14 @@ from labeler.api import Study
 from labeler.cli.main import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
-EFFECT = {"enabled": True, "max_tokens": 300, "controls": 30, "patched_controls": 20, "top": 5}
+EFFECT = {
+    "enabled": True,
+    "max_tokens": 300,
+    "controls": 30,
+    "patched_controls": 20,
+    "patched_categories": 1,
+    "top": 5,
+}
 
 
 def rows(study: TinyStudy, statement: str) -> list[tuple[Any, ...]]:
@@ -59,6 +66,24 @@ def test_both_directions_have_sides_categories_and_all_latents(measured_folder: 
             # Towards the target alone are categories patched.
             is_patched = target == "tuned" or kind != "category"
             assert [restored is None, carried is None] == [not is_patched] * 2
+
+
+def test_random_latents_of_the_largest_categories_are_patched_too(
+    measured_folder: TinyStudy,
+) -> None:
+    found = rows(
+        measured_folder,
+        "SELECT n_latents, n_patched_controls FROM v_category_effect"
+        " WHERE target = 'tuned' AND kind = 'category' AND is_main AND n_controls > 0"
+        " ORDER BY n_latents DESC",
+    )
+    largest = rows(
+        measured_folder,
+        "SELECT n_latents FROM v_category_effect"
+        " WHERE target = 'tuned' AND kind = 'category' AND is_main ORDER BY n_latents DESC LIMIT 1",
+    )[0][0]
+    assert any(n_patched == 20 for n_latents, n_patched in found if n_latents == largest)
+    assert sum(n_patched > 0 for _, n_patched in found) <= 1
 
 
 def test_every_scope_has_a_row_and_controls_belong_to_one(measured_folder: TinyStudy) -> None:
