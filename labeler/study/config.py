@@ -353,8 +353,7 @@ class EffectSection(Section, EffectSettings):
     enabled: bool = True
     """Measure it; studies of imported latents have no models to measure it with."""
     patched_categories: int = Field(6, ge=0)
-    """Categories, those with the most latents on the sides, whose random latents are patched too;
-    the others are compared with random latents by attribution."""
+    """How many categories, those with the most latents, have their random latents patched too."""
 
 
 class ReportSection(Section):
