@@ -131,6 +131,7 @@ def test_weighted_shares_are_compared_with_weighted_shares_of_the_drawn_sides(
     assert sides is not None
     assert variants.missing == (
         "mass-weighted: 20 of 20 labelled latents have no density or mean activation",
+        "effect-weighted: 20 of 20 labelled latents have no measured effect",
     )
     row = next(
         row
