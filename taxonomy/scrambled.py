@@ -70,8 +70,8 @@ def weighted_shifts(
     If the fine-tune were one more scrambled one, its shift less their mean, over their standard
     deviation times sqrt(1 + 1 / K), had Student's t distribution with K - 1 degrees of freedom:
     the prediction of one further value. Few scrambled fine-tunes say little of a single category's
-    variance, so it is moderated by those of the level's other categories, see `moderated`. Text
-    and latents are the same in all, so nothing is said of other text.
+    variance, so it is moderated by those of the level's other categories, see `moderated`, and the
+    larger of both is taken. Text and latents are the same in all: nothing is said of other text.
     """
     known = np.isfinite(shifts) & np.isfinite(scrambled).all(axis=0) & counted & (squares > 0)
     rows = np.vstack([shifts, scrambled])
@@ -122,11 +122,12 @@ class _Compared:
 
 def _judged(compared: Sequence[_Compared], n_scrambled: int, alpha: float) -> list[WeightedShift]:
     """The categories of one level, their variances moderated by one another."""
-    variances, freedom = moderated(
-        np.array([each.variance for each in compared]),
-        np.log([each.effective for each in compared]),
-        n_scrambled - 1,
+    own = np.array([each.variance for each in compared])
+    typical, freedom = moderated(
+        own, np.log([each.effective for each in compared]), n_scrambled - 1
     )
+    # Below a category's own variance, held-out scrambled fine-tunes are called too often.
+    variances = np.maximum(own, typical)
     judged = []
     for each, variance in zip(compared, variances, strict=True):
         error = float(np.sqrt(variance * (1 + 1 / n_scrambled)))
