@@ -28,7 +28,7 @@ from taxonomy.judge_error import (
     corrected_ratio,
     corrected_share,
 )
-from taxonomy.stability import LogRatio, combine_seeds
+from taxonomy.over_seeds import LogRatio, combine_seeds
 
 log = logging.getLogger("change_coverage")
 FULL, QUICK = 4_000, 300

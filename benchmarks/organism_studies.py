@@ -24,7 +24,11 @@ from labeler.cli.demo import __file__ as demo_file
 from labeler.judge.factory import judges_embedder, study_judge
 from labeler.labeling.score import ScoreConfig, score_explanations
 from labeler.progress import progress_for
-from labeler.report.randomisation import RandomisedSides, read_randomised_sides
+from labeler.report.randomisation import (
+    RandomisedSides,
+    read_randomised_sides,
+    weighted_shifts_of,
+)
 from labeler.report.statistics import CategoryNode, count_latents, read_category_nodes
 from labeler.stages.isolate import SCALING_NAME
 from labeler.store.engine import open_engine, read_session
@@ -341,7 +345,7 @@ def _mean_shifts(
     weighted = [
         _shift(mean.n_shifted, row.excess, row.weighted_shift_p, row.weighted_shift_q)
         for mean, row in zip(
-            rows, labels.weighted_shifts(table, "primary", "labelled"), strict=True
+            rows, weighted_shifts_of([(labels, table)], "primary", "labelled"), strict=True
         )
     ]
     return {

@@ -49,8 +49,9 @@ from crosscoder.train import train
 from taxonomy.counts import CategoryChange, CategoryCounts
 from taxonomy.intervals import fisher_p
 from taxonomy.mean_shift import MeanShift, mean_shifts
+from taxonomy.over_seeds import log_ratio
 from taxonomy.power import POWER, TextAdvice, text_advice
-from taxonomy.randomisation import count_draws, log_ratio, randomised_change_statistics
+from taxonomy.randomisation import count_draws, randomised_change_statistics
 
 MODELS = ("base", "tuned")
 N_LATENTS = 192

@@ -35,6 +35,8 @@ Overlap = Literal["exclude", "keep"]
 SideName = Literal["target", "reference"]
 SIDES: tuple[SideName, SideName] = ("target", "reference")
 """The two sides of a comparison."""
+STABLE_FROM = 0.5
+"""Share of the other seeds with a counterpart from which on a latent is called stable."""
 
 ACTIVATIONS: Registry[type[Activation]] = Registry(
     "activation",

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 
 import torch
 
+from crosscoder.config import STABLE_FROM
 from crosscoder.model import Crosscoder
 
 REAPPEARS_ABOVE = 0.7
 """Cosine of a counterpart; below it two directions share less than half of their variance."""
+RARER_BY = 10.0
+"""Ratio of densities up to which a counterpart counts. A latent that fires far more rarely than the
+row it resembles is a copy of that row's concept that got stuck beside it, not the concept again."""
 SPAN_SIZE = 10
 """Nearest rows of another crosscoder whose span a direction is projected on."""
 CHUNK_BYTES = 64 << 20
@@ -32,16 +36,19 @@ class SeedStability:
     span_match: torch.Tensor
     """(S, F) float32: share of the direction's squared length within the span of its `SPAN_SIZE`
     nearest rows, R^2. At least best_cosine ^ 2; about SPAN_SIZE / (M * d) for random rows."""
+    has_counterpart: torch.Tensor
+    """(S, F) bool: whether one of the nearest rows has a cosine above `REAPPEARS_ABOVE` and, where
+    densities are known, fires at most `RARER_BY` times as often or as rarely."""
 
     @property
     def p_reappear(self) -> torch.Tensor:
-        """(F,) share of the other crosscoders with a row of cosine above `REAPPEARS_ABOVE`."""
-        return (self.best_cosine > REAPPEARS_ABOVE).double().mean(0)
+        """(F,) share of the other crosscoders with a counterpart."""
+        return self.has_counterpart.double().mean(0)
 
     @property
     def is_stable(self) -> torch.Tensor:
         """(F,) bool: whether it comes again in at least half of the others."""
-        return self.p_reappear >= 0.5
+        return self.p_reappear >= STABLE_FROM
 
     @property
     def mean_best_cosine(self) -> torch.Tensor:
@@ -55,19 +62,28 @@ class SeedStability:
 
 
 @torch.no_grad()
-def seed_stability(crosscoder: Crosscoder, others: Sequence[Crosscoder]) -> SeedStability:
+def seed_stability(
+    crosscoder: Crosscoder,
+    others: Sequence[Crosscoder],
+    densities: Sequence[torch.Tensor] | None = None,
+) -> SeedStability:
     """Compare the decoder rows of a crosscoder with those of `others`, a block at a time.
 
-    ValueError where there are no others, or one has other models, another width or other scales.
+    `densities` are those of the crosscoder's latents (F,) and then of the others'; without them a
+    counterpart may fire as often as it will. ValueError where there are no others, or one has
+    other models, another width or other scales.
     """
     if not others:
         raise ValueError("stability needs a crosscoder of another seed")
     for other in others:
         _require_same_space(crosscoder, other)
-    own = _unit_rows(crosscoder)
-    found = [_nearest(own, _unit_rows(other)) for other in others]
-    cosine, index, span = (torch.stack(parts) for parts in zip(*found, strict=True))
-    return SeedStability(cosine, index, span)
+    own, *rows = (_unit_rows(each) for each in (crosscoder, *others))
+    # Equal densities exclude nothing.
+    first, *rest = densities or [torch.ones(len(each)) for each in (own, *rows)]
+    found = [
+        _nearest((own, first), (other, density)) for other, density in zip(rows, rest, strict=True)
+    ]
+    return SeedStability(*(torch.stack(parts) for parts in zip(*found, strict=True)))
 
 
 def _require_same_space(one: Crosscoder, other: Crosscoder) -> None:
@@ -89,17 +105,23 @@ def _unit_rows(crosscoder: Crosscoder) -> torch.Tensor:
 
 
 def _nearest(
-    own: torch.Tensor, other: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Best cosine, its row and the span match (F,) of unit rows (F, D) among others (G, D)."""
-    n_near = min(SPAN_SIZE, len(other))
-    row_bytes = 4 * max(len(other), n_near * own.shape[1])
+    own: tuple[torch.Tensor, torch.Tensor], other: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, ...]:
+    """Best cosine, its row, span match and whether there is a counterpart, each (F,).
+
+    `own` and `other` are unit rows (F, D), (G, D) and densities (F,), (G,).
+    """
+    there, their_density = other
+    n_near = min(SPAN_SIZE, len(there))
+    size = max(1, CHUNK_BYTES // (4 * max(len(there), n_near * there.shape[1])))
     parts = []
-    for rows in own.split(max(1, CHUNK_BYTES // row_bytes)):
-        cosine, index = (rows @ other.T).topk(n_near, dim=1)
-        parts.append((cosine[:, 0], index[:, 0], _span_match(rows, other[index])))
-    best, index, span = (torch.cat(each) for each in zip(*parts, strict=True))
-    return best, index, span
+    for rows, density in zip(own[0].split(size), own[1].split(size), strict=True):
+        cosine, index = (rows @ there.T).topk(n_near, dim=1)
+        near, mine = their_density[index], density[:, None]
+        alike = (near > 0) & (near <= RARER_BY * mine) & (mine <= RARER_BY * near)
+        is_found = ((cosine > REAPPEARS_ABOVE) & alike).any(1)
+        parts.append((cosine[:, 0], index[:, 0], _span_match(rows, there[index]), is_found))
+    return tuple(torch.cat(each) for each in zip(*parts, strict=True))
 
 
 def _span_match(rows: torch.Tensor, near: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -13,6 +14,7 @@ from scipy.stats import t as student_t
 
 from taxonomy.counts import (
     ALPHA,
+    SEEDS,
     CategoryChange,
     CategoryCounts,
     ExactTest,
@@ -35,6 +37,7 @@ from taxonomy.intervals import (
     score_p,
     wilson_interval,
 )
+from taxonomy.over_seeds import SeedError, SeedSpread, log_ratio, log_ratio_of, pooled, seed_spreads
 
 _EXACT_TESTS: Mapping[ExactTest, Callable[[Side, Side], float]] = {
     "fisher": fisher_p,
@@ -208,6 +211,56 @@ def _refuse_duplicates(rows: Sequence[CategoryCounts]) -> None:
         if row.category in seen:
             raise InputError(f"category {row.category!r} is counted twice; keep one row")
         seen.add(row.category)
+
+
+def seed_change_statistics(
+    tables: Sequence[Sequence[CategoryCounts]], alpha: float = ALPHA
+) -> list[CategoryChange]:
+    """Return the statistics of every category over seeds whose sides were not drawn.
+
+    Shares are those of the seeds' counts added up. Their intervals take as many latents as a mean
+    seed has, because other seeds are no new models. The change is tested and bounded by its log
+    ratio: variance within a seed (Walter 1975), mean over the seeds, plus that between seeds
+    (`SeedError`). Too few to say is a category that is so in every seed.
+    """
+    rows = zip(pooled(tables), seed_spreads(tables), zip(*tables, strict=True), strict=True)
+    return adjusted([_test_seeds(row, spread, own, alpha) for row, spread, own in rows], alpha)
+
+
+def _test_seeds(
+    row: CategoryCounts, spread: SeedSpread, own: Sequence[CategoryCounts], alpha: float
+) -> CategoryChange:
+    target, reference = (
+        Side(side.count / spread.n_seeds, side.total / spread.n_seeds)
+        for side in (row.target, row.reference)
+    )
+    known = [each for each in own if each.target_total and each.reference_total]
+    within = [log_ratio_of(each.target, each.reference).variance for each in known]
+    is_tested = bool(within) and not row.is_empty
+    error = SeedError(float(np.mean(within)) if within else 0.0, spread.log_ratio, spread.n_seeds)
+    value = log_ratio(row.target, row.reference)
+    change = statistics_of(
+        TestedCategory(
+            counts=row,
+            target=target,
+            reference=reference,
+            p_value=error.p_of(value) if is_tested else 1.0,
+            least_p=min(least_attainable_p(each.target, each.reference) for each in own),
+            test=SEEDS,
+            interval_alpha=alpha,
+            is_searched=False,
+        ),
+        alpha,
+    )
+    change = replace(change, over_seeds=spread.n_seeds, n_seeds_alike=spread.n_alike)
+    if not is_tested:
+        return change
+    low, high = (100 * math.expm1(value + sign * error.reach(alpha)) for sign in (-1, 1))
+    return replace(
+        change,
+        ci_low=low if row.target_count else -100.0,
+        ci_high=high if row.reference_count else None,
+    )
 
 
 Weights = npt.NDArray[np.float64]

@@ -22,6 +22,9 @@ Verdict = Literal["up", "down", "too few to say", "no evidence"]
 DOCUMENTS = "documents"
 """Name, in a row of the change table, of the randomisation over documents."""
 
+SEEDS = "seeds"
+"""The same of the test over seeds, where no sides were drawn."""
+
 Situation = Literal[
     "counted",
     "no latents on a side",
@@ -183,6 +186,12 @@ class CategoryChange(CategoryCounts):
     """q that the weighted shift is that of one more scrambled fine-tune."""
     n_scrambled: int | None = None
     n_shifted: int | None = None
+    over_seeds: int | None = None
+    """Seeds that the row is over, their counts added up; None for one."""
+    n_seeds_alike: int | None = None
+    """Seeds whose own difference of shares has the sign of the row's."""
+    n_shifts_alike: int | None = None
+    """Seeds whose own relative shift has the sign of the row's."""
     n_documents: int | None = None
     """Documents whose models the draws swapped; None without draws."""
     detectable_points: float | None = None

@@ -8,7 +8,7 @@ null distribution of a count is that of the count itself on sides that mean noth
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +25,7 @@ from taxonomy.change import (
 )
 from taxonomy.counts import ALPHA, DOCUMENTS, CategoryChange, CategoryCounts, Side
 from taxonomy.errors import InputError
+from taxonomy.over_seeds import SeedError, SeedSpread, error_of_reach, log_ratio
 from taxonomy.robustness import SweepPoint
 
 FloatArray = NDArray[np.float64]
@@ -109,8 +110,32 @@ def _side_matrix(side: IndexMatrix, n_latents: int) -> sparse.csr_array:
     return sparse.csr_array((values, (draw, side[draw, place])), shape=(len(side), n_latents))
 
 
+def pooled_draws(drawn: Sequence[DrawnCounts]) -> DrawnCounts:
+    """The counts of several seeds added up, draw by draw: a draw swaps the same documents in all.
+
+    InputError where they are not the same number of draws.
+    """
+    if len({each.n_draws for each in drawn}) != 1:
+        raise InputError("the seeds' sides were drawn unequally often; isolate them again")
+    return DrawnCounts(
+        target=_added(each.target for each in drawn),
+        reference=_added(each.reference for each in drawn),
+        target_total=_added(each.target_total for each in drawn),
+        reference_total=_added(each.reference_total for each in drawn),
+        n_members=_added(each.n_members for each in drawn),
+    )
+
+
+def _added(arrays: Iterable[FloatArray]) -> FloatArray:
+    total: FloatArray = np.sum(list(arrays), axis=0)
+    return total
+
+
 def randomised_change_statistics(
-    counts: Sequence[CategoryCounts], drawn: DrawnCounts, alpha: float = ALPHA
+    counts: Sequence[CategoryCounts],
+    drawn: DrawnCounts,
+    alpha: float = ALPHA,
+    spreads: Sequence[SeedSpread] | None = None,
 ) -> list[CategoryChange]:
     """Return the statistics of every category, in the order given.
 
@@ -121,12 +146,26 @@ def randomised_change_statistics(
     Intervals are the observed value plus and minus the 1 - `alpha` quantile of the drawn absolute
     values, on the scale of `bounded_interval`: of the difference of shares, and of the log ratio
     for the percentage change. InputError where the draws are of other categories.
+
+    With `spreads`, the counts and the draws are those of several seeds added up (`pooled`,
+    `pooled_draws`). The draws then say what documents do to all seeds together, with whatever the
+    seeds have in common; the variance between seeds is added to that of the reach (`SeedError`).
+    p is the larger one of that of the draws and that of Student's t with this error, so that it
+    keeps the level of the randomisation.
     """
+    # Shares of one side take as many latents as a mean seed has: other seeds are no new models.
+    n_seeds = spreads[0].n_seeds if spreads else 1
     measured = [
-        _Measured(row.target, row.reference, row.target, row.reference, are_counts=True)
+        _Measured(
+            row.target,
+            row.reference,
+            Side(row.target.count / n_seeds, row.target.total / n_seeds),
+            Side(row.reference.count / n_seeds, row.reference.total / n_seeds),
+            are_counts=True,
+        )
         for row in counts
     ]
-    return _randomised(counts, measured, drawn, alpha)
+    return _randomised(counts, measured, drawn, alpha, spreads)
 
 
 def weighted_randomised_change_statistics(
@@ -159,6 +198,7 @@ def _randomised(
     measured: Sequence[_Measured],
     drawn: DrawnCounts,
     alpha: float,
+    spreads: Sequence[SeedSpread] | None = None,
 ) -> list[CategoryChange]:
     if drawn.target.shape[1] != len(counts):
         raise InputError(
@@ -171,7 +211,13 @@ def _randomised(
         _test(
             row,
             sides,
-            _Null(differences[:, i], ratios[:, i], alpha, float(drawn.n_members[i])),
+            _Null(
+                differences[:, i],
+                ratios[:, i],
+                alpha,
+                float(drawn.n_members[i]),
+                None if spreads is None else spreads[i],
+            ),
             alpha,
             family[i],
         )
@@ -249,20 +295,42 @@ class _Null:
     alpha: float
     n_members: float
     """Latents of the category in the dictionary."""
+    spread: SeedSpread | None = None
+    """How the change varies between seeds; None for one seed."""
 
     def p_of(self, difference: float) -> float:
+        """p of a difference of shares."""
+        p = self.rank_p(difference)
+        if self.spread is None:
+            return p
+        return max(p, self._error(self._drawn_reach, self.spread.difference).p_of(difference))
+
+    def rank_p(self, difference: float) -> float:
         """Share of draws at least as large, the observed table among them."""
         return _rank_p(self.differences, abs(difference))
 
     @property
     def reach(self) -> float:
         """Largest difference of shares that is still no evidence."""
-        return float(np.quantile(self.differences, 1 - self.alpha))
+        if self.spread is None:
+            return self._drawn_reach
+        return self._error(self._drawn_reach, self.spread.difference).reach(self.alpha)
 
     @property
     def log_reach(self) -> float:
         """The same of the log ratio."""
-        return float(np.quantile(self.log_ratios, 1 - self.alpha))
+        drawn = float(np.quantile(self.log_ratios, 1 - self.alpha))
+        if self.spread is None:
+            return drawn
+        return self._error(drawn, self.spread.log_ratio).reach(self.alpha)
+
+    @property
+    def _drawn_reach(self) -> float:
+        return float(np.quantile(self.differences, 1 - self.alpha))
+
+    def _error(self, reach: float, between: float) -> SeedError:
+        n_seeds = 1 if self.spread is None else self.spread.n_seeds
+        return SeedError(error_of_reach(reach, self.alpha) ** 2, between, n_seeds)
 
 
 def _rank_p(drawn: FloatArray, observed: float) -> float:
@@ -277,7 +345,7 @@ def _test(
         p = least = 1.0
     else:
         p = null.p_of(sides.difference)
-        least = null.p_of(_largest_difference(target, reference))
+        least = null.rank_p(_largest_difference(target, reference))
     change = statistics_of(
         TestedCategory(
             counts=row,
@@ -302,7 +370,9 @@ def _test(
     )
     return replace(
         change,
-        family_p=1.0 if row.is_empty else family_p,
+        family_p=1.0 if row.is_empty else family_p if null.spread is None else max(p, family_p),
+        over_seeds=None if null.spread is None else null.spread.n_seeds,
+        n_seeds_alike=None if null.spread is None else null.spread.n_alike,
         ci_low=low,
         ci_high=high,
         difference_points_low=100 * points_low,
@@ -316,14 +386,6 @@ def _largest_difference(target: Side, reference: Side) -> float:
     """Difference of shares with all the category's latents on one side, as far as they fit."""
     both = target.count + reference.count
     return max(min(1.0, both / target.total), min(1.0, both / reference.total))
-
-
-def log_ratio(target: Side, reference: Side) -> float:
-    """Logarithm of the ratio of the shares, half a latent added to every count (Walter 1975)."""
-    return math.log(
-        ((target.count + 0.5) / (target.total + 0.5))
-        / ((reference.count + 0.5) / (reference.total + 0.5))
-    )
 
 
 def largest_difference(target: Side, reference: Side, n_members: float) -> float:

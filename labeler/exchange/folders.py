@@ -33,7 +33,16 @@ from labeler.store.latents import (
     get_or_create_crosscoder,
 )
 from labeler.store.runs import begin_run, finish_run
-from labeler.store.schema import Crosscoder, Evidence, Explanation, Judge, Latent
+from labeler.store.schema import (
+    Comparison,
+    ComparisonSeed,
+    Crosscoder,
+    Evidence,
+    Explanation,
+    Judge,
+    Latent,
+    LatentSet,
+)
 from labeler.store.schema.base import storable
 from labeler.store.schema.judging import IMPORT
 
@@ -172,14 +181,21 @@ _IMPORTED = (
     .where(Judge.is_import)
     .order_by(Explanation.id)
 )
+_OF_SEEDS = (
+    select(LatentSet.crosscoder_id)
+    .join(Comparison, Comparison.target_set_id == LatentSet.id)
+    .join(ComparisonSeed, ComparisonSeed.comparison_id == Comparison.id)
+)
+"""Crosscoders of further seeds: exported where they are named."""
 
 
 def _crosscoder(session: Session, name: str | None) -> Crosscoder:
     rows = list(session.execute(select(Crosscoder).order_by(Crosscoder.id)).scalars())
     names = [row.name for row in rows]
-    if name is None and len(rows) != 1:
+    of_seeds = set(session.execute(_OF_SEEDS).scalars())
+    found = [row for row in rows if row.name == name or (name is None and row.id not in of_seeds)]
+    if name is None and len(found) != 1:
         raise UsageError(f"--crosscoder: name one of {', '.join(names) or '(there is none)'}")
-    found = [row for row in rows if name in (None, row.name)]
     if not found:
         raise UsageError(f"--crosscoder: {name!r} is not one of {', '.join(names)}")
     return found[0]

@@ -255,6 +255,7 @@ JOIN comparison AS c ON c.name = v.comparison
 JOIN effective_label AS e
   ON e.comparison_id = c.id AND e.side = v.side AND e.latent_id = v.latent_id
 LEFT JOIN review_event AS d ON d.id = e.review_event_id
+WHERE c.id NOT IN (SELECT comparison_id FROM comparison_seed)
 ORDER BY v.comparison, v.side DESC, v.crosscoder, v.latent_index, v.rank
 """
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from labeler.report.mean_shifts import shift_claim, shift_sentence, shift_test
+from labeler.report.mean_shifts import alike_words, shift_claim, shift_sentence, shift_test
 from labeler.report.model import CategoryRow, ChangeTable
 from labeler.store.outcomes import BY_NAME, OF_ONE_REQUEST
 from labeler.text import interval_text, listed, one_line, plural, probability_text
@@ -42,6 +42,7 @@ def answer_of(table: ChangeTable) -> Conclusion:
     opening = [shift_test(table), counted] if is_only_shifted else [shifts] if shifts else []
     detail = [
         *opening,
+        *_seeds(table),
         *_together(table),
         *_strength(tested, significant),
         coverage_sentence(table),
@@ -50,7 +51,7 @@ def answer_of(table: ChangeTable) -> Conclusion:
 
 
 def global_p(table: ChangeTable) -> float | None:
-    """Whether the two sides differ in their categories at all; None without latents.
+    """Whether the two sides differ in their categories at all; None where no test says so.
 
     The smallest family p where the sides were drawn, else p of the permutation chi-square test over
     the leaves of the taxonomy.
@@ -58,12 +59,24 @@ def global_p(table: ChangeTable) -> float | None:
     family = [row.family_p for row in table.rows if row.family_p is not None]
     if family:
         return min(family)
+    if table.n_seeds > 1:
+        # The counts of several seeds are no independent latents.
+        return None
     from taxonomy.intervals import global_test, partition_counts
 
     target, reference = partition_counts(table.rows)
     if not sum(target) or not sum(reference):
         return None
     return global_test(target, reference, seed=0).p_value
+
+
+def _seeds(table: ChangeTable) -> list[str]:
+    if table.n_seeds == 1:
+        return []
+    return [
+        f"All of this is over {table.n_seeds} training seeds of the crosscoder; the variance "
+        "between them is in the intervals and p of counts and of mean shifts against the rest."
+    ]
 
 
 def _together(table: ChangeTable) -> list[str]:
@@ -100,7 +113,8 @@ def _none(tested: list[CategoryRow]) -> str:
 def _some(significant: list[CategoryRow], n_tested: int) -> str:
     named = [
         f"{one_line(row.name)} ({row.verdict}, {row.printed_change}, "
-        f"95% interval {interval_text(row.ci_low, row.ci_high)})"
+        f"95% interval {interval_text(row.ci_low, row.ci_high)}"
+        f"{alike_words(row, row.n_seeds_alike)})"
         for row in sorted(significant, key=lambda row: (row.q_value, row.category))
     ]
     verb = "is" if len(significant) == 1 else "are"
@@ -129,7 +143,8 @@ def coverage_sentence(table: ChangeTable) -> str:
         f"{side.labelled:,} of {side.isolated:,} {name} latents"
         for side, name in zip(table.coverage, _side_names(table), strict=True)
     ]
-    sentences = [f"{' and '.join(one_line(side) for side in sides)} are labelled."]
+    of_seed = " of the first seed" if table.n_seeds > 1 else ""
+    sentences = [f"{' and '.join(one_line(side) for side in sides)}{of_seed} are labelled."]
     for name in OF_ONE_REQUEST:
         target, reference = (getattr(side, name) for side in table.coverage)
         if target or reference:

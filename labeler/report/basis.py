@@ -13,7 +13,7 @@ from crosscoder.isolation_rules import SHIFTED_WORDS, side_words
 from labeler.report.randomisation import has_draws
 from labeler.store.schema import Comparison, LatentSet
 from labeler.text import one_line
-from taxonomy.counts import DOCUMENTS
+from taxonomy.counts import DOCUMENTS, SEEDS
 
 if TYPE_CHECKING:
     from labeler.report.model import ChangeTable
@@ -26,6 +26,7 @@ TEST_NAMES = {
     "fisher": "Fisher's exact test",
     "boschloo": "Boschloo's exact test",
     "score": "the score test",
+    SEEDS: "the log ratio, within and between seeds",
 }
 _DRAWN = (
     "p and intervals come from randomisation over documents: a draw swaps the two models in a "
@@ -33,6 +34,16 @@ _DRAWN = (
     "p is the share of draws with a difference at least as large. The family p compares with the "
     "largest difference of any category in a draw: it bounds the chance of one false call in the "
     "whole table.",
+)
+_OVER_SEEDS = (
+    "Counts are those of {n} training seeds added up, each with its own dictionary, sides and "
+    "labels. p and intervals take the variance between seeds into account, and that a draw of "
+    "documents is the same in all."
+)
+_OVER_SEEDS_EXACT = (
+    "Counts are those of {n} training seeds added up, each with its own dictionary, sides and "
+    "labels. p and intervals are those of the log ratio, whose variance is that within a seed plus "
+    "that between seeds."
 )
 _TOO_BOLD = (
     "takes latents for independent draws, and isolated latents are not: those of a category fire "
@@ -48,6 +59,8 @@ class Basis:
     """Test of the leading rows."""
     why_exact: str = ""
     """Why isolated latents have an exact test, and what gives them the randomisation."""
+    n_seeds: int = 1
+    """Training seeds that the rows are over."""
     side_words: tuple[str, str] | None = None
     """What the latents of target and reference are called, where they were chosen by their shift;
     None = by their models."""
@@ -61,8 +74,12 @@ class Basis:
     def sentences(self) -> tuple[str, ...]:
         """What p and the intervals are; where they are too bold, why, and what to do."""
         if self.test == DOCUMENTS:
-            return _DRAWN
-        said = f"p is that of {self.test_name}, intervals are 95% score intervals of the ratio."
+            return (*_DRAWN, _OVER_SEEDS.format(n=self.n_seeds)) if self.n_seeds > 1 else _DRAWN
+        said = (
+            _OVER_SEEDS_EXACT.format(n=self.n_seeds)
+            if self.test == SEEDS
+            else f"p is that of {self.test_name}, intervals are 95% score intervals of the ratio."
+        )
         if not self.why_exact:
             return (said,)
         return said, f"Caution: this test {_TOO_BOLD}. {self.why_exact}."
@@ -74,6 +91,7 @@ def read_basis(session: Session, comparison: Comparison, rows: Sequence[Category
     test = next((row.test for row in rows if not row.is_empty), rows[0].test if rows else "fisher")
     return Basis(
         test=test,
+        n_seeds=max((row.over_seeds or 1 for row in rows), default=1),
         why_exact="" if test == DOCUMENTS else _why_exact(session, comparison, *sets),
         side_words=shift_words(*sets),
     )

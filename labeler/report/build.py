@@ -15,7 +15,7 @@ from crosscoder.files import write_text
 from labeler.labeling.agreement import read_agreement
 from labeler.report.comparisons import ActiveComparison, active_comparisons
 from labeler.report.latents import read_latents, read_set
-from labeler.report.model import ChangeTable, Direction, ReportData
+from labeler.report.model import CategoryRow, ChangeTable, Direction, ReportData
 from labeler.report.provenance import (
     read_crosscoders,
     read_embedder,
@@ -25,8 +25,9 @@ from labeler.report.provenance import (
     read_runs,
     read_text,
 )
-from labeler.report.randomisation import read_randomised_sides
+from labeler.report.randomisation import RandomisedSides, read_randomised_sides
 from labeler.report.robustness import RobustnessInput, check_robustness
+from labeler.report.seeds import FurtherSeed, read_further_seeds, seed_rows, write_seed_rows
 from labeler.report.statistics import compute_rows, read_category_nodes, write_rows
 from labeler.report.stored import (
     CheckRows,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from labeler.report.compare import SideBySide
     from taxonomy.counts import ExactTest
 
+Rows = tuple[CategoryRow, ...]
 PAGE = "index.html"
 CSV = "category_change.csv"
 JSON = "category_change.json"
@@ -212,15 +214,16 @@ def _read(
 ) -> _Read:
     nodes = read_category_nodes(session, facts.version.id)
     drawn = read_randomised_sides(session, facts.comparison.id, facts.version.id, facts.judge_id)
-    rows = compute_rows(
-        session,
-        facts.comparison.name,
-        nodes,
-        options.denominator,
-        options.alpha,
-        options.test,
-        drawn,
-    )
+    further = read_further_seeds(session, facts.comparison.id, facts.version.id, facts.judge_id)
+
+    def rows_of(name: str, sides: RandomisedSides | None, *seeds: FurtherSeed) -> Rows:
+        return compute_rows(
+            session, name, nodes, options.denominator, options.alpha, options.test, sides, seeds
+        )
+
+    first = facts.comparison.name
+    rows = rows_of(first, drawn, *further)
+    alone = [(first, drawn), *((each.comparison, each.sides) for each in further)]
     sets = (read_set(session, facts, "target"), read_set(session, facts, "reference"))
     robustness = check_robustness(
         session, facts, RobustnessInput(rows, nodes, sets, options.test, options.alpha, drawn)
@@ -231,6 +234,7 @@ def _read(
         report_run_id=key.report_run_id,
         computed_at=key.computed_at,
         checks=checks_of(checks, rows, robustness.others),
+        seeds=seed_rows([rows_of(*each) for each in alone]) if further else (),
     )
     validation = robustness.validation
     grounds = read_grounds(session, facts.target_set)
@@ -266,6 +270,9 @@ def _store(engine: Engine, found: list[_Read]) -> None:
                 **vars(entry.key),
             )
             write_checks(session, entry.key, entry.checks)
+            write_seed_rows(
+                session, entry.key.report_run_id, entry.key.comparison_id, entry.data.table.seeds
+            )
 
 
 def _written(path: Path, text: str) -> Path:

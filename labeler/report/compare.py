@@ -19,11 +19,12 @@ from labeler.store.engine import read_session
 from labeler.store.schema import Crosscoder, Latent, LatentSetMember, SubjectModel
 from labeler.store.taxonomies import renames_since
 from labeler.text import interval_text, one_line, percent_text, probability_text
+from taxonomy.counts import Side
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from taxonomy.stability import CombinedChange, LogRatio
+    from taxonomy.over_seeds import CombinedChange, LogRatio
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def _pair(first: ReportedComparison, second: ReportedComparison) -> SideBySide:
 def _row(
     slug: str, first: CategoryRow | None, second: CategoryRow | None, are_seeds: bool
 ) -> ComparedRow:
-    from taxonomy.stability import combine_seeds
+    from taxonomy.over_seeds import combine_seeds
 
     known_row = next(row for row in (first, second) if row is not None)
     ratios = [_log_ratio(row) for row in (first, second)]
@@ -172,11 +173,15 @@ def _row(
 
 
 def _log_ratio(row: CategoryRow | None) -> LogRatio | None:
-    from taxonomy.stability import log_ratio_of
+    from taxonomy.over_seeds import log_ratio_of
 
     if row is None or not row.target_total or not row.reference_total:
         return None
-    return log_ratio_of(row.target, row.reference)
+    target, reference = (
+        Side(side.count / (row.over_seeds or 1), side.total / (row.over_seeds or 1))
+        for side in (row.target, row.reference)
+    )
+    return log_ratio_of(target, reference)
 
 
 def _difference_p(ratios: Sequence[LogRatio]) -> float | None:

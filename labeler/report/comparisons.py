@@ -152,6 +152,8 @@ class Member:
     mean_activation: float | None
     effect: float | None = None
     """Mean |attribution| in both directions; None where the effect was not measured."""
+    p_reappear: float | None = None
+    """Share of the crosscoders of other seeds with a counterpart; None without any."""
     specificity: Specificity = field(default_factory=Specificity)
 
     def is_in(self, denominator: str) -> bool:
@@ -192,6 +194,7 @@ def _side(session: Session, facts: ActiveComparison, side: SideName) -> tuple[Me
             EffectiveLabel.outcome,
             Latent.density,
             Latent.mean_activation,
+            Latent.p_reappear,
         )
         .join(Latent, Latent.id == EffectiveLabel.latent_id)
         .where(EffectiveLabel.comparison_id == facts.comparison.id, EffectiveLabel.side == side)
@@ -206,6 +209,7 @@ def _side(session: Session, facts: ActiveComparison, side: SideName) -> tuple[Me
             density=row.density,
             mean_activation=row.mean_activation,
             effect=None if effects is None else effects.get(row.latent_id, 0.0),
+            p_reappear=row.p_reappear,
             specificity=specificity.get(row.latent_id, Specificity()),
         )
         for row in rows

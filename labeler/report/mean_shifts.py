@@ -76,5 +76,15 @@ def _leaves(table: ChangeTable) -> list[CategoryRow]:
 
 def _named(rows: Sequence[CategoryRow]) -> str:
     ordered = sorted(rows, key=lambda row: (row.called_shift_q or 0.0, row.category))
-    names = [f"{one_line(row.name)} ({row.called_shift:+.3f})" for row in ordered]
+    names = [
+        f"{one_line(row.name)} ({row.called_shift:+.3f}{alike_words(row, row.n_shifts_alike)})"
+        for row in ordered
+    ]
     return listed(names, _MOST_NAMED)
+
+
+def alike_words(row: CategoryRow, n_alike: int | None) -> str:
+    """In how many training seeds a change has the sign of that over all; empty for one seed."""
+    if row.over_seeds is None or n_alike is None:
+        return ""
+    return f", the same sign in {n_alike} of {row.over_seeds} seeds"

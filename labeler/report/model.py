@@ -196,6 +196,28 @@ def _side(side: str, rows: Sequence[Any]) -> SideAgreement:
 
 
 @dataclass(frozen=True)
+class SeedRow:
+    """One category's change by one seed alone."""
+
+    seed: int
+    """Number of the seed; 0 = the one that pages show."""
+    category: str
+    parent: str | None
+    level: int
+    target_count: int
+    target_total: int
+    reference_count: int
+    reference_total: int
+    percent_change: float | None
+    p_value: float | None
+    q_value: float | None
+    verdict: str
+    n_shifted: int | None
+    relative_shift: float | None
+    relative_shift_q: float | None
+
+
+@dataclass(frozen=True)
 class ChangeTable:
     """The change table of one comparison, as stored by a report."""
 
@@ -227,6 +249,13 @@ class ChangeTable:
     """What the verdicts take into account, and what the null runs make of them."""
     latents: Mapping[str, CategoryLatents] = field(default_factory=dict)
     """Review and stability of the latents of each category that has some."""
+    seeds: tuple[SeedRow, ...] = ()
+    """The rows of every seed alone; none where there is one seed."""
+
+    @property
+    def n_seeds(self) -> int:
+        """Seeds that the rows are over."""
+        return max((row.over_seeds or 1 for row in self.rows), default=1)
 
     @property
     def has_family_p(self) -> bool:

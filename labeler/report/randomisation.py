@@ -19,7 +19,7 @@ from labeler.store.views.base import DECISION, STANDING, VERDICT, with_tables
 
 if TYPE_CHECKING:
     from taxonomy.counts import CategoryCounts
-    from taxonomy.mean_shift import MeanShift
+    from taxonomy.mean_shift import SeedShifts
     from taxonomy.randomisation import DrawnCounts
     from taxonomy.robustness import SweptCategory
     from taxonomy.scrambled import WeightedShift
@@ -32,6 +32,7 @@ _LABELS = text(
     + """
 SELECT l.latent_index, coalesce(d.outcome, v.outcome) AS outcome, k.slug AS category,
        p.slug AS parent, coalesce(rc.rank, lc.rank) AS rank, l.density, l.mean_activation,
+       l.p_reappear,
        CASE WHEN EXISTS (SELECT 1 FROM effect_weight) THEN coalesce(e.weight, 0) END AS effect
 FROM latent AS l
 LEFT JOIN effect_weight AS e ON e.latent_id = l.id
@@ -192,38 +193,38 @@ class RandomisedSides:
         weighted = count_draws(self.target, self.reference, members, counted, known)
         return self._stretched(weighted, members, counted, known)
 
-    def mean_shifts(
+    def shifts_of(
         self, table: Sequence[CategoryCounts], counting: str, denominator: str
-    ) -> list[MeanShift]:
-        """Mean strength shift of each of the table's categories, over all its labelled latents."""
-        from taxonomy.mean_shift import mean_shifts
+    ) -> SeedShifts:
+        """Strength shifts of all labelled latents, and their categories among the table's."""
+        from taxonomy.mean_shift import SeedShifts
 
         members, counted = self._members([row.category for row in table], counting, denominator)
         known = self.shifts[:, : len(members)].astype(np.float64)
-        return mean_shifts(known, members, [row.level for row in table], counted)
+        return SeedShifts(known, members, counted)
 
     @property
     def n_scrambled(self) -> int:
         """Scrambled fine-tunes."""
         return 0 if self.scrambled is None else len(self.scrambled)
 
-    def weighted_shifts(
+    def scrambled_shifts_of(
         self, table: Sequence[CategoryCounts], counting: str, denominator: str
-    ) -> list[WeightedShift]:
-        """The weighted shift of each of the table's categories beside the scrambled fine-tunes."""
-        from taxonomy.scrambled import WeightedShift, weighted_shifts
+    ) -> tuple[NDArray[Any], ...] | None:
+        """Shifts (F,), scrambled ones (K, F), squares (F,), members (F, C) and counted (F,).
 
+        None where no scrambled fine-tunes were made.
+        """
         if self.scrambled is None or self.squares is None:
-            return [WeightedShift()] * len(table)
+            return None
         members, counted = self._members([row.category for row in table], counting, denominator)
         known = slice(len(members))
-        return weighted_shifts(
+        return (
             self.shifts[0, known].astype(np.float64),
             self.scrambled[:, known].astype(np.float64),
             self.squares[known].astype(np.float64),
             members,
             counted,
-            [row.level for row in table],
         )
 
     def swept(
@@ -267,6 +268,33 @@ class RandomisedSides:
                 if slug in column:
                     members[row.latent_index, column[slug]] = True
         return members & counted[:, None], counted
+
+
+def weighted_shifts_of(
+    seeds: Sequence[tuple[RandomisedSides, Sequence[CategoryCounts]]],
+    counting: str,
+    denominator: str,
+) -> list[WeightedShift]:
+    """The weighted shift of each of the tables' categories beside the scrambled fine-tunes.
+
+    The latents of several seeds are taken together: each is shifted by the same fine-tunes.
+    """
+    from taxonomy.scrambled import WeightedShift, weighted_shifts
+
+    table = seeds[0][1]
+    known = [sides.scrambled_shifts_of(own, counting, denominator) for sides, own in seeds]
+    found = [each for each in known if each is not None]
+    if len(found) < len(known) or len({len(each[1]) for each in found}) > 1:
+        return [WeightedShift()] * len(table)
+    shifts, scrambled, squares, members, counted = zip(*found, strict=True)
+    return weighted_shifts(
+        np.concatenate(shifts),
+        np.concatenate(scrambled, axis=1),
+        np.concatenate(squares),
+        np.concatenate(members),
+        np.concatenate(counted),
+        [row.level for row in table],
+    )
 
 
 def read_randomised_sides(

@@ -212,6 +212,18 @@ class MeanShiftSection(TableSection):
     order = 25
 
 
+@REPORT_SECTIONS.register("seeds")
+class SeedsSection(ReportSection):
+    """The change of each category by every training seed alone."""
+
+    chapter = CHANGE
+    order = 27
+
+    def model(self, comparison: PageComparison) -> ChangeTable | None:
+        """The change table where it is over several seeds."""
+        return comparison.data.table if comparison.data.table.seeds else None
+
+
 @REPORT_SECTIONS.register("reading-notes")
 class ReadingNotesSection(TableSection):
     """What the columns mean and how the verdicts are made."""

@@ -12,16 +12,20 @@ import numpy as np
 from sqlalchemy import delete, select, text
 from sqlalchemy.orm import Session, aliased
 
+from crosscoder.config import STABLE_FROM
 from labeler.report.comparisons import COUNTING, Member, Members
 from labeler.report.model import CategoryRow
+from labeler.report.seeds import SeedCounts
 from labeler.store.schema import Category, CategoryChangeStatistic
 from labeler.study.config import Denominator
 from taxonomy.counts import ALPHA, CategoryChange, CategoryCounts
 
 if TYPE_CHECKING:
     from labeler.report.randomisation import RandomisedSides
+    from labeler.report.seeds import FurtherSeed
     from taxonomy.change import WeightedLatents
     from taxonomy.counts import ExactTest
+    from taxonomy.mean_shift import MeanShift
     from taxonomy.randomisation import DrawnCounts
 
 
@@ -82,16 +86,34 @@ def compute_rows(
     alpha: float,
     test: ExactTest = "fisher",
     sides: RandomisedSides | None = None,
+    seeds: Sequence[FurtherSeed] = (),
 ) -> tuple[CategoryRow, ...]:
     """The statistics of every category of the active version, each group before its categories.
 
     From the counts of the view v_category_change: p and intervals of the randomisation over
     documents where the sides were drawn, else the exact test's p and the score interval; q by
-    Benjamini and Hochberg.
+    Benjamini and Hochberg. With further seeds, over all of them.
     """
     counts = read_counts(session, comparison, denominator)
-    changes = category_changes(counts, sides, COUNTING, denominator, alpha=alpha, test=test)
+    changes = category_changes(
+        counts,
+        sides,
+        COUNTING,
+        denominator,
+        alpha=alpha,
+        test=test,
+        further=further_counts(session, seeds, denominator),
+    )
     return rows_of(changes, nodes, counting=COUNTING, weighting=WEIGHTING, denominator=denominator)
+
+
+def further_counts(
+    session: Session, seeds: Sequence[FurtherSeed], denominator: str
+) -> list[SeedCounts]:
+    """What the other seeds count as the labels stand, in the leading way."""
+    return [
+        SeedCounts(read_counts(session, seed.comparison, denominator), seed.sides) for seed in seeds
+    ]
 
 
 def category_changes(
@@ -103,16 +125,26 @@ def category_changes(
     alpha: float,
     test: ExactTest,
     detectable: bool = True,
+    further: Sequence[SeedCounts] = (),
 ) -> list[CategoryChange]:
-    """The statistics of counts: by the drawn sides where enough of their latents are labelled."""
-    from taxonomy.change import change_statistics
+    """The statistics of counts: by the drawn sides where enough of their latents are labelled.
 
-    drawn = None if sides is None else sides.counts(counts, counting, denominator)
-    if sides is None or drawn is None:
+    `further` are the counts of other seeds: with them the statistics are over all seeds.
+    """
+    from taxonomy.change import change_statistics, seed_change_statistics
+
+    own = [SeedCounts(counts, sides), *(each.in_order_of(counts) for each in further)]
+    found = [(each.sides, each.drawn(counting, denominator)) for each in own]
+    known = [(side, drawn) for side, drawn in found if side is not None and drawn is not None]
+    if len(known) < len(own):
+        if further:
+            return seed_change_statistics([each.counts for each in own], alpha)
         return change_statistics(counts, alpha, test, detectable=detectable)
-    from taxonomy.randomisation import randomised_change_statistics
+    from labeler.report.randomisation import weighted_shifts_of
 
-    changes = _advised(randomised_change_statistics(counts, drawn, alpha), sides, drawn, alpha)
+    changes = _randomised([each.counts for each in own], known, alpha)
+    shifts = _shifts(own, [side for side, _ in known], counting, denominator)
+    first, _ = known[0]
     return [
         replace(
             change,
@@ -129,15 +161,49 @@ def category_changes(
             scrambled_low=weighted.scrambled_low,
             scrambled_high=weighted.scrambled_high,
             weighted_shift_q=weighted.weighted_shift_q,
-            n_scrambled=None if weighted.weighted_shift is None else sides.n_scrambled,
+            n_scrambled=None if weighted.weighted_shift is None else first.n_scrambled,
+            n_shifts_alike=shift.n_shifts_alike,
         )
         for change, shift, weighted in zip(
             changes,
-            sides.mean_shifts(counts, counting, denominator),
-            sides.weighted_shifts(counts, counting, denominator),
+            shifts,
+            weighted_shifts_of(
+                [(side, each.counts) for (side, _), each in zip(known, own, strict=True)],
+                counting,
+                denominator,
+            ),
             strict=True,
         )
     ]
+
+
+def _randomised(
+    tables: Sequence[Sequence[CategoryCounts]],
+    known: Sequence[tuple[RandomisedSides, DrawnCounts]],
+    alpha: float,
+) -> Sequence[CategoryChange]:
+    from taxonomy.over_seeds import pooled, seed_spreads
+    from taxonomy.randomisation import pooled_draws, randomised_change_statistics
+
+    drawn = pooled_draws([each for _, each in known])
+    spreads = seed_spreads(tables) if len(tables) > 1 else None
+    changes = randomised_change_statistics(pooled(tables), drawn, alpha, spreads)
+    return _advised(changes, known[0][0], drawn, alpha)
+
+
+def _shifts(
+    seeds: Sequence[SeedCounts],
+    sides: Sequence[RandomisedSides],
+    counting: str,
+    denominator: str,
+) -> list[MeanShift]:
+    from taxonomy.mean_shift import mean_shifts_over_seeds
+
+    known = [
+        side.shifts_of(seed.counts, counting, denominator)
+        for seed, side in zip(seeds, sides, strict=True)
+    ]
+    return mean_shifts_over_seeds(known, [row.level for row in seeds[0].counts])
 
 
 def _advised(
@@ -245,9 +311,9 @@ def write_rows(
 
 
 Counting = Literal["primary", "any"]
-Weighting = Literal["none", "frequency", "mass", "effect"]
+Weighting = Literal["none", "frequency", "mass", "effect", "stable"]
 COUNTINGS: tuple[Counting, ...] = ("primary", "any")
-WEIGHTINGS: tuple[Weighting, ...] = ("none", "frequency", "mass", "effect")
+WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
 DENOMINATORS: tuple[Denominator, ...] = get_args(Denominator)
 
 
@@ -270,6 +336,9 @@ def compute_variants(
     """Count the active labels in every way that the latents' data allow."""
     rows: list[CategoryRow] = []
     missing: dict[str, str] = {}
+    every = (*members.target, *members.reference)
+    has_seeds = any(member.p_reappear is not None for member in every)
+    weightings = [each for each in WEIGHTINGS if each != "stable" or has_seeds]
     for denominator in DENOMINATORS:
         target, reference = (
             [member for member in side if member.is_in(denominator)]
@@ -277,7 +346,7 @@ def compute_variants(
         )
         for counting in COUNTINGS:
             counts = count_latents(nodes, target, reference, counting)
-            for weighting in WEIGHTINGS:
+            for weighting in weightings:
                 reason = _unweighable((*target, *reference), weighting, denominator)
                 if reason is not None:
                     missing.setdefault(weighting, reason)
@@ -379,6 +448,10 @@ class WeighedLatent(Protocol):
     def effect(self) -> float | None:
         """Mean |attribution| of the output gap in both directions."""
 
+    @property
+    def p_reappear(self) -> float | None:
+        """Share of the crosscoders of other seeds with a counterpart."""
+
 
 def weight_of(member: WeighedLatent, weighting: Weighting) -> float | None:
     """What a latent counts; None where the fact it needs is unknown."""
@@ -386,6 +459,8 @@ def weight_of(member: WeighedLatent, weighting: Weighting) -> float | None:
         return 1.0
     if weighting == "effect":
         return member.effect
+    if weighting == "stable":
+        return None if member.p_reappear is None else float(member.p_reappear >= STABLE_FROM)
     if member.density is None or weighting == "frequency":
         return member.density
     return None if member.mean_activation is None else member.density * member.mean_activation
@@ -399,11 +474,18 @@ def _rows_by_category(side: Sequence[Member], counting: str) -> dict[str, list[i
     return rows
 
 
+_FACTS = {
+    "frequency": "density",
+    "mass": "density or mean activation",
+    "effect": "measured effect",
+    "stable": "comparison with other seeds",
+}
+"""What a weight is made of."""
+
+
 def _unweighable(latents: Sequence[Member], weighting: Weighting, denominator: str) -> str | None:
     unknown = sum(weight_of(member, weighting) is None for member in latents)
     if not unknown:
         return None
-    fact = {"frequency": "density", "effect": "measured effect"}.get(
-        weighting, "density or mean activation"
-    )
+    fact = _FACTS[weighting]
     return f"{weighting}-weighted: {unknown} of {len(latents)} {denominator} latents have no {fact}"

@@ -21,6 +21,7 @@ from labeler.report.effects import read_effects
 from labeler.report.model import CategoryRow, ChangeTable, Coverage, Direction, PlantedCheck
 from labeler.report.randomisation import PER_SIDE
 from labeler.report.robustness import read_scores
+from labeler.report.seeds import read_seed_rows
 from labeler.report.statistics import ROW_COLUMNS, category_names, in_tree_order
 from labeler.report.trust import read_grounds, trust_of
 from labeler.store.comparisons import NamedComparison, read_null_runs
@@ -325,6 +326,7 @@ def _stored_table(
         is_stale=facts.comparison.labels_changed_at > first.computed_at,
         checks=None if stored is None else checks_of(stored, rows, others),
         trust=trust,
+        seeds=read_seed_rows(session, key.report_run_id, key.comparison_id),
     )
 
 

@@ -120,14 +120,21 @@ def trust_sentence(table: ChangeTable, null_runs: Sequence[NullRun], grounds: Gr
         where = "" if grounds.is_by_score else ", for strengths and not for counts"
         regarded.append(f"what {n_scrambled} scrambled fine-tunes show{where}")
     regarded.append("how many categories were tested")
-    left_out = [_other_seeds(grounds.n_seeds), "the judge's errors"]
+    left_out = ["the judge's errors"]
+    if table.n_seeds == 1:
+        left_out.insert(0, _other_seeds(grounds.n_seeds))
+    else:
+        regarded.append("how far these dictionaries differ")
     known = {null.kind for null in null_runs}
     missing = [name for kind, name in NULL_NAMES.items() if kind not in known]
     if missing and grounds.n_seeds is not None:
         left_out.append(f"what null runs would find ({listed(missing)}: {RUN_NULLS})")
     stands = "" if missing else " The null runs below say what a difference without meaning gives."
+    subject = "this dictionary and its labels"
+    if table.n_seeds > 1:
+        subject = f"{table.n_seeds} dictionaries and their labels"
     return (
-        f"A verdict is about this dictionary and its labels: it takes into account "
+        f"A verdict is about {subject}: it takes into account "
         f"{listed(regarded)}. It leaves out {listed(left_out)}.{stands}"
     )
 

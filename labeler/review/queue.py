@@ -19,11 +19,13 @@ from labeler.store.schema import JudgeLabel, ReviewEvent
 from labeler.store.statements import chunks
 
 PAGE_SIZE = 50
-FACETS = ("side", "status", "mine", "category", "source", "confidence", "disagreement", "audit")
+FACETS = (
+    "side", "status", "mine", "category", "source", "confidence", "disagreement", "audit", "stable",
+)  # fmt: skip
 TITLES = {
     "side": "Side", "status": "Review", "mine": "Mine", "category": "Category",
     "source": "Label by", "confidence": "Confidence", "disagreement": "Judges",
-    "audit": "Random audit",
+    "audit": "Random audit", "stable": "In other seeds",
 }  # fmt: skip
 ACTIONS = {
     "accept": "Accept the judge's label",

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from labeler.errors import UsageError
 from labeler.report.comparisons import COUNTING
 from labeler.report.randomisation import RandomisedSides
+from labeler.report.seeds import SeedCounts
 from labeler.report.statistics import category_changes
 from labeler.review.queue_table import Leaf, Mask, QueueTable
 from labeler.review.queued_latents import Setting, read_queued_latents, read_settings
@@ -212,9 +213,15 @@ def reviewed_rows(table: QueueTable, report: ReportSection) -> list[ReviewedCate
 
 
 def change_rows(
-    table: QueueTable, report: ReportSection, drawn: RandomisedSides | None = None
+    table: QueueTable,
+    report: ReportSection,
+    drawn: RandomisedSides | None = None,
+    further: Sequence[SeedCounts] = (),
 ) -> list[ChangeRow]:
-    """The same categories, counted on each side and tested as the report tests them."""
+    """The same categories, counted on each side and tested as the report tests them.
+
+    `further` are the counts of other seeds.
+    """
     counted = COUNTED[report.denominator](table)
     target, reference = table.is_target & counted, ~table.is_target & counted
     totals = int(target.sum()), int(reference.sum())
@@ -233,7 +240,14 @@ def change_rows(
         for slug, leaf in table.in_tree_order()
     ]
     changes = category_changes(
-        rows, drawn, COUNTING, report.denominator, alpha=ALPHA, test=report.test, detectable=False
+        rows,
+        drawn,
+        COUNTING,
+        report.denominator,
+        alpha=ALPHA,
+        test=report.test,
+        detectable=False,
+        further=further,
     )
     return [
         ChangeRow(**vars(row), change=change)

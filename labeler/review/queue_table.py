@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 import numpy as np
 from numpy.typing import NDArray
 
+from crosscoder.config import STABLE_FROM
 from labeler.errors import UsageError
 from labeler.review.queued_latents import QueuedLatent, Setting
 from labeler.store.outcomes import LABELLED, WITHOUT_CATEGORY
@@ -33,6 +34,7 @@ CHOICES: dict[str, dict[str, str]] = {
     },
     "disagreement": {"yes": "judges disagree", "no": "judges agree"},
     "audit": {"drawn": "in the random draw", "todo": "blind, to do"},
+    "stable": {"yes": "comes again", "no": "does not come again"},
 }  # fmt: skip
 """Values of each filter, with the words that a page shows; categories come from the taxonomy."""
 LABEL_FILTERS = ("category", "source", "confidence", "disagreement", "text")
@@ -65,6 +67,7 @@ class Filters:
     confidence: str = ""
     disagreement: str = ""
     audit: str = ""
+    stable: str = ""
     text: str = ""
     order: str = "uncertain"
 
@@ -183,6 +186,7 @@ class QueueTable:
         self.reviewed = np.zeros(n, np.bool_)
         self.conflict = np.zeros(n, np.bool_)
         self.audit = np.zeros(n, np.int64)
+        self.p_reappear = np.zeros(n, np.float64)
         self.judge_answer = np.full(n, NOBODY, np.int32)
         self.blind = np.zeros(n, np.bool_)
         self.reviewers: set[str] = set()
@@ -228,6 +232,7 @@ class QueueTable:
         self.reviewed[row] = latent.reviewed
         self.conflict[row] = latent.conflict
         self.audit[row] = latent.audit.position if latent.audit else 0
+        self.p_reappear[row] = np.nan if latent.p_reappear is None else latent.p_reappear
         self.judge_answer[row] = self.code(latent.judge_answer)
         self.blind[row] = bool(latent.blind)
         self.reviewers.update(latent.touched, latent.skipped)
@@ -269,6 +274,7 @@ class QueueTable:
             "confidence": lambda value: self.confidence_bin() == _CONFIDENCES.index(value),
             "disagreement": lambda value: (self.disagreement > 0) == (value == "yes"),
             "audit": lambda value: (self.audit > 0) & ((value == "drawn") | ~mine.decided),
+            "stable": lambda value: self.by_stability()[value],
             "text": self.with_text,
         }
         masks = {name: made[name](value) for name, value in filters.active.items()}
@@ -310,6 +316,13 @@ class QueueTable:
             "open": ~self.reviewed,
             "reviewed": self.reviewed,
             "conflict": self.conflict,
+        }
+
+    def by_stability(self) -> Mapping[str, Mask]:
+        """Whether a latent comes again in enough other seeds; neither where there are none."""
+        return {
+            "yes": self.p_reappear >= STABLE_FROM,
+            "no": self.p_reappear < STABLE_FROM,
         }
 
     def by_mine(self, mine: Mine) -> Mapping[str, Mask]:
@@ -354,7 +367,10 @@ class QueueTable:
         if name == "audit":
             drawn = mask & (self.audit > 0)
             return {"drawn": int(drawn.sum()), "todo": int((drawn & ~mine.decided).sum())}
-        by_value = self.by_status() if name == "status" else self.by_mine(mine)
+        if name == "stable":
+            by_value = self.by_stability()
+        else:
+            by_value = self.by_status() if name == "status" else self.by_mine(mine)
         return {value: int((mask & hit).sum()) for value, hit in by_value.items()}
 
     def _count_categories(self, mask: Mask) -> dict[str, int]:

@@ -58,6 +58,8 @@ class QueuedLatent:
     blind: frozenset[str] = frozenset()
     """Reviewers whose standing decision was made without seeing the label."""
     audit: AuditPlace | None = None
+    p_reappear: float | None = None
+    """Share of the crosscoders of other seeds with a counterpart; None without any."""
 
     @property
     def priority(self) -> float:
@@ -124,6 +126,7 @@ def read_queued_latents(
                     skipped=review.skipped,
                     blind=review.blind,
                     audit=drawn if drawn is not None and drawn.side == row.side else None,
+                    p_reappear=row.p_reappear,
                 )
             )
     return latents
@@ -236,7 +239,7 @@ WHERE s.id IN (SELECT max(id) FROM comparison_setting GROUP BY comparison_id)
 _LATENTS = """
 SELECT e.side, e.latent_id, x.name AS crosscoder, l.latent_index, e.outcome, e.source,
        k.slug AS category, coalesce(d.explanation_text, w.text) AS explanation,
-       e.review_event_id IS NOT NULL AS reviewed
+       e.review_event_id IS NOT NULL AS reviewed, l.p_reappear
 FROM effective_label AS e
 JOIN latent AS l ON l.id = e.latent_id
 JOIN crosscoder AS x ON x.id = l.crosscoder_id

@@ -11,8 +11,14 @@ from sqlalchemy.orm import Session
 from labeler.errors import UsageError, WorkError
 from labeler.judge.factory import make_judge, study_embedder, study_judge
 from labeler.stages.base import Stage, StageContext, StageOutcome
-from labeler.stages.isolate import comparisons
-from labeler.stages.label import ended_words, judge_inputs, judging_inputs, other_labelled
+from labeler.stages.isolate import compared_names
+from labeler.stages.label import (
+    compared,
+    ended_words,
+    judge_inputs,
+    judging_inputs,
+    other_labelled,
+)
 from labeler.store.comparisons import study_comparisons
 from labeler.store.engine import read_session, write_session
 from labeler.store.latents import current_setting
@@ -199,10 +205,8 @@ class _Work:
 def _wanted(context: StageContext) -> tuple[list[int], list[str]]:
     """The study's comparisons; without models those of imports in which something is unlabelled."""
     if context.study.config.models or context.study.config.comparison:
-        names = [row.name for row in comparisons(context)]
         with read_session(context.engine) as session:
-            query = select(Comparison.id).where(Comparison.name.in_(names))
-            return list(session.execute(query).scalars()), []
+            return compared(session, compared_names(context)), []
 
     with read_session(context.engine) as session:
         found = comparisons_to_judge(session)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -11,14 +12,19 @@ from sqlalchemy.orm import Session
 
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.stages.harvest import subject_specs
-from labeler.stages.isolate import comparisons
+from labeler.stages.isolate import (
+    compared_names,
+    comparisons,
+    labelled_crosscoders,
+    labelled_seeds,
+)
 from labeler.stages.train import (
     StudyCrosscoder,
     crosscoder_row,
     opened_store,
-    study_crosscoders,
     trained_crosscoder,
 )
+from labeler.store.comparisons import name_of_seed
 from labeler.store.controls import ensure_controls
 from labeler.store.engine import write_session
 from labeler.store.latents import EvidenceRow, add_evidence, latents_with_evidence
@@ -85,7 +91,7 @@ def _parts(session: Session, context: StageContext, run_id: int) -> list[_Part]:
         if latent.id not in done
     ]
     parts = []
-    for crosscoder in study_crosscoders(context.study):
+    for crosscoder in labelled_crosscoders(context.study):
         row = crosscoder_row(session, context, crosscoder)
         wanted = {
             latent.latent_index: latent.id for latent in latents if latent.crosscoder_id == row.id
@@ -166,9 +172,10 @@ def _sides(
 ) -> list[tuple[_Side, _Side]]:
     """Both sides of each comparison whose sides both lie in that crosscoder."""
     pairs = []
-    for row in comparisons(context):
+    seeds = labelled_seeds(context.study)
+    for row, seed in product(comparisons(context), seeds):
         comparison = session.execute(
-            select(Comparison).where(Comparison.name == row.name)
+            select(Comparison).where(Comparison.name == name_of_seed(row.name, seed))
         ).scalar_one()
         sets = [
             session.get_one(LatentSet, set_id)
@@ -213,8 +220,8 @@ def _counterparts(crosscoder: CrosscoderModule, pairs: list[tuple[_Side, _Side]]
 
 
 def comparison_latents(session: Session, context: StageContext) -> list[Latent]:
-    """Latents of the sets of the study's comparisons, each once, by id."""
-    names = [row.name for row in comparisons(context)]
+    """Latents of the sets of the study's comparisons, of every labelled seed, each once, by id."""
+    names = compared_names(context)
     query = (
         select(Latent)
         .join(LatentSetMember, LatentSetMember.latent_id == Latent.id)

@@ -21,13 +21,14 @@ from labeler.stages.base import Stage, StageContext, StageOutcome, required
 from labeler.stages.scrambles import NO_SCRAMBLES, Scrambles, scrambles_of
 from labeler.stages.train import (
     StudyCrosscoder,
-    crosscoder_in,
     crosscoder_row,
     opened_store,
+    register,
     side_crosscoder,
     study_crosscoders,
     trained_crosscoder,
 )
+from labeler.store.comparisons import name_of_seed
 from labeler.store.engine import write_session
 from labeler.store.latents import (
     SHIFT_COLUMNS,
@@ -36,10 +37,12 @@ from labeler.store.latents import (
     add_side_draws,
     create_latent_set,
     ensure_comparison,
+    mark_seed,
     set_stability,
 )
 from labeler.store.schema import CrosscoderModel, LatentSet, SubjectModel
 from labeler.study.config import ComparisonSection, pair_of
+from labeler.study.study_file import StudyFile
 from labeler.text import plural
 
 if TYPE_CHECKING:
@@ -61,7 +64,8 @@ class IsolateStage:
     reads_previous = True
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
-        """The rule, the comparisons, how many seeds the latents are looked for in, and how
+        """The rule, the comparisons, how many seeds the latents are of and looked for in,
+        and how
         attribution is measured where the rule reads it."""
         section = context.study.config.isolate
         inputs: dict[str, Any] = {
@@ -73,28 +77,39 @@ class IsolateStage:
             inputs["attribution"] = settings.model_dump(include={"max_tokens", "points"})
         if context.study.config.train.seeds > 1:
             inputs["seeds"] = context.study.config.train.seeds
+            inputs["labelled_seeds"] = len(labelled_seeds(context.study))
         return inputs
 
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
         """Scale a crosscoder's latents in one pass, choose by the rule, write all at once."""
-        crosscoders = study_crosscoders(context.study)
-        scalings = [scaled(context, one) for one in crosscoders]
-        by_crosscoder = dict(zip(crosscoders, scalings, strict=True))
+        crosscoders = labelled_crosscoders(context.study)
+        scalings = {one: scaled(context, one) for one in crosscoders}
+        known: Mapping[StudyCrosscoder, LatentScaling] = scalings
         if context.study.config.isolate.isolation_rule().needs_attribution:
-            by_crosscoder = _attributed(context, by_crosscoder)
-        chosen = [_choose(context, by_crosscoder, row) for row in comparisons(context)]
-        stabilities = {one: found for one in crosscoders if (found := _stability(context, one))}
+            known = _attributed(context, scalings)
+        chosen = [
+            _choose(context, known, row, seed)
+            for row in comparisons(context)
+            for seed in labelled_seeds(context.study)
+        ]
+        stabilities = {
+            one: found for one in crosscoders if (found := _stability(context, one, scalings))
+        }
+        store = opened_store(context)
+        for one in crosscoders:
+            if one.seed:
+                register(context, run_id, one.of(store), one)
         with write_session(context.engine) as session:
             stored = {
                 one: _store_latents(session, context, one, scaling)
-                for one, scaling in zip(crosscoders, scalings, strict=True)
+                for one, scaling in scalings.items()
             }
             for one, stability in stabilities.items():
                 set_stability(session, _stability_rows(stability, stored[one].latent_ids))
             for comparison in chosen:
                 _store_comparison(session, run_id, stored, comparison)
         messages = [
-            f"{each.comparison.name}: {each.sides.message}{_coming_again(each, stabilities)}"
+            f"{each.name}: {each.sides.message}{_coming_again(each, stabilities)}"
             f"{each.scrambles.note and '; '}{each.scrambles.note}"
             for each in chosen
         ]
@@ -104,7 +119,7 @@ class IsolateStage:
         """Whether the scaling is on disk."""
         return all(
             (one.folder(context, self.name) / SCALING_NAME).is_file()
-            for one in study_crosscoders(context.study)
+            for one in labelled_crosscoders(context.study)
         )
 
 
@@ -144,14 +159,26 @@ def _attributed(
     return found
 
 
-def _stability(context: StageContext, one: StudyCrosscoder) -> SeedStability | None:
-    """The latents of a crosscoder beside those of its other seeds; None without such."""
+def _stability(
+    context: StageContext,
+    one: StudyCrosscoder,
+    scalings: Mapping[StudyCrosscoder, LatentScaling],
+) -> SeedStability | None:
+    """The latents of a crosscoder beside those of its other seeds; None without such.
+
+    Densities are compared where every seed was scaled.
+    """
+    import torch
+
     from crosscoder.stability import seed_stability
 
-    own, *others = one.seed_folders(context)
-    if not others:
+    n_seeds = context.study.config.train.seeds
+    seeds = [one, *(one.of_seed(seed) for seed in range(n_seeds) if seed != one.seed)]
+    if len(seeds) == 1:
         return None
-    return seed_stability(crosscoder_in(own), [crosscoder_in(folder) for folder in others])
+    densities = [torch.as_tensor(scalings[each].density) for each in seeds if each in scalings]
+    own, *others = (trained_crosscoder(context, each) for each in seeds)
+    return seed_stability(own, others, densities if len(densities) == len(seeds) else None)
 
 
 def _stability_rows(
@@ -201,6 +228,28 @@ def comparisons(context: StageContext) -> tuple[ComparisonSection, ...]:
         context.study.config.comparison, "isolate", "comparison", "a [[comparison]]"
     )
     return rows
+
+
+def labelled_seeds(study: StudyFile) -> range:
+    """Numbers of the seeds whose latents are isolated and labelled.
+
+    The first alone where the rule reads attributions, which are measured for one crosscoder.
+    """
+    train = study.config.train
+    is_for_one = study.config.isolate.isolation_rule().needs_attribution
+    return range(train.seeds if train.label_seeds and not is_for_one else 1)
+
+
+def labelled_crosscoders(study: StudyFile) -> tuple[StudyCrosscoder, ...]:
+    """The study's crosscoders, and then the same of every further seed that is labelled."""
+    own = study_crosscoders(study)
+    return tuple(one.of_seed(seed) for seed in labelled_seeds(study) for one in own)
+
+
+def compared_names(context: StageContext) -> list[str]:
+    """Names in the database of the study's comparisons by every labelled seed."""
+    seeds = labelled_seeds(context.study)
+    return [name_of_seed(row.name, seed) for row in comparisons(context) for seed in seeds]
 
 
 @dataclass(frozen=True)
@@ -270,9 +319,11 @@ def _scaling_rows(
 
 @dataclass(frozen=True)
 class _Chosen:
-    """The sides of a comparison, and the same chosen again by chance."""
+    """The sides of a comparison by the crosscoders of one seed, and the same chosen by chance."""
 
     comparison: ComparisonSection
+    seed: int
+    """Number of the seed; 0 = the one that pages show."""
     owners: tuple[StudyCrosscoder, StudyCrosscoder]
     """The crosscoder of each side."""
     sides: ComparisonSelection
@@ -281,31 +332,41 @@ class _Chosen:
     scrambles: Scrambles = NO_SCRAMBLES
     """Beside the draws."""
 
+    @property
+    def name(self) -> str:
+        """Name of the comparison in the database."""
+        return name_of_seed(self.comparison.name, self.seed)
+
 
 def _choose(
     context: StageContext,
-    by_crosscoder: Mapping[StudyCrosscoder, LatentScaling],
+    scalings: Mapping[StudyCrosscoder, LatentScaling],
     comparison: ComparisonSection,
+    number: int,
 ) -> _Chosen:
     from crosscoder.isolation import isolate_comparison
     from crosscoder.side_draws import draw_sides
 
     section, seed = context.study.config.isolate, context.study.config.study.seed
-    target, reference = (side_crosscoder(context.study, comparison, side) for side in SIDES)
+    target, reference = (
+        side_crosscoder(context.study, comparison, side).of_seed(number) for side in SIDES
+    )
     sides = isolate_comparison(
-        by_crosscoder[target].pair(*pair_of(comparison, "target")),
-        by_crosscoder[reference].pair(*pair_of(comparison, "reference")),
+        scalings[target].pair(*pair_of(comparison, "target")),
+        scalings[reference].pair(*pair_of(comparison, "reference")),
         section.isolation_rule(),
         section.overlap,
         shared_dictionary=target == reference,
     )
     owners = (target, reference)
     if not section.draws or target != reference:
-        return _Chosen(comparison, owners, sides, None)
+        return _Chosen(comparison, number, owners, sides, None)
+    # Every seed's sides are drawn with the same swaps of documents: `seed` is the study's.
     draws = draw_sides(
-        by_crosscoder[target], sides, section.overlap, section.draws, seed, context.progress
+        scalings[target], sides, section.overlap, section.draws, seed, context.progress
     )
-    return _Chosen(comparison, owners, sides, draws, scrambles_of(context, target, comparison))
+    scrambles = scrambles_of(context, target, comparison)
+    return _Chosen(comparison, number, owners, sides, draws, scrambles)
 
 
 def _store_comparison(
@@ -314,7 +375,7 @@ def _store_comparison(
     crosscoders: Mapping[StudyCrosscoder, _Stored],
     chosen: _Chosen,
 ) -> None:
-    name, sides = chosen.comparison.name, chosen.sides
+    name, sides = chosen.name, chosen.sides
     opening = f"{sides.reason}; " if sides.reason else ""
     sets = [
         _store_set(
@@ -329,6 +390,8 @@ def _store_comparison(
         )
     ]
     comparison = ensure_comparison(session, name, sets[0].id, sets[1].id)
+    if chosen.seed:
+        mark_seed(session, comparison.id, chosen.comparison.name, chosen.seed)
     if chosen.draws is not None:
         add_side_draws(session, comparison, **vars(chosen.draws), scrambled=chosen.scrambles.shifts)
 

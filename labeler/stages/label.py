@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from labeler.judge.factory import judges_embedder, make_judge, study_judge
 from labeler.judge.latents import latents_of
 from labeler.stages.base import UNANSWERED, Stage, StageContext, StageOutcome
 from labeler.stages.collect import other_latents
-from labeler.stages.isolate import comparisons
+from labeler.stages.isolate import compared_names, comparisons
 from labeler.store.controls import control_latents, mixed
 from labeler.store.engine import read_session
 from labeler.store.latents import having_evidence
@@ -73,40 +74,56 @@ def judge_inputs(section: JudgeSection) -> dict[str, Any]:
 
 def side_latents(session: Session, context: StageContext) -> list[int]:
     """The latents of the comparisons' sides, by rank, with their controls among them."""
-    ids = compared(session, context)
+    ids = compared(session, [row.name for row in comparisons(context)])
     return mixed(latents_of(session, ids), control_latents(session, ids))
 
 
+def seed_latents(session: Session, context: StageContext) -> list[int]:
+    """The latents of the same sides by the crosscoders of other seeds."""
+    own = {row.name for row in comparisons(context)}
+    return latents_of(session, compared(session, set(compared_names(context)) - own))
+
+
 def labelled_latents(session: Session, context: StageContext, section: JudgeSection) -> list[int]:
-    """The latents that a judge labels: those of the sides with their controls, then the others."""
-    return [*side_latents(session, context), *other_labelled(session, context, section)]
+    """The latents that a judge labels: those of the sides with their controls, then those of other
+    seeds, then the others."""
+    return [
+        *side_latents(session, context),
+        *seed_latents(session, context),
+        *other_labelled(session, context, section),
+    ]
 
 
 def other_labelled(session: Session, context: StageContext, section: JudgeSection) -> list[int]:
     """The latents on no side that a judge labels: all that have evidence, by id.
 
-    A judge that costs something labels `judge.random_latents` of them, in an order drawn by the
-    study's seed, so that a larger number keeps the smaller one's latents.
+    A judge that costs something labels `judge.random_latents` of each crosscoder, in an order drawn
+    by the study's seed, so that a larger number keeps the smaller one's latents.
     """
     is_metered = judge_kind(section.kind).is_metered
     if is_metered and not section.random_latents:
         return []
-    known = set(side_latents(session, context))
-    wanted = [latent.id for latent in other_latents(session, context) if latent.id not in known]
-    shown = having_evidence(session, wanted)
-    latents = [latent_id for latent_id in wanted if latent_id in shown]
-    if not is_metered:
-        return latents
-    seed = context.study.config.study.seed
-    latents.sort(key=lambda latent_id: sha256_text(f"{seed} {latent_id}"))
-    return latents[: section.random_latents]
+    known = {*side_latents(session, context), *seed_latents(session, context)}
+    wanted = [latent for latent in other_latents(session, context) if latent.id not in known]
+    shown = having_evidence(session, [latent.id for latent in wanted])
+    by_crosscoder: dict[int, list[int]] = defaultdict(list)
+    for latent in wanted:
+        if latent.id in shown:
+            by_crosscoder[latent.crosscoder_id].append(latent.id)
+    if is_metered:
+        seed = context.study.config.study.seed
+        for latents in by_crosscoder.values():
+            latents.sort(key=lambda latent_id: sha256_text(f"{seed} {latent_id}"))
+            del latents[section.random_latents :]
+    return [latent_id for latents in by_crosscoder.values() for latent_id in latents]
 
 
-def compared(session: Session, context: StageContext) -> list[int]:
-    """The study's comparisons in the database."""
-    names = [row.name for row in comparisons(context)]
-    ids = session.execute(select(Comparison.id).where(Comparison.name.in_(names))).scalars()
-    return list(ids)
+def compared(session: Session, names: Collection[str]) -> list[int]:
+    """The comparisons of these names in the database."""
+    ids = session.execute(
+        select(Comparison.id).where(Comparison.name.in_(names)).order_by(Comparison.id)
+    )
+    return list(ids.scalars())
 
 
 def further_inputs(study: StudyFile) -> dict[str, Any]:
@@ -161,7 +178,7 @@ def label_with_further_judges(
 
 def _ended(context: StageContext, ended: Mapping[str, Collection[int]]) -> str:
     with read_session(context.engine) as session:
-        words = ended_words(session, compared(session, context), ended)
+        words = ended_words(session, compared(session, compared_names(context)), ended)
     return "".join(f"{each}, " for each in words)
 
 
@@ -192,7 +209,7 @@ class LabelStage:
                 "run it again to ask for them"
             )
         with read_session(context.engine) as session:
-            ended = ended_words(session, compared(session, context), summary.ended)
+            ended = ended_words(session, compared(session, compared_names(context)), summary.ended)
         if summary.ended and not summary.n_explained + summary.n_uninterpretable:
             raise WorkError(
                 f"label: no latent could be asked about; {'; '.join(ended)}; give the judge a "

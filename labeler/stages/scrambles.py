@@ -111,6 +111,7 @@ def _file(context: StageContext, one: StudyCrosscoder, pair: tuple[str, str]) ->
         [
             context.folder("train").name,
             one.name,
+            *([one.seed] if one.seed else []),
             *pair,
             section.scrambles,
             section.scramble_documents,

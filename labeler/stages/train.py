@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,22 +52,29 @@ class StudyCrosscoder:
     """Its name in `[[crosscoders]]`; None for the only one, over all models."""
     models: tuple[str, ...] = ()
     """Its models; none for all."""
+    seed: int = 0
+    """Its number among the seeds of `train.seeds`; 0 = the one that pages show."""
 
     def folder(self, context: StageContext, stage: str) -> Path:
         """Folder of what `stage` made of this crosscoder."""
         folder = context.folder(stage)
-        return folder if self.name is None else folder / self.name
+        if self.name is not None:
+            folder /= self.name
+        return folder / f"seed-{self.seed}" if self.seed else folder
+
+    def of_seed(self, seed: int) -> StudyCrosscoder:
+        """The same crosscoder of another seed."""
+        return replace(self, seed=seed)
 
     def seed_folders(self, context: StageContext) -> tuple[Path, ...]:
         """Folders of the crosscoders of all seeds that `train` makes, the study's own first."""
-        own = self.folder(context, "train")
-        others = range(1, context.study.config.train.seeds)
-        return (own, *(own / f"seed-{number}" for number in others))
+        seeds = range(context.study.config.train.seeds)
+        return tuple(self.of_seed(seed).folder(context, "train") for seed in seeds)
 
     def database_name(self, study: StudyFile) -> str:
         """Name of its row, where no other weights have that already."""
-        name = study.config.study.name
-        return name if self.name is None else f"{name}-{self.name}"
+        parts = [study.config.study.name, self.name, f"seed-{self.seed}" if self.seed else None]
+        return "-".join(part for part in parts if part is not None)
 
     def of(self, store: ActivationStore | ActivationStream) -> ActivationStore | ActivationStream:
         """The activations of its models. A stream is never split: the config refuses that."""
@@ -294,12 +301,12 @@ class TrainStage:
         if is_loaded(context.study):
             only, folder = StudyCrosscoder(), context.folder(self.name)
             outcome = load_into(context, training_source(store), folder)
-            _register(context, run_id, store, only)
+            register(context, run_id, store, only)
             return outcome
         crosscoders = study_crosscoders(context.study)
         outcomes = [_trained(context, one, store) for one in crosscoders]
         # Only when all are there: the facts of each are read from the run that has its row.
-        hashes = [_register(context, run_id, one.of(store), one) for one in crosscoders]
+        hashes = [register(context, run_id, one.of(store), one) for one in crosscoders]
         if not context.study.config.crosscoders:
             return outcomes[0]
         named = zip(crosscoders, outcomes, strict=True)
@@ -340,7 +347,7 @@ def decisive(section: TrainSection) -> dict[str, Any]:
 
     More seeds leave the weights of the first as they are, so that they can be added later.
     """
-    unread = {"checkpoint_every", "seed", "seeds"}
+    unread = {"checkpoint_every", "seed", "seeds", "label_seeds"}
     if section.tuning_steps == 0:
         unread |= set(OutputTuningSettings.model_fields)
     if section.activation == TrainSection.model_fields["activation"].default:
@@ -452,13 +459,13 @@ def _own_settings(section: TrainSection) -> dict[str, Any]:
     return section.model_dump(include=set(names))
 
 
-def _register(
+def register(
     context: StageContext,
     run_id: int,
     store: ActivationStore | ActivationStream,
     crosscoder: StudyCrosscoder,
 ) -> str:
-    """Write the crosscoder's row; returns the hash of its weights."""
+    """Write the crosscoder's row, unless it is there; returns the hash of its weights."""
     from crosscoder.checkpoints import read_crosscoder_file
 
     directory = crosscoder.folder(context, "train")

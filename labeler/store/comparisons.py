@@ -19,6 +19,7 @@ from labeler import __version__
 from labeler.store.schema import (
     CategoryChangeStatistic,
     Comparison,
+    ComparisonSeed,
     ComparisonSetting,
     LatentSet,
     NullResult,
@@ -34,6 +35,11 @@ NullKind = Literal["seed", "permuted", "noise", "scrambled", "rounded", "random"
 `noise`: a model against a noisy copy of itself, which counts latents instead of verdicts;
 `scrambled`: fine-tunes whose weight changes are scrambled; `rounded`: a model against its int8
 round trip; `random`: a dictionary of random directions on the true pair."""
+
+
+def name_of_seed(name: str, seed: int) -> str:
+    """Name of a comparison by the crosscoders of another seed; 0 is the study's own."""
+    return f"{name}/seed-{seed}" if seed else name
 
 
 class NamedComparison(Protocol):
@@ -165,7 +171,7 @@ def _why_absent(entry: NamedComparison, found: _Stored | None) -> str | None:
 
 @cache
 def _every_comparison() -> Select[*tuple[Any, ...]]:
-    """All comparisons as `_Stored`; the query is built once, because every page needs it."""
+    """All comparisons as `_Stored`, other seeds aside; built once, because every page needs it."""
     sides = [aliased(LatentSet), aliased(LatentSet)]
     models = [aliased(SubjectModel) for _ in range(4)]
     target, reference = sides
@@ -184,6 +190,7 @@ def _every_comparison() -> Select[*tuple[Any, ...]]:
         .outerjoin(models[1], models[1].id == reference.target_model_id)
         .outerjoin(models[2], models[2].id == target.against_model_id)
         .outerjoin(models[3], models[3].id == reference.against_model_id)
+        .where(Comparison.id.not_in(select(ComparisonSeed.comparison_id)))
     )
 
 

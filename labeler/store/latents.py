@@ -13,6 +13,7 @@ from labeler.errors import UsageError
 from labeler.store.effective import refresh_effective, stamp_change
 from labeler.store.schema import (
     Comparison,
+    ComparisonSeed,
     ComparisonSetting,
     Corpus,
     Crosscoder,
@@ -222,6 +223,15 @@ def ensure_comparison(
     session.flush()
     refresh_effective(session, comparison_ids=[row.id])
     return row
+
+
+def mark_seed(session: Session, comparison_id: int, leading: str, seed: int) -> None:
+    """Say that a comparison is the one called `leading` by the crosscoders of another seed."""
+    first = find_comparison(session, leading)
+    if first is None:
+        raise LookupError(f"no comparison {leading}")
+    key = {"comparison_id": comparison_id}
+    get_or_create(session, ComparisonSeed, key, leading_id=first.id, seed=seed)
 
 
 def current_setting(session: Session, comparison_id: int) -> ComparisonSetting | None:

@@ -96,11 +96,11 @@ class TrainSection(
     """`batch_topk` keeps the k latents per token that weigh most, over a whole batch; `l1` keeps
     all positive ones and makes them few by a penalty."""
     seed: int | None = None
-    """Seed of the crosscoder's weights and of the order of its data; without it `study.seed`.
-    Another one trains anew on the activations that are there."""
+    """Seed of the weights and of the order of the data; without it `study.seed`."""
     seeds: int = Field(1, ge=1, le=20)
-    """Crosscoders to train over the same models in one pass, each with another seed. The first is
-    the study's; the others tell which of its latents come again. Memory grows in proportion."""
+    """Crosscoders trained in one pass, each of another seed; pages show the first."""
+    label_seeds: bool = True
+    """Whether all seeds are isolated and labelled (by paid judges, too): a change over seeds."""
 
 
 class CrosscoderSection(Section):

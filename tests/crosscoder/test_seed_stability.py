@@ -49,6 +49,23 @@ def test_p_reappear_is_the_share_of_the_others_with_a_counterpart() -> None:
     assert seed_stability(with_rows(rows), others).p_reappear.tolist() == [1, 0.5, 0.25, 0]
 
 
+def test_a_counterpart_fires_about_as_often() -> None:
+    rows = unit(4, 64, seed=0)
+    own = torch.tensor([0.1, 0.001, 0.1, 0.0])
+    other = torch.tensor([0.05, 0.1, 0.0, 0.1])
+    found = seed_stability(with_rows(rows), [with_rows(rows)], [own, other])
+    assert found.p_reappear.tolist() == [1, 0, 0, 0]
+    assert found.best_cosine == pytest.approx(1, abs=1e-5)
+
+
+def test_a_rarer_row_of_the_same_direction_is_a_counterpart_too() -> None:
+    rows = unit(2, 64, seed=0)
+    more = torch.cat([rows, rows[:1] + 0.05 * unit(1, 64, seed=1)])
+    densities = [torch.tensor([0.001, 0.001]), torch.tensor([0.1, 0.1, 0.002])]
+    found = seed_stability(with_rows(rows), [with_rows(more)], densities)
+    assert found.p_reappear.tolist() == [1, 0]
+
+
 def test_a_direction_made_of_others_is_in_their_span_and_has_no_counterpart() -> None:
     parts = torch.linalg.qr(torch.randn(64, 40, generator=torch.Generator().manual_seed(2))).Q.T
     mixed = parts[:3].sum(0, keepdim=True) / 3**0.5
@@ -118,9 +135,11 @@ def test_stable_latents_are_planted_ones(tmp_path: Path) -> None:
     folders = [tmp_path / str(seed) for seed in range(3)]
     train_seeds(planted.store, config, training, folders)
     own, *others = (load_crosscoder(folder) for folder in folders)
-    fires = torch.as_tensor(latent_scaling(own, planted.store).n_documents) >= 8
+    scalings = [latent_scaling(each, planted.store) for each in (own, *others)]
+    densities = [torch.as_tensor(scaling.density) for scaling in scalings]
+    fires = torch.as_tensor(scalings[0].n_documents) >= 8
     is_true = torch.from_numpy(match_latents(own, planted).true_latent >= 0) & fires
-    stable = seed_stability(own, others).is_stable & fires
+    stable = seed_stability(own, others, densities).is_stable & fires
     right = int((stable & is_true).sum())
     assert right >= 0.98 * int(stable.sum())
     assert right >= 0.95 * int(is_true.sum())

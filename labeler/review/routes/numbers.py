@@ -15,6 +15,8 @@ from starlette.responses import Response
 from labeler.errors import UsageError
 from labeler.report.basis import read_basis
 from labeler.report.randomisation import read_randomised_sides
+from labeler.report.seeds import read_further_seeds
+from labeler.report.statistics import further_counts
 from labeler.review.context import Asked, Page, redirect
 from labeler.review.queue_index import change_rows, reviewed_rows
 from labeler.review.queue_table import NOBODY, Counts, QueueTable
@@ -170,7 +172,12 @@ def show_categories(asked: Asked) -> Page:
         drawn = read_randomised_sides(
             session, setting.comparison_id, setting.taxonomy_version_id, setting.judge_id
         )
-        rows = change_rows(table, asked.context.report, drawn)
+        seeds = read_further_seeds(
+            session, setting.comparison_id, setting.taxonomy_version_id, setting.judge_id
+        )
+        report = asked.context.report
+        further = further_counts(session, seeds, report.denominator)
+        rows = change_rows(table, report, drawn, further)
         comparison = session.get_one(Comparison, setting.comparison_id)
         return asked.comparison_page(
             "categories.html.j2",
@@ -178,7 +185,7 @@ def show_categories(asked: Asked) -> Page:
             table,
             rows=rows,
             basis=read_basis(session, comparison, [row.change for row in rows]),
-            denominator=asked.context.report.denominator,
+            denominator=report.denominator,
         )
 
 

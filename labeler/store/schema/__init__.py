@@ -33,11 +33,13 @@ from labeler.store.schema.results import (
     NullResultChange,
     ReviewEvent,
     ReviewEventCategory,
+    SeedChange,
 )
 from labeler.store.schema.study import (
     Category,
     CategoryMapping,
     Comparison,
+    ComparisonSeed,
     ComparisonSetting,
     Corpus,
     Crosscoder,

@@ -228,6 +228,45 @@ class CategoryChangeStatistic(Base):
     scrambled_high: Mapped[float | None]
     weighted_shift_q: Mapped[float | None]
     n_scrambled: Mapped[int | None]
+    over_seeds: Mapped[int | None]
+    """Seeds that the row is over, their counts added up; NULL = one."""
+    n_seeds_alike: Mapped[int | None]
+    """Seeds whose own difference of shares has the row's sign."""
+    n_shifts_alike: Mapped[int | None]
+    """Seeds whose own relative shift has the row's sign."""
+
+
+class SeedChange(Base):
+    """One category's change by one seed alone, beside the report's change over seeds."""
+
+    __tablename__ = "seed_change"
+    __table_args__ = (
+        UniqueConstraint(
+            "report_run_id", "comparison_id", "seed", "category", name="uq_seed_change"
+        ),
+        Index(None, "comparison_id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    report_run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"))
+    """The comparison by the first seed."""
+    seed: Mapped[int]
+    """Number of the seed; 0 = the one that pages show."""
+    category: Mapped[str] = mapped_column(String(200))
+    parent: Mapped[str | None] = mapped_column(String(200))
+    level: Mapped[int]
+    target_count: Mapped[int]
+    target_total: Mapped[int]
+    reference_count: Mapped[int]
+    reference_total: Mapped[int]
+    percent_change: Mapped[float | None]
+    p_value: Mapped[float | None]
+    q_value: Mapped[float | None]
+    verdict: Mapped[str] = mapped_column(OneOf(VERDICTS, 32))
+    n_shifted: Mapped[int | None]
+    relative_shift: Mapped[float | None]
+    relative_shift_q: Mapped[float | None]
 
 
 class AuditDraw(Base):

@@ -183,7 +183,7 @@ class Latent(Base):
     n_seeds: Mapped[int | None]
     """Crosscoders of other seeds that it was looked for in; the next three are NULL without any."""
     p_reappear: Mapped[float | None]
-    """Share of them with a counterpart: a latent of decoder cosine above 0.7."""
+    """Share of them with a counterpart: a latent of decoder cosine above 0.7, about as dense."""
     best_cosine: Mapped[float | None]
     """Largest decoder cosine, mean over them."""
     span_match: Mapped[float | None]
@@ -274,6 +274,19 @@ class Comparison(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     labels_changed_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     """When an effective label or the membership last changed; reports from before are stale."""
+
+
+class ComparisonSeed(Base):
+    """A comparison that is another one by the crosscoders of a further seed."""
+
+    __tablename__ = "comparison_seed"
+    __table_args__ = (UniqueConstraint("leading_id", "seed"),)
+
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"), primary_key=True)
+    leading_id: Mapped[int] = mapped_column(ForeignKey("comparison.id"))
+    """The comparison by the first seed, which pages show."""
+    seed: Mapped[int]
+    """Its number among the seeds, from 1."""
 
 
 class SideDraw(Base):

@@ -100,7 +100,8 @@ _STATISTIC_COLUMNS = {
     "level": LEVEL,
     "counting": "primary = primary categories only, any = every category of a latent",
     "weighting": "weight of a latent: none = 1, frequency = density, mass = density * mean, "
-    "effect = its mean share of the output gap by attribution",
+    "effect = its mean share of the output gap by attribution, stable = 1 where it comes again "
+    "in half of the other seeds, else 0",
     "denominator": "labelled, assigned or isolated",
     "target_count": "latents of the target side in the category",
     "target_total": "latents of the target side in the denominator",
@@ -143,6 +144,9 @@ _STATISTIC_COLUMNS = {
     "weighted_shift_q": "Benjamini-Hochberg q that weighted_shift is that of a scrambled fine-tune",
     "n_scrambled": "scrambled fine-tunes behind these bounds; NULL = none",
     "n_shifted": "latents behind the shifts",
+    "over_seeds": "training seeds that the row is over, their counts added up; NULL = one",
+    "n_seeds_alike": "seeds whose own difference of shares has the row's sign",
+    "n_shifts_alike": "seeds whose own relative_shift has the row's sign",
     "n_documents": "documents whose models the draws swapped; NULL without draws",
     "detectable_points": "smallest difference_points that so many documents show; NULL = none",
     "documents_needed": "documents that show such a change with 80 % power; NULL = none advised",
@@ -264,10 +268,48 @@ CATEGORY_CHANGE_SENSITIVITY = View(
     columns={**_REPORTED_COLUMNS, "is_main": "whether this is the report's main way of counting"},
     select=_SENSITIVITY,
 )
+_SEED_COLUMNS = {
+    "seed": "number of the training seed; 0 = the one that pages show",
+    "category": "slug of the category",
+    "parent": "slug of its parent; NULL for a parent itself",
+    "level": LEVEL,
+    "target_count": "latents of the seed's target side in the category",
+    "target_total": "latents of its target side in the denominator",
+    "reference_count": "latents of its reference side in the category",
+    "reference_total": "latents of its reference side in the denominator",
+    "percent_change": "100 * (target share / reference share - 1); NULL without a reference",
+    "p_value": "p by this seed alone",
+    "q_value": "Benjamini-Hochberg over the categories of the same level, by this seed alone",
+    "verdict": "up, down, too few to say, or no evidence, by this seed alone",
+    "n_shifted": "its labelled latents of the category whose strength shift is known",
+    "relative_shift": "their mean strength shift less that of all its other labelled latents",
+    "relative_shift_q": "Benjamini-Hochberg q that it is 0, by this seed alone",
+}
+_SEED = f"""
+SELECT c.name AS comparison, {", ".join(f"s.{name}" for name in _SEED_COLUMNS)}, s.report_run_id
+FROM seed_change AS s
+JOIN (
+  SELECT comparison_id, max(report_run_id) AS report_run_id
+  FROM category_change_statistic
+  GROUP BY comparison_id
+) AS newest ON newest.comparison_id = s.comparison_id AND newest.report_run_id = s.report_run_id
+JOIN comparison AS c ON c.id = s.comparison_id
+"""
+SEED_CHANGE = View(
+    name="v_seed_change",
+    description="The newest report's change by each training seed alone; empty with one seed.",
+    columns={
+        "comparison": "name of the comparison by the first seed",
+        **_SEED_COLUMNS,
+        "report_run_id": "run of the report",
+    },
+    select=_SEED,
+)
 VIEWS = (
     CATEGORY_CHANGE,
     CATEGORY_LATENTS,
     CATEGORY_CHANGE_STATISTIC,
+    SEED_CHANGE,
     CATEGORY_CHANGE_SENSITIVITY,
 )
 

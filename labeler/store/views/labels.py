@@ -36,7 +36,7 @@ _EFFECTIVE_COLUMNS = {
     "shift_high": "upper end of its 95 % interval",
     "shift_t": "the shift over its standard error",
     "n_seeds": "crosscoders of other seeds that it was looked for in; NULL where train.seeds is 1",
-    "p_reappear": "share of them in which a latent has a decoder cosine above 0.7 with it",
+    "p_reappear": "share of them with a counterpart: decoder cosine above 0.7, about as dense",
     "best_cosine": "largest decoder cosine with a latent there, mean over them",
     "span_match": "R^2 of its direction in the span of the ten nearest latents, mean over them",
 }

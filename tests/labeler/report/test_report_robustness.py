@@ -155,6 +155,29 @@ def test_effect_weighting_is_the_share_of_attribution_where_it_was_measured(
     assert "mass" in {row.weighting for row in variants.rows}
 
 
+def test_stable_latents_alone_are_a_way_of_counting_where_there_are_seeds(
+    with_activations: Engine,
+) -> None:
+    with write_session(with_activations) as session:
+        session.execute(update(Latent).values(n_seeds=2, p_reappear=0.5 * (Latent.id % 3)))
+    with Session(with_activations) as session:
+        (facts,) = read_comparisons(session)
+        members = read_members(session, facts)
+        nodes = read_category_nodes(session, facts.version.id)
+        variants = compute_variants(members, nodes)
+        session.rollback()
+    stable = [member for member in members.target if member.latent_id % 3 > 0]
+    labelled = [member for member in stable if member.is_in("labelled")]
+    inside = [each for each in labelled if "safety" in each.counted_for("primary")]
+    row = next(
+        row
+        for row in variants.rows
+        if (row.category, row.way) == ("safety", ("primary", "stable", "labelled"))
+    )
+    assert row.target_share == pytest.approx(len(inside) / len(labelled))
+    assert len({row.way for row in variants.rows}) == 24
+
+
 @pytest.mark.slow
 def test_imported_latents_cannot_be_weighted_or_swept_and_the_page_says_so(
     sqlite_engine: Engine, tmp_path: Path

@@ -25,6 +25,7 @@ from labeler.review.queue_table import Filters, QueueTable
 from labeler.review.routes.numbers import cohen_kappa, pair_counts, read_progress
 from labeler.store.engine import read_session, write_session
 from labeler.store.reviews import draw_audit
+from labeler.store.schema import Latent
 from labeler.study.config import ReportSection
 
 ORDERS = ("uncertain", "disagreement", "random", "index")
@@ -197,6 +198,24 @@ def test_facets_count_what_each_value_would_keep(small: Study) -> None:
             for option in facet.options:
                 kept = matching(table, Filters(**{facet.name: option.value}), "ann")
                 assert len(kept) == option.count, (facet.name, option.value)
+
+
+def test_latents_that_come_again_in_other_seeds_can_be_listed_alone(small: Study) -> None:
+    stable = set(small.seed.target[:2])
+    with read_session(small.engine) as session:
+        table = QueueIndex(small.engine).table(session)
+        facets = queue_page(table, Filters(), "ann").facets
+    assert [facet.options for facet in facets if facet.name == "stable"] == [()]
+    with write_session(small.engine) as session:
+        for latent_id in latents(small):
+            latent = session.get_one(Latent, latent_id)
+            latent.n_seeds, latent.p_reappear = 2, 0.5 * (latent_id in stable)
+    with read_session(small.engine) as session:
+        table = QueueIndex(small.engine).table(session)
+        facet = next(f for f in queue_page(table, Filters(), "ann").facets if f.name == "stable")
+        assert [(option.value, option.count) for option in facet.options] == [("yes", 2), ("no", 4)]
+        kept = matching(table, Filters(stable="yes"), "ann")
+        assert {int(table.latent_id[row]) for row in kept} == stable
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -23,7 +23,7 @@ CLOSED_LISTS = {
     "evidence_document.split", "explanation_score.method", "judge_call.stage",
     "judge_correction.denominator", "judge_correction.estimand", "judge_label.outcome",
     "label_sample.outcome", "null_result.kind", "review_event.action", "review_event.selection",
-    "run.kind", "run.status", "work_item.status",
+    "run.kind", "run.status", "seed_change.verdict", "work_item.status",
 }  # fmt: skip
 """Columns whose values are in a list of the code."""
 
