@@ -198,9 +198,11 @@ def test_a_run_stopped_between_seeds_goes_on(
     monkeypatch.setattr(isolate, "scaled", stopped)
     assert run(["run", str(three.path), "--until", "isolate"]) != 0
     assert rows(study, "SELECT count(*) FROM comparison") == [(1,)]
-    assert stages_started(three, "--until", "categorize") == [
-        "isolate", "collect", "label", "categorize",
-    ]  # fmt: skip
+    newest = "SELECT status FROM run WHERE kind = 'isolate' ORDER BY id DESC LIMIT 1"
+    assert rows(study, newest) == [("interrupted",)]
+    # The interrupted run of isolate goes on; the stages after it are new.
+    assert stages_started(three, "--until", "categorize") == ["collect", "label", "categorize"]
+    assert rows(study, newest) == [("done",)]
     assert rows(study, "SELECT count(*) FROM comparison") == [(3,)]
     assert rows(study, "SELECT count(DISTINCT comparison) FROM v_coverage WHERE labelled > 0") == [
         (3,)
