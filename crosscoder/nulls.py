@@ -58,12 +58,13 @@ def fitted_scramble(
     config: HarvestConfig,
     out: Path,
     seed: int,
+    tolerance: float = FIT_TOLERANCE,
 ) -> FittedNull:
     """Write a scrambled fine-tune that moves the residual stream as much as `target` does.
 
-    The factor is corrected by the ratio of the two changes over `documents` until they fit; what
-    remains after FIT_TRIALS models shows in the result. InputError where the two models are equal,
-    so that there is nothing to scramble.
+    The factor is corrected by the ratio of the two changes over `documents` until they fit within
+    `tolerance`; what remains after FIT_TRIALS models shows in the result. InputError where the two
+    models are equal, so that there is nothing to scramble.
     """
     true_change = relative_change(reference, target, documents, config)
     if true_change == 0:
@@ -73,7 +74,7 @@ def fitted_scramble(
         spec = write_scrambled(target, reference, out, seed, factor)
         change = relative_change(reference, spec, documents, config)
         fitted = FittedNull(spec, factor, change, true_change)
-        if change == 0 or abs(change / true_change - 1) <= FIT_TOLERANCE:
+        if change == 0 or abs(change / true_change - 1) <= tolerance:
             break
         # A small change of the weights moves the residual stream in proportion.
         factor *= true_change / change

@@ -39,8 +39,10 @@ from crosscoder.reading import CorpusReader, open_readers
 from crosscoder.scaling import latent_scaling
 from crosscoder.shards import ShardTokens
 
-FIT_DOCUMENTS = 24
+FIT_DOCUMENTS = 12
 """Documents on which the size of the scrambled change is fitted."""
+FIT_TOLERANCE = 0.15
+"""Relative difference of the two changes that is made up for in proportion."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,9 @@ def scrambled_shifts(
         stack = torch.cat([each.activations.float() for each in read], dim=1)
         true_change = _relative_change(stack, place, base_place, text.mask(read))
         some = _spread(documents, FIT_DOCUMENTS)
-        factor = fitted_scramble(target, base, some, config, Path(folder) / "fit", seed).factor
+        factor = fitted_scramble(
+            target, base, some, config, Path(folder) / "fit", seed, FIT_TOLERANCE
+        ).factor
         shifts, changes = [], []
         for k in range(n_scrambles):
             home = Path(folder) / "scramble"
