@@ -15,7 +15,7 @@ from sqlalchemy import Engine, select, text
 
 from crosscoder.checkpoints import load_crosscoder
 from crosscoder.isolation import ComparisonSelection, isolate_comparison
-from crosscoder.isolation_rules import IsolationRule, RankedRule, isolation_rule
+from crosscoder.isolation_rules import IsolationRule, RankedRule, ShiftedRule, isolation_rule
 from crosscoder.scaling import LatentScaling, load_scaling
 from crosscoder.side_draws import draw_sides
 from labeler.api import Study
@@ -34,6 +34,7 @@ from labeler.stages.isolate import SCALING_NAME
 from labeler.store.engine import open_engine, read_session
 from labeler.store.schema import ComparisonSetting, Latent, Run
 from taxonomy.counts import ALPHA, CategoryChange, CategoryCounts
+from taxonomy.mean_shift import mean_shifts_over_seeds
 from taxonomy.randomisation import randomised_change_statistics
 
 ORGANISMS = Path(__file__).parents[1] / "examples" / "organisms"
@@ -111,6 +112,10 @@ class Measured:
 
     calls: Mapping[str, Mapping[str, Called]]
     """By rule, then by category."""
+    table: Sequence[CategoryCounts]
+    """The categories."""
+    labels: RandomisedSides
+    """The shift and the label of every latent."""
     sides: Mapping[str, Sides]
     """By rule: indices of the strengthened and the weakened latents."""
     gains: Mapping[int, float]
@@ -208,7 +213,9 @@ def measured(
         for name, each in selections.items()
     }
     return Measured(
-        calls | _mean_shifts(labels, nodes),
+        calls,
+        count_latents(nodes, [], [], "primary"),
+        labels,
         sides,
         explanation_gains(study, engine, runs["label"].id, scored),
         decoder_rows(folders["train"]),
@@ -284,11 +291,15 @@ def changes_of(
     if not len(chosen[0]) or not len(chosen[1]):
         return []
     draws = draw_sides(scaling, sides, n_draws=n_draws, seed=seed)
+    rule = sides.target.rule
     drawn = RandomisedSides(
         draws.target[:, : len(chosen[0])],
         draws.reference[:, : len(chosen[1])],
         labels.shifts,
         labels.labels,
+        squares=labels.squares,
+        scrambled=labels.scrambled,
+        is_by_score=isinstance(rule, ShiftedRule) and rule.order == "score",
     )
     observed = RandomisedSides(
         chosen[0][None].astype(np.int32),
@@ -329,28 +340,31 @@ def _called(changes: Sequence[CategoryChange]) -> dict[str, Called]:
     }
 
 
-def _mean_shifts(
-    labels: RandomisedSides, nodes: Sequence[CategoryNode]
-) -> dict[str, dict[str, Called]]:
-    """What the mean shifts say, as they are and relative to all other latents."""
-    table = count_latents(nodes, [], [], "primary")
-    rows = labels.mean_shifts(table, "primary", "labelled")
-    absolute = [
-        _shift(row.n_shifted, row.mean_shift, row.mean_shift_p, row.mean_shift_q) for row in rows
-    ]
-    relative = [
-        _shift(row.n_shifted, row.relative_shift, row.relative_shift_p, row.relative_shift_q)
-        for row in rows
-    ]
-    weighted = [
-        _shift(mean.n_shifted, row.excess, row.weighted_shift_p, row.weighted_shift_q)
-        for mean, row in zip(
-            rows, weighted_shifts_of([(labels, table)], "primary", "labelled"), strict=True
-        )
-    ]
+def mean_shift_calls(studies: Sequence[Measured]) -> dict[str, dict[str, Called]]:
+    """What the mean shifts say: as they are, against all other latents, and beside scrambles.
+
+    Of several studies, the seeds of one organism, over the seeds together.
+    """
+    table = studies[0].table
+    seeds = [study.labels.shifts_of(study.table, "primary", "labelled") for study in studies]
+    rows = mean_shifts_over_seeds(seeds, [row.level for row in table])
+    beside = weighted_shifts_of(
+        [(study.labels, study.table) for study in studies], "primary", "labelled"
+    )
+    calls = (
+        [_shift(row.n_shifted, row.mean_shift, row.mean_shift_p, row.mean_shift_q) for row in rows],
+        [
+            _shift(row.n_shifted, row.relative_shift, row.relative_shift_p, row.relative_shift_q)
+            for row in rows
+        ],
+        [
+            _shift(mean.n_shifted, row.excess, row.weighted_shift_p, row.weighted_shift_q)
+            for mean, row in zip(rows, beside, strict=True)
+        ],
+    )
     return {
-        name: {counts.category: call for counts, call in zip(table, calls, strict=True)}
-        for name, calls in zip(MEAN_SHIFTS, (absolute, relative, weighted), strict=True)
+        name: {counts.category: call for counts, call in zip(table, each, strict=True)}
+        for name, each in zip(MEAN_SHIFTS, calls, strict=True)
     }
 
 

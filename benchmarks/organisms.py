@@ -39,6 +39,7 @@ from organism_studies import (
     Called,
     Measured,
     Truth,
+    mean_shift_calls,
     measured,
     read_truths,
     rules,
@@ -89,19 +90,33 @@ def main() -> None:
     ]
     if arguments.quick:
         truths = truths[:QUICK]
-    scores = {name: Score() for name in (*rules(), *MEAN_SHIFTS)}
+    together = arguments.seeds > 1
+    scores = {
+        name: Score()
+        for name in (*rules(), *MEAN_SHIFTS, *(map(_over_seeds, MEAN_SHIFTS) if together else ()))
+    }
     rows = []
     for truth in truths:
         studies = [
             measured(arguments.work, truth, seed, arguments.draws, arguments.text)
             for seed in range(arguments.seeds)
         ]
-        for (seed, study), (rule, score) in itertools.product(enumerate(studies), scores.items()):
-            calls = study.calls[rule]
-            add(score, truth, calls)
-            score.own_minus_shuffled += mean_gain(study, rule)
+        said: list[tuple[int | None, str, Mapping[str, Called]]] = []
+        for seed, study in enumerate(studies):
+            for rule in rules():
+                scores[rule].own_minus_shuffled += mean_gain(study, rule)
+            found: dict[str, Mapping[str, Called]] = {
+                **study.calls,
+                **mean_shift_calls([study]),
+            }
+            said += [(seed, rule, calls) for rule, calls in found.items()]
+        if together:
+            over = mean_shift_calls(studies)
+            said += [(None, _over_seeds(rule), calls) for rule, calls in over.items()]
+        for number, rule, calls in said:
+            add(scores[rule], truth, calls)
             rows += [
-                {"organism": truth.name, "seed": seed, "rule": rule, "category": category}
+                {"organism": truth.name, "seed": number, "rule": rule, "category": category}
                 | {"truth": verdict, **asdict(calls[category])}
                 for category, verdict in truth.verdicts.items()
                 if category in calls
@@ -136,6 +151,10 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     arguments.seeds = arguments.seeds or (1 if arguments.quick else 3)
     return arguments
+
+
+def _over_seeds(rule: str) -> str:
+    return f"{rule}, over the seeds"
 
 
 def mean_gain(study: Measured, rule: str) -> list[float]:
