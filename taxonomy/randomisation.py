@@ -123,7 +123,14 @@ def pooled_draws(drawn: Sequence[DrawnCounts]) -> DrawnCounts:
         target_total=_added(each.target_total for each in drawn),
         reference_total=_added(each.reference_total for each in drawn),
         n_members=_added(each.n_members for each in drawn),
+        stretch=_widest([each.stretch for each in drawn]),
     )
+
+
+def _widest(stretches: Sequence[FloatArray | None]) -> FloatArray | None:
+    """The largest factor of any seed: the sum of the seeds is stretched no less than each."""
+    known = [each for each in stretches if each is not None]
+    return np.max(known, axis=0) if known else None
 
 
 def _added(arrays: Iterable[FloatArray]) -> FloatArray:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from taxonomy.intervals import fisher_p
 from taxonomy.randomisation import (
     DrawnCounts,
     count_draws,
+    pooled_draws,
     randomised_change_statistics,
     weighted_randomised_change_statistics,
 )
@@ -207,6 +208,15 @@ def test_trap_weighted_shares_keep_the_level_where_the_score_test_does_not() -> 
         scored += [each.p_value for each in weighted_change_statistics(trial.table, *latents)]
     assert (np.array(randomised) < 0.05).mean() <= 0.07
     assert (np.array(scored) < 0.05).mean() >= 0.2
+
+
+def test_trap_draws_that_are_stretched_stay_so_when_seeds_are_added_up() -> None:
+    plain = drawn([0, 4, -4, 5, 3, 1, -2, 0, 1])
+    one, two = (replace(plain, stretch=np.array([factor])) for factor in (2.0, 3.0))
+    assert pooled_draws([plain]).stretch is None
+    assert np.array_equal(pooled_draws([one]).differences, one.differences)
+    pooled = pooled_draws([plain, one, two])
+    assert np.allclose(pooled.differences, 3 * plain.differences)
 
 
 @given(st.integers(0, 40), st.integers(0, 40))
