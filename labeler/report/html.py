@@ -28,7 +28,7 @@ from labeler.report.figures import (
     shift_scatter,
     shift_t_histogram,
 )
-from labeler.report.mean_shifts import WORTH, shift_sentence
+from labeler.report.mean_shifts import shift_sentence, worth
 from labeler.report.model import ChangeTable, EvidenceView, LatentView, ReportData
 from labeler.report.randomisation import PER_SIDE
 from labeler.report.sections import fill_chapters, fill_page
@@ -431,7 +431,7 @@ def _environment() -> Environment:
         cards=cards,
         first_cards=FIRST_CARDS,
         shift_sentence=shift_sentence,
-        shift_worth=WORTH,
+        shift_worth=worth,
         effect_sentences=effect_sentences,
         compare_summary=summary,
         computed_sentence=computed_sentence,

@@ -9,13 +9,25 @@ from labeler.text import listed, one_line
 from taxonomy.counts import ALPHA
 
 _MOST_NAMED = 5
-WORTH = (
-    "What a call by strength is worth: on ten small fine-tunes whose answers were measured, the "
-    "direction was right for 17 of 18 behaviours that had changed. Of 16 categories called, the "
-    "answers had changed that way in 7, the other way in 1, not at all in 3, and in 5 they could "
-    "not show it. So read the direction of a change whose behaviour you can check, and check it."
+_BESIDE_SCRAMBLES = (
+    "What a call by strength is worth: on ten small fine-tunes whose answers were measured, 7 "
+    "categories were called. The answers had changed that way in 5, not at all in 1, and in 1 they "
+    "could not show it; 5 of the 18 changes of behaviour were called. Of 80 scrambled fine-tunes, "
+    "which mean nothing, 4 had a category called. So a call is worth a look at the answers, and "
+    "no call says little."
 )
-"""Measured by benchmarks/organisms.py, one training seed: see docs/benchmarks.md."""
+_AGAINST_THE_REST = (
+    "What a call by strength is worth without scrambled fine-tunes: on ten small fine-tunes whose "
+    "answers were measured, 16 categories were called. The answers had changed that way in 7, the "
+    "other way in 1, not at all in 3, and in 5 they could not show it. A change without meaning is "
+    "called as well."
+)
+"""Both measured by benchmarks/organisms.py and false_positives.py, one training seed."""
+
+
+def worth(table: ChangeTable) -> str:
+    """How often calls by strength went along with the answers, where that was measured."""
+    return _BESIDE_SCRAMBLES if _is_beside_scrambles(table) else _AGAINST_THE_REST
 
 
 def shift_sentence(table: ChangeTable) -> str | None:
@@ -53,9 +65,12 @@ def _measure(rows: Sequence[CategoryRow]) -> str:
     return f"strength shift beside {n_scrambled} scrambled fine-tunes"
 
 
+def _is_beside_scrambles(table: ChangeTable) -> bool:
+    return any(row.n_scrambled for row in _leaves(table))
+
+
 def _than(table: ChangeTable) -> str:
-    is_beside_scrambles = any(row.n_scrambled for row in _leaves(table))
-    return "than a scrambled fine-tune would" if is_beside_scrambles else "than the rest"
+    return "than a scrambled fine-tune would" if _is_beside_scrambles(table) else "than the rest"
 
 
 def shift_claim(table: ChangeTable) -> str | None:
