@@ -185,6 +185,7 @@ class CategoryChange(CategoryCounts):
     weighted_shift_q: float | None = None
     """q that the weighted shift is that of one more scrambled fine-tune."""
     n_scrambled: int | None = None
+    """Scrambled fine-tunes of the comparison; None without any."""
     n_shifted: int | None = None
     over_seeds: int | None = None
     """Seeds that the row is over, their counts added up; None for one."""
@@ -203,16 +204,25 @@ class CategoryChange(CategoryCounts):
 
     @property
     def called_shift(self) -> float | None:
-        """The shift that is called: where there are scrambled fine-tunes, the weighted one less the
-        middle of theirs, else the relative one."""
-        if self.weighted_shift is None or self.scrambled_low is None or self.scrambled_high is None:
+        """The shift that is called: the weighted one less the middle of the scrambled fine-tunes'.
+
+        Where there are none, the relative one; None where a category has too few latents.
+        """
+        if not self.n_scrambled:
             return self.relative_shift
+        if self.weighted_shift is None or self.scrambled_low is None or self.scrambled_high is None:
+            return None
         return self.weighted_shift - (self.scrambled_low + self.scrambled_high) / 2
 
     @property
     def called_shift_q(self) -> float | None:
         """Its q."""
-        return self.relative_shift_q if self.weighted_shift is None else self.weighted_shift_q
+        return self.weighted_shift_q if self.n_scrambled else self.relative_shift_q
+
+    @property
+    def shown_shift(self) -> float | None:
+        """The shift as it is stored; its direction is that of `called_shift`."""
+        return self.weighted_shift if self.n_scrambled else self.relative_shift
 
 
 @dataclass(frozen=True)

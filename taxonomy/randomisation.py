@@ -411,7 +411,9 @@ def bounded_interval(value: float, reach: float, largest: float) -> tuple[float,
     """
     if largest <= 0:
         return value - reach, value + reach
-    middle, half = (math.asin(min(1.0, max(-1.0, each / largest))) for each in (value, reach))
+    middle = math.asin(min(1.0, max(-1.0, value / largest)))
+    # A reach beyond the largest difference leaves more open than one that just gets there.
+    half = math.asin(min(1.0, reach / largest)) * max(1.0, reach / largest)
     low, high = max(-math.pi / 2, middle - half), min(math.pi / 2, middle + half)
     return largest * math.sin(low), largest * math.sin(high)
 

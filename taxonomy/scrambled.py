@@ -21,8 +21,9 @@ from taxonomy.randomisation import DrawnCounts
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
-LEAST_LATENTS = 5
-"""Fewest latents of a category whose shift is compared."""
+LEAST_EFFECTIVE = 10.0
+"""Fewest latents of equal weight that a category must be worth. Where one or two latents have most
+of the weight, the shift says what these are, whatever the category is called."""
 LEAST_MODERATED = 6
 """Fewest variances that moderate one another."""
 _LEAST_HALF = 1e-3
@@ -71,20 +72,32 @@ def weighted_shifts(
     deviation times sqrt(1 + 1 / K), had Student's t distribution with K - 1 degrees of freedom:
     the prediction of one further value. Few scrambled fine-tunes say little of a single category's
     variance, so it is moderated by those of the level's other categories, see `moderated`, and the
-    larger of both is taken. Text and latents are the same in all: nothing is said of other text.
+    larger of both is taken. p is the larger one of all latents and of all but the heaviest, so that
+    no call rests on one latent. Text and latents are the same in all: nothing is said of other
+    text.
     """
     known = np.isfinite(shifts) & np.isfinite(scrambled).all(axis=0) & counted & (squares > 0)
     rows = np.vstack([shifts, scrambled])
-    compared = {
+    every = {
         i: _Compared.of(rows, squares, known & member, known & ~member)
         for i, member in enumerate(members.T)
-        if (known & member).sum() >= LEAST_LATENTS and (known & ~member).any()
+        if (known & member).any() and (known & ~member).any()
+    }
+    compared = {i: each for i, each in every.items() if each.effective >= LEAST_EFFECTIVE}
+    without = {
+        i: _Compared.of(rows, squares, _without_heaviest(known & members[:, i], squares), others)
+        for i in compared
+        if (others := known & ~members[:, i]).any()
     }
     found = [WeightedShift()] * len(levels)
     for level in set(levels):
-        here = {i: each for i, each in compared.items() if levels[i] == level}
-        for i, row in zip(here, _judged(list(here.values()), len(scrambled), alpha), strict=True):
-            found[i] = row
+        here = [i for i in compared if levels[i] == level]
+        whole, less = (
+            _judged([each[i] for i in here], len(scrambled), alpha) for each in (compared, without)
+        )
+        for i, row, other in zip(here, whole, less, strict=True):
+            p = max(row.weighted_shift_p, other.weighted_shift_p)
+            found[i] = replace(row, weighted_shift_p=p)
     q_values = adjust_by_level(
         list(levels),
         [None if row.weighted_shift is None else row.weighted_shift_p for row in found],
@@ -185,6 +198,13 @@ def stretched(drawn: DrawnCounts, scrambled: DrawnCounts, alpha: float = ALPHA) 
     own = np.quantile(np.abs(drawn.differences), 1 - alpha, axis=0)
     factor = np.divide(reach, own, out=np.ones_like(own), where=own > 0)
     return replace(drawn, stretch=np.maximum(1.0, factor))
+
+
+def _without_heaviest(own: BoolArray, squares: FloatArray) -> BoolArray:
+    """The latents of a category but the one of the largest weight."""
+    less = own.copy()
+    less[np.argmax(np.where(own, squares, -np.inf))] = False
+    return less
 
 
 def _mean(rows: FloatArray, squares: FloatArray, which: BoolArray) -> FloatArray:

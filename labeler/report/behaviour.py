@@ -198,7 +198,7 @@ def disagreement(row: BehaviourRow) -> str | None:
 
 def _latent_change(row: BehaviourRow) -> str:
     """The change of the counts, and the strength shift where it says what they do not."""
-    shift = row.latents.called_shift
+    shift = row.latents.shown_shift
     if row.latents.is_significant or shift is None:
         return row.latents.shown_change
     return f"{row.latents.shown_change}, strength shift {shift:+.3f}"

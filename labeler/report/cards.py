@@ -143,7 +143,7 @@ def _measures_of(row: CategoryRow, table: ChangeTable) -> Iterator[Measure]:
         query=statistic,
     )
     if row.called_shift is not None and row.called_shift_q is not None:
-        strength = f"{row.called_shift:+.3f}"
+        strength = f"{row.shown_shift:+.3f}"
         yield Measure(
             name="strength",
             direction=_direction(row.called_shift, row.called_shift_q),

@@ -289,9 +289,13 @@ def _against(stored: CategoryEffect) -> str:
         mean = effect_share(stored.restored_control_mean)
         p = "" if stored.restored_p is None else f", p = {stored.restored_p:.2g}"
         return f" (random latents {alike_words(stored)} {mean}{p}){_tested(stored)}"
-    if not stored.n_controls:
-        return f" (there is no random set to compare with){_tested(stored)}"
-    return _tested(stored)
+    if stored.n_controls:
+        p = "" if stored.p_value is None else f", p = {stored.p_value:.2g}"
+        return (
+            f" ({effect_share(stored.first_order)} by attribution, random latents "
+            f"{alike_words(stored)} {effect_share(stored.control_mean)}{p}){_tested(stored)}"
+        )
+    return f" (there is no random set to compare with){_tested(stored)}"
 
 
 def _tested(stored: CategoryEffect) -> str:

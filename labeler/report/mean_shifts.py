@@ -92,7 +92,7 @@ def _leaves(table: ChangeTable) -> list[CategoryRow]:
 def _named(rows: Sequence[CategoryRow]) -> str:
     ordered = sorted(rows, key=lambda row: (row.called_shift_q or 0.0, row.category))
     names = [
-        f"{one_line(row.name)} ({row.called_shift:+.3f}{alike_words(row, row.n_shifts_alike)})"
+        f"{one_line(row.name)} ({row.shown_shift:+.3f}{alike_words(row, row.n_shifts_alike)})"
         for row in ordered
     ]
     return listed(names, _MOST_NAMED)

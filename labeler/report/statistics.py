@@ -161,7 +161,7 @@ def category_changes(
             scrambled_low=weighted.scrambled_low,
             scrambled_high=weighted.scrambled_high,
             weighted_shift_q=weighted.weighted_shift_q,
-            n_scrambled=None if weighted.weighted_shift is None else first.n_scrambled,
+            n_scrambled=first.n_scrambled or None,
             n_shifts_alike=shift.n_shifts_alike,
         )
         for change, shift, weighted in zip(

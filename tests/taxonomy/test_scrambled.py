@@ -8,7 +8,7 @@ from scipy import stats
 
 from taxonomy.randomisation import DrawnCounts
 from taxonomy.scrambled import (
-    LEAST_LATENTS,
+    LEAST_EFFECTIVE,
     WeightedShift,
     moderated,
     stretched,
@@ -43,7 +43,9 @@ def test_one_more_scrambled_fine_tune_is_called_no_more_often_than_the_level_all
         squares = random.lognormal(size=N_LATENTS)
         found = compared(rows[0], rows[1:], squares)
         p_values += [row.weighted_shift_p for row in found]
-        tables += any((row.weighted_shift_q or 0.0) < 0.05 for row in found)
+        tables += any(
+            row.weighted_shift_q is not None and row.weighted_shift_q < 0.05 for row in found
+        )
     assert 0.02 < np.mean(np.array(p_values) < 0.05) < 0.055
     assert tables / 400 <= 0.08
 
@@ -85,14 +87,36 @@ def test_a_category_that_is_turned_up_is_called_and_the_bias_of_the_others_is_no
 
 
 def test_the_mean_is_that_of_all_activation_so_rare_latents_hardly_count() -> None:
-    squares = np.where(np.arange(N_LATENTS) < 10, 1000.0, 1.0)
-    true = np.where(np.arange(N_LATENTS) < 10, 0.1, -0.1)
+    squares = np.where(np.arange(N_LATENTS) < 120, 1000.0, 1.0)
+    true = np.where(np.arange(N_LATENTS) < 120, 0.1, -0.1)
     (row, *_) = compared(true, fine_tunes(np.random.default_rng(2), K), squares)
     own, others = CATEGORY == 0, CATEGORY != 0
     expected = np.average(true[own], weights=squares[own]) - np.average(
         true[others], weights=squares[others]
     )
     assert row.weighted_shift == pytest.approx(expected)
+
+
+def test_trap_a_category_that_rests_on_one_latent_is_not_compared() -> None:
+    rows = fine_tunes(np.random.default_rng(7), 1 + K)
+    squares = np.ones(N_LATENTS)
+    squares[0] = 1000.0
+    rows[0, 0] = 1.0
+    found = compared(rows[0], rows[1:], squares)
+    assert found[0] == WeightedShift()
+    assert all(row.weighted_shift is not None for row in found[1:])
+
+
+def test_trap_no_call_rests_on_one_latent() -> None:
+    rows = fine_tunes(np.random.default_rng(8), 1 + K)
+    squares = np.ones(N_LATENTS)
+    squares[0] = 10.0
+    rows[0, 0] = 1.0
+    (row, *_) = compared(rows[0], rows[1:], squares)
+    assert row.weighted_shift is not None
+    assert row.scrambled_high is not None
+    assert row.weighted_shift > row.scrambled_high
+    assert (row.weighted_shift_q or 0.0) > 0.05
 
 
 def test_unknown_latents_are_left_out_and_small_categories_say_nothing() -> None:
@@ -108,7 +132,7 @@ def test_unknown_latents_are_left_out_and_small_categories_say_nothing() -> None
     first = compared(rows[0], rows[1:])
     second = weighted_shifts(left[0], left[1:], squares, MEMBERS, counted, [0] * N_CATEGORIES)
     assert first == second
-    counted[own[LEAST_LATENTS - 1 :]] = False
+    counted[own[int(LEAST_EFFECTIVE) - 1 :]] = False
     few = weighted_shifts(left[0], left[1:], squares, MEMBERS, counted, [0] * N_CATEGORIES)
     assert few[0] == WeightedShift()
     assert few[1].weighted_shift is not None

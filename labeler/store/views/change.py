@@ -142,7 +142,7 @@ _STATISTIC_COLUMNS = {
     "scrambled_low": "lower bound of weighted_shift in 95 % of scrambled fine-tunes",
     "scrambled_high": "upper bound",
     "weighted_shift_q": "Benjamini-Hochberg q that weighted_shift is that of a scrambled fine-tune",
-    "n_scrambled": "scrambled fine-tunes behind these bounds; NULL = none",
+    "n_scrambled": "scrambled fine-tunes of the comparison; NULL = none",
     "n_shifted": "latents behind the shifts",
     "over_seeds": "training seeds that the row is over, their counts added up; NULL = one",
     "n_seeds_alike": "seeds whose own difference of shares has the row's sign",
