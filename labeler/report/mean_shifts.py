@@ -10,11 +10,11 @@ from taxonomy.counts import ALPHA
 
 _MOST_NAMED = 5
 _BESIDE_SCRAMBLES = (
-    "What a call by strength is worth: on ten small fine-tunes whose answers were measured, 7 "
-    "categories were called. The answers had changed that way in 5, not at all in 1, and in 1 they "
-    "could not show it; 5 of the 18 changes of behaviour were called. Of 80 scrambled fine-tunes, "
-    "which mean nothing, 4 had a category called. So a call is worth a look at the answers, and "
-    "no call says little."
+    "What a call by strength is worth: on ten small fine-tunes whose answers were measured, 5 "
+    "categories were called. The answers had changed that way in 4, and in 1 they could not show "
+    "it. But only 4 of the 18 changes of behaviour were called, and none of 80 scrambled "
+    "fine-tunes, which mean nothing. So a call is worth a look at the answers, and no call says "
+    "little."
 )
 _AGAINST_THE_REST = (
     "What a call by strength is worth without scrambled fine-tunes: on ten small fine-tunes whose "
