@@ -92,11 +92,19 @@ def relative_change(
         pair = [replace(reference, name="reference"), replace(model, name="model")]
         plain = config.model_copy(update={"template_model": None})
         harvest(pair, documents, plain, Path(folder))
-        ratios = []
-        for shard in ActivationStore.open(Path(folder)).shards():
-            x = shard.activations[shard.mask].float()
-            ratios.append((x[:, 1] - x[:, 0]).norm(dim=-1) / x[:, 0].norm(dim=-1))
-    return float(torch.cat(ratios).median())
+        shards = ActivationStore.open(Path(folder)).shards()
+        x = torch.cat([shard.activations[shard.mask].float() for shard in shards])
+    return median_change(x[:, 1], x[:, 0])
+
+
+def median_change(model: torch.Tensor, reference: torch.Tensor) -> float:
+    """Median over tokens of ||x_model - x_reference|| / ||x_reference||, of (n, d) each."""
+    return float(((model - reference).norm(dim=-1) / reference.norm(dim=-1)).median())
+
+
+def spread_over(documents: Sequence[Document], n: int) -> Sequence[Document]:
+    """At most `n` documents, evenly spread over all of them."""
+    return documents[:: max(1, len(documents) // n)][:n]
 
 
 def write_scrambled(

@@ -33,7 +33,7 @@ from crosscoder.memory_store import memory_store
 from crosscoder.model import Crosscoder, fit_normaliser
 from crosscoder.model_files import FileHashes, SubjectSpec, pinned
 from crosscoder.models import inspect_subject, with_converted_weights
-from crosscoder.nulls import fitted_scramble, write_scrambled
+from crosscoder.nulls import fitted_scramble, median_change, spread_over, write_scrambled
 from crosscoder.progress import Progress, SilentProgress
 from crosscoder.reading import CorpusReader, open_readers
 from crosscoder.scaling import latent_scaling
@@ -96,8 +96,9 @@ def scrambled_shifts(
             read.append(text.read(spec))
             advance(1)
         stack = torch.cat([each.activations.float() for each in read], dim=1)
-        true_change = _relative_change(stack, place, base_place, text.mask(read))
-        some = _spread(documents, FIT_DOCUMENTS)
+        mask = text.mask(read)
+        true_change = median_change(stack[mask, place], stack[mask, base_place])
+        some = spread_over(documents, FIT_DOCUMENTS)
         factor = fitted_scramble(
             target, base, some, config, Path(folder) / "fit", seed, FIT_TOLERANCE
         ).factor
@@ -107,7 +108,7 @@ def scrambled_shifts(
             scrambled = text.read(write_scrambled(target, base, home, seed + 1 + k, factor))
             stack[:, place] = scrambled.activations[:, 0].float()
             mask = text.mask([*read[:place], scrambled, *read[place + 1 :]])
-            changes.append(_relative_change(stack, place, base_place, mask))
+            changes.append(median_change(stack[mask, place], stack[mask, base_place]))
             shift = _shift(crosscoder, stack[mask], scrambled.document[mask], pair)
             shifts.append(shift * true_change / changes[-1])
             advance(1)
@@ -159,20 +160,6 @@ class _Text:
         medians = median_norms([norms], [roles])
         config = self._config
         return token_mask(norms, roles, document, medians, config.skip_first, config.max_norm_ratio)
-
-
-def _spread(documents: Sequence[Document], n: int) -> Sequence[Document]:
-    """About `n` documents, evenly spread over all of them."""
-    return documents[:: max(1, len(documents) // n)][:n]
-
-
-def _relative_change(
-    activations: torch.Tensor, target: int, reference: int, mask: torch.Tensor
-) -> float:
-    """Median over the mask's tokens of ||x_target - x_reference|| / ||x_reference||."""
-    x = activations[mask]
-    change = (x[:, target] - x[:, reference]).norm(dim=-1) / x[:, reference].norm(dim=-1)
-    return float(change.median())
 
 
 def _shift(

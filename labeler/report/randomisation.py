@@ -100,7 +100,8 @@ class RandomisedSides:
     shifts: NDArray[np.float32]
     """(1 + G, F) strength shifts, and without each block of documents"""
     labels: tuple[Any, ...]
-    """Rows latent_index, outcome, category, parent, rank, density, mean_activation, effect."""
+    """Rows latent_index, outcome, category, parent, rank, density, mean_activation, p_reappear,
+    effect."""
     prefixes: SidePrefixes | None = None
     """None where the sides were not drawn deeper than they are."""
     n_documents: int | None = None

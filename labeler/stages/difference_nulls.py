@@ -144,7 +144,7 @@ def _rounded_model(context: StageContext, model: str, base: str) -> SubjectSpec:
 
 def _fitted(context: StageContext, model: str, base: str) -> FittedNull:
     """The scrambled fine-tune of one model, from its folder where it was made of the same."""
-    from crosscoder.nulls import FittedNull, fitted_scramble
+    from crosscoder.nulls import FittedNull, fitted_scramble, spread_over
 
     study = context.study
     specs = [_converted(study, name) for name in (model, base)]
@@ -158,12 +158,10 @@ def _fitted(context: StageContext, model: str, base: str) -> FittedNull:
     if record.is_file():
         stored = unsealed(record, read_json_object(record, "delete it"), "delete it")
         return FittedNull(**{**stored, "spec": SubjectSpec(**stored["spec"])})
-    documents = study_text(context).documents
-    step = max(1, len(documents) // FIT_DOCUMENTS)
     fitted = fitted_scramble(
         specs[0],
         specs[1],
-        documents[::step][:FIT_DOCUMENTS],
+        spread_over(study_text(context).documents, FIT_DOCUMENTS),
         harvest_config(study),
         folder,
         study.config.study.seed,

@@ -67,6 +67,7 @@ def _shifts(
     import torch
 
     from crosscoder.errors import InputError
+    from crosscoder.nulls import spread_over
     from crosscoder.scrambled_shifts import scrambled_shifts
     from crosscoder.tensor_files import read_sealed_tensors, write_sealed_tensors
 
@@ -79,13 +80,11 @@ def _shifts(
     study = context.study
     crosscoder = trained_crosscoder(context, one)
     specs = {spec.name: spec for spec in subject_specs(study)}
-    documents = study_text(context).documents
-    step = max(1, len(documents) // study.config.isolate.scramble_documents)
     found = scrambled_shifts(
         crosscoder,
         [specs[name] for name in crosscoder.config.model_names],
         pair,
-        documents[::step][: study.config.isolate.scramble_documents],
+        spread_over(study_text(context).documents, study.config.isolate.scramble_documents),
         harvest_config(study),
         n_scrambles=study.config.isolate.scrambles,
         seed=study.config.study.seed,
