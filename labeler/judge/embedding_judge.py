@@ -6,19 +6,15 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from labeler.embedding.base import CachedEmbedder, Embedder
 from labeler.embedding.embedders import embedder_name
 from labeler.judge.base import (
     CategoryOption,
-    Example,
     JudgeIdentity,
     JudgeKind,
     JudgeReply,
@@ -27,14 +23,13 @@ from labeler.judge.base import (
     OnAttempt,
     ignore_attempt,
 )
+from labeler.judge.evidence_detection import alike
+from labeler.judge.evidence_explanation import explained
 from labeler.judge.evidence_statistics import (
-    LANGUAGE_NAMES,
-    EvidenceStatistics,
     LanguageIdentifier,
-    Snippet,
+    Reading,
     known_languages,
-    snippet,
-    summarise,
+    read,
 )
 from labeler.judge.nearest_category import CategoryFinder, Found
 from labeler.judge.rendering import content_text
@@ -71,118 +66,10 @@ class EvidenceKind(JudgeKind):
         return f"evidence-{embedder_name(embedding)}"
 
 
-def alike(explanation: str, texts: Sequence[str], embedder: Embedder) -> list[bool]:
-    """Whether each text belongs to the group that is nearer to the explanation.
-
-    The cosine similarities are split in two where the variance between the groups is largest (Otsu
-    1979). The split does not know how many texts are right. It always finds some, except where all
-    similarities are equal: then no text is alike.
-    """
-    if not texts:
-        return []
-    vectors = embedder.embed([explanation, *texts])
-    similarities = np.asarray(vectors[1:] @ vectors[0], dtype=np.float64)
-    return [bool(value) for value in similarities > split_point(similarities)]
-
-
-def split_point(values: NDArray[np.float64]) -> float:
-    """The value above which Otsu's upper group begins; the largest where all are equal."""
-    ordered = np.sort(values)
-    sizes = np.arange(1, len(ordered))
-    lower = np.cumsum(ordered)[:-1] / sizes
-    upper = (ordered.sum() - np.cumsum(ordered)[:-1]) / (len(ordered) - sizes)
-    between = sizes * (len(ordered) - sizes) * (upper - lower) ** 2
-    # Values that are equal up to rounding belong to one group.
-    distinct = np.diff(ordered) > 1e-9
-    if not distinct.any():
-        return float(ordered[-1])
-    return float(ordered[int(np.argmax(np.where(distinct, between, -1.0)))])
-
-
-SHOWN_WORDS = 5
-SHOWN_SHARE = 0.04
-"""Words below this share of activation are left out, except the first."""
-SNIPPET_CHARACTERS = 120
-SHORT_FORM_CHARACTERS = 80
-_ROLE_WORDS = {"assistant": "assistant turns", "user": "user turns", "plain": "plain text"}
-
-
-def explanation_of(statistics: EvidenceStatistics, example: str | None) -> str:
-    """One sentence with words, roles, languages, position in the turn and an example."""
-    parts = [
-        f"Fires on {_words(statistics)} in {_roles(statistics)}",
-        _languages(statistics),
-        _place(statistics),
-        _concentration(statistics),
-        f'texts such as "{_shortened(example)}"' if example else "",
-    ]
-    return "; ".join(part for part in parts if part)
-
-
-def short_form(explanation: str) -> str:
-    """The first statement of an explanation, cut to the length of a name."""
-    one_line = " ".join(explanation.split())
-    first = one_line.split(";")[0].split(". ")[0].rstrip(".")
-    first = first.removeprefix("Fires on ").strip()
-    if len(first) <= SHORT_FORM_CHARACTERS:
-        return first
-    return first[: SHORT_FORM_CHARACTERS - 1].rsplit(" ", 1)[0] + "\u2026"
-
-
-def _words(statistics: EvidenceStatistics) -> str:
-    top = statistics.words[:SHOWN_WORDS]
-    shown = [item.word for item in top if item.share >= SHOWN_SHARE] or [
-        item.word for item in top[:1]
-    ]
-    return ", ".join(f'"{word}"' for word in shown) or "nothing readable"
-
-
-def _roles(statistics: EvidenceStatistics) -> str:
-    named = [_ROLE_WORDS[role] for role, share in statistics.role_shares if share >= 0.2]
-    return " and ".join(named) or "text"
-
-
-def _languages(statistics: EvidenceStatistics) -> str:
-    if 2 * statistics.n_known_language < statistics.n_windows:
-        return ""
-    named = [
-        LANGUAGE_NAMES[language] for language, share in statistics.language_shares if share >= 0.2
-    ]
-    if not named:
-        return "many languages"
-    return " and ".join([", ".join(named[:-1]), named[-1]]) if len(named) > 1 else named[0]
-
-
-def _place(statistics: EvidenceStatistics) -> str:
-    if statistics.start_share >= 0.5:
-        return "near the start of the turn"
-    if statistics.end_share >= 0.5:
-        return "near the end of the turn"
-    return ""
-
-
-def _concentration(statistics: EvidenceStatistics) -> str:
-    top = statistics.words[0].share if statistics.words else 0.0
-    if top >= 0.6:
-        return f"almost only that word ({top:.0%} of its activation)"
-    if top < 0.15:
-        return "spread over many words"
-    return ""
-
-
-def _shortened(text: str) -> str:
-    one_line = " ".join(text.split())
-    if len(one_line) <= SNIPPET_CHARACTERS:
-        return one_line
-    return one_line[: SNIPPET_CHARACTERS - 1].rsplit(" ", 1)[0] + "\u2026"
-
-
 METHOD_VERSION = 1
 """Increased whenever the same evidence could get another answer."""
 MIN_TEXTS = 3
 """Fewest different texts of an interpretable latent."""
-ENOUGH_TOP_WINDOWS = 6
-"""Fewest strongest examples; with fewer, those of the lower quantiles are read as well."""
 ENGLISH = "en"
 LEAST_WORDS = 3
 """Fewest words of an answer that is compared with the categories."""
@@ -193,14 +80,6 @@ UNDECIDED_BAND = 1.0
 NEEDS_REQUEST = "instruction-following"
 """Slug of the category that no answer shows by itself: this judge does not read the request."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """The examples with readable text that the judge uses, one per text."""
-
-    windows: tuple[Example, ...]
-    snippets: tuple[Snippet, ...]
 
 
 class EvidenceJudge:
@@ -230,7 +109,7 @@ class EvidenceJudge:
     def read_ahead(self, requests: Sequence[JudgeRequest]) -> None:
         """Embed the texts of latents in one call; `ask` finds their vectors."""
         subjects = [request.subject for request in requests if request.subject is not None]
-        texts = [piece.text for subject in subjects for piece in _read(subject).snippets]
+        texts = [piece.text for subject in subjects for piece in read(subject).snippets]
         self._embedder.embed(list(dict.fromkeys(texts)))
 
     async def ask(
@@ -296,31 +175,21 @@ class EvidenceJudge:
         }
 
     def _explain(self, subject: LatentRecord) -> dict[str, Any]:
-        reading = _read(subject)
+        reading = read(subject)
         if len(reading.snippets) < MIN_TEXTS:
             return {
                 "explanation": f"Too little evidence: {len(reading.snippets)} readable texts",
                 "interpretable": False,
                 "confidence": 0.0,
             }
-        vectors = self._embedder.embed([piece.text for piece in reading.snippets])
-        centre = vectors.mean(axis=0)
-        example = reading.snippets[int(np.argmax(vectors @ centre))]
-        statistics = summarise(reading.windows, self._languages)
-        # Length of the mean unit vector: 1 where all texts are alike, 0 where unrelated.
-        cohesion = min(1.0, float(np.linalg.norm(centre)))
-        return {
-            "explanation": explanation_of(statistics, example.text),
-            "interpretable": True,
-            "confidence": round(cohesion, 4),
-        }
+        return explained(reading, self._embedder, self._languages)
 
     def _categorize(self, request: JudgeRequest) -> dict[str, Any]:
         assert request.subject is not None
         if not request.subject.windows and request.explanation is not None:
             # Latents that were explained elsewhere have no evidence: use the explanation.
             return self._nearest(request, [canonical_text(request.explanation)], 0.0)
-        reading = _read(request.subject)
+        reading = read(request.subject)
         if len(reading.snippets) < MIN_TEXTS:
             return {"outcome": "uninterpretable", "categories": []}
         texts = [piece.text for piece in reading.snippets]
@@ -337,7 +206,7 @@ class EvidenceJudge:
             self._finders[options] = CategoryFinder.build(options, self._embedder)
         return self._finders[options]
 
-    def _foreign_share(self, reading: _Reading) -> float:
+    def _foreign_share(self, reading: Reading) -> float:
         """Share of the examples that are known not to be in English."""
         spoken = known_languages(reading.windows, self._languages)
         english = spoken.count(ENGLISH) / len(spoken) if spoken else 0.0
@@ -362,20 +231,3 @@ def _assigned(found: Sequence[Found], texts: Sequence[str]) -> dict[str, Any]:
 def _by_behaviour(option: CategoryOption) -> CategoryOption:
     """The option with its `behaviour` line in place of the definition."""
     return replace(option, definition=option.behaviour) if option.behaviour else option
-
-
-def _read(subject: LatentRecord) -> _Reading:
-    """Examples of the explain half on which the latent fires, each text once."""
-    shown = [window for window in subject.windows if window.split == "explain"]
-    top = [window for window in shown if window.kind == "top"]
-    if len(top) < ENOUGH_TOP_WINDOWS:
-        top += [window for window in shown if window.kind == "quantile"]
-    pieces: dict[str, tuple[Example, Snippet]] = {}
-    for window in top:
-        piece = snippet(window)
-        if piece is not None:
-            pieces.setdefault(piece.text, (window, piece))
-    return _Reading(
-        tuple(window for window, _ in pieces.values()),
-        tuple(piece for _, piece in pieces.values()),
-    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from labeler.judge.base import CONTENT_ROLES, Example
+from labeler.judge.base import CONTENT_ROLES, Example, LatentRecord
 from labeler.judge.rendering import Turn, content_text, joined, turns
 
 STRONG_SHARE = 0.5
@@ -95,6 +95,35 @@ def _neighbourhood(window: Example, turn: Turn) -> str:
     at = all_turns.index(turn)
     near = all_turns[max(0, at - 1) : at + 2]
     return "\n".join(joined(window, each.positions).strip() for each in near).strip()
+
+
+ENOUGH_TOP_WINDOWS = 6
+"""Fewest strongest examples; with fewer, those of the lower quantiles are read as well."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The examples with readable text that the judge uses, one per text."""
+
+    windows: tuple[Example, ...]
+    snippets: tuple[Snippet, ...]
+
+
+def read(subject: LatentRecord) -> Reading:
+    """Examples of the explain half on which the latent fires, each text once."""
+    shown = [window for window in subject.windows if window.split == "explain"]
+    top = [window for window in shown if window.kind == "top"]
+    if len(top) < ENOUGH_TOP_WINDOWS:
+        top += [window for window in shown if window.kind == "quantile"]
+    pieces: dict[str, tuple[Example, Snippet]] = {}
+    for window in top:
+        piece = snippet(window)
+        if piece is not None:
+            pieces.setdefault(piece.text, (window, piece))
+    return Reading(
+        tuple(window for window, _ in pieces.values()),
+        tuple(piece for _, piece in pieces.values()),
+    )
 
 
 LANGUAGE_NAMES = {

@@ -24,7 +24,7 @@ from labeler.errors import UsageError
 from labeler.judge.base import CategoryOption, Judge, JudgeRequest, LatentRecord
 from labeler.judge.batch import BatchRunner, FailureLimit
 from labeler.judge.calls import CallStore, Question, StoredCall
-from labeler.judge.embedding_judge import short_form
+from labeler.judge.evidence_explanation import short_form
 from labeler.judge.latents import latents_of, load_subjects, options_of
 from labeler.judge.prompts import categorize_request
 from labeler.judge.rendering import content_text, escaped

@@ -20,7 +20,8 @@ from labeler.embedding.base import Embedder
 from labeler.embedding.embedders import TfidfEmbedder
 from labeler.judge.answers import check_answer
 from labeler.judge.base import Example, JudgeReply, JudgeRequest, ShownExample
-from labeler.judge.embedding_judge import EvidenceJudge, short_form
+from labeler.judge.embedding_judge import EvidenceJudge
+from labeler.judge.evidence_explanation import short_form
 from labeler.judge.evidence_statistics import edge_of_turn, snippet, word_activations
 from labeler.judge.prompts import categorize_request, detect_request, explain_request, fuzz_request
 from labeler.judge.rendering import strength
