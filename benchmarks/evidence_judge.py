@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import re
 import sys
 import time
 from collections import Counter
@@ -22,8 +21,9 @@ from pathlib import Path
 
 from labeler.embedding.base import Embedder
 from labeler.embedding.embedders import MiniLmEmbedder, TfidfEmbedder, find_minilm
-from labeler.judge.base import CategoryOption, Example, LatentRecord
+from labeler.judge.base import CategoryOption
 from labeler.judge.embedding_judge import EvidenceJudge
+from labeler.judge.labelled_evidence import LabelledLatent, read_labelled
 from labeler.judge.prompts import categorize_request
 from taxonomy.counts import Side
 from taxonomy.intervals import wilson_interval
@@ -31,17 +31,6 @@ from taxonomy.tree import seed_taxonomy
 
 DATA = Path(__file__).parent / "data" / "labelled_evidence.jsonl"
 QUICK_PER_CATEGORY = 3
-_MARKED = re.compile(r"<<(.*?)>>", re.DOTALL)
-_TOKEN = re.compile(r"\s*[^\W_]+|\s*[^\w\s]|\s*_|\s+")
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A latent whose category a person gave."""
-
-    name: str
-    category: str
-    subject: LatentRecord
 
 
 @dataclass(frozen=True)
@@ -74,28 +63,6 @@ def main() -> None:
     print(json.dumps(figures(rows, results)))
 
 
-def read_labelled(path: Path) -> list[Labelled]:
-    """Read labelled evidence: marked spans activate with 1, everything else with 0."""
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-        row = json.loads(line)
-        windows = tuple(window_of(each["role"], each["text"]) for each in row["windows"])
-        subject = LatentRecord(number, "labelled", number, windows)
-        rows.append(Labelled(row["id"], row["category"], subject))
-    return rows
-
-
-def window_of(role: str, text: str) -> Example:
-    """Words and marks as tokens; a token is active between `<<` and `>>`."""
-    tokens: list[str] = []
-    activations: list[float] = []
-    for number, part in enumerate(_MARKED.split(text)):
-        pieces = _TOKEN.findall(part)
-        tokens += pieces
-        activations += [float(number % 2)] * len(pieces)
-    return Example("top", "explain", tuple(tokens), (role,) * len(tokens), tuple(activations))
-
-
 def seed_options() -> tuple[CategoryOption, ...]:
     """Leaves of the seed taxonomy, as a judge is offered them."""
     return tuple(
@@ -113,7 +80,7 @@ def seed_options() -> tuple[CategoryOption, ...]:
 
 
 def judged(
-    rows: Sequence[Labelled], options: Sequence[CategoryOption], embedder: Embedder
+    rows: Sequence[LabelledLatent], options: Sequence[CategoryOption], embedder: Embedder
 ) -> Scored:
     """Ask the evidence judge for the primary category of each latent, or its other outcome."""
     judge = EvidenceJudge(embedder)
@@ -132,14 +99,14 @@ def judged(
     return Scored(judge.identity.name, tuple(given), time.perf_counter() - started)
 
 
-def majority(rows: Sequence[Labelled]) -> Scored:
+def majority(rows: Sequence[LabelledLatent]) -> Scored:
     """Always the most frequent category (the first in the alphabet of several)."""
     counts = Counter(row.category for row in rows)
     most = min(counts, key=lambda category: (-counts[category], category))
     return Scored("majority", (most,) * len(rows), 0.0)
 
 
-def table(rows: Sequence[Labelled], results: Sequence[Scored]) -> str:
+def table(rows: Sequence[LabelledLatent], results: Sequence[Scored]) -> str:
     """A Markdown table: recall / precision of each category and judge, then the accuracy."""
     names = [result.judge for result in results]
     heads = " | ".join(f"{name} recall / precision" for name in names)
@@ -156,7 +123,7 @@ def table(rows: Sequence[Labelled], results: Sequence[Scored]) -> str:
     return "\n".join(lines)
 
 
-def confusions(rows: Sequence[Labelled], result: Scored) -> str:
+def confusions(rows: Sequence[LabelledLatent], result: Scored) -> str:
     """The latents that a judge got wrong."""
     wrong = [
         f"- {row.name}: {given}"
@@ -166,7 +133,7 @@ def confusions(rows: Sequence[Labelled], result: Scored) -> str:
     return "\n".join([f"\n{result.judge}, wrong:", *wrong, ""])
 
 
-def figures(rows: Sequence[Labelled], results: Sequence[Scored]) -> dict[str, object]:
+def figures(rows: Sequence[LabelledLatent], results: Sequence[Scored]) -> dict[str, object]:
     """The figures for machines."""
     return {
         "benchmark": "evidence_judge",
@@ -186,7 +153,7 @@ def figures(rows: Sequence[Labelled], results: Sequence[Scored]) -> dict[str, ob
     }
 
 
-def hits(rows: Sequence[Labelled], result: Scored, category: str | None = None) -> int:
+def hits(rows: Sequence[LabelledLatent], result: Scored, category: str | None = None) -> int:
     """How many latents (of a category) a judge got right."""
     return sum(
         row.category == given and category in (None, row.category)
@@ -194,21 +161,21 @@ def hits(rows: Sequence[Labelled], result: Scored, category: str | None = None) 
     )
 
 
-def _recall_and_precision(rows: Sequence[Labelled], result: Scored, category: str) -> str:
+def _recall_and_precision(rows: Sequence[LabelledLatent], result: Scored, category: str) -> str:
     right = hits(rows, result, category)
     n = sum(row.category == category for row in rows)
     n_given = result.given.count(category)
     return f"{right}/{n} / {right}/{n_given}"
 
 
-def _accuracy_cell(rows: Sequence[Labelled], result: Scored) -> str:
+def _accuracy_cell(rows: Sequence[LabelledLatent], result: Scored) -> str:
     right = hits(rows, result)
     bounds = wilson_interval(Side(right, len(rows)))
     shown = f" [{bounds.low:.0%}, {bounds.high:.0%}]" if bounds is not None else ""
     return f"{right}/{len(rows)} = {right / len(rows):.0%}{shown}"
 
 
-def _first_of_each(rows: Sequence[Labelled], n: int) -> list[Labelled]:
+def _first_of_each(rows: Sequence[LabelledLatent], n: int) -> list[LabelledLatent]:
     seen: Counter[str] = Counter()
     kept = []
     for row in rows:
