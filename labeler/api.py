@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from labeler.exchange.folders import ExchangeExport, ExchangeResult
     from labeler.exchange.labels_round_trip import LabelImportResult
     from labeler.exchange.latents_import import ImportResult
+    from labeler.judge.budget import Limits
     from labeler.stages.pipeline import StageReport
     from labeler.stages.status import StudyStatus
     from labeler.store.query.result import QueryResult
@@ -42,18 +43,27 @@ class Study:
         return cls(StudyFile.read(Path(path)))
 
     def run(
-        self, first: str | None = None, last: str | None = None, progress: Progress | None = None
+        self,
+        first: str | None = None,
+        last: str | None = None,
+        progress: Progress | None = None,
+        limits: Limits | None = None,
     ) -> list[StageReport]:
-        """Run the stages up to `last`, redoing `first` and those after it."""
+        """Run the stages up to `last`, redoing `first` and those after it.
+
+        `limits` are those on all judge calls of the study; BudgetReachedError before one is passed.
+        """
         from labeler.stages.pipeline import run_study
 
-        return list(run_study(self.file, progress or SilentProgress(), first, last))
+        return list(run_study(self.file, progress or SilentProgress(), first, last, limits))
 
-    def run_stage(self, name: str, progress: Progress | None = None) -> StageReport:
+    def run_stage(
+        self, name: str, progress: Progress | None = None, limits: Limits | None = None
+    ) -> StageReport:
         """Run one stage on the product of the one before it; `report` needs labels alone."""
         from labeler.stages.pipeline import run_stage
 
-        return run_stage(self.file, progress or SilentProgress(), name)
+        return run_stage(self.file, progress or SilentProgress(), name, limits)
 
     def status(self) -> StudyStatus:
         """Stages done, stale or open; coverage; what review is left."""

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
-from pathlib import Path
 
 import typer
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session, aliased
 
-from crosscoder.progress import SilentProgress
 from labeler.api import Study
+from labeler.cli.planning import planned
 from labeler.errors import UsageError
-from labeler.judge.base import JudgeRequest, judge_kind
+from labeler.judge.base import JudgeRequest
 from labeler.judge.latents import load_subject
 from labeler.judge.prompts import explain_request
-from labeler.labeling.plan import plan_labels, plan_lines
 from labeler.report.basis import sets_of, shift_words
 from labeler.report.latent_effects import (
     effect_lines,
@@ -25,8 +23,6 @@ from labeler.report.latent_effects import (
 )
 from labeler.report.model import Measure
 from labeler.report.shift_bar import shift_word
-from labeler.stages.base import StageContext
-from labeler.stages.label import labelled_latents, side_latents
 from labeler.store.engine import read_session, require_existing
 from labeler.store.history import HistoryEntry, latent_history
 from labeler.store.latents import evidence_of, find_latent, latent_title
@@ -39,7 +35,6 @@ from labeler.store.schema import (
     LatentScaling,
     SubjectModel,
 )
-from labeler.study.judge_config import JudgeSection
 from labeler.study.study_file import StudyFile
 from labeler.text import one_line, plural
 from taxonomy.tree import Taxonomy
@@ -260,38 +255,6 @@ def warning_of(study: StudyFile) -> str | None:
         f"label: {names}: this is what the database holds, not what the present config will make "
         f"of it; `difflens run {study.path.name} --until {late[-1].stage}` brings it up to date"
     )
-
-
-def planned(study: StudyFile) -> list[str]:
-    """The plan of every judge of the study, as lines."""
-    from labeler.judge.factory import make_judge
-
-    require_existing(study.database_url)
-    lines: list[str] = []
-    with opened(study.database_url) as engine:
-        context = StageContext(study, engine, SilentProgress())
-        for section in (study.config.judge, *study.config.judges):
-            kind = judge_kind(section.kind)
-            if not kind.is_metered:
-                name = kind.expected_name(section, study.config.embedding)
-                lines.append(f"{name}: computes on this machine, no call is paid")
-                continue
-            with read_session(engine) as session:
-                latents = labelled_latents(session, context, section)
-                scored = side_latents(session, context)
-            judge = make_judge(section, folder=study.folder)
-            folder = model_folder(study, section)
-            plan = plan_labels(engine, judge, section, study.config, latents, scored, folder)
-            lines += plan_lines(plan)
-    return lines
-
-
-def model_folder(study: StudyFile, section: JudgeSection) -> Path | None:
-    """Local folder of the judge's model, whose tokenizer counts exactly; None where it has none."""
-    for name in (section.server.model_path, section.model):
-        if name and study.resolve(name).is_dir():
-            return study.resolve(name)
-    return None
 
 
 def prompt_of(study: StudyFile, name: str) -> str:

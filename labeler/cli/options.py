@@ -15,6 +15,19 @@ LatentName = Annotated[
     str, typer.Argument(help="`crosscoder:latent_index`, or `id:latent_id`.", metavar="LATENT")
 ]
 
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-tokens-total",
+        min=0,
+        help="Stop before the tokens of the study's judge calls, earlier ones too, pass this.",
+    ),
+]
+MaxCost = Annotated[
+    float | None,
+    typer.Option(min=0, help="Stop before the cost of the study's judge calls passes this."),
+]
+
 
 def prepare_streams() -> None:
     """Make stdout and stderr take any text.

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import typer
-from sqlalchemy import func, select
+from sqlalchemy import Engine, func, select
 
 from crosscoder.errors import InputError
 from crosscoder.progress import SilentProgress
-from labeler.cli.inspection import planned
 from labeler.errors import USAGE_ERRORS, UsageError
 from labeler.judge.base import judge_kind
+from labeler.judge.budget import Limits
+from labeler.judge.factory import judge_sections, study_spending
+from labeler.labeling.behaviour_prompts import read_prompts
 from labeler.stages.base import STAGE_NAMES, StageContext
+from labeler.stages.behaviour import prompts_path
+from labeler.stages.judge_plan import ASKING, study_plan
+from labeler.stages.judge_plan import plan_lines as judge_plan_lines
 from labeler.stages.pipeline import study_stages
 from labeler.stages.status import StageStatus, stage_states
+from labeler.store.comparisons import study_comparisons
 from labeler.store.database_url import sqlite_file
-from labeler.store.engine import read_session
+from labeler.store.engine import open_engine, read_session
 from labeler.store.migrate import opened
 from labeler.store.runs import latest_done_run
-from labeler.store.schema import Latent, LatentSet, LatentSetMember
+from labeler.store.schema import Latent, LatentSet, LatentSetMember, metadata
 from labeler.study.corpus_text import corpus_documents, unread_sources
 from labeler.study.study_file import StudyFile
 from labeler.text import plural
@@ -60,6 +67,8 @@ class _Known:
     n_tokens: int | None = None
     """Tokens of the newest harvest."""
     n_latents: int | None = None
+    n_comparisons: int = 0
+    """Comparisons that the study shows, imported ones among them."""
     n_selected: int | None = None
     """Latents on the sides of the newest isolation."""
 
@@ -85,8 +94,10 @@ def plan_lines(study: StudyFile, first: str | None = None, last: str | None = No
         lines.append(f"{name:<11} {word:<6} {sizes[name]}{took}")
         if state.note:
             lines.append(f"            {state.note}")
-    if "label" in names:
-        lines += [f"  {line}" for line in _judge_lines(study, known)]
+    asking = [name for name in names if name in ASKING]
+    if asking:
+        done = [state.stage for state in known.states if state.state == "done"]
+        lines += [f"  {line}" for line in planned(study, asking, set(done) - set(forced))]
     return [*lines, *_power_lines(text)]
 
 
@@ -111,6 +122,7 @@ def _known(study: StudyFile, names: Sequence[str]) -> _Known:
                 },
                 None if harvested is None else (harvested.result or {}).get("n_tokens"),
                 session.scalar(select(func.count()).select_from(Latent)) or None,
+                len(study_comparisons(session, study.config.comparison).shown),
                 None
                 if isolated is None
                 else session.scalar(
@@ -185,19 +197,31 @@ def _sizes(study: StudyFile, known: _Known, text: TextSize) -> Iterator[str]:
             f"{seeds}"
         )
         of_all = f"{known.n_latents or config.train.n_latents:,} latents"
-    compared = plural(len(config.comparison), "comparison")
+    n_compared = len(config.comparison) or known.n_comparisons
+    compared = plural(n_compared, "comparison") if n_compared else "the imported comparisons"
     yield f"{of_all}, {compared}, {config.isolate.draws:,} draws"
     selected = _selected(study, known)
     collected = selected if config.collect.latents == "selected" else of_all
     if config.collect.latents == "eligible":
         collected = f"at most {of_all}"
     yield f"{collected} ({config.collect.latents})"
-    judges = (config.judge, *config.judges)
-    yield f"{collected if not _is_metered(study) else selected}, {plural(len(judges), 'judge')}"
+    labelled = selected if judge_kind(config.judge.kind).is_metered else collected
+    yield f"{labelled}, {plural(len(judge_sections(study)), 'judge')}"
     yield "every explanation"
     yield f"{compared}, at most {config.effect.max_tokens:,} tokens"
-    yield f"prompts of {config.behaviour.prompts}"
+    yield _prompts_size(study)
     yield compared
+
+
+def _prompts_size(study: StudyFile) -> str:
+    if study.config.behaviour.prompts is None:
+        return "no prompts are named"
+    try:
+        prompts = read_prompts(prompts_path(study), None)
+    except UsageError as error:
+        return str(error)
+    n_judged = sum(prompt.check is None for prompt in prompts)
+    return f"{plural(len(prompts), 'prompt')}, the judge classifies the answers to {n_judged}"
 
 
 def _selected(study: StudyFile, known: _Known) -> str:
@@ -209,24 +233,36 @@ def _selected(study: StudyFile, known: _Known) -> str:
     return f"at most {2 * limit * len(study.config.comparison):,} latents on the sides"
 
 
-def _is_metered(study: StudyFile) -> bool:
-    return judge_kind(study.config.judge.kind).is_metered
-
-
-def _judge_lines(study: StudyFile, known: _Known) -> list[str]:
-    """As `difflens label --plan`, once there is evidence to ask about."""
-    collected = next((each for each in known.states if each.stage == "collect"), None)
-    if collected is not None and collected.state != "open":
+def planned(
+    study: StudyFile, names: Sequence[str] = ("label",), done: Collection[str] = ()
+) -> list[str]:
+    """The calls of every judge of the study in some stages, as lines; an error is its own line."""
+    lines = []
+    for section in judge_sections(study):
+        kind = judge_kind(section.kind)
+        if not kind.is_metered:
+            name = kind.expected_name(section, study.config.embedding)
+            lines.append(f"{name}: computes on this machine, no call is paid")
+    with _database(study) as engine, study_spending(study, engine, Limits()) as spending:
+        context = StageContext(study, engine, SilentProgress(), spending=spending)
         try:
-            return planned(study)
+            return [*lines, *judge_plan_lines(study_plan(context, names, done), spending)]
         except USAGE_ERRORS as error:
-            return [str(error)]
-    if not _is_metered(study):
-        return ["the judge computes on this machine, no call is paid"]
-    return [
-        "one call a latent to explain it and one to categorize it; `difflens label "
-        f"{study.path.name} --plan` counts tokens and cost once `collect` is done"
-    ]
+            return [*lines, str(error)]
+
+
+@contextmanager
+def _database(study: StudyFile) -> Iterator[Engine]:
+    """The study's database; an empty one in memory where there is none yet."""
+    path = sqlite_file(study.database_url)
+    if path is None or path.is_file():
+        with opened(study.database_url) as engine:
+            yield engine
+        return
+    engine = open_engine("sqlite://")
+    metadata.create_all(engine)
+    yield engine
+    engine.dispose()
 
 
 def _power_lines(text: TextSize) -> list[str]:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labeler.cli.options import StudyPath
+from labeler.cli.options import MaxCost, MaxTokens, StudyPath
 from labeler.errors import UsageError, require_extra
 
 if TYPE_CHECKING:
+    from labeler.judge.budget import Limits
     from labeler.stages.pipeline import StageReport
     from labeler.study.study_file import StudyFile
 
@@ -36,7 +37,8 @@ def register(app: typer.Typer) -> None:
     app.command()(run)
     own: dict[str, Callable[..., None]] = {"label": label, "report": report}
     for name, text in STAGE_HELP.items():
-        app.command(name, help=text)(own.get(name) or _stage_command(name))
+        make = _asking_command if name in ("categorize", "behaviour") else _stage_command
+        app.command(name, help=text)(own.get(name) or make(name))
     app.command()(status)
 
 
@@ -67,6 +69,8 @@ def run(
         bool,
         typer.Option("--plan", help="Print what would be done and its size; change nothing."),
     ] = False,
+    max_tokens_total: MaxTokens = None,
+    max_cost: MaxCost = None,
     thorough: Annotated[bool, typer.Option("--thorough", hidden=True)] = False,
 ) -> None:
     """Run every stage, skipping what is already done with the same inputs."""
@@ -92,28 +96,38 @@ def run(
             raise UsageError("--plan does not say what --null-runs does; leave one of them out")
         print_plan(file, first, last)
         return
-    run_and_print(file, first, last)
+    limits = limits_of(max_tokens_total, max_cost)
+    run_and_print(file, first, last, limits)
     if null_runs:
-        run_nulls_and_print(file)
+        run_nulls_and_print(file, limits)
 
 
-def run_nulls_and_print(study: StudyFile) -> None:
+def limits_of(max_tokens_total: int | None, max_cost: float | None) -> Limits:
+    """The limits that the options of a command set."""
+    from labeler.judge.budget import Limits
+
+    return Limits(max_tokens_total, max_cost)
+
+
+def run_nulls_and_print(study: StudyFile, limits: Limits | None = None) -> None:
     """Run the null runs of a finished study, then write its report with them."""
     from labeler.progress import progress_for
     from labeler.stages.null_runs import run_null_runs
 
-    for report in run_null_runs(study, progress_for()):
+    for report in run_null_runs(study, progress_for(), limits):
         say_what_happened(report)
     run_and_print(study, "report", "report")
 
 
-def run_and_print(study: StudyFile, first: str | None, last: str | None) -> None:
+def run_and_print(
+    study: StudyFile, first: str | None, last: str | None, limits: Limits | None = None
+) -> None:
     """Run stages, say on stderr what each did, and print the change table at the end."""
     from labeler.progress import progress_for
     from labeler.stages.pipeline import run_study
 
     reports = []
-    for report in run_study(study, progress_for(), first, last):
+    for report in run_study(study, progress_for(), first, last, limits):
         reports.append(report)
         say_what_happened(report)
     if all(report.was_done for report in reports):
@@ -173,14 +187,28 @@ def report(
 
 def _stage_command(name: str) -> Callable[..., None]:
     def command(study: StudyPath) -> None:
-        from labeler.progress import progress_for
-        from labeler.stages.pipeline import run_stage
-        from labeler.study.study_file import StudyFile
-
-        say_what_happened(run_stage(StudyFile.read(study), progress_for(), name))
+        _run_one(study, name)
 
     command.__name__ = name
     return command
+
+
+def _asking_command(name: str) -> Callable[..., None]:
+    def command(
+        study: StudyPath, max_tokens_total: MaxTokens = None, max_cost: MaxCost = None
+    ) -> None:
+        _run_one(study, name, limits_of(max_tokens_total, max_cost))
+
+    command.__name__ = name
+    return command
+
+
+def _run_one(study: Path, name: str, limits: Limits | None = None) -> None:
+    from labeler.progress import progress_for
+    from labeler.stages.pipeline import run_stage
+    from labeler.study.study_file import StudyFile
+
+    say_what_happened(run_stage(StudyFile.read(study), progress_for(), name, limits))
 
 
 def status(study: StudyPath) -> None:
@@ -213,33 +241,14 @@ def label(
         str | None,
         typer.Option(metavar="LATENT", help="Print a latent's prompt; ask nothing."),
     ] = None,
-    max_tokens_total: Annotated[
-        int | None, typer.Option(min=0, help="Stop before this call's tokens pass this number.")
-    ] = None,
-    max_cost: Annotated[
-        float | None, typer.Option(min=0, help="Stop before this call's cost passes this.")
-    ] = None,
+    max_tokens_total: MaxTokens = None,
+    max_cost: MaxCost = None,
 ) -> None:
     """Let the judge explain each latent; several processes may share the work."""
-    from labeler.study.study_file import StudyFile
-
-    file = StudyFile.read(study)
     if plan or show_prompt is not None:
         from labeler.cli.inspection import print_what_is_asked
+        from labeler.study.study_file import StudyFile
 
-        print_what_is_asked(file, show_prompt)
+        print_what_is_asked(StudyFile.read(study), show_prompt)
     else:
-        _label(file, max_tokens_total, max_cost)
-
-
-def _label(study: StudyFile, max_tokens: int | None, max_cost: float | None) -> None:
-    from labeler.judge.budget import Limits, Spending
-    from labeler.progress import progress_for
-    from labeler.stages.pipeline import run_stage
-
-    limited = max_tokens is not None or max_cost is not None
-    spending = Spending(Limits(max_tokens, max_cost)) if limited else None
-    say_what_happened(run_stage(study, progress_for(), "label", spending))
-    if spending is not None:
-        used = spending.used
-        typer.echo(f"label: used {used.tokens:,.0f} tokens, cost {used.cost:.6g}", err=True)
+        _run_one(study, "label", limits_of(max_tokens_total, max_cost))

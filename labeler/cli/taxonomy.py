@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from labeler.cli.analysis import OutputFormat, print_rows
-from labeler.cli.options import StudyPath, print_data
+from labeler.cli.options import MaxCost, MaxTokens, StudyPath, print_data
 from labeler.errors import UsageError
 
 if TYPE_CHECKING:
@@ -91,14 +91,18 @@ def propose(
     output: Annotated[
         Path | None, typer.Option(help="File to write; taxonomy-proposal.yaml next to the study.")
     ] = None,
+    max_tokens_total: MaxTokens = None,
+    max_cost: MaxCost = None,
 ) -> None:
     """Make categories from explanations and write them as a file that a person reads and edits."""
+    from labeler.judge.budget import Limits
     from labeler.taxonomies import verbs
 
+    limits = Limits(max_tokens_total, max_cost)
     chosen: Literal["induce", "residual"] | None = None
     if mode is not None:
         chosen = "induce" if mode is ProposalMode.INDUCE else "residual"
-    typer.echo(verbs.propose(_read(study), chosen, output).summary(), err=True)
+    typer.echo(verbs.propose(_read(study), chosen, output, limits).summary(), err=True)
 
 
 def accept(

@@ -190,8 +190,13 @@ class JudgeReply:
     parsed: dict[str, Any] | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    estimated_prompt_tokens: int | None = None
+    """What counts towards a limit where the server reports nothing."""
+    estimated_completion_tokens: int | None = None
     latency_s: float | None = None
     error: str | None = None
+    may_be_charged: bool = False
+    """Whether the server may have worked for it without a word: a timeout, a lost connection."""
     parameters: Mapping[str, Any] | None = None
     """Request parameters that the server takes; None where unknown."""
 

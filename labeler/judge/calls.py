@@ -212,6 +212,8 @@ class CallStore:
             latency_s=reply.latency_s,
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens,
+            estimated_prompt_tokens=reply.estimated_prompt_tokens,
+            estimated_completion_tokens=reply.estimated_completion_tokens,
         )
 
     def _prompt_id(self, request: JudgeRequest) -> int:
@@ -230,20 +232,28 @@ async def ask_each(
     """The final call of each request that concerns no latent, in the order given.
 
     Every call is recorded. Equal requests share one, and an answered request is not sent again.
+    After the first error nothing more is sent; it is raised once what was in flight is recorded.
     """
     slots = asyncio.Semaphore(judge.concurrency)
+    answered: dict[str, StoredCall] = {}
+    errors: list[Exception] = []
 
-    async def one(request: JudgeRequest) -> StoredCall:
+    async def one(key: str, request: JudgeRequest) -> None:
         async with slots:
-            found = store.find(request)
-            return found if found is not None else await _ask(judge, store, request)
+            if errors:
+                return
+            try:
+                answered[key] = store.find(request) or await _ask(judge, store, request)
+            except Exception as error:
+                errors.append(error)
 
     by_key = {request.sha256(judge.identity): request for request in requests}
     try:
-        calls = await asyncio.gather(*(one(request) for request in by_key.values()))
+        await asyncio.gather(*(one(key, request) for key, request in by_key.items()))
     finally:
         await judge.aclose()
-    answered = dict(zip(by_key, calls, strict=True))
+    if errors:
+        raise errors[0]
     return [answered[request.sha256(judge.identity)] for request in requests]
 
 

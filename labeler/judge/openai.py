@@ -357,9 +357,8 @@ class OpenAiJudge:
         said = without_key(one_line(words), connection.endpoint.api_key_env)
         if unpaid and (self._endpoints.has_answered or self._endpoints.is_any_up):
             return AttemptResult(_failed(said, seconds), "away", unpaid=True)
-        return AttemptResult(
-            _failed(said, seconds), "transport", is_waited_for=unpaid, unpaid=unpaid
-        )
+        reply = replace(_failed(said, seconds), may_be_charged=not unpaid)
+        return AttemptResult(reply, "transport", is_waited_for=unpaid, unpaid=unpaid)
 
     def _check_outage(self) -> None:
         silent = self._endpoints.seconds_without_answer()

@@ -163,7 +163,7 @@ def _tasks(
                     row.text,
                     method,
                     trials,
-                    _reason_to_skip(row, failed.get(row.id), method, kind, trials),
+                    reason_to_skip(row, failed.get(row.id), method, kind, trials),
                 )
                 for row in explanations
             ]
@@ -192,13 +192,14 @@ def _draw(seed: int, row: Explanation, other: Explanation) -> bytes:
     return hashlib.sha256(f"{seed}\0{row.latent_id}\0{other.latent_id}".encode()).digest()
 
 
-def _reason_to_skip(
+def reason_to_skip(
     explanation: Explanation,
     failed: str | None,
     method: Method,
     kind: JudgeKind,
     trials: Sequence[Trial],
 ) -> str | None:
+    """Why an explanation is not scored by a method on these trials; None where it is."""
     if failed is not None:
         return f"there is no explanation: {BY_NAME[failed].title.lower()}"
     if not explanation.interpretable:

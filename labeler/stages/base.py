@@ -49,8 +49,8 @@ class StageContext:
     progress: Progress
     keys: dict[str, str] = field(default_factory=dict)
     """Stage key by stage name, for this stage and those before it."""
-    spending: Spending | None = None
-    """What the judges of this call may use; None = as much as they like."""
+    spending: Spending = field(default_factory=Spending)
+    """What the judges of the study have used and may use."""
     reads_database_only: bool = False
     """Whether what is done needs the earlier stages' rows alone, and none of their files."""
     verified: VerifiedFiles = field(default_factory=VerifiedFiles)

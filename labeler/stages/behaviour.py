@@ -97,6 +97,32 @@ def study_prompts(context: StageContext) -> tuple[BehaviourPrompt, ...]:
         return read_prompts(prompts_path(study), None)
 
 
+def answers_to_judge(
+    context: StageContext, prompts: Sequence[BehaviourPrompt]
+) -> tuple[list[tuple[BehaviourPrompt, str]], int]:
+    """The stored answers of the models to prompts, and how many are still to be made."""
+    from labeler.labeling.behaviour_answers import wanted_answers
+
+    settings = context.study.config.behaviour.generation()
+    found: list[tuple[BehaviourPrompt, str]] = []
+    n_open = 0
+    for model in _models(context):
+        try:
+            wanted = wanted_answers(_identity(context, model), prompts, settings)
+        except UsageError:
+            # Its files are not here, so its answers cannot be told from those of others.
+            n_open += len(prompts) * settings.samples
+            continue
+        with read_session(context.engine) as session:
+            known = stored_answers(session, [each.key for each in wanted])
+        n_open += len(wanted) - len(known)
+        for each in wanted:
+            answer = known.get(each.key)
+            if answer is not None and answer.text is not None:
+                found.append((each.prompt, answer.text))
+    return found, n_open
+
+
 def _models(context: StageContext) -> list[str]:
     """The models of the comparisons, each once."""
     rows = comparisons(context)
@@ -210,7 +236,7 @@ class _Work:
         section = self._study.config.judge
         needs_embedder = judge_kind(section.kind).needs_embedder
         embedder = study_embedder(self._study) if needs_embedder else None
-        judge = study_judge(self._study, embedder)
+        judge = study_judge(self._study, embedder, self._context.spending)
         store = CallStore(self._engine, judge.identity, self._run_id)
         store.prepare(judge)
         return asyncio.run(ask_each(judge, store, requests))

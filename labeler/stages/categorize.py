@@ -66,7 +66,7 @@ class CategorizeStage:
         if not comparison_ids:
             return StageOutcome("every imported latent has its category already; nothing asked")
         embedder = study_embedder(study)
-        judge = study_judge(study, embedder)
+        judge = study_judge(study, embedder, context.spending)
         work = _Work(context, run_id, judge, embedder, comparison_ids)
         if study.config.taxonomy.mode == "induce":
             notes += work.induced()
@@ -123,7 +123,8 @@ class _Work:
         from labeler.labeling.agreement import read_agreement
 
         for section in self._study.config.judges:
-            self._categorize(make_judge(section, self._embedder, self._study.folder), section)
+            judge = make_judge(section, self._embedder, self._study.folder, self._context.spending)
+            self._categorize(judge, section)
         with read_session(self._context.engine) as session:
             rows = [
                 row

@@ -9,23 +9,21 @@ from pathlib import Path
 import yaml
 
 from crosscoder.model_files import SubjectSpec
-from crosscoder.progress import Progress
 from labeler.errors import WorkError
 from labeler.stages.base import StageContext, stages_of
 from labeler.stages.pipeline import StageReport, run_study, with_key
 from labeler.store.database_url import url_of_file
 from labeler.study.config import CrosscoderSection, ScoresSection
-from labeler.study.study_file import StudyConfig, StudyFile
+from labeler.study.study_file import FORMER_NULL_RUNS, NULL_RUNS, StudyConfig, StudyFile
 from taxonomy.tree import Taxonomy
 
 LAST_STAGE = "categorize"
-FOLDER, FORMER_FOLDER = "null-runs", "thorough"
 
 
 def null_runs_folder(study: StudyFile) -> Path:
     """Folder of the null runs' artifacts; one with the earlier name is used again."""
-    former = study.artifacts / FORMER_FOLDER
-    return former if former.is_dir() else study.artifacts / FOLDER
+    former = study.artifacts / FORMER_NULL_RUNS
+    return former if former.is_dir() else study.artifacts / NULL_RUNS
 
 
 class DerivedStudy(StudyFile):
@@ -41,6 +39,11 @@ class DerivedStudy(StudyFile):
         self._home = home
         self._taxonomy = taxonomy
         super().__init__(original.path, self._config_of(original.config, changes))
+
+    @property
+    def original(self) -> StudyFile:
+        """The study that it is derived from; the two have one budget."""
+        return self._original
 
     @property
     def artifacts(self) -> Path:
@@ -109,14 +112,13 @@ def _link(link: Path, folder: Path) -> None:
         raise WorkError(f"{link}: no link to {folder}: {error.strerror}") from None
 
 
-def run_replicate(
-    study: ReplicateStudy, original: StageContext, progress: Progress
-) -> Iterator[StageReport]:
+def run_replicate(study: ReplicateStudy, original: StageContext) -> Iterator[StageReport]:
     """Run the replicate up to its labels, going on from what an interrupted run left."""
     context = replace(original, study=study, keys={})
     study.prepare()
     study.use_text_of(with_key(original, "harvest").folder("harvest"), context)
-    for report in run_study(study, progress, last=LAST_STAGE):
+    limits = original.spending.limits
+    for report in run_study(study, original.progress, last=LAST_STAGE, limits=limits):
         yield replace(report, stage=f"seed {study.config.study.seed}, {report.stage}")
 
 
@@ -152,11 +154,12 @@ class RandomDictionaryStudy(DerivedStudy):
         super().__init__(original, home, taxonomy, changes)
 
 
-def run_null_study(study: DerivedStudy, kind: str, progress: Progress) -> Iterator[StageReport]:
+def run_null_study(study: DerivedStudy, kind: str, original: StageContext) -> Iterator[StageReport]:
     """Run it up to its labels, and the effect of its latents where the study measures that."""
     study.prepare()
     last = "effect" if "effect" in stages_of(study) else LAST_STAGE
-    for report in run_study(study, progress, last=last):
+    limits = original.spending.limits
+    for report in run_study(study, original.progress, last=last, limits=limits):
         yield replace(report, stage=f"{kind}, {report.stage}")
 
 

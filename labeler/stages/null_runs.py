@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from crosscoder.isolation_rules import RULES, IsolationRule, stored_rule
 from crosscoder.progress import Progress
 from labeler.errors import UsageError
+from labeler.judge.budget import Limits, Spending
 from labeler.report.comparisons import ActiveComparison, Member, read_comparisons, read_members
 from labeler.report.statistics import CategoryNode, count_latents, read_category_nodes
 from labeler.stages.base import StageContext
@@ -221,14 +222,18 @@ def _threshold_rules(context: StageContext) -> list[IsolationRule]:
     return [stored_rule(kind, settings) for kind in kinds]
 
 
-def run_null_runs(study: StudyFile, progress: Progress) -> Iterator[StageReport]:
+def run_null_runs(
+    study: StudyFile, progress: Progress, limits: Limits | None = None
+) -> Iterator[StageReport]:
     """Run the null runs of `[null_runs]` on a labelled study and store their results.
 
     The replicates are separate studies under artifacts/null-runs, whose finished stages are not
-    repeated. Every null run is counted by the study's own rule and denominator.
+    repeated. Every null run is counted by the study's own rule and denominator, and what its judge
+    uses towards the study's own limits.
     """
     with opened(study.database_url) as engine, study_lock(study):
-        context = with_key(StageContext(study, engine, progress), "harvest")
+        spending = Spending(limits or Limits())
+        context = with_key(StageContext(study, engine, progress, spending=spending), "harvest")
         yield from _Nulls(context).run()
 
 
@@ -255,7 +260,7 @@ class _Nulls:
             with read_session(self._context.engine) as session:
                 taxonomy = load_version(session, self._facts[0].version.id)
             replicate = ReplicateStudy(self._study, number, taxonomy)
-            yield from run_replicate(replicate, self._context, self._context.progress)
+            yield from run_replicate(replicate, self._context)
             replicates.append(replicate)
         started = time.monotonic()
         notes = [self._store(facts, replicates) for facts in self._facts]
@@ -325,7 +330,7 @@ class _Nulls:
             taxonomy = load_version(session, self._facts[0].version.id)
         started = time.monotonic()
         for kind, study, title in difference_nulls(self._context, taxonomy):
-            yield from run_null_study(study, kind, self._context.progress)
+            yield from run_null_study(study, kind, self._context)
             messages = []
             for facts in self._facts:
                 null = null_of(kind, study, title, facts.comparison.name)

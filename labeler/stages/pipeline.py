@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -16,8 +17,8 @@ from crosscoder.files import DamagedFileError, json_sha256
 from crosscoder.progress import Progress
 from labeler import __version__
 from labeler.errors import UsageError, doing, naming_extra, require_extra
-from labeler.judge.budget import BudgetReachedError, Spending
-from labeler.judge.factory import require_embedding, require_judge
+from labeler.judge.budget import BudgetReachedError, Limits, Usage
+from labeler.judge.factory import require_embedding, require_judge, study_spending
 from labeler.stages.base import (
     READ_MODELS,
     STAGE_NAMES,
@@ -91,8 +92,11 @@ def run_study(
     progress: Progress,
     first: str | None = None,
     last: str | None = None,
+    limits: Limits | None = None,
 ) -> Iterator[StageReport]:
     """Run the stages until `last`, yielding a report after each.
+
+    All stages share `limits`, with what earlier runs of the study have used.
 
     A stage whose newest finished run has its key, and whose product is whole, is skipped, unless
     it is `first` or comes after it: then its product is made again. Raises UsageError for what any
@@ -100,14 +104,31 @@ def run_study(
     """
     names = study_stages(study, first, last)
     forced = STAGE_NAMES.index(first) if first else len(STAGE_NAMES)
-    with opened(study.database_url, create=True) as engine, study_lock(study):
+    with (
+        opened(study.database_url, create=True) as engine,
+        study_lock(study),
+        study_spending(study, engine, limits or Limits()) as spending,
+    ):
         _mark_broken_off(engine)
-        context = StageContext(study, engine, progress)
+        context = StageContext(study, engine, progress, spending=spending)
         _check_config(context, names)
-        for name in names:
+        for number, name in enumerate(names):
             context = with_key(context, name)
             is_forced = STAGE_NAMES.index(name) >= forced
-            yield from _run_on_whole_files(context, name, is_forced)
+            with _saying_what_is_left(context, names[number:]):
+                yield from _run_on_whole_files(context, name, is_forced)
+
+
+@contextmanager
+def _saying_what_is_left(context: StageContext, names: Sequence[str]) -> Iterator[None]:
+    """Add to a BudgetReachedError what the stages of these names still have to ask."""
+    try:
+        yield
+    except BudgetReachedError as error:
+        from labeler.stages.judge_plan import left_words, study_plan
+
+        error.left = left_words(study_plan(context, names), context)
+        raise
 
 
 def _run_on_whole_files(context: StageContext, name: str, forced: bool) -> Iterator[StageReport]:
@@ -137,12 +158,12 @@ def _maker(context: StageContext, path: Path) -> str | None:
 
 
 def run_stage(
-    study: StudyFile, progress: Progress, name: str, spending: Spending | None = None
+    study: StudyFile, progress: Progress, name: str, limits: Limits | None = None
 ) -> StageReport:
     """Run one stage on the product of the one before it, unless it is done with those inputs.
 
     Several processes may run `label` at once: they share its calls, on machines without the
-    models too. `spending` limits those.
+    models too. `limits` are those of the whole study.
     Raises UsageError where the stage before is not done with the present config; `report` needs
     none, it reads whatever labels the database holds.
     """
@@ -152,6 +173,7 @@ def run_stage(
     with (
         opened(study.database_url, create=True) as engine,
         study_lock(study, shared=name in SHARED),
+        study_spending(study, engine, limits or Limits()) as spending,
     ):
         only_database = name in SHARED
         if not only_database:
@@ -169,7 +191,8 @@ def run_stage(
                         f"`difflens run {study.path.name} --until {name}` does both"
                     )
         context = with_key(context, name)
-        return _run_stage(context, name, forced=False)
+        with _saying_what_is_left(context, [name]):
+            return _run_stage(context, name, forced=False)
 
 
 def _mark_broken_off(engine: Engine) -> None:
@@ -263,6 +286,7 @@ def _run_stage(context: StageContext, name: str, forced: bool) -> StageReport:
     if name in READ_MODELS:
         require_extra("models", name)
     run_id: int | None = None
+    before = context.spending.own
     try:
         with write_session(context.engine) as session:
             run_id = begin_run(
@@ -272,6 +296,7 @@ def _run_stage(context: StageContext, name: str, forced: bool) -> StageReport:
                 stage_key=context.keys[name],
                 code_version=__version__,
             )
+        context.spending.begin_run(context.engine, run_id)
         if forced:
             shutil.rmtree(context.folder(name), ignore_errors=True)
         with doing(f"stage {name}"):
@@ -285,7 +310,17 @@ def _run_stage(context: StageContext, name: str, forced: bool) -> StageReport:
                 finish_run(session, run_id, status, {"error": storable(str(error))[:2000]})
         raise
     seconds = time.monotonic() - started
-    return StageReport(name, False, outcome.message, seconds, outcome.details)
+    details = (*outcome.details, *_used_lines(context, before))
+    return StageReport(name, False, outcome.message, seconds, details)
+
+
+def _used_lines(context: StageContext, before: Usage) -> tuple[str, ...]:
+    """What the judges used for a stage, and for the study so far."""
+    spending = context.spending
+    stage = spending.own.less(before)
+    if not stage.tokens:
+        return ()
+    return (f"the judge used {stage.words}; the study so far {spending.used.words}",)
 
 
 def _was_stopped(error: BaseException | None) -> bool:

@@ -56,6 +56,8 @@ class CallRow:
     latency_s: float | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    estimated_prompt_tokens: int | None = None
+    estimated_completion_tokens: int | None = None
 
 
 @dataclass(frozen=True)

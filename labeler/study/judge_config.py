@@ -113,7 +113,7 @@ class JudgeSection(Section):
     """Longest wait that a server may ask for (Retry-After), in seconds, consecutive waits added up;
     beyond it the batch ends."""
     price_prompt_per_million: float | None = Field(None, ge=0)
-    """Price per million prompt tokens, in any currency; used by `label --plan` and `--max-cost`."""
+    """Price per million prompt tokens, in any currency; used by `--plan` and `--max-cost`."""
     price_completion_per_million: float | None = Field(None, ge=0)
     """Price per million completion tokens, in the same currency."""
     server: JudgeServerSection = JudgeServerSection()

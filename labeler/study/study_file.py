@@ -134,6 +134,8 @@ class StudyConfig(Section):
         return self
 
 
+NULL_RUNS, FORMER_NULL_RUNS = "null-runs", "thorough"
+"""Folder of the null runs among the artifacts, and what it was called before."""
 LONGEST_KEY = 200
 """Characters of a key that an error line shows."""
 
@@ -200,6 +202,20 @@ class StudyFile:
         from labeler.store.database_url import resolve_url
 
         return resolve_url(self.config.database.url, self.folder)
+
+    @property
+    def original(self) -> StudyFile:
+        """The study itself; of a null run the study that it is derived from."""
+        return self
+
+    @property
+    def null_run_databases(self) -> list[Path]:
+        """The SQLite files of the null runs that were begun."""
+        return [
+            path
+            for folder in (NULL_RUNS, FORMER_NULL_RUNS)
+            for path in sorted(self.artifacts.glob(f"{folder}/*/difflens.db"))
+        ]
 
     @property
     def artifacts(self) -> Path:

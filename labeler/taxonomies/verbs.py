@@ -10,7 +10,13 @@ from typing import Literal
 from sqlalchemy import Engine
 
 from labeler.errors import UsageError
-from labeler.judge.factory import require_embedding, study_embedder, study_judge
+from labeler.judge.budget import BudgetReachedError, Limits
+from labeler.judge.factory import (
+    require_embedding,
+    study_embedder,
+    study_judge,
+    study_spending,
+)
 from labeler.store.comparisons import study_comparisons
 from labeler.store.database_url import sqlite_file
 from labeler.store.engine import read_session, require_existing, write_session
@@ -84,17 +90,34 @@ def diff(study: StudyFile, old: str | None = None, new: str | None = None) -> Qu
         return diff_rows(session, study, old, new)
 
 
-def propose(study: StudyFile, mode: Mode | None = None, output: Path | None = None) -> Proposed:
-    """Make a proposal from the explanations and write it next to the study."""
+def propose(
+    study: StudyFile,
+    mode: Mode | None = None,
+    output: Path | None = None,
+    limits: Limits | None = None,
+) -> Proposed:
+    """Make a proposal from the explanations and write it next to the study.
+
+    BudgetReachedError before the judge passes `limits`; what it answered is kept.
+    """
     require_embedding(study)
     wanted: Mode = mode or ("induce" if study.config.taxonomy.mode == "induce" else "residual")
-    with _engine(study) as engine:
+    with (
+        _engine(study) as engine,
+        study_spending(study, engine, limits or Limits()) as spending,
+    ):
         embedder = study_embedder(study)
-        judge = study_judge(study, embedder)
+        judge = study_judge(study, embedder, spending)
         with write_session(engine) as session:
             config = {"propose": wanted, "study": study.config.model_dump(mode="json")}
             run_id = begin_run(session, "taxonomy", config)
-        draft = draft_of(engine, study, judge, embedder, run_id, wanted)
+        spending.begin_run(engine, run_id)
+        try:
+            draft = draft_of(engine, study, judge, embedder, run_id, wanted)
+        except BudgetReachedError as error:
+            with write_session(engine) as session:
+                finish_run(session, run_id, "interrupted", {"error": str(error)})
+            raise
         with write_session(engine) as session:
             facts = {"embedder": embedder.name, "embedder_fingerprint": embedder.fingerprint}
             finish_run(session, run_id, result=facts)

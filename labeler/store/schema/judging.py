@@ -92,8 +92,12 @@ class JudgeCall(Base):
     error: Mapped[str | None] = mapped_column(FreeText)
     latency_s: Mapped[float | None]
     prompt_tokens: Mapped[int | None]
+    """As the server reports; NULL where it does not."""
     completion_tokens: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    estimated_prompt_tokens: Mapped[int | None]
+    """What counts towards a limit where the server reports nothing."""
+    estimated_completion_tokens: Mapped[int | None]
 
 
 class WorkItem(Base):

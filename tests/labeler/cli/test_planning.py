@@ -86,12 +86,38 @@ def test_until_leaves_stages_out_and_null_runs_are_refused(
     assert "leave one of them out" in capsys.readouterr().err
 
 
-def test_a_judge_that_costs_something_is_counted_once_there_is_evidence(
+def test_calls_of_a_judge_that_costs_something_are_planned_before_there_is_evidence(
     new_study: TinyStudy, capsys: Capture
 ) -> None:
-    judge = {"kind": "openai", "base_url": "http://127.0.0.1:1/v1", "model": "m"}
-    study = new_study.with_tables(judge=judge)
-    assert "one call a latent to explain it" in plan(study, capsys)["report"]
+    judge = {
+        "kind": "openai", "base_url": "http://127.0.0.1:1/v1", "model": "m",
+        "categorize_repeats": 2, "price_prompt_per_million": 1.0,
+        "price_completion_per_million": 1.0,
+    }  # fmt: skip
+    study = new_study.with_tables(
+        judge=judge, scores={"methods": ["detection"], "examples": 20}, taxonomy={"mode": "induce"}
+    )
+    rows = {line.split()[1]: line.split() for line in judge_lines(study, capsys)}
+    # 10 latents a side and 20 controls; 20 examples in two calls, for the shuffled one too.
+    assert rows["explain"][3:5] == ["40+", "0"]
+    assert rows["detection"][3] == "160+"
+    assert rows["categorize"][3] == "80+"
+    assert {"name", "merge"} <= set(rows)
+    (total,) = [line.split() for line in judge_lines(study, capsys) if line.split()[0] == "total"]
+    costs = [float(cells[-1]) for name, cells in rows.items() if name in COUNTED]
+    assert float(total[-1]) == pytest.approx(sum(costs), abs=1e-3)
+    strict = new_study.with_tables(judge=judge, isolate={"rule": "strict", "top": None})
+    assert "the rule of [isolate] decides" in judge_lines(strict, capsys)[0]
+
+
+COUNTED = ("explain", "detection", "categorize", "name", "merge")
+
+
+def judge_lines(study: TinyStudy, capsys: Capture) -> list[str]:
+    """The indented lines of the plan, those about the judge."""
+    capsys.readouterr()
+    assert run(["run", str(study.path), "--plan"]) == 0
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
 
 
 @pytest.mark.slow

@@ -271,7 +271,7 @@ def test_the_plan_tells_calls_and_costs_and_asks_nothing(
 def planned(output: str) -> dict[str, float]:
     """The row of the explanations in a printed plan."""
     (row,) = [line for line in output.splitlines() if " explain " in line]
-    _, _, to_make, answered, prompt, told, cost = row.replace(",", "").split()
+    _, _, _, to_make, answered, prompt, told, cost = row.replace(",", "").split()
     return {
         "to make": int(to_make), "answered": int(answered), "prompt": float(prompt),
         "answer": float(told), "cost": float(cost),
