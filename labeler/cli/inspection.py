@@ -259,10 +259,13 @@ def warning_of(study: StudyFile) -> str | None:
 
 def prompt_of(study: StudyFile, name: str) -> str:
     """The chat that would ask for a latent's explanation; UsageError for an unknown latent."""
+    from labeler.judge.factory import limits_of
+
     require_existing(study.database_url)
     with opened(study.database_url) as engine, read_session(engine) as session:
         subject = load_subject(session, find_latent(session, name).id)
-    return shown(explain_request(subject))
+    limits = limits_of(study.config.judge)
+    return shown(explain_request(subject, limit=limits.explain))
 
 
 def shown(request: JudgeRequest) -> str:

@@ -327,6 +327,11 @@ def make_embedder(
     return CachedEmbedder(TfidfEmbedder(fit_texts))
 
 
+def is_sentence_embedder(embedder: Embedder) -> bool:
+    """Whether its vectors say what a text means; those of TF-IDF say which words it has."""
+    return embedder.name != TfidfEmbedder.name
+
+
 def check_embedding(section: EmbeddingSection, folder: Path | None = None) -> None:
     """Raise UsageError where `[embedding]` is incomplete; nothing is loaded or requested."""
     if section.kind == "openai":

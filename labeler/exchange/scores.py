@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from labeler.exchange.formats import ExchangeExample, ExchangeScore, ExchangeWindow
-from labeler.judge.base import Example, JudgeIdentity
+from labeler.judge.base import Example, JudgeIdentity, judge_kind
 from labeler.judge.latents import load_subjects
 from labeler.labeling.score import score_requests
 from labeler.labeling.trials import (
@@ -64,7 +64,8 @@ class _Settings:
     """The settings with which a run drew its examples."""
 
     examples: int
-    per_call: int
+    per_call: int | None
+    """None = as many as the judge's kind takes."""
     seed: int
 
 
@@ -129,7 +130,8 @@ def _settings(config: Mapping[str, Any]) -> _Settings | None:
     """The score settings of the run's study; None where it has none."""
     try:
         scores, seed = config["scores"], config["study"]["seed"]
-        return _Settings(int(scores["examples"]), int(scores["per_call"]), int(seed))
+        per_call = None if scores["per_call"] is None else int(scores["per_call"])
+        return _Settings(int(scores["examples"]), per_call, int(seed))
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -145,7 +147,8 @@ def _redraw(
         return None
     method = cast(Method, each.score.method)
     trials = draw_trials(method, windows, settings.examples, settings.seed)
-    requests = score_requests(method, each.text, trials, settings.per_call)
+    per_call = settings.per_call or judge_kind(each.judge.endpoint_kind).examples_per_call
+    requests = score_requests(method, each.text, trials, per_call)
     identity = _identity(each.judge)
     calls = list(
         session.execute(

@@ -66,6 +66,8 @@ MAX_EXPLANATION, MAX_QUOTE = 300, 200
 complete answer."""
 MAX_CATEGORIES = 3
 """Most categories of one label."""
+NONE, SEE_ALL = "none", "see_all"
+"""Keys next to the categories: none fits, and the judge asks for those that it was not shown."""
 _REFUSAL = re.compile(
     r"^\W*(?:i(?:'|\u2019)m sorry|i am sorry|sorry\b|i can(?:'|\u2019)?t\b|i cannot\b|"
     r"i am unable|i(?:'|\u2019)m unable|i won(?:'|\u2019)t)",
@@ -307,17 +309,25 @@ class ChosenCategory(Answer):
 class CategorizeAnswer(Answer):
     """The categories of a latent, the primary one first."""
 
-    outcome: Literal["assigned", "none", "uninterpretable"]
+    outcome: Literal["assigned", "none", "see_all", "uninterpretable"]
     categories: tuple[ChosenCategory, ...] = Field(default=(), max_length=MAX_CATEGORIES)
 
     @model_validator(mode="after")
     def _outcome_agrees_with_categories(self) -> CategorizeAnswer:
-        """The outcome wins; `assigned` without a category is none; duplicates are dropped."""
+        """An outcome other than `assigned` wins, then a first key that is no category; `assigned`
+        without a category is none; duplicates and later keys that are no category are dropped."""
         if self.outcome != "assigned":
             return self.model_copy(update={"categories": ()})
+        if self.categories and self.categories[0].category in (NONE, SEE_ALL):
+            outcome = self.categories[0].category
+            return self.model_copy(update={"outcome": outcome, "categories": ()})
         once = {chosen.category: chosen for chosen in reversed(self.categories)}
-        kept = tuple(chosen for chosen in self.categories if once[chosen.category] is chosen)
-        outcome = "assigned" if kept else "none"
+        kept = tuple(
+            chosen
+            for chosen in self.categories
+            if once[chosen.category] is chosen and chosen.category not in (NONE, SEE_ALL)
+        )
+        outcome = "assigned" if kept else NONE
         return self.model_copy(update={"outcome": outcome, "categories": kept})
 
 
@@ -365,20 +375,23 @@ def explain_schema() -> dict[str, Any]:
     )
 
 
-def categorize_schema(slugs: Sequence[str]) -> dict[str, Any]:
-    """JSON schema of a categorisation among `slugs`."""
+def categorize_schema(slugs: Sequence[str], keys: Sequence[str] = ()) -> dict[str, Any]:
+    """JSON schema of a categorisation among `slugs`, the category before the outcome.
+
+    `keys` (NONE, SEE_ALL) may be given in a category's place as well.
+    """
+    outcomes = dict.fromkeys(["assigned", NONE, *keys, "uninterpretable"])
     chosen = object_schema(
         {
-            "category": {"type": "string", "enum": list(slugs)},
+            "category": {"type": "string", "enum": [*slugs, *keys]},
             "confidence": _share(),
             "quote": {"type": "string", "maxLength": MAX_QUOTE},
         }
     )
-    outcomes = ["assigned", "none", "uninterpretable"]
     return object_schema(
         {
-            "outcome": {"type": "string", "enum": outcomes},
             "categories": {"type": "array", "items": chosen, "maxItems": MAX_CATEGORIES},
+            "outcome": {"type": "string", "enum": list(outcomes)},
         }
     )
 
@@ -412,12 +425,16 @@ def find_answer(request: JudgeRequest, words: str) -> dict[str, Any]:
 
 def check_answer(request: JudgeRequest, value: dict[str, Any]) -> dict[str, Any]:
     """Check a JSON answer against the request; AnswerError where it is invalid."""
+    if request.token is not None and request.token in json.dumps(value).lower():
+        raise AnswerError("the token of the marker lines is in the answer")
     try:
         answer = _ANSWERS[request.stage].model_validate(value)
     except ValidationError as error:
         raise AnswerError(_first_problem(error)) from None
     if isinstance(answer, CategorizeAnswer):
         _require_known([chosen.category for chosen in answer.categories], _slugs(request))
+        if answer.outcome == SEE_ALL and not request.further:
+            raise AnswerError(f"{SEE_ALL!r} is none of the choices")
     if isinstance(answer, ExamplesAnswer):
         _require_known(list(answer.answers), request.example_ids)
     return answer.model_dump(mode="json")

@@ -153,11 +153,16 @@ class JudgeRequest:
     """Number of the answer, where a question is asked several times."""
     subject: LatentRecord | None = None
     options: tuple[CategoryOption, ...] = ()
+    """The categories with their definitions, in the order in which they are shown."""
+    further: tuple[str, ...] = ()
+    """Slugs of the categories that `categorize` only names: the judge may ask to see them all."""
     explanation: str | None = None
     examples: tuple[ShownExample, ...] = ()
     """The texts that `detect` and `fuzz` ask about."""
     answer: str | None = None
     """The answer of a chat model that `behaviour` asks about."""
+    token: str | None = None
+    """The random token of the marker lines around the data, which no answer may hold."""
 
     @property
     def example_ids(self) -> tuple[str, ...]:
@@ -283,6 +288,8 @@ class JudgeKind:
     """Whether it answers from a latent's windows and the prototypes, which no message holds."""
     names_categories: ClassVar[bool] = True
     """Whether it can name a cluster of explanations."""
+    examples_per_call: ClassVar[int] = 20
+    """Examples of `[scores]` in one call, where `per_call` says nothing else."""
     cannot_score: ClassVar[Mapping[str, str]] = {}
     """Methods of `[scores]` that it can not answer, each with the reason."""
 

@@ -10,7 +10,14 @@ from typing import Any
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from labeler.judge.base import Judge, JudgeIdentity, JudgeReply, JudgeRequest, UsesParameters
+from labeler.judge.base import (
+    Judge,
+    JudgeIdentity,
+    JudgeReply,
+    JudgeRequest,
+    UsesParameters,
+    judge_kind,
+)
 from labeler.judge.prompts import prompt_file
 from labeler.store.engine import read_session, write_session
 from labeler.store.judging import (
@@ -90,6 +97,7 @@ class CallStore:
         self._claims = Claims(worker or Worker.here(), run_id)
         self._began = utc_now()
         self._prompt_ids: dict[str, int] = {}
+        self._reads_windows = judge_kind(identity.endpoint_kind).reads_windows
         with write_session(engine) as session:
             self.judge_id = get_or_create_judge(
                 session,
@@ -206,6 +214,7 @@ class CallStore:
             raw=reply.raw,
             sample=request.sample,
             parsed=reply.parsed,
+            options=self._shown_options(request),
             latent_id=latent_id,
             prompt_id=self._prompt_id(request),
             error=reply.error,
@@ -215,6 +224,12 @@ class CallStore:
             estimated_prompt_tokens=reply.estimated_prompt_tokens,
             estimated_completion_tokens=reply.estimated_completion_tokens,
         )
+
+    def _shown_options(self, request: JudgeRequest) -> list[str] | None:
+        """The categories that a prompt showed, in its order."""
+        if request.stage != "categorize" or self._reads_windows:
+            return None
+        return [option.slug for option in request.options]
 
     def _prompt_id(self, request: JudgeRequest) -> int:
         known = self._prompt_ids.get(request.prompt_sha256)

@@ -30,6 +30,7 @@ from labeler.judge.base import ChatMessage, JudgeRequest
 from labeler.judge.completions import read_completion, read_message, shape_problem
 from labeler.judge.openai import CHAT_PATH, endpoints_of, fixed_by, request_body
 from labeler.judge.parameters import Negotiation, Parameters, speaks_of_schema
+from labeler.judge.prompt_limits import PromptLimits, context_problem
 from labeler.study.judge_config import JudgeSection
 from labeler.text import one_line
 
@@ -38,8 +39,6 @@ QUESTION = (
     "sentence what they have in common. Answer with one JSON object with the keys explanation "
     "(text), interpretable (true or false) and confidence (a number from 0 to 1)."
 )
-LONGEST_PROMPT_TOKENS = 3000
-"""Tokens that a prompt of this program may have: instructions, some twenty examples."""
 Result = TypeVar("Result")
 _FENCE_WARNING = (
     "{}: warning: the answer stood in a code fence, so response_format json_schema was not obeyed; "
@@ -239,10 +238,7 @@ def _require_context(
     endpoint: Endpoint, section: JudgeSection, models: dict[str, int | None]
 ) -> None:
     context = models.get(endpoint.model)
-    needed = LONGEST_PROMPT_TOKENS + section.max_tokens
-    if context is not None and context < needed:
-        raise UsageError(
-            f"judge.server.max_model_len: {endpoint.base_url} has a context of {context} tokens; "
-            f"prompts of some {LONGEST_PROMPT_TOKENS} and answers of {section.max_tokens} need "
-            f"{needed}; raise it, or lower judge.max_tokens"
-        )
+    limits = PromptLimits(section.explain_tokens, section.categorize_tokens)
+    problem = context_problem(limits, section.max_tokens, context) if context is not None else None
+    if problem is not None:
+        raise UsageError(f"judge.server.max_model_len: {endpoint.base_url}: {problem}")

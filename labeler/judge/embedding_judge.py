@@ -26,9 +26,9 @@ from labeler.judge.base import (
 from labeler.judge.evidence_detection import alike
 from labeler.judge.evidence_explanation import explained
 from labeler.judge.evidence_statistics import (
+    ENGLISH,
     LanguageIdentifier,
-    Reading,
-    known_languages,
+    foreign_share,
     read,
 )
 from labeler.judge.nearest_category import CategoryFinder, Found
@@ -50,6 +50,7 @@ class EvidenceKind(JudgeKind):
     is_metered = False
     reads_windows = True
     names_categories = False
+    examples_per_call = 10
     cannot_score = MappingProxyType(
         {"fuzzing": "the evidence judge compares whole texts and reads no marks"}
     )
@@ -70,7 +71,6 @@ METHOD_VERSION = 1
 """Increased whenever the same evidence could get another answer."""
 MIN_TEXTS = 3
 """Fewest different texts of an interpretable latent."""
-ENGLISH = "en"
 LEAST_WORDS = 3
 """Fewest words of an answer that is compared with the categories."""
 LONGEST_ANSWER = 4000
@@ -193,7 +193,7 @@ class EvidenceJudge:
         if len(reading.snippets) < MIN_TEXTS:
             return {"outcome": "uninterpretable", "categories": []}
         texts = [piece.text for piece in reading.snippets]
-        return self._nearest(request, texts, self._foreign_share(reading))
+        return self._nearest(request, texts, foreign_share(reading.windows, self._languages))
 
     def _nearest(
         self, request: JudgeRequest, texts: list[str], foreign_share: float
@@ -205,12 +205,6 @@ class EvidenceJudge:
         if options not in self._finders:
             self._finders[options] = CategoryFinder.build(options, self._embedder)
         return self._finders[options]
-
-    def _foreign_share(self, reading: Reading) -> float:
-        """Share of the examples that are known not to be in English."""
-        spoken = known_languages(reading.windows, self._languages)
-        english = spoken.count(ENGLISH) / len(spoken) if spoken else 0.0
-        return len(spoken) * (1 - english) / len(reading.windows)
 
 
 def _assigned(found: Sequence[Found], texts: Sequence[str]) -> dict[str, Any]:

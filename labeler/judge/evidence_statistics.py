@@ -126,6 +126,7 @@ def read(subject: LatentRecord) -> Reading:
     )
 
 
+ENGLISH = "en"
 LANGUAGE_NAMES = {
     "ar": "Arabic", "bn": "Bengali", "cs": "Czech", "da": "Danish", "de": "German",
     "el": "Greek", "en": "English", "es": "Spanish", "fa": "Persian", "fi": "Finnish",
@@ -207,6 +208,12 @@ class EvidenceStatistics:
 def known_languages(windows: Sequence[Example], languages: LanguageIdentifier) -> list[str]:
     """The language of each example whose language is known."""
     return [language for window in windows if (language := _language(window, languages))]
+
+
+def foreign_share(windows: Sequence[Example], languages: LanguageIdentifier) -> float:
+    """Share of the examples that are known not to be in English."""
+    spoken = known_languages(windows, languages)
+    return sum(language != ENGLISH for language in spoken) / len(windows)
 
 
 def summarise(windows: Sequence[Example], languages: LanguageIdentifier) -> EvidenceStatistics:

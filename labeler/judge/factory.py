@@ -13,6 +13,7 @@ from labeler.embedding.embedders import check_embedding, make_embedder
 from labeler.errors import UsageError
 from labeler.judge.base import Judge, judge_kind
 from labeler.judge.budget import Ledger, Limits, MeteredJudge, Prices, Spending
+from labeler.judge.prompt_limits import PromptLimits
 from labeler.store.database_url import sqlite_file, url_of_file
 from labeler.store.engine import open_engine
 from labeler.store.migrate import require_current
@@ -131,6 +132,11 @@ def _other_engines(study: StudyFile, stack: ExitStack) -> Iterator[Engine]:
         except UsageError:
             continue
         yield engine
+
+
+def limits_of(section: JudgeSection) -> PromptLimits:
+    """Most tokens of a judge's prompts."""
+    return PromptLimits(section.explain_tokens, section.categorize_tokens)
 
 
 def prices_of(section: JudgeSection) -> Prices | None:

@@ -46,6 +46,8 @@ from labeler.judge.endpoints import (
     retry_reason_of,
 )
 from labeler.judge.parameters import FixedParameters, Negotiation, Parameters, speaks_of_schema
+from labeler.judge.prompt_limits import PromptLimits, context_problem
+from labeler.judge.prompts import tokens_of
 from labeler.study.config import JUDGE_KINDS
 from labeler.study.judge_config import JudgeSection
 from labeler.text import one_line
@@ -141,6 +143,7 @@ class OpenAiJudge:
     ) -> OpenAiJudge:
         """The judge of `[judge]`; UsageError names a key that is missing."""
         endpoints = endpoints_of(section)
+        _require_context(section)
         for endpoint in endpoints:
             read_key(endpoint.api_key_env)
         patience = Patience(
@@ -287,9 +290,12 @@ class OpenAiJudge:
         error = server_error(answer.status, answer.content, endpoint.api_key_env)
         if error.outcome is not None:
             self._endpoints.answered(endpoint)
-            return AttemptResult(
-                JudgeReply(error.outcome, error=error.shown, latency_s=seconds), "no"
-            )
+            words = error.shown
+            if error.outcome == "too_long":
+                longest = self._identity.params["max_tokens"]
+                words += f" (a prompt of some {tokens_of(request)} tokens, and judge.max_tokens = "
+                words += f"{longest}, exceed the served context)"
+            return AttemptResult(JudgeReply(error.outcome, error=words, latency_s=seconds), "no")
         if is_worth_retrying(error.status):
             return self._read_temporary_error(endpoint, answer, error, seconds)
         self._endpoints.answered(endpoint)
@@ -396,6 +402,15 @@ def identity_of(section: JudgeSection) -> JudgeIdentity:
         endpoint_kind="openai",
         params={"temperature": section.temperature, "max_tokens": section.max_tokens},
     )
+
+
+def _require_context(section: JudgeSection) -> None:
+    """UsageError where prompts and answers do not fit in the context that `judge serve` gives."""
+    context = section.server.max_model_len
+    limits = PromptLimits(section.explain_tokens, section.categorize_tokens)
+    problem = context_problem(limits, section.max_tokens, context) if context is not None else None
+    if problem is not None:
+        raise UsageError(f"judge.server.max_model_len: {problem}")
 
 
 def endpoints_of(section: JudgeSection) -> tuple[Endpoint, ...]:

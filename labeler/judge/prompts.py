@@ -10,26 +10,53 @@ from string import Template
 from typing import Any, Literal
 
 from crosscoder.files import sha256_text
-from labeler.judge.answers import categorize_schema, examples_schema, explain_schema, object_schema
+from labeler.judge.answers import (
+    NONE,
+    SEE_ALL,
+    categorize_schema,
+    examples_schema,
+    explain_schema,
+    object_schema,
+)
 from labeler.judge.base import (
     CategoryOption,
     ChatMessage,
+    Example,
     JudgeRequest,
     LatentRecord,
     ShownExample,
     Stage,
 )
+from labeler.judge.prompt_limits import (
+    PromptLimits,
+    by_turns,
+    cut,
+    estimated_tokens,
+    fitting,
+    strongest_first,
+)
 from labeler.judge.rendering import (
+    OptionForm,
     escaped,
     frame,
     render_evidence,
     render_examples,
     render_facts,
     render_options,
+    scale_of,
 )
 from taxonomy.induction import NamingTask, PairTask
 from taxonomy.tree import CategoryName
 
+LIMITS = PromptLimits()
+EXPLAIN_TEXTS, CATEGORIZE_TEXTS = 12, 5
+"""Most texts that a prompt shows."""
+LEAST_TEXTS = 3
+"""Texts to which the `exclude` lines of the categories give way."""
+MOST_NAMED = 60
+"""Most categories that are named without their definitions."""
+TEMPLATE_TOKENS = 12
+"""Tokens that a chat template adds to two messages."""
 _SYSTEM, _USER = "### system\n", "### user\n"
 
 
@@ -76,15 +103,26 @@ def make_request(
     )
 
 
-def explain_request(subject: LatentRecord, sample: int = 0) -> JudgeRequest:
-    """Ask what a latent stands for."""
-    framed = frame(render_evidence(subject))
-    values = {
-        "facts": render_facts(subject.facts),
-        "token": framed.token,
-        "frame": framed.text,
-    }
-    return make_request("explain", values, explain_schema(), sample=sample, subject=subject)
+def explain_request(
+    subject: LatentRecord, sample: int = 0, limit: int = LIMITS.explain
+) -> JudgeRequest:
+    """Ask what a latent stands for, in a prompt of about `limit` tokens at most.
+
+    Of more than EXPLAIN_TEXTS texts, or than fit, those are shown that come first by turns of the
+    kinds.
+    """
+
+    def request(windows: Sequence[Example]) -> JudgeRequest:
+        framed = frame(render_evidence(windows, scale_of(subject.windows)))
+        values = {"facts": render_facts(subject.facts), "frame": framed.text}
+        return make_request(
+            "explain", values, explain_schema(), token=framed.token, sample=sample, subject=subject
+        )
+
+    scale = scale_of(subject.windows)
+    shown = [cut(window) for window in by_turns(subject.windows)][:EXPLAIN_TEXTS]
+    room = limit - tokens_of(request(()))
+    return request(fitting(shown, lambda one: _tokens_of_text(one, scale), room))
 
 
 def categorize_request(
@@ -92,23 +130,64 @@ def categorize_request(
     explanation: str,
     options: Sequence[CategoryOption],
     sample: int = 0,
+    further: Sequence[str] = (),
+    limit: int = LIMITS.categorize,
 ) -> JudgeRequest:
-    """Ask for the categories of a latent; the options keep their order."""
-    framed = frame(f"explanation: {escaped(explanation)}\n{render_evidence(subject)}")
-    values = {
-        "options": render_options(tuple(options)),
-        "token": framed.token,
-        "frame": framed.text,
-    }
-    return make_request(
-        "categorize",
-        values,
-        categorize_schema([option.slug for option in options]),
-        sample=sample,
-        subject=subject,
-        options=tuple(options),
-        explanation=explanation,
-    )
+    """Ask for the categories of a latent, in a prompt of about `limit` tokens at most.
+
+    The options keep their order; `further` are the slugs of those that are only named. Where the
+    options leave too little room for texts, they lose their `exclude` lines. The
+    strongest texts are shown, as many as fit.
+    """
+
+    def request(windows: Sequence[Example], form: OptionForm) -> JudgeRequest:
+        texts = render_evidence(windows, 0.0, with_strengths=False)
+        framed = frame("\n".join(filter(None, (f"explanation: {escaped(explanation)}", texts))))
+        values = {
+            "options": render_options(options, form),
+            "frame": framed.text,
+            "further": _further(further),
+            "see_all": f', "{SEE_ALL}"' if further else "",
+        }
+        return make_request(
+            "categorize",
+            values,
+            categorize_schema(
+                [option.slug for option in options], [NONE, SEE_ALL] if further else [NONE]
+            ),
+            token=framed.token,
+            sample=sample,
+            subject=subject,
+            options=tuple(options),
+            further=tuple(further),
+            explanation=explanation,
+        )
+
+    texts = [cut(window) for window in strongest_first(subject.windows)][:CATEGORIZE_TEXTS]
+    lengths = [_tokens_of_text(text) for text in texts]
+    form: OptionForm = "bounded"
+    room = limit - tokens_of(request((), form))
+    if room < sum(lengths[:LEAST_TEXTS]):
+        form = "definition"
+        room = limit - tokens_of(request((), form))
+    return request(fitting(texts, _tokens_of_text, room), form)
+
+
+def tokens_of(request: JudgeRequest) -> int:
+    """Estimated tokens of a request's messages."""
+    return TEMPLATE_TOKENS + sum(estimated_tokens(each.content) for each in request.messages)
+
+
+def _tokens_of_text(window: Example, scale: float = 0.0) -> int:
+    return estimated_tokens(render_evidence([window], scale, with_strengths=scale > 0))
+
+
+def _further(slugs: Sequence[str]) -> str:
+    if not slugs:
+        return ""
+    named = ", ".join(slugs[:MOST_NAMED])
+    more = f" and {len(slugs) - MOST_NAMED} more" if len(slugs) > MOST_NAMED else ""
+    return f"\n- {SEE_ALL}: one of these may fit better, show me their definitions: {named}{more}"
 
 
 def behaviour_request(
@@ -125,13 +204,13 @@ def behaviour_request(
     framed = frame("\n".join([*turns, f"answer: {escaped(answer)}"]))
     values = {
         "options": "\n".join(f"- {each.slug}: {escaped(each.behaviour)}" for each in described),
-        "token": framed.token,
         "frame": framed.text,
     }
     return make_request(
         "behaviour",
         values,
         categorize_schema([option.slug for option in described]),
+        token=framed.token,
         options=tuple(options),
         answer=answer,
     )
@@ -161,8 +240,9 @@ def _examples_request(
     framed = frame(render_examples(explanation, examples), key=explanation)
     return make_request(
         stage,
-        {"token": framed.token, "frame": framed.text},
+        {"frame": framed.text},
         examples_schema([example.id for example in examples]),
+        token=framed.token,
         sample=sample,
         explanation=explanation,
         examples=tuple(examples),
@@ -197,10 +277,9 @@ def name_request(task: NamingTask) -> JudgeRequest:
         "kind": kind,
         "purpose": purpose,
         "size": str(task.size),
-        "token": framed.token,
         "frame": framed.text,
     }
-    return make_request("name", values, name_schema(), sample=task.sample)
+    return make_request("name", values, name_schema(), token=framed.token, sample=task.sample)
 
 
 def merge_request(task: PairTask) -> JudgeRequest:
@@ -210,7 +289,7 @@ def merge_request(task: PairTask) -> JudgeRequest:
         *_category("second", task.second, task.second_examples),
     ]
     framed = frame("\n".join(body))
-    return make_request("merge", {"token": framed.token, "frame": framed.text}, merge_schema())
+    return make_request("merge", {"frame": framed.text}, merge_schema(), token=framed.token)
 
 
 def _category(place: str, name: CategoryName, examples: tuple[str, ...]) -> list[str]:

@@ -6,8 +6,8 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import groupby
+from typing import Literal
 
 from crosscoder.files import sha256_text
 from labeler.judge.base import (
@@ -15,7 +15,6 @@ from labeler.judge.base import (
     CategoryOption,
     Example,
     LatentFacts,
-    LatentRecord,
     ShownExample,
 )
 
@@ -94,7 +93,7 @@ def in_order(windows: Sequence[Example]) -> tuple[Example, ...]:
 
 
 OPEN_MARK, CLOSE_MARK = "<<", ">>"
-STRONGEST_TOKENS = 8
+STRONGEST_TOKENS = 4
 """Tokens whose strength is listed below a text."""
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -140,15 +139,14 @@ def frame(body: str, key: str | None = None) -> Frame:
         counter += 1
 
 
-def render_evidence(subject: LatentRecord) -> str:
-    """All examples of a latent with marks and strengths, relative to its strongest token."""
-    scale = scale_of(subject.windows)
+def render_evidence(windows: Sequence[Example], scale: float, with_strengths: bool = True) -> str:
+    """Examples of a latent with marks, and with strengths relative to `scale`."""
     counts: dict[str, int] = {}
     blocks = []
-    for window in in_order(subject.windows):
+    for window in in_order(windows):
         letter = _LETTERS[window.kind]
         counts[letter] = counts.get(letter, 0) + 1
-        blocks.append(_marked_window(f"{letter}{counts[letter]}", window, scale))
+        blocks.append(_marked_window(f"{letter}{counts[letter]}", window, scale, with_strengths))
     return "\n".join(blocks)
 
 
@@ -159,47 +157,27 @@ def render_examples(explanation: str, examples: Sequence[ShownExample]) -> str:
 
 
 def render_facts(facts: LatentFacts) -> str:
-    """The crosscoder's statistics, without the models' names and the side of the comparison."""
-    known = [
-        ("nu error (0 = the other model lacks it, 1 = both have it)", facts.nu_error),
-        ("nu reconstruction (0 = the other model lacks it, 1 = both have it)",
-         facts.nu_reconstruction),
-        ("share of tokens on which it fires", facts.density),
-        ("texts in which it fires", facts.n_documents),
-    ]  # fmt: skip
-    lines = [] if facts.delta_norm is None else [_norm_line(facts.delta_norm)]
-    lines += [f"- {name}: {value:.3g}" for name, value in known if value is not None]
-    return "\n".join(["What the dictionary says of the latent:", *lines]) if lines else ""
+    """How often the latent fires, in one sentence; nothing tells the models or the side."""
+    if facts.density is None:
+        return ""
+    texts = "" if facts.n_documents is None else f", in {facts.n_documents} texts"
+    return f" It fires on {facts.density:.2%} of all tokens{texts}."
 
 
-@lru_cache(maxsize=64)
-def render_options(options: tuple[CategoryOption, ...]) -> str:
-    """The categories, one block each, in the given order; those of a batch are the same."""
-    return "\n".join(_option(option) for option in options)
+OptionForm = Literal["bounded", "definition"]
+"""How much of a category is shown: with its `exclude` line, or the definition alone."""
 
 
-def _option(option: CategoryOption) -> str:
-    under = f" (under {option.parent})" if option.parent else ""
-    lines = [f"- {option.slug}{under}: {escaped(option.description)}"]
-    if option.include_when:
-        lines.append(f"  include: {escaped(option.include_when)}")
-    if option.exclude_when:
-        lines.append(f"  exclude: {escaped(option.exclude_when)}")
-    return "\n".join(lines)
+def render_options(options: Sequence[CategoryOption], form: OptionForm = "bounded") -> str:
+    """The categories, one line each, in the given order."""
+    return "\n".join(_option(option, form) for option in options)
 
 
-def _norm_line(delta_norm: float) -> str:
-    """Each model's share of the decoder norm, which scales what the latent writes.
-
-    delta_norm = ((t - r) / max(t, r) + 1) / 2 for decoder norms t and r (arXiv 2504.02922), hence
-    r / t = 2 - 2 delta_norm where t is the larger one, and t / r = 2 delta_norm where r is.
-    """
-    own, other = (1.0, 2 - 2 * delta_norm) if delta_norm >= 0.5 else (2 * delta_norm, 1.0)
-    share = own / (own + other)
-    return (
-        f"- share of its decoder norm, which scales what it does at every token: {share:.0%} in "
-        f"the model at hand, {1 - share:.0%} in the other model"
-    )
+def _option(option: CategoryOption, form: OptionForm) -> str:
+    line = f"- {option.slug}: {escaped(option.definition or option.include_when or option.name)}"
+    if form == "bounded" and option.exclude_when:
+        line += f" Not: {escaped(option.exclude_when)}"
+    return line
 
 
 def _example(example: ShownExample) -> str:
@@ -220,7 +198,7 @@ def _example_runs(
         yield marked, escaped("".join(window.tokens[position] for position in run))
 
 
-def _marked_window(label: str, window: Example, scale: float) -> str:
+def _marked_window(label: str, window: Example, scale: float, with_strengths: bool) -> str:
     lines, found = [f"[{label}]"], turns(window)
     for turn in found:
         parts = []
@@ -228,7 +206,7 @@ def _marked_window(label: str, window: Example, scale: float) -> str:
             text = escaped(joined(window, run))
             parts.append(_marked(text) if marked else text)
         lines.append(f"  {turn.role}: {''.join(parts).strip()}")
-    if window.peak > 0:
+    if with_strengths and window.peak > 0:
         fires = _strongest(window, found, scale)
         if fires:
             lines.append(f"  fires: {fires}")

@@ -1,33 +1,31 @@
 """Asks the judge for categories of explained latents, repeats the question, checks the quotes.
 
-Explanations that fit no category are grouped by likeness; the most central one names its group.
+A judge that was shown the nearest categories and asks to see all is asked again with all of them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-import numpy as np
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from crosscoder.progress import Advance, Progress, SilentProgress
 from labeler.embedding.base import Embedder
-from labeler.embedding.embedders import fitted_to
 from labeler.errors import UsageError
-from labeler.judge.base import CategoryOption, Judge, JudgeRequest, LatentRecord
+from labeler.judge.answers import SEE_ALL
+from labeler.judge.base import Judge, JudgeRequest, LatentRecord, judge_kind
 from labeler.judge.batch import BatchRunner, FailureLimit
 from labeler.judge.calls import CallStore, Question, StoredCall
-from labeler.judge.evidence_explanation import short_form
 from labeler.judge.latents import latents_of, load_subjects, options_of
-from labeler.judge.prompts import categorize_request
 from labeler.judge.rendering import content_text, escaped
+from labeler.labeling.category_questions import CategoryQuestions, QuestionConfig
+from labeler.labeling.explanation_clusters import ExplanationCluster, cluster_explanations
 from labeler.store.controls import control_latents, mixed
 from labeler.store.engine import read_session, write_session
 from labeler.store.judging import (
@@ -42,17 +40,6 @@ from labeler.store.latents import current_setting, ensure_comparison_setting
 from labeler.store.outcomes import OF_ONE_REQUEST, failed_outcome
 from labeler.store.schema import Category, Explanation, JudgeLabel, LabelSample, TaxonomyVersion
 from labeler.store.taxonomy_moves import carry_decisions, members_of
-from taxonomy.clustering import (
-    DEFAULT_DISTANCE_THRESHOLD,
-    LEAST_TEXTS,
-    ClusterSample,
-    canonical_text,
-    centred,
-    cluster,
-    name_clusters,
-    sweep_thresholds,
-)
-from taxonomy.mapping import Vectors
 
 READ_AT_ONCE = 32
 """Latents that are read in one session."""
@@ -71,17 +58,6 @@ class SampleRow:
     sample: int
     outcome: str
     category_id: int | None
-
-
-def shuffled_options(
-    options: Sequence[CategoryOption], seed: int, latent_id: int, sample: int
-) -> tuple[CategoryOption, ...]:
-    """The categories in the sample's order; sample 0 keeps the taxonomy's order."""
-    if sample == 0:
-        return tuple(options)
-    order = list(options)
-    random.Random(f"{seed} {latent_id} {sample}").shuffle(order)
-    return tuple(order)
 
 
 def add_sample(session: Session, row: SampleRow) -> bool:
@@ -142,9 +118,10 @@ class CategorizeConfig:
     cluster_distance: float | None = None
     """Cosine distance at which clusters of explanations stay separate; None = swept."""
     repeats: int = 1
-    """Requests per latent; all but the first with shuffled categories."""
+    """Requests per latent, each with the categories in another order."""
+    questions: QuestionConfig = field(default_factory=QuestionConfig)
     seed: int = 0
-    """Seed of the shuffled orders and the sweep."""
+    """Seed of the sweep."""
     activate: bool = True
     """Whether judge and version become active; False for a further judge."""
     failure_limit: FailureLimit = field(default_factory=FailureLimit)
@@ -169,10 +146,14 @@ class CategorizeSummary:
     """Latents whose answer came from an earlier run."""
     n_carried: int
     """Latents whose label was carried from the version before, without a request."""
+    n_saw_all: int
+    """Latents for which the judge asked to see the categories beyond the shortlist."""
     n_quotes_not_found: int
     """Categories whose quote is neither in the evidence nor in the explanation."""
     clusters: tuple[ExplanationCluster, ...]
     """Groups of similar explanations, largest first."""
+    note: str | None = None
+    """Why the judge was shown every category, where a shortlist was wanted."""
 
 
 def categorize(
@@ -208,12 +189,14 @@ def categorize(
                 ensure_comparison_setting(
                     session, comparison_id, taxonomy_version_id, store.judge_id
                 )
+    reads_windows = judge_kind(judge.identity.endpoint_kind).reads_windows
+    questions = CategoryQuestions(options, embedder, config.questions, reads_windows)
     progress = progress or SilentProgress()
     asked = list(dict.fromkeys([*mixed(latents, controls), *others]))
     with progress.task("categorize", len(asked), "latents") as advance:
         counted = frozenset(latents)
         work = _Categorizer(
-            engine, store, run_id, taxonomy_version_id, options, config, advance, counted
+            engine, store, run_id, taxonomy_version_id, questions, config, advance, counted
         )
         asyncio.run(work.run(judge, asked, config.failure_limit))
     with write_session(engine) as session:
@@ -235,8 +218,10 @@ def categorize(
         n_without_explanation=work.without_explanation,
         n_reused=work.reused,
         n_carried=work.carried,
+        n_saw_all=work.saw_all,
         n_quotes_not_found=work.quotes_not_found,
         clusters=clusters,
+        note=questions.note,
     )
 
 
@@ -248,7 +233,7 @@ class _Categorizer:
     store: CallStore
     run_id: int
     version_id: int
-    options: tuple[CategoryOption, ...]
+    questions: CategoryQuestions
     config: CategorizeConfig
     advance: Advance
     counted: frozenset[int]
@@ -259,6 +244,9 @@ class _Categorizer:
     reused: int = 0
     carried: int = 0
     quotes_not_found: int = 0
+    saw_all: int = 0
+    follow_ups: list[Question] = field(default_factory=list)
+    """Questions with every category, for answers that asked to see them."""
 
     async def run(self, judge: Judge, latents: Sequence[int], limit: FailureLimit) -> None:
         """Ask for all of them."""
@@ -269,8 +257,8 @@ class _Categorizer:
                 )
             )
             self._category_ids = {row.slug: row.id for row in rows}
-        runner = BatchRunner(judge, self.store, limit)
-        await runner.run(self._questions(latents), self._count, self._keep)
+        for questions in (self._questions(latents), self.follow_ups):
+            await BatchRunner(judge, self.store, limit).run(questions, self._count, self._keep)
 
     def _questions(self, latents: Sequence[int]) -> Iterator[Question]:
         left = iter(latents)
@@ -312,14 +300,17 @@ class _Categorizer:
     def _repeated(self, subject: LatentRecord, explanation: str) -> Iterator[Question]:
         """The question about a latent, as often as it is asked."""
         for sample in range(self.config.repeats):
-            seed = self.config.seed
-            options = shuffled_options(self.options, seed, subject.latent_id, sample)
-            request = categorize_request(subject, explanation, options, sample)
+            request = self.questions.first(subject, explanation, sample)
             yield Question(subject.latent_id, request)
 
     def _count(self, question: Question, call: StoredCall) -> None:
-        if question.request.sample == 0:
-            self.reused += not call.was_asked and question.latent_id in self.counted
+        is_counted = question.request.sample == 0 and question.latent_id in self.counted
+        if _asks_for_all(call):
+            self.saw_all += is_counted
+            whole = self.questions.whole(question.request)
+            self.follow_ups.append(Question(question.latent_id, whole))
+        elif question.request.sample == 0:
+            self.reused += is_counted and not call.was_asked
             self._tally(question.latent_id, _answer_of(call)["outcome"])
 
     def _tally(self, latent_id: int, outcome: str) -> None:
@@ -331,6 +322,7 @@ class _Categorizer:
 
     def _keep(self, answers: Sequence[tuple[Question, StoredCall]]) -> None:
         """Write the labels and the repeated answers of a batch."""
+        answers = [(question, call) for question, call in answers if not _asks_for_all(call)]
         chosen = [
             (question, call, _answer_of(call), self._categories(question, call))
             for question, call in answers
@@ -418,6 +410,10 @@ def _answer_of(call: StoredCall) -> dict[str, Any]:
     return call.parsed or {"outcome": failed_outcome(call.status), "categories": []}
 
 
+def _asks_for_all(call: StoredCall) -> bool:
+    return call.parsed is not None and str(call.parsed["outcome"]) == SEE_ALL
+
+
 def _keep_decisions(session: Session, comparison_id: int, taxonomy_version_id: int) -> None:
     """Carry reviewers' decisions to a version of the same name, by equal slug."""
     setting = current_setting(session, comparison_id)
@@ -440,50 +436,3 @@ def _is_written(label: LabelRow, newest: JudgeLabel | None) -> bool:
         (newest.judge_call_id, newest.explanation_id, newest.outcome)
         == (label.judge_call_id, label.explanation_id, label.outcome)
     )
-
-
-@dataclass(frozen=True)
-class ExplanationCluster:
-    """Latents with similar explanations."""
-
-    name: str
-    """Short form of the most central explanation."""
-    latent_ids: tuple[int, ...]
-
-
-def cluster_explanations(
-    session: Session,
-    embedder: Embedder,
-    latent_ids: Sequence[int],
-    judge_id: int,
-    distance: float | None,
-    seed: int = 0,
-) -> tuple[ExplanationCluster, ...]:
-    """Group the interpretable explanations that a judge works with, largest group first.
-
-    Without a distance, the one at which subsamples agree best is used, given enough explanations.
-    """
-    known = explanations_for(session, latent_ids, judge_id)
-    found = [known[key] for key in latent_ids if key in known and known[key].interpretable]
-    if not found:
-        return ()
-    texts = [explanation.text for explanation in found]
-    canonical = [canonical_text(text) for text in texts]
-    rows = centred(fitted_to(embedder, canonical).embed(canonical))
-    clustering = cluster(rows, distance if distance is not None else _sweep_distance(rows, seed))
-    names = name_clusters(clustering, texts, _name)
-    clusters = [
-        ExplanationCluster(name, tuple(found[row].latent_id for row in clustering.members(number)))
-        for number, name in enumerate(names)
-    ]
-    return tuple(sorted(clusters, key=lambda each: -len(each.latent_ids)))
-
-
-def _sweep_distance(rows: Vectors, seed: int) -> float:
-    if len(np.unique(rows, axis=0)) < LEAST_TEXTS:
-        return DEFAULT_DISTANCE_THRESHOLD
-    return sweep_thresholds(rows, seed=seed).threshold
-
-
-def _name(sample: ClusterSample) -> str:
-    return short_form(sample.medoid)

@@ -14,6 +14,7 @@ from labeler.judge.base import Judge
 from labeler.judge.batch import BatchRunner, FailureLimit
 from labeler.judge.calls import CallStore, Question, StoredCall
 from labeler.judge.latents import load_subjects
+from labeler.judge.prompt_limits import FIRING_KINDS, PromptLimits
 from labeler.judge.prompts import explain_request
 from labeler.store.engine import read_session, write_session
 from labeler.store.judging import (
@@ -26,7 +27,6 @@ from labeler.store.judging import (
 from labeler.store.outcomes import OF_ONE_REQUEST
 from labeler.store.schema import Explanation
 
-FIRING_KINDS = ("top", "quantile")
 READ_AT_ONCE = 32
 """Latents whose evidence is read in one session."""
 
@@ -37,6 +37,7 @@ class LabelConfig:
 
     min_windows: int = 3
     """Fewest firing examples of the explain half for a latent that is asked about."""
+    limits: PromptLimits = field(default_factory=PromptLimits)
     failure_limit: FailureLimit = field(default_factory=FailureLimit)
 
 
@@ -103,7 +104,7 @@ def label_latents(
 
 
 def explain_questions(
-    engine: Engine, latent_ids: Sequence[int], min_windows: int
+    engine: Engine, latent_ids: Sequence[int], config: LabelConfig
 ) -> Iterator[Question | TooLittle]:
     """A question for each latent, in order, or TooLittle where its evidence does not suffice."""
     left = iter(latent_ids)
@@ -112,8 +113,9 @@ def explain_questions(
             subjects = load_subjects(session, part)
         for subject in subjects:
             n_firing = sum(window.peak > 0 for window in subject.of_kind(*FIRING_KINDS))
-            if n_firing >= min_windows:
-                yield Question(subject.latent_id, explain_request(subject))
+            if n_firing >= config.min_windows:
+                request = explain_request(subject, limit=config.limits.explain)
+                yield Question(subject.latent_id, request)
             else:
                 yield TooLittle(subject.latent_id, n_firing)
 
@@ -143,7 +145,7 @@ class _Labeler:
         await runner.run(self._questions(latents), self._count, self._keep)
 
     def _questions(self, latents: Sequence[int]) -> Iterator[Question]:
-        for asked in explain_questions(self.engine, latents, self.config.min_windows):
+        for asked in explain_questions(self.engine, latents, self.config):
             if isinstance(asked, Question):
                 yield asked
             else:

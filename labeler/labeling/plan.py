@@ -13,9 +13,9 @@ from sqlalchemy import Engine, func, select
 from labeler.judge.base import CategoryOption, Judge, JudgeRequest, judge_kind
 from labeler.judge.budget import CharacterRate, Prices, Usage, characters_of
 from labeler.judge.calls import Question
-from labeler.judge.factory import prices_of
+from labeler.judge.factory import limits_of, prices_of
 from labeler.judge.latents import load_subject
-from labeler.judge.prompts import categorize_request
+from labeler.judge.prompts import TEMPLATE_TOKENS, categorize_request
 from labeler.labeling.explain import LabelConfig, explain_questions
 from labeler.labeling.score import reason_to_skip, score_requests, shuffled_sources
 from labeler.labeling.trials import draw_trials
@@ -48,8 +48,8 @@ CALL_STAGE = {"detection": "detect", "fuzzing": "fuzz"}
 """Stage of the calls by the method of a score."""
 MERGES_PER_CATEGORY = 5
 """Most categories that one is compared with."""
-TEMPLATE_TOKENS = 12
-"""Tokens that a chat template adds to two messages."""
+ASSUMED_SEE_ALL = 0.1
+"""Share of latents for which a judge asks to see the categories beyond its shortlist."""
 PART = 128
 CountTokens = Callable[[JudgeRequest], float]
 Item = TypeVar("Item")
@@ -144,6 +144,7 @@ class JudgePlanner:
         self._identity = judge.identity
         self._section = section
         self._prices: Prices | None = prices_of(section)
+        self._limits = limits_of(section)
         query = select(JudgeRecord.id).where(
             JudgeRecord.name == self._identity.name,
             JudgeRecord.model == self._identity.model,
@@ -174,6 +175,7 @@ class JudgePlanner:
         with read_session(self._engine) as session:
             own = newest_explanations(session, dict.fromkeys(latents), self._judge_id or 0)
         sources = shuffled_sources(own, seed) if scores.shuffled else {}
+        per_call = scores.per_call or kind.examples_per_call
         plan = Plan()
         for method in scores.methods:
             if method in kind.cannot_score:
@@ -187,16 +189,14 @@ class JudgePlanner:
                 if reason_to_skip(explanation, failed, method, kind, trials) is None:
                     shuffled = [sources[latent_id].text] if latent_id in sources else []
                     for text in (explanation.text, *shuffled):
-                        self._add_requests(
-                            tally, score_requests(method, text, trials, scores.per_call)
-                        )
+                        self._add_requests(tally, score_requests(method, text, trials, per_call))
             open_ = [latent_id for latent_id in latents if latent_id not in own]
             sample = _sample(open_)
             for latent_id in sample:
                 with read_session(self._engine) as session:
                     windows = load_subject(session, latent_id, split="score").windows
                 trials = draw_trials(method, windows, scores.examples, seed)
-                requests = score_requests(method, ASSUMED_EXPLANATION, trials, scores.per_call)
+                requests = score_requests(method, ASSUMED_EXPLANATION, trials, per_call)
                 factor = len(open_) / len(sample) * (2 if scores.shuffled else 1)
                 tally.add(factor * len(requests), factor * sum(map(self._count, requests)))
             plan += self._plan("label", method, tally, is_bound=bool(open_))
@@ -208,10 +208,13 @@ class JudgePlanner:
         options: Sequence[CategoryOption],
         version_id: int | None,
         is_explained_first: bool,
+        shortlist: int = 0,
     ) -> Plan:
         """The categories of latents, as often as each is asked about.
 
-        With `is_explained_first` latents without an explanation get one before.
+        With `is_explained_first` latents without an explanation get one before. Which categories
+        are in a latent's `shortlist` hardly matters for the length of a prompt: the first ones
+        stand in for them.
         """
         tally = _Tally()
         repeats = self._section.categorize_repeats
@@ -237,9 +240,16 @@ class JudgePlanner:
         with read_session(self._engine) as session:
             for latent_id in sample:
                 text = known[latent_id].text if latent_id in known else ASSUMED_EXPLANATION
-                request = categorize_request(load_subject(session, latent_id), text, options)
+                subject, limit = load_subject(session, latent_id), self._limits.categorize
+                whole = categorize_request(subject, text, options, limit=limit)
                 factor = repeats * len(open_) / len(sample)
-                tally.add(factor, factor * self._count(request))
+                if 0 < shortlist < len(options):
+                    shown, others = options[:shortlist], options[shortlist:]
+                    further = [option.slug for option in others]
+                    first = categorize_request(subject, text, shown, 0, further, limit)
+                    tally.add(factor, factor * self._count(first))
+                    factor *= ASSUMED_SEE_ALL
+                tally.add(factor, factor * self._count(whole))
         is_bound = any(latent_id not in known for latent_id in open_)
         return self._plan("categorize", "categorize", tally, is_bound)
 
@@ -304,7 +314,8 @@ class JudgePlanner:
             return int(session.execute(query).scalar_one())
 
     def _explain_questions(self, latents: Sequence[int]) -> Iterator[Question]:
-        for asked in explain_questions(self._engine, latents, LabelConfig().min_windows):
+        config = LabelConfig(limits=self._limits)
+        for asked in explain_questions(self._engine, latents, config):
             if isinstance(asked, Question):
                 yield asked
 

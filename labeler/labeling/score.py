@@ -86,9 +86,10 @@ def score_explanations(
     kind = judge_kind(judge.identity.endpoint_kind)
     tasks = _tasks(engine, store.judge_id, kind, run_id, latent_ids, config)
     progress = progress or SilentProgress()
-    n_calls = sum(len(task.requests(config.per_call)) for task in tasks)
+    per_call = config.per_call or kind.examples_per_call
+    n_calls = sum(len(task.requests(per_call)) for task in tasks)
     with progress.task("score", n_calls, "calls") as advance:
-        scorer = _Scorer(engine, store, run_id, config, advance)
+        scorer = _Scorer(engine, store, run_id, per_call, config.failure_limit, advance)
         asyncio.run(scorer.run(judge, tasks))
     return scorer.summary()
 
@@ -217,13 +218,15 @@ class _Scorer:
         engine: Engine,
         store: CallStore,
         run_id: int,
-        config: ScoreConfig,
+        per_call: int,
+        failure_limit: FailureLimit,
         advance: Advance,
     ) -> None:
         self._engine = engine
         self._store = store
         self._run_id = run_id
-        self._config = config
+        self._per_call = per_call
+        self._failure_limit = failure_limit
         self._advance = advance
         self._open: dict[_Task, int] = {}
         self._answers: dict[_Task, dict[str, bool]] = defaultdict(dict)
@@ -236,7 +239,7 @@ class _Scorer:
 
     async def run(self, judge: Judge, tasks: Sequence[_Task]) -> None:
         """Ask for all of them."""
-        runner = BatchRunner(judge, self._store, self._config.failure_limit)
+        runner = BatchRunner(judge, self._store, self._failure_limit)
         await runner.run(self._questions(tasks), self._keep)
 
     def summary(self) -> ScoreSummary:
@@ -253,7 +256,7 @@ class _Scorer:
 
     def _questions(self, tasks: Sequence[_Task]) -> Iterator[Question]:
         for task in tasks:
-            requests = task.requests(self._config.per_call)
+            requests = task.requests(self._per_call)
             self._open[task] = len(requests)
             if task.skipped is not None:
                 self._write(task, not_scored(task.skipped))

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError, WorkError
-from labeler.judge.factory import make_judge, study_embedder, study_judge
+from labeler.judge.factory import limits_of, make_judge, study_embedder, study_judge
 from labeler.stages.base import Stage, StageContext, StageOutcome
 from labeler.stages.isolate import compared_names
 from labeler.stages.label import (
@@ -141,6 +141,7 @@ class _Work:
         self, judge: Judge, section: JudgeSection, activate: bool = False
     ) -> CategorizeSummary:
         from labeler.labeling.categorize import CategorizeConfig, categorize
+        from labeler.labeling.category_questions import QuestionConfig
 
         with write_session(self._context.engine) as session:
             version = study_version(session, self._study)
@@ -160,6 +161,7 @@ class _Work:
             CategorizeConfig(
                 cluster_distance=config.taxonomy.cluster_distance,
                 repeats=section.categorize_repeats,
+                questions=QuestionConfig(section.shortlist, limits_of(section)),
                 seed=config.study.seed,
                 activate=activate,
             ),
@@ -230,6 +232,10 @@ def _words(summary: CategorizeSummary) -> str:
         words += f"; {summary.n_carried} labels kept from the version before"
     if summary.n_without_explanation:
         words += f"; {summary.n_without_explanation} without an explanation"
+    if summary.n_saw_all:
+        words += f"; the judge asked to see all categories for {summary.n_saw_all}"
+    if summary.note:
+        words += f"; {summary.note}"
     if summary.n_quotes_not_found:
         words += f"; {summary.n_quotes_not_found} quotes not found in what the judge was shown"
     return words

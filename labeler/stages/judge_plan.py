@@ -192,7 +192,8 @@ class _Planning:
             plan = self._assumed("label", "explain", self._n_expected())
             if self._section.kind in scores.judges:
                 n_scored = self._n_expected() - self._section.random_latents
-                parts = -(-scores.examples // scores.per_call) * (2 if scores.shuffled else 1)
+                per_call = scores.per_call or judge_kind(self._section.kind).examples_per_call
+                parts = -(-scores.examples // per_call) * (2 if scores.shuffled else 1)
                 for method in scores.methods:
                     plan += self._assumed("label", method, n_scored * parts)
             return plan
@@ -206,8 +207,9 @@ class _Planning:
             n_calls = self._n_expected() * self._section.categorize_repeats
             return self._assumed("categorize", "categorize", n_calls)
         is_explained_first = bool(self._config.models)
+        shortlist = 0 if self._config.embedding.kind == "tfidf" else self._section.shortlist
         return self._planner.categorized(
-            self._latents, self._options, self._version_id, is_explained_first
+            self._latents, self._options, self._version_id, is_explained_first, shortlist
         )
 
     def _naming(self) -> Plan:

@@ -13,7 +13,7 @@ from crosscoder.files import sha256_text
 from labeler.embedding.base import Embedder
 from labeler.errors import WorkError
 from labeler.judge.base import judge_kind
-from labeler.judge.factory import judges_embedder, make_judge, study_judge
+from labeler.judge.factory import judges_embedder, limits_of, make_judge, study_judge
 from labeler.judge.latents import latents_of
 from labeler.stages.base import UNANSWERED, Stage, StageContext, StageOutcome
 from labeler.stages.collect import other_latents
@@ -34,6 +34,8 @@ FIELDS_NOT_IN_KEY = {
 }  # fmt: skip
 """Fields of `[judge]` that do not change an answer and so are not part of the stage's key: address,
 start of the server, costs, repeats, and the parameters that the server takes."""
+PROMPT_FIELDS = ("shortlist", "explain_tokens", "categorize_tokens")
+"""Fields of `[judge]` that only shape prompts."""
 MOST_FAILED = 0.2
 """Share of latents without an answer above which the stage is not done."""
 
@@ -69,6 +71,9 @@ def judge_inputs(section: JudgeSection) -> dict[str, Any]:
     if not section.random_latents:
         # The key joined the others later; without it a study's stage key stays what it was.
         del inputs["random_latents"]
+    if judge_kind(section.kind).reads_windows:
+        for key in PROMPT_FIELDS:
+            del inputs[key]
     return inputs
 
 
@@ -129,7 +134,9 @@ def compared(session: Session, names: Collection[str]) -> list[int]:
 def further_inputs(study: StudyFile) -> dict[str, Any]:
     """What decides the work of further judges and the scores."""
     judges = [judge_inputs(section) for section in study.config.judges]
-    return {"judges": judges, "scores": study.config.scores.model_dump()}
+    scores = study.config.scores.model_dump()
+    scores["per_call"] = scores["per_call"] or judge_kind(study.config.judge.kind).examples_per_call
+    return {"judges": judges, "scores": scores}
 
 
 def score_with(
@@ -159,7 +166,7 @@ def label_with_further_judges(
     context: StageContext, embedder: Embedder | None, run_id: int
 ) -> list[str]:
     """Let every judge of `[[judges]]` explain latents and score those of the sides; a line each."""
-    from labeler.labeling.explain import label_latents
+    from labeler.labeling.explain import LabelConfig, label_latents
 
     lines = []
     for section in context.study.config.judges:
@@ -167,7 +174,8 @@ def label_with_further_judges(
         with read_session(context.engine) as session:
             scored = side_latents(session, context)
             latents = labelled_latents(session, context, section)
-        summary = label_latents(context.engine, judge, run_id, latents, progress=context.progress)
+        config = LabelConfig(limits=limits_of(section))
+        summary = label_latents(context.engine, judge, run_id, latents, config, context.progress)
         scores = score_with(context, section, embedder, run_id, scored)
         lines.append(
             f"{judge.identity.name} explained {summary.n_explained}, "
@@ -194,14 +202,15 @@ class LabelStage:
 
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
         """Ask for what was never answered."""
-        from labeler.labeling.explain import label_latents
+        from labeler.labeling.explain import LabelConfig, label_latents
 
         embedder = judges_embedder(context.study)
         judge = study_judge(context.study, embedder, context.spending)
         with read_session(context.engine) as session:
             scored = side_latents(session, context)
             latents = labelled_latents(session, context, context.study.config.judge)
-        summary = label_latents(context.engine, judge, run_id, latents, progress=context.progress)
+        config = LabelConfig(limits=limits_of(context.study.config.judge))
+        summary = label_latents(context.engine, judge, run_id, latents, config, context.progress)
         failed = ""
         if summary.n_failed > MOST_FAILED * summary.n_latents:
             raise WorkError(

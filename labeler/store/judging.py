@@ -50,6 +50,7 @@ class CallRow:
     raw: str | None
     sample: int = 0
     parsed: Mapping[str, Any] | None = None
+    options: Sequence[str] | None = None
     latent_id: int | None = None
     prompt_id: int | None = None
     error: str | None = None
@@ -215,7 +216,9 @@ def _numbered(session: Session, calls: Sequence[CallRow]) -> list[dict[str, Any]
         key = (call.judge_id, call.request_sha256, call.sample)
         last[key] = last.get(key, -1) + 1
         parsed = None if call.parsed is None else dict(call.parsed)
-        values.append({**call.__dict__, "parsed": parsed, "attempt": last[key]})
+        options = None if call.options is None else list(call.options)
+        row = {**call.__dict__, "parsed": parsed, "options": options}
+        values.append({**row, "attempt": last[key]})
     return values
 
 

@@ -387,8 +387,8 @@ class ScoreSettings(Settings):
     examples: int = Field(20, ge=2)
     """Largest number of examples per latent and method; the half of the evidence that is kept for
     scoring may hold fewer."""
-    per_call: int = Field(10, ge=1)
-    """Examples per judge call."""
+    per_call: int | None = Field(None, ge=1)
+    """Examples per judge call; without it, 20, and 10 for the evidence judge."""
     shuffled: bool = True
     """Also score another latent's explanation on the same examples, without telling the judge."""
 

@@ -119,8 +119,16 @@ class JudgeSection(Section):
     server: JudgeServerSection = JudgeServerSection()
     """How `difflens judge serve` starts the judge's own server."""
     categorize_repeats: int = Field(1, ge=1, le=20)
-    """Times that each latent is categorised. From the second time on the categories are
-    shuffled, and the answers only measure the confidence of the first."""
+    """Times that each latent is categorised, each with the categories in another order. From the
+    second time on the answers only measure the confidence of the first."""
+    shortlist: int = Field(8, ge=0)
+    """Categories that a judge is shown with their definitions, the nearest by `[embedding]`; it is
+    told the others' names and may ask to see all. 0 = all at once, as without a sentence model."""
+    explain_tokens: int = Field(2500, ge=400)
+    """Most tokens of a prompt that asks for an explanation, as estimated; fewer texts are shown
+    where they do not fit."""
+    categorize_tokens: int = Field(1500, ge=400)
+    """Most tokens of a prompt that asks for categories."""
     random_latents: int = Field(0, ge=0)
     """Latents outside the sides, drawn at random, that a judge which costs something labels too:
     base rates of its categories. collect.latents says which have evidence; the evidence judge

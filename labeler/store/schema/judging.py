@@ -98,6 +98,9 @@ class JudgeCall(Base):
     estimated_prompt_tokens: Mapped[int | None]
     """What counts towards a limit where the server reports nothing."""
     estimated_completion_tokens: Mapped[int | None]
+    options: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    """`categorize`: slugs of the categories with definitions, in the order in which they were
+    shown; NULL where the judge was shown all in the taxonomy's order."""
 
 
 class WorkItem(Base):

@@ -98,9 +98,9 @@ def test_calls_of_a_judge_that_costs_something_are_planned_before_there_is_evide
         judge=judge, scores={"methods": ["detection"], "examples": 20}, taxonomy={"mode": "induce"}
     )
     rows = {line.split()[1]: line.split() for line in judge_lines(study, capsys)}
-    # 10 latents a side and 20 controls; 20 examples in two calls, for the shuffled one too.
+    # 10 latents a side and 20 controls; 20 examples in one call, for the shuffled one too.
     assert rows["explain"][3:5] == ["40+", "0"]
-    assert rows["detection"][3] == "160+"
+    assert rows["detection"][3] == "80+"
     assert rows["categorize"][3] == "80+"
     assert {"name", "merge"} <= set(rows)
     (total,) = [line.split() for line in judge_lines(study, capsys) if line.split()[0] == "total"]

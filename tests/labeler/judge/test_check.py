@@ -13,6 +13,9 @@ import pytest
 from stub_server import Step, StubServer
 
 from labeler.cli.main import run
+from labeler.errors import UsageError
+from labeler.judge.factory import make_judge
+from labeler.study.study_file import StudyFile
 
 GOOD = json.dumps({"explanation": "apologies", "interpretable": True, "confidence": 0.9})
 KEY = "sk-very-secret-0815"
@@ -154,7 +157,19 @@ def test_a_context_that_prompts_do_not_fit_in(
     status, _, err = check(tmp_path, Step(GOOD), capsys, context=1024)
     assert status == 2
     assert "judge.server.max_model_len" in err
-    assert "context of 1024 tokens" in err
+    assert "prompts of up to 2500 tokens (judge.explain_tokens) and answers of up to 256" in err
+    assert "need 2756, the served context has 1024" in err
+
+
+def test_a_context_of_the_config_that_prompts_do_not_fit_in_is_said_before_anything_is_asked(
+    tmp_path: Path,
+) -> None:
+    path = Path(study(tmp_path, "http://127.0.0.1:9/v1", categorize_tokens=3000))
+    path.write_text(path.read_text() + "[judge.server]\nmax_model_len = 3100\n", encoding="utf-8")
+    with pytest.raises(
+        UsageError, match=r"judge.categorize_tokens\) .* the served context has 3100"
+    ):
+        make_judge(StudyFile.read(path).config.judge)
 
 
 def test_a_wrong_key_is_named_by_its_variable_only(

@@ -215,7 +215,9 @@ def test_a_request_of_its_own_fault_is_not_repeated_and_keeps_the_servers_words(
     words = "This model's maximum context length is 4096 tokens."
     with StubServer(lambda *_: error(words)).running() as server:
         (reply,) = ask_all(judge_of(server), [EXPLAIN])
-    assert (reply.status, reply.error) == ("too_long", f"400: {words}")
+    assert reply.status == "too_long"
+    assert str(reply.error).startswith(f"400: {words} (a prompt of some ")
+    assert str(reply.error).endswith("and judge.max_tokens = 512, exceed the served context)")
     assert len(server.received) == 1
 
 

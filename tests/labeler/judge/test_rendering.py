@@ -57,7 +57,12 @@ def shown(request: JudgeRequest) -> str:
     ("name", "request_"),
     [
         ("explain", explain_request(evidence())),
-        ("categorize", categorize_request(evidence(), "apologies; they cost $5", OPTIONS)),
+        (
+            "categorize",
+            categorize_request(
+                evidence(), "apologies; they cost $5", OPTIONS, further=["science", "health"]
+            ),
+        ),
         (
             "detect",
             detect_request(
@@ -100,7 +105,7 @@ def test_neither_the_models_nor_the_side_are_told() -> None:
 
 def test_facts_that_are_unknown_are_left_out() -> None:
     assert render_facts(LatentFacts()) == ""
-    assert "nu reconstruction" not in render_facts(LatentFacts(nu_error=0.5))
+    assert render_facts(LatentFacts(density=0.012)) == " It fires on 1.20% of all tokens."
 
 
 @given(ANY_TEXT)
@@ -120,7 +125,7 @@ def test_visible_text_has_one_line_no_marks_and_nothing_hidden(text: str) -> Non
 def test_brackets_of_the_text_never_look_like_marks(before: str, after: str) -> None:
     tokens = (f"{before}x", "SORRY", f"x{after}")
     each = Example("top", "explain", tokens, ("plain",) * 3, (0.0, 1.0, 0.0))
-    line = render_evidence(subject([each])).splitlines()[1]
+    line = render_evidence([each], 1.0).splitlines()[1]
     assert re.findall(r"<<(.*?)>>", line) == ["SORRY"]
 
 
@@ -147,27 +152,14 @@ def test_hostile_text_stays_inside_its_frame(hostile: str) -> None:
     calm = explain_request(subject([window("<<calm>> x", "user", in_template=False)]))
     assert len(user.splitlines()) == len(calm.messages[1].content.splitlines())
     assert request.messages[0] == calm.messages[0]
-    token = re.search(r"token ([0-9a-f]{16})", user)
-    assert token is not None
-    assert user.count(token.group(1)) == 3
+    assert request.token is not None
+    assert user.count(request.token) == 2
     user.encode("utf-8")
     assert len(request.sha256(identity_of_tests())) == 64
 
 
 def identity_of_tests() -> JudgeIdentity:
     return JudgeIdentity("j", "m", "openai")
-
-
-def test_the_decoder_norms_are_told_as_shares() -> None:
-    def share(delta_norm: float) -> str:
-        return render_facts(LatentFacts(delta_norm=delta_norm))
-
-    assert "50% in the model at hand, 50% in the other model" in share(0.5)
-    assert "100% in the model at hand, 0% in the other model" in share(1.0)
-    assert "0% in the model at hand, 100% in the other model" in share(0.0)
-    # Norms 3 and 1: delta_norm = ((3 - 1) / 3 + 1) / 2 = 5 / 6; and the other way round.
-    assert "75% in the model at hand, 25% in the other model" in share(5 / 6)
-    assert "25% in the model at hand, 75% in the other model" in share(1 / 6)
 
 
 def test_the_prompts_of_one_explanation_start_alike() -> None:

@@ -14,6 +14,7 @@ from labeler.judge.embedding_judge import EvidenceJudge
 from labeler.judge.latents import latents_of, load_subject, options_of
 from labeler.judge.scripted import ScriptedJudge
 from labeler.labeling.categorize import CategorizeSummary, categorize, check_quote
+from labeler.labeling.category_questions import shuffled_options
 from labeler.labeling.explain import label_latents
 from labeler.store.engine import read_session, write_session
 from labeler.store.latents import current_setting
@@ -240,14 +241,28 @@ def test_too_many_failures_give_up_and_leave_the_old_judge_in_force(engine: Engi
     assert setting.judge_id == made.judge_id
 
 
-def test_options_are_the_leaves_in_taxonomy_order(engine: Engine) -> None:
+def test_options_are_the_leaves_in_an_order_of_the_latent_that_is_stored(engine: Engine) -> None:
     made = seeded(engine)
     judge = ScriptedJudge(script(lambda _: NONE))
     run(engine, made, judge)
-    slugs = [option.slug for option in judge.asked[-1].options]
-    assert slugs == ["safety", "humour", "lists"]
-    items = judge.asked[-1].schema["properties"]["categories"]["items"]
-    assert items["properties"]["category"]["enum"] == slugs
+    asked = [request for request in judge.asked if request.stage == "categorize"]
+    for request in asked:
+        slugs = [option.slug for option in request.options]
+        assert sorted(slugs) == ["humour", "lists", "safety"]
+        assert request.subject is not None
+        assert tuple(request.options) == shuffled_options(request.options, request.subject, 0)
+        items = request.schema["properties"]["categories"]["items"]
+        assert items["properties"]["category"]["enum"] == [*slugs, "none"]
+    with read_session(engine) as session:
+        calls = session.scalars(select(JudgeCall).where(JudgeCall.stage == "categorize"))
+        stored = {call.latent_id: call.options for call in calls}
+        others = session.scalars(select(JudgeCall).where(JudgeCall.stage != "categorize"))
+        assert {str(call.options) for call in others} == {"None"}
+    assert stored == {
+        request.subject.latent_id: [option.slug for option in request.options]
+        for request in asked
+        if request.subject is not None
+    }
 
 
 def test_explanations_are_grouped_and_the_groups_are_named(engine: Engine) -> None:

@@ -105,7 +105,7 @@ def test_explaining_scoring_and_categorising_share_one_budget(
             judge=served(server, **PRICES), scores={"methods": ["detection"], "controls": 0}
         )
         call = ["run", str(study.path), "--until", "categorize"]
-        stops = stopped_at([10_000, 32_000, 60_000], call, judge, server, capsys)
+        stops = stopped_at([10_000, 24_000, 44_000], call, judge, server, capsys)
         asked = len(server.received)
         assert stops == ["explain", "detection", "categorize"]
         assert run(["run", str(study.path), "--plan"]) == 0

@@ -1,0 +1,94 @@
+"""Which categories a judge chooses from: a shortlist or all, shuffled for each latent."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from labeler.embedding.base import Embedder
+from labeler.embedding.embedders import is_sentence_embedder
+from labeler.judge.base import CategoryOption, JudgeRequest, LatentRecord
+from labeler.judge.prompt_limits import PromptLimits
+from labeler.judge.prompts import categorize_request
+from labeler.judge.shortlist import Shortlister
+
+SHORTLIST = 8
+"""Categories that a judge is shown with their definitions, unless it asks for all."""
+
+
+@dataclass(frozen=True)
+class QuestionConfig:
+    """How a judge is asked for categories."""
+
+    shortlist: int = SHORTLIST
+    """Categories that are shown with their definitions; 0 = all."""
+    limits: PromptLimits = field(default_factory=PromptLimits)
+
+
+class CategoryQuestions:
+    """Makes the requests for the categories of latents.
+
+    A judge that reads windows gets every category in the taxonomy's order. A judge that reads
+    prompts gets the nearest ones, in an order of each latent, and may ask to see all.
+    """
+
+    def __init__(
+        self,
+        options: Sequence[CategoryOption],
+        embedder: Embedder,
+        config: QuestionConfig,
+        reads_windows: bool,
+    ) -> None:
+        self._options = tuple(options)
+        self._config = config
+        self._reads_windows = reads_windows
+        self._shortlister: Shortlister | None = None
+        self.note: str | None = None
+        """Why every category is shown, where a shortlist was wanted."""
+        if reads_windows or not 0 < config.shortlist < len(self._options):
+            return
+        if is_sentence_embedder(embedder):
+            self._shortlister = Shortlister(self._options, embedder, config.shortlist)
+        else:
+            self.note = "no sentence model, so the judge is shown every category"
+
+    def first(self, subject: LatentRecord, explanation: str, sample: int) -> JudgeRequest:
+        """The request that is sent first, with the shortlist where there is one."""
+        if self._reads_windows:
+            return categorize_request(subject, explanation, self._options, sample)
+        if self._shortlister is None:
+            return self._ask(subject, explanation, self._options, sample)
+        shown = self._shortlister.nearest(subject, explanation)
+        return self._ask(subject, explanation, shown, sample)
+
+    def whole(self, request: JudgeRequest) -> JudgeRequest:
+        """The request with every category, for a judge that asks to see all."""
+        assert request.subject is not None
+        assert request.explanation is not None
+        return self._ask(request.subject, request.explanation, self._options, request.sample)
+
+    def _ask(
+        self,
+        subject: LatentRecord,
+        explanation: str,
+        shown: Sequence[CategoryOption],
+        sample: int,
+    ) -> JudgeRequest:
+        slugs = {option.slug for option in shown}
+        further = [option.slug for option in self._options if option.slug not in slugs]
+        options = shuffled_options(shown, subject, sample)
+        limit = self._config.limits.categorize
+        return categorize_request(subject, explanation, options, sample, further, limit)
+
+
+def shuffled_options(
+    options: Sequence[CategoryOption], subject: LatentRecord, sample: int
+) -> tuple[CategoryOption, ...]:
+    """The categories in an order drawn by the latent and the sample's number.
+
+    Crosscoder and index seed the draw, so that a latent has the same order in every database.
+    """
+    order = sorted(options, key=lambda option: option.slug)
+    random.Random(f"{subject.crosscoder} {subject.latent_index} {sample}").shuffle(order)
+    return tuple(order)
