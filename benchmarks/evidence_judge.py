@@ -74,6 +74,7 @@ def seed_options() -> tuple[CategoryOption, ...]:
             include_when=leaf.include_when,
             exclude_when=leaf.exclude_when,
             prototypes=leaf.prototypes,
+            behaviour=leaf.behaviour,
         )
         for leaf in seed_taxonomy().leaves()
     )

@@ -31,10 +31,14 @@ from labeler.judge.evidence_statistics import (
     foreign_share,
     read,
 )
+from labeler.judge.few_shot import HeadFinder, build_head_finder
+from labeler.judge.labelled_evidence import LabelledLatent, fitting_set, labelled_sha256
+from labeler.judge.latent_features import FeatureReader
 from labeler.judge.nearest_category import CategoryFinder, Found
 from labeler.judge.rendering import content_text
 from labeler.study.config import JUDGE_KINDS
 from labeler.study.judge_config import EmbeddingSection, JudgeSection
+from labeler.study.study_file import cache_folder
 from taxonomy.clustering import canonical_text
 
 
@@ -60,15 +64,17 @@ class EvidenceKind(JudgeKind):
     ) -> EvidenceJudge:
         """A judge that computes with the embedder."""
         assert embedder is not None
-        return EvidenceJudge(embedder)
+        return EvidenceJudge(embedder, cache=cache_folder() / HEADS)
 
     def expected_name(self, section: JudgeSection, embedding: EmbeddingSection) -> str:
         """`evidence-` and the embedder's name."""
         return f"evidence-{embedder_name(embedding)}"
 
 
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 """Increased whenever the same evidence could get another answer."""
+HEADS = "heads"
+"""Folder of fitted heads in the cache."""
 MIN_TEXTS = 3
 """Fewest different texts of an interpretable latent."""
 LEAST_WORDS = 3
@@ -89,16 +95,30 @@ class EvidenceJudge:
     """Answers that are committed together: an answer costs less than a commit."""
     ahead = 128
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        labelled: Sequence[LabelledLatent] | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        """Judge fitted on `labelled`, by default those of the package; fits lie in `cache`."""
         is_cached = isinstance(embedder, CachedEmbedder)
         self._embedder = embedder if is_cached else CachedEmbedder(embedder)
         self._languages = LanguageIdentifier()
+        self._features = FeatureReader(self._embedder, self._languages)
+        self._labelled = fitting_set() if labelled is None else tuple(labelled)
+        self._cache = cache
         self._finders: dict[tuple[object, ...], CategoryFinder] = {}
+        self._heads: dict[tuple[object, ...], HeadFinder | None] = {}
         self._identity = JudgeIdentity(
             name=f"evidence-{embedder.name}",
             model=embedder.name,
             endpoint_kind="evidence",
-            params={"method": METHOD_VERSION, "embedding": embedder.fingerprint},
+            params={
+                "method": METHOD_VERSION,
+                "embedding": embedder.fingerprint,
+                "labelled": labelled_sha256(self._labelled),
+            },
         )
 
     @property
@@ -108,9 +128,8 @@ class EvidenceJudge:
 
     def read_ahead(self, requests: Sequence[JudgeRequest]) -> None:
         """Embed the texts of latents in one call; `ask` finds their vectors."""
-        subjects = [request.subject for request in requests if request.subject is not None]
-        texts = [piece.text for subject in subjects for piece in read(subject).snippets]
-        self._embedder.embed(list(dict.fromkeys(texts)))
+        readings = [read(each.subject) for each in requests if each.subject is not None]
+        self._features.embed_all(readings)
 
     async def ask(
         self, request: JudgeRequest, on_attempt: OnAttempt = ignore_attempt
@@ -193,6 +212,9 @@ class EvidenceJudge:
         if len(reading.snippets) < MIN_TEXTS:
             return {"outcome": "uninterpretable", "categories": []}
         texts = [piece.text for piece in reading.snippets]
+        head = self._head(request.options)
+        if head is not None:
+            return _assigned(head.find(reading), texts)
         return self._nearest(request, texts, foreign_share(reading.windows, self._languages))
 
     def _nearest(
@@ -205,6 +227,13 @@ class EvidenceJudge:
         if options not in self._finders:
             self._finders[options] = CategoryFinder.build(options, self._embedder)
         return self._finders[options]
+
+    def _head(self, options: tuple[CategoryOption, ...]) -> HeadFinder | None:
+        if options not in self._heads:
+            self._heads[options] = build_head_finder(
+                options, self._features, self._finder(options), self._labelled, self._cache
+            )
+        return self._heads[options]
 
 
 def _assigned(found: Sequence[Found], texts: Sequence[str]) -> dict[str, Any]:

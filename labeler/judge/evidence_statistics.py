@@ -207,7 +207,7 @@ class EvidenceStatistics:
 
 def known_languages(windows: Sequence[Example], languages: LanguageIdentifier) -> list[str]:
     """The language of each example whose language is known."""
-    return [language for window in windows if (language := _language(window, languages))]
+    return [language for window in windows if (language := language_of(window, languages))]
 
 
 def foreign_share(windows: Sequence[Example], languages: LanguageIdentifier) -> float:
@@ -246,7 +246,7 @@ def word_activations(window: Example) -> list[tuple[str, float]]:
     """
     found: list[tuple[str, float]] = []
     for turn in turns(window):
-        pieces = _words_by_token(window, turn)
+        pieces = words_by_token(window, turn)
         gathered: dict[tuple[int, str], float] = defaultdict(float)
         for position in turn.positions:
             if window.activations[position] > 0:
@@ -271,7 +271,7 @@ def edge_of_turn(window: Example) -> str | None:
     return "middle"
 
 
-def _words_by_token(window: Example, turn: Turn) -> dict[int, tuple[int, str]]:
+def words_by_token(window: Example, turn: Turn) -> dict[int, tuple[int, str]]:
     """Position of each token of a turn -> start and text of its word."""
     text = joined(window, turn.positions)
     spans = [match.span() for match in _WORD.finditer(text)]
@@ -305,7 +305,7 @@ def _one_case(words: dict[str, float]) -> dict[str, float]:
     return {_largest_first(group)[0][0]: sum(group.values()) for group in groups.values()}
 
 
-def _language(window: Example, languages: LanguageIdentifier) -> str | None:
+def language_of(window: Example, languages: LanguageIdentifier) -> str | None:
     """Language of the turn in which the latent fires most, else of the whole content."""
     turn = peak_turn(window)
     if turn is not None:

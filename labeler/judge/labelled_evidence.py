@@ -8,11 +8,13 @@ are active. `category` is the slug of a leaf, or `none`.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
+from crosscoder.files import json_sha256
 from crosscoder.limits import lines_of, parse_row, read_text
 from labeler.errors import UsageError
 from labeler.judge.base import CONTENT_ROLES, Example, LatentRecord
@@ -51,6 +53,18 @@ def labelled_latents(text: str, where: object) -> tuple[LabelledLatent, ...]:
     return tuple(
         _latent(number, f"{where}, line {number}", line) for number, line in lines_of(text, where)
     )
+
+
+def labelled_sha256(latents: Sequence[LabelledLatent]) -> str:
+    """Hash of what a fit reads of labelled latents."""
+    rows = [
+        [
+            latent.category,
+            *([one.tokens, one.roles, one.activations] for one in latent.subject.windows),
+        ]
+        for latent in latents
+    ]
+    return json_sha256(rows)
 
 
 def _latent(number: int, where: str, line: str) -> LabelledLatent:

@@ -172,7 +172,7 @@ class CategoryFinder:
         best, so the score of `multilingual` is raised by that share of a latent's typical score
         on its own category, or of the threshold if that is larger.
         """
-        by_snippet = raw_similarities(vectors, self.index)
+        by_snippet = self.by_snippet(vectors)
         scores, threshold = self.scores(vectors, foreign_share), self.scale.none_threshold
         shares = _softmax(np.append(scores, threshold) / TEMPERATURE)
         floor = max(threshold, float(scores.max()) - SECONDARY_MARGIN)
@@ -182,14 +182,25 @@ class CategoryFinder:
             for leaf in best[:MAX_CATEGORIES]
         ]
 
+    def by_snippet(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Similarity (s, C) of each snippet to each leaf, in units of cosine."""
+        return raw_similarities(vectors, self.index)
+
     def scores(self, vectors: NDArray[np.floating], foreign_share: float) -> NDArray[np.float64]:
         """Score (C,) of the centre of vectors (s, e) on each category, as `find` compares them."""
         centre = np.asarray(vectors).mean(axis=0, keepdims=True)
-        scores = self.scale.scores(raw_similarities(centre, self.index)[0])
+        scores: NDArray[np.float64] = self.scores_of_centres(centre, np.array([foreign_share]))[0]
+        return scores
+
+    def scores_of_centres(
+        self, centres: NDArray[np.floating], foreign_shares: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Scores (n, C) of the centres (n, e) of latents with these shares (n,) of foreign text."""
+        scores = self.scale.scores(raw_similarities(centres, self.index))
         if MULTILINGUAL in self.index.slugs:
             raised = self.index.slugs.index(MULTILINGUAL)
             largest = max(self.scale.typical_score, self.scale.none_threshold)
-            scores[raised] += foreign_share * largest
+            scores[:, raised] += foreign_shares * largest
         return scores
 
 

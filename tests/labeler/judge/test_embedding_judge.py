@@ -41,7 +41,7 @@ FRENCH = (
 
 
 def ask(request: JudgeRequest, embedder: Embedder | None = None) -> JudgeReply:
-    return asyncio.run(EvidenceJudge(embedder or WordEmbedder()).ask(request))
+    return asyncio.run(EvidenceJudge(embedder or WordEmbedder(), labelled=()).ask(request))
 
 
 def answer(request: JudgeRequest, embedder: Embedder | None = None) -> dict[str, object]:

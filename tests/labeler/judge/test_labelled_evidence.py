@@ -47,6 +47,6 @@ def test_every_leaf_and_none_has_labelled_latents_for_fitting() -> None:
     counts = Counter(latent.category for latent in fitting_set())
     wanted = {leaf.slug for leaf in seed_taxonomy().leaves()} | {NONE}
     assert set(counts) == wanted
-    assert min(counts.values()) >= 3
+    assert min(counts.values()) >= 8
     assert len({latent.name for latent in fitting_set()}) == len(fitting_set())
     assert min(len(latent.subject.windows) for latent in fitting_set()) >= 6

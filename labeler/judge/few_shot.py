@@ -1,0 +1,245 @@
+"""Finds the categories of a latent with a head that is fitted on labelled latents.
+
+The head (`taxonomy.category_head`) is fitted on the labelled latents of the package, on latents
+without a subject that are mixed from their windows, and on reviewed latents of the study where it
+learns from them. Leaves without labelled latents are found by their definition and prototypes. A
+fit takes seconds and is cached in a file named by the hash of all that it depends on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from crosscoder.files import json_sha256, whole_file
+from labeler.errors import WorkError
+from labeler.judge.answers import MAX_CATEGORIES
+from labeler.judge.base import CategoryOption
+from labeler.judge.evidence_statistics import Reading, read
+from labeler.judge.labelled_evidence import NONE, LabelledLatent, labelled_sha256
+from labeler.judge.latent_features import (
+    ExampleFeatures,
+    FeatureReader,
+    foreign_share,
+    head_rows,
+)
+from labeler.judge.mixed_latents import FUNCTION_WORDS, mixed_latents
+from labeler.judge.nearest_category import CategoryFinder, Found
+from labeler.judge.token_kinds import mean_shares
+from taxonomy.category_head import CategoryHead, HeadRows, fit_head
+
+Floats = NDArray[np.float64]
+
+NUMBERS = "numbers-and-time"
+"""Slug of the category of numerals, dates and units."""
+HEAD_VERSION = 1
+"""Increased whenever the same labelled latents could give another head."""
+RESAMPLES = 4
+"""Resamples of the windows of each labelled latent."""
+FEWEST_RESAMPLED = 3
+"""Fewest windows of a resample, drawn with repetition."""
+RIDGE = 0.5
+MIN_LEAVES = 2
+"""Fewest leaves with labelled latents; with fewer, all are found by definitions and prototypes."""
+PRIOR_LOGIT = 1.0
+"""Added for `none` and `function-words`: the head is fitted as if all categories were equally
+frequent, but in real dictionaries these two are the most frequent by far."""
+TEMPERATURE = 1.0
+"""Divides the logits. Chosen so that confidences of latents outside the fit are as often right."""
+LEAST_PROBABILITY = 0.4
+"""A latent whose best leaf is less probable is `none`."""
+SECONDARY_PROBABILITY = 0.25
+"""Probability from which a further leaf is assigned as well."""
+SMALL_SHARE, LEADING_SHARE = 0.85, 0.4
+"""A latent that is of no headline category is of a category of TOKEN_RULES where so much of its
+activation is on tokens of these kinds, and so much on a single one."""
+TOKEN_RULES = {FUNCTION_WORDS: ("grammar", "speech", "mark"), NUMBERS: ("number",)}
+"""Category -> kinds of tokens."""
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HeadFinder:
+    """A fitted head with what it needs to read latents."""
+
+    reader: FeatureReader
+    nearest: CategoryFinder
+    head: CategoryHead
+    centre: Floats
+    """(d,) mean features of the fit."""
+    labelled: frozenset[str]
+    """Slugs of the leaves with labelled latents."""
+    headline: frozenset[str]
+    """Slugs of the categories with a `behaviour` line: those that the report leads with."""
+
+    @property
+    def slugs(self) -> tuple[str, ...]:
+        """The leaves, in the order of the probabilities."""
+        return self.nearest.index.slugs
+
+    def probabilities(self, latents: Sequence[Sequence[ExampleFeatures]]) -> Floats:
+        """Probability (n, C + 1) of each leaf and of `none`."""
+        rows = head_rows(latents, self.nearest)
+        logits = self.head.logits(HeadRows(rows.features - self.centre, rows.similarities))
+        logits[:, -1] += PRIOR_LOGIT
+        if FUNCTION_WORDS in self.slugs:
+            logits[:, self.slugs.index(FUNCTION_WORDS)] += PRIOR_LOGIT
+        shares: Floats = softmax(logits / TEMPERATURE, axis=1)
+        return shares
+
+    def find(self, reading: Reading) -> list[Found]:
+        """Leaves of a reading with at least one example, best first; none where no leaf fits."""
+        examples = self.reader.examples(reading)
+        shares = self.probabilities([examples])[0]
+        sentences = np.stack([one.sentence for one in examples])
+        chosen = self._chosen(shares, examples)
+        if not chosen:
+            return self._nearest_unlabelled(sentences, examples)
+        by_example = self.nearest.by_snippet(sentences)
+        return [
+            Found(self.slugs[leaf], float(shares[leaf]), int(by_example[:, leaf].argmax()))
+            for leaf in chosen
+        ]
+
+    def _nearest_unlabelled(
+        self, sentences: Floats, examples: Sequence[ExampleFeatures]
+    ) -> list[Found]:
+        """The leaf nearest by its texts, if it has no labelled latents: the head may miss it."""
+        found = self.nearest.find(sentences, foreign_share(examples))[:1]
+        return [one for one in found if one.slug not in self.labelled]
+
+    def _chosen(self, shares: Floats, examples: Sequence[ExampleFeatures]) -> list[int]:
+        """Indices of the leaves that a latent is assigned, best first."""
+        order = [int(leaf) for leaf in np.argsort(-shares[:-1], kind="stable")]
+        best = order[0]
+        if self.slugs[best] not in self.headline:
+            by_tokens = [slug for slug in TOKEN_RULES if self._is_of_tokens(slug, examples)]
+            if by_tokens:
+                return [self.slugs.index(by_tokens[0])]
+        if shares[best] < max(LEAST_PROBABILITY, shares[-1]):
+            return []
+        further = [leaf for leaf in order[1:] if shares[leaf] >= SECONDARY_PROBABILITY]
+        return [best, *further][:MAX_CATEGORIES]
+
+    def _is_of_tokens(self, slug: str, examples: Sequence[ExampleFeatures]) -> bool:
+        if slug not in self.slugs:
+            return False
+        kinds = mean_shares([example.tokens.by_kind for example in examples])
+        words = mean_shares([example.tokens.by_word for example in examples])
+        share = sum(kinds.get(kind, 0.0) for kind in TOKEN_RULES[slug])
+        return share >= SMALL_SHARE and max(words.values(), default=0.0) >= LEADING_SHARE
+
+
+def build_head_finder(
+    options: Sequence[CategoryOption],
+    reader: FeatureReader,
+    nearest: CategoryFinder,
+    labelled: Sequence[LabelledLatent],
+    cache: Path | None = None,
+) -> HeadFinder | None:
+    """The finder for these options; None where fewer than two of them have labelled latents.
+
+    Where a fit of the same inputs lies in the folder `cache`, it is read.
+    """
+    slugs = [option.slug for option in options]
+    usable = [latent for latent in labelled if latent.category in {*slugs, NONE}]
+    if len({latent.category for latent in usable} - {NONE}) < MIN_LEAVES:
+        return None
+    path = None if cache is None else cache / f"{_fit_sha256(options, reader, usable)}.npz"
+    fitted = (_read_fit(path) if path is not None else None) or _fit(slugs, reader, nearest, usable)
+    if path is not None:
+        _write_fit(path, *fitted)
+    return HeadFinder(
+        reader,
+        nearest,
+        *fitted,
+        labelled=frozenset(latent.category for latent in usable),
+        headline=frozenset(option.slug for option in options if option.behaviour),
+    )
+
+
+def _fit(
+    slugs: Sequence[str],
+    reader: FeatureReader,
+    nearest: CategoryFinder,
+    labelled: Sequence[LabelledLatent],
+) -> tuple[CategoryHead, Floats]:
+    """The head and the mean (d,) of its features."""
+    mixed = mixed_latents(labelled)
+    readings = [(latent.category, read(latent.subject)) for latent in (*labelled, *mixed)]
+    readings = [(category, reading) for category, reading in readings if reading.windows]
+    reader.embed_all([reading for _, reading in readings])
+    random = np.random.default_rng(0)
+    latents, labels = [], []
+    for category, reading in readings:
+        examples = reader.examples(reading)
+        label = slugs.index(category) if category in slugs else len(slugs)
+        for resample in [examples, *_resamples(examples, random)]:
+            latents.append(resample)
+            labels.append(label)
+    rows = head_rows(latents, nearest)
+    centre = rows.features.mean(axis=0)
+    weights = np.full(len(labels), 1 / (RESAMPLES + 1))
+    centred = HeadRows(rows.features - centre, rows.similarities)
+    return fit_head(centred, labels, weights, ridge=RIDGE), centre
+
+
+def _resamples(
+    examples: list[ExampleFeatures], random: np.random.Generator
+) -> list[list[ExampleFeatures]]:
+    n = len(examples)
+    drawn = []
+    for _ in range(RESAMPLES):
+        size = int(random.integers(min(FEWEST_RESAMPLED, n), n + 1))
+        drawn.append([examples[row] for row in random.choice(n, size=size)])
+    return drawn
+
+
+def _fit_sha256(
+    options: Sequence[CategoryOption], reader: FeatureReader, labelled: Sequence[LabelledLatent]
+) -> str:
+    """Hash of all that a fit depends on."""
+    texts = [
+        (option.slug, option.description, *option.prototypes, bool(option.behaviour))
+        for option in options
+    ]
+    return json_sha256([HEAD_VERSION, reader.fingerprint, texts, labelled_sha256(labelled)])
+
+
+def _read_fit(path: Path) -> tuple[CategoryHead, Floats] | None:
+    """The fit of a file; None where there is none or it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            head = CategoryHead(
+                arrays["weights"], arrays["offsets"], float(arrays["similarity_weight"])
+            )
+            return head, np.asarray(arrays["centre"], dtype=np.float64)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        _LOGGER.warning("%s: not readable, the head is fitted again: %s", path, error)
+        return None
+
+
+def _write_fit(path: Path, head: CategoryHead, centre: Floats) -> None:
+    """Write a fit unless it is there; a failure costs only the next fit."""
+    if path.exists():
+        return
+    try:
+        with whole_file(path) as scratch, scratch.open("wb") as file:
+            np.savez(
+                file,
+                weights=head.weights,
+                offsets=head.offsets,
+                similarity_weight=head.similarity_weight,
+                centre=centre,
+            )
+    except WorkError as error:
+        _LOGGER.warning("%s: the fitted head is not cached: %s", path, error)
