@@ -42,7 +42,7 @@ class _Found:
 def mixed_latents(
     labelled: Sequence[LabelledLatent], n: int = N_MIXED, seed: int = 0
 ) -> tuple[LabelledLatent, ...]:
-    """`n` latents of `function-words` and `n` of `none`; fewer where too few words recur."""
+    """`n` latents of `function-words`, if small words recur, and `n` of `none`."""
     random = np.random.default_rng(seed)
     windows = _windows_by_word(labelled)
     small = [word for word, found in windows.items() if _is_small(word, found)]
@@ -51,8 +51,8 @@ def mixed_latents(
     for number in range(n if small else 0):
         word = small[random.integers(len(small))]
         mixed.append(_latent(FUNCTION_WORDS, number, _marked(word, windows[word], random)))
-    for number in range(n if content else 0):
-        if number % 2:
+    for number in range(n if labelled else 0):
+        if content and number % 2:
             word = content[random.integers(len(content))]
             mixed.append(_latent(NONE, number, _marked(word, windows[word], random)))
         else:

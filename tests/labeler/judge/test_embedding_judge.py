@@ -267,7 +267,7 @@ def test_texts_read_ahead_are_embedded_once_and_answers_stay_what_they_were() ->
         for request in (explain_request(each), categorize_request(each, "x", OPTIONS))
     ]
     embedder = WordEmbedder()
-    judge = EvidenceJudge(embedder)
+    judge = EvidenceJudge(embedder, labelled=())
     judge.read_ahead(requests)
     read = list(embedder.read)
     assert len(read) == len(set(read))
