@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from labeler.embedding.base import Embedder
 from labeler.judge.base import Example
 from labeler.judge.evidence_statistics import (
+    ENGLISH,
     LanguageIdentifier,
     Reading,
     edge_of_turn,
@@ -39,7 +40,6 @@ MOSTLY = 0.85
 """Share of the activation from which a latent counts as firing on small tokens alone."""
 LONGEST_PHRASE = 300
 """Characters of an active phrase that are embedded."""
-ENGLISH = "en"
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
-from judge_subjects import COOKING, MULTILINGUAL, SAFETY, WordEmbedder, subject, window
+from judge_subjects import COOKING, MULTILINGUAL, SAFETY, subject, window
 
-from labeler.embedding.base import CachedEmbedder
+from labeler.embedding.base import CachedEmbedder, Vectors, normalised
 from labeler.judge import few_shot
 from labeler.judge.base import CategoryOption
 from labeler.judge.evidence_statistics import LanguageIdentifier, read
@@ -25,6 +27,26 @@ SMALL = CategoryOption(
     FUNCTION_WORDS, "Function words", None, "Small words.", prototypes=("the of and to", "in a for")
 )
 OPTIONS = (SAFETY, COOKING, SMALL)
+
+
+class HashEmbedder:
+    """The sum of a fixed random vector for each word."""
+
+    name = "hash"
+    fingerprint = "hash-1"
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        return normalised(np.array([self._sum(text) for text in texts]).reshape(len(texts), 64))
+
+    def _sum(self, text: str) -> Vectors:
+        words = text.casefold().replace(",", "").replace(".", "").split()
+        return sum((_word_vector(word) for word in words), np.zeros(64, dtype=np.float32))
+
+
+@lru_cache
+def _word_vector(word: str) -> Vectors:
+    random = np.random.default_rng(crc32(word.encode()))
+    return random.normal(size=64).astype(np.float32)
 
 
 def latent(category: str, words: Sequence[str], number: int) -> LabelledLatent:
@@ -48,7 +70,7 @@ def finder(
     labelled: Sequence[LabelledLatent] = LABELLED,
     cache: Path | None = None,
 ) -> HeadFinder | None:
-    embedder = CachedEmbedder(WordEmbedder())
+    embedder = CachedEmbedder(HashEmbedder())
     reader = FeatureReader(embedder, LanguageIdentifier())
     nearest = CategoryFinder.build(options, embedder)
     return build_head_finder(options, reader, nearest, labelled, cache)
@@ -74,11 +96,12 @@ def test_one_small_word_in_texts_of_many_subjects_is_of_function_words() -> None
 
 
 def test_a_leaf_without_labelled_latents_is_found_by_its_texts() -> None:
+    prototypes = ("rain and wind", "wind and snow", "rain or snow")
     other = CategoryOption(
-        "heat", "Heat", None, "Hot things.", prototypes=("hot oven salt", "oven and salt")
+        "weather", "Weather", None, "Rain, wind and snow.", prototypes=prototypes
     )
-    texts = [f"<<oven>> <<salt>> item {n}" for n in range(6)]
-    assert found(finder((*OPTIONS, other)), texts) == ["heat"]
+    texts = [f"<<rain>> and <<wind>> {n}" for n in range(6)]
+    assert found(finder((*OPTIONS, other)), texts) == ["weather"]
 
 
 def test_without_two_labelled_leaves_there_is_no_head() -> None:
