@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import combinations
 
 import typer
@@ -24,6 +24,7 @@ from labeler.report.latent_effects import (
 from labeler.report.model import Measure
 from labeler.report.shift_bar import shift_word
 from labeler.store.engine import read_session, require_existing
+from labeler.store.experiments import TestedLatent, latent_tests
 from labeler.store.history import HistoryEntry, latent_history
 from labeler.store.latents import evidence_of, find_latent, latent_title
 from labeler.store.migrate import opened
@@ -69,6 +70,7 @@ def print_latent(study: Study, name: str) -> None:
                 read_latent_effects(session, latent.id), read_patched_sets(session, latent.id)
             ),
             *_label_lines(session, latent),
+            *_test_lines(latent_tests(session, latent.id)),
         )
         for line in lines:
             typer.echo(line)
@@ -186,6 +188,22 @@ def _label_lines(session: Session, latent: Latent) -> Iterator[str]:
         said = f": {row.explanation}" if row.explanation else ""
         side = f"{row.side}{_side_word(session, row.comparison, row.side)}"
         yield one_line(f"{row.comparison}/{side}: {label}{by}{said}")
+
+
+def _test_lines(tests: Iterable[TestedLatent]) -> Iterator[str]:
+    """Explanations tested by experiment: the verdict, then each round with its texts."""
+    for tested in tests:
+        yield one_line(f"experiment by {tested.judge}: {tested.words}")
+        for each in tested.rounds:
+            yield "  " + one_line(
+                f"round {each.round + 1}, {each.verdict}, threshold {each.threshold:.3g}, "
+                f"{each.counts}: {each.text}"
+            )
+            for row in each.texts:
+                meant = "fires" if row.is_meant else "quiet"
+                before = f"user: {row.before}{TURN}" if row.before else ""
+                shown = one_line(f"{before}{row.role}: {row.text}")
+                yield f"    {meant} {_number(row.activation):<8} {shown}"
 
 
 def _side_word(session: Session, name: str, side: str) -> str:

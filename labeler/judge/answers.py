@@ -353,6 +353,21 @@ class MergeAnswer(Answer):
     reason: str = ""
 
 
+class WrittenText(Answer):
+    """A text that a judge wrote to test an explanation."""
+
+    role: Literal["user", "assistant", "plain"]
+    text: str
+    before: str = ""
+
+
+class ExperimentAnswer(Answer):
+    """Texts that should and texts that should not activate a latent."""
+
+    fires: tuple[WrittenText, ...]
+    quiet: tuple[WrittenText, ...]
+
+
 _ANSWERS: dict[str, type[Answer]] = {
     "explain": ExplainAnswer,
     "categorize": CategorizeAnswer,
@@ -361,6 +376,8 @@ _ANSWERS: dict[str, type[Answer]] = {
     "name": NameAnswer,
     "merge": MergeAnswer,
     "behaviour": CategorizeAnswer,
+    "experiment": ExperimentAnswer,
+    "revise": ExplainAnswer,
 }
 
 

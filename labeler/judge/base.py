@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from labeler.study.judge_config import EmbeddingSection, JudgeSection
 
 
-Stage = Literal["explain", "categorize", "detect", "fuzz", "name", "merge", "behaviour"]
+Stage = Literal[
+    "explain", "categorize", "detect", "fuzz", "name", "merge", "behaviour", "experiment", "revise"
+]
 ReplyStatus = Literal["ok", "parse_error", "refused", "too_long", "truncated", "transport_error"]
 CONTENT_ROLES = frozenset({"user", "assistant", "plain"})
 """Roles of written text; tokens of other roles belong to the chat template."""
@@ -286,6 +288,8 @@ class JudgeKind:
     run, and of the latents on no side only `random_latents` are labelled."""
     reads_windows: ClassVar[bool] = False
     """Whether it answers from a latent's windows and the prototypes, which no message holds."""
+    writes_texts: ClassVar[bool] = True
+    """Whether it can write texts that test an explanation (`judge.revise`)."""
     names_categories: ClassVar[bool] = True
     """Whether it can name a cluster of explanations."""
     examples_per_call: ClassVar[int] = 20

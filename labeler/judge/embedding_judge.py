@@ -53,6 +53,7 @@ class EvidenceKind(JudgeKind):
     needs_embedder = True
     is_metered = False
     reads_windows = True
+    writes_texts = False
     names_categories = False
     examples_per_call = 10
     cannot_score = MappingProxyType(

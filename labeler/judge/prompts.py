@@ -122,7 +122,7 @@ def explain_request(
     scale = scale_of(subject.windows)
     shown = [cut(window) for window in by_turns(subject.windows)][:EXPLAIN_TEXTS]
     room = limit - tokens_of(request(()))
-    return request(fitting(shown, lambda one: _tokens_of_text(one, scale), room))
+    return request(fitting(shown, lambda one: tokens_of_text(one, scale), room))
 
 
 def categorize_request(
@@ -164,13 +164,13 @@ def categorize_request(
         )
 
     texts = [cut(window) for window in strongest_first(subject.windows)][:CATEGORIZE_TEXTS]
-    lengths = [_tokens_of_text(text) for text in texts]
+    lengths = [tokens_of_text(text) for text in texts]
     form: OptionForm = "bounded"
     room = limit - tokens_of(request((), form))
     if room < sum(lengths[:LEAST_TEXTS]):
         form = "definition"
         room = limit - tokens_of(request((), form))
-    return request(fitting(texts, _tokens_of_text, room), form)
+    return request(fitting(texts, tokens_of_text, room), form)
 
 
 def tokens_of(request: JudgeRequest) -> int:
@@ -178,7 +178,8 @@ def tokens_of(request: JudgeRequest) -> int:
     return TEMPLATE_TOKENS + sum(estimated_tokens(each.content) for each in request.messages)
 
 
-def _tokens_of_text(window: Example, scale: float = 0.0) -> int:
+def tokens_of_text(window: Example, scale: float = 0.0) -> int:
+    """Estimated tokens of an example as it is shown, with its strengths where there is a scale."""
     return estimated_tokens(render_evidence([window], scale, with_strengths=scale > 0))
 
 

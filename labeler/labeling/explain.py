@@ -17,6 +17,7 @@ from labeler.judge.latents import load_subjects
 from labeler.judge.prompt_limits import FIRING_KINDS, PromptLimits
 from labeler.judge.prompts import explain_request
 from labeler.store.engine import read_session, write_session
+from labeler.store.experiments import superseded_explanations
 from labeler.store.judging import (
     ExplanationRow,
     add_explanations,
@@ -178,12 +179,20 @@ class _Labeler:
         self._write([row for row in rows if row is not None])
 
     def _write(self, rows: Sequence[ExplanationRow]) -> None:
-        """Write explanations, except those that already are the latent's newest."""
+        """Write explanations, except those that are the latent's newest, or that became it by a
+        test.
+        """
         latent_ids = [row.latent_id for row in rows]
         with write_session(self.engine) as session:
             lock_latents(session, latent_ids)
             newest = newest_explanations(session, latent_ids, self.store.judge_id)
-            fresh = [row for row in rows if not _is_written(row, newest.get(row.latent_id))]
+            tested = superseded_explanations(session, latent_ids, self.store.judge_id)
+            fresh = [
+                row
+                for row in rows
+                if not _is_written(row, newest.get(row.latent_id))
+                and (row.latent_id, row.judge_call_id, row.text) not in tested
+            ]
             add_explanations(session, self.run_id, self.store.judge_id, fresh)
 
 

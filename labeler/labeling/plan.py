@@ -20,6 +20,7 @@ from labeler.labeling.explain import LabelConfig, explain_questions
 from labeler.labeling.score import reason_to_skip, score_requests, shuffled_sources
 from labeler.labeling.trials import draw_trials
 from labeler.store.engine import read_session
+from labeler.store.experiments import tested_explanations
 from labeler.store.judging import (
     explanations_for,
     failed_explanations,
@@ -30,8 +31,9 @@ from labeler.store.judging import (
 from labeler.store.outcomes import FAILED, OF_ONE_REQUEST
 from labeler.store.schema import Judge as JudgeRecord
 from labeler.store.schema import JudgeCall
+from labeler.store.statements import chunks
 from labeler.study.config import ScoresSection
-from labeler.study.judge_config import JudgeSection
+from labeler.study.judge_config import TOKENS_OF_TWO_TEXTS, JudgeSection
 from taxonomy.induction import InductionConfig
 
 ASSUMED_ANSWER_TOKENS = 80
@@ -41,7 +43,7 @@ SAMPLED_LATENTS = 8
 """Latents whose requests are simulated, where what they say is not known yet."""
 ASSUMED_PROMPT_TOKENS = {
     "explain": 2500, "detection": 1200, "fuzzing": 1200, "categorize": 1500, "name": 1000,
-    "merge": 800, "behaviour": 1000,
+    "merge": 800, "behaviour": 1000, "experiment": 500, "revise": 3500,
 }  # fmt: skip
 """Tokens of a prompt by what is asked for, where there is nothing yet to make one from."""
 CALL_STAGE = {"detection": "detect", "fuzzing": "fuzz"}
@@ -115,13 +117,20 @@ class _Tally:
         self.prompt_tokens += prompt_tokens
 
 
+def assumed_answer(stage: str, section: JudgeSection) -> float:
+    """Tokens of an answer where this judge has given none of the stage yet."""
+    is_long = stage == "experiment"
+    tokens = TOKENS_OF_TWO_TEXTS * section.revise_texts if is_long else ASSUMED_ANSWER_TOKENS
+    return float(min(tokens, section.max_tokens))
+
+
 def assumed_calls(
     stage: str, asked_for: str, judge: str, section: JudgeSection, n_calls: int
 ) -> Plan:
     """Calls about latents that are not there yet, at most, with assumed tokens."""
     prices = prices_of(section)
     prompts = float(n_calls * ASSUMED_PROMPT_TOKENS[asked_for])
-    answers = float(n_calls * min(ASSUMED_ANSWER_TOKENS, section.max_tokens))
+    answers = n_calls * assumed_answer(asked_for, section)
     cost = prices.of(prompts, answers) if prices is not None else 0.0
     usage = Usage(prompts, answers, cost)
     row = PlannedCalls(stage, asked_for, judge, n_calls, 0, usage, prices is not None, True)
@@ -200,6 +209,26 @@ class JudgePlanner:
                 factor = len(open_) / len(sample) * (2 if scores.shuffled else 1)
                 tally.add(factor * len(requests), factor * sum(map(self._count, requests)))
             plan += self._plan("label", method, tally, is_bound=bool(open_))
+        return plan
+
+    def revised(self, latents: Sequence[int]) -> Plan:
+        """The experiments on explanations, at most: that all of them fail in every round."""
+        rounds = self._section.revise
+        with read_session(self._engine) as session:
+            known = newest_explanations(session, latents, self._judge_id or 0)
+            tested = tested_explanations(session, [row.id for row in known.values()])
+            open_ = [
+                latent_id
+                for latent_id in latents
+                if latent_id not in known
+                or (known[latent_id].interpretable and known[latent_id].id not in tested)
+            ]
+        plan = Plan()
+        for asked_for, n_rounds in (("experiment", rounds + 1), ("revise", rounds)):
+            n_answered = self._n_ended(asked_for, open_)
+            n_calls = max(0, n_rounds * len(open_) - n_answered)
+            tally = _Tally(n_calls, n_answered, n_calls * ASSUMED_PROMPT_TOKENS[asked_for])
+            plan += self._plan("label", asked_for, tally, is_bound=True)
         return plan
 
     def categorized(
@@ -304,14 +333,20 @@ class JudgePlanner:
         with read_session(self._engine) as session:
             return find_ended_calls(session, self._judge_id, keys)
 
-    def _n_ended(self, stage: str) -> int:
+    def _n_ended(self, stage: str, latents: Sequence[int] | None = None) -> int:
+        """Answered requests of a stage, about some latents or in all."""
         query = select(func.count(func.distinct(JudgeCall.request_sha256))).where(
             JudgeCall.judge_id == self._judge_id,
             JudgeCall.stage == stage,
             JudgeCall.status == "ok",
         )
         with read_session(self._engine) as session:
-            return int(session.execute(query).scalar_one())
+            if latents is None:
+                return int(session.execute(query).scalar_one())
+            return sum(
+                int(session.execute(query.where(JudgeCall.latent_id.in_(part))).scalar_one())
+                for part in chunks(latents)
+            )
 
     def _explain_questions(self, latents: Sequence[int]) -> Iterator[Question]:
         config = LabelConfig(limits=self._limits)
@@ -369,13 +404,16 @@ class JudgePlanner:
             means = {
                 stage: float(mean) for stage, mean in session.execute(query) if mean is not None
             }
-        assumed = float(min(ASSUMED_ANSWER_TOKENS, self._section.max_tokens))
+
+        def tokens_of(stage: str) -> float:
+            return means.get(stage, assumed_answer(stage, self._section))
+
         if not means:
-            return lambda _: assumed, f"{assumed:.0f} per answer, an assumption"
+            return tokens_of, f"{tokens_of(''):.0f} per answer, an assumption"
         words = ", ".join(f"{mean:.0f} for {stage}" for stage, mean in sorted(means.items()))
         return (
-            lambda stage: means.get(stage, assumed),
-            f"tokens of an answer: the mean so far ({words}), else {assumed:.0f}",
+            tokens_of,
+            f"tokens of an answer: the mean so far ({words}), else {tokens_of(''):.0f}",
         )
 
 

@@ -33,6 +33,8 @@ from labeler.store.schema import (
 
 COUNTING = "primary"
 """How the leading rows count: a latent counts for its primary category alone."""
+BOTH = "both"
+"""Both sides of a comparison, in the scores."""
 OUTCOMES_OF = {
     "labelled": frozenset(LABELLED),
     "assigned": frozenset({"assigned"}),

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from crosscoder.config import SIDES, SideName
 from labeler.report.basis import Basis
 from labeler.report.comparisons import LatentSetView
+from labeler.report.experiments import ExperimentRow
 from labeler.store.comparisons import NullRun
 from taxonomy.counts import CategoryChange, Side
 
@@ -478,4 +479,5 @@ class ValidationResults:
 
     null_runs: tuple[NullRun, ...] = ()
     scores: tuple[ScoreRow, ...] = ()
+    experiments: tuple[ExperimentRow, ...] = ()
     controls: tuple[ControlRate, ...] = ()

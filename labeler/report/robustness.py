@@ -14,7 +14,8 @@ from crosscoder.config import SIDES, SideName
 from crosscoder.isolation_rules import RULES, stored_rule
 from labeler.labeling.trials import paired_difference
 from labeler.report.answer import sensitivity_of
-from labeler.report.comparisons import ActiveComparison, LatentSetView, Members, read_members
+from labeler.report.comparisons import BOTH, ActiveComparison, LatentSetView, Members, read_members
+from labeler.report.experiments import latent_sides, read_experiments
 from labeler.report.model import (
     CategoryRow,
     ControlRate,
@@ -25,10 +26,9 @@ from labeler.report.model import (
 )
 from labeler.report.randomisation import PER_SIDE, RandomisedSides
 from labeler.report.statistics import CategoryNode, compute_variants
-from labeler.report.trust import BOTH
 from labeler.store.comparisons import read_null_runs
 from labeler.store.outcomes import LABELLED
-from labeler.store.schema import Comparison, Explanation, ExplanationScore, LatentSetMember
+from labeler.store.schema import Comparison, Explanation, ExplanationScore
 from labeler.store.statements import newest_explanation_ids
 from labeler.store.views.base import DECISION, MEMBER, STANDING, VERDICT, with_tables
 from taxonomy.counts import ALPHA
@@ -111,14 +111,7 @@ def _scored(session: Session, comparison: Comparison, judge_id: int) -> list[_Sc
     newest_score = select(func.max(ExplanationScore.id)).group_by(
         ExplanationScore.explanation_id, ExplanationScore.judge_id, ExplanationScore.method
     )
-    sides: dict[int, list[str]] = defaultdict(list)
-    for side, set_id in (
-        ("target", comparison.target_set_id),
-        ("reference", comparison.reference_set_id),
-    ):
-        members = select(LatentSetMember.latent_id).where(LatentSetMember.latent_set_id == set_id)
-        for latent_id in session.execute(members).scalars():
-            sides[latent_id].append(side)
+    sides = latent_sides(session, comparison)
     query = (
         select(ExplanationScore, Explanation.latent_id, Explanation.is_control)
         .join(Explanation, Explanation.id == ExplanationScore.explanation_id)
@@ -139,7 +132,7 @@ def _scored(session: Session, comparison: Comparison, judge_id: int) -> list[_Sc
             score.n_parsed,
         )
         for score, latent_id, is_control in session.execute(query)
-        for side in sides[latent_id]
+        for side in sides.get(latent_id, ())
     ]
 
 
@@ -150,6 +143,7 @@ def read_validation(
     return ValidationResults(
         null_runs=read_null_runs(session, facts.comparison, denominator, test),
         scores=read_scores(session, facts.comparison, facts.judge_id),
+        experiments=read_experiments(session, facts.comparison, facts.judge_id),
         controls=read_control_rates(session, facts.comparison.name),
     )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from labeler.report.comparisons import BOTH
 from labeler.report.model import CategoryRow, Measure, ScoreRow
 from labeler.report.randomisation import is_by_score
 from labeler.store.comparisons import IMPORTED, NullRun
@@ -20,8 +21,6 @@ from taxonomy.counts import ALPHA, DOCUMENTS
 if TYPE_CHECKING:
     from labeler.report.model import ChangeTable
 
-BOTH = "both"
-"""Both sides of a comparison, in the scores."""
 RUN_NULLS = "`difflens run study.toml --null-runs`"
 NULL_NAMES = {
     "scrambled": "scrambled fine-tune",

@@ -24,6 +24,7 @@ from labeler.report.model import EvidenceView, Measure
 from labeler.review.queue_table import QueueTable
 from labeler.review.queued_latents import QueuedLatent, Setting
 from labeler.store.effective_rule import standing_events
+from labeler.store.experiments import TestedLatent, latent_tests
 from labeler.store.history import HistoryEntry, latent_history
 from labeler.store.latents import evidence_of
 from labeler.store.outcomes import ANSWERS
@@ -149,6 +150,8 @@ class LatentPage:
     runs: tuple[JudgeRun, ...]
     voices: tuple[Voice, ...]
     scores: tuple[Score, ...]
+    tests: tuple[TestedLatent, ...]
+    """Experiments on the explanations."""
     scaling: tuple[Scaling, ...]
     shift: Measure
     """Strength shift in this comparison, below 0 = weakened."""
@@ -207,6 +210,7 @@ def latent_page(
         runs=() if hidden else runs,
         voices=() if hidden else voices,
         scores=() if hidden else _scores(session, runs),
+        tests=() if hidden else tuple(latent_tests(session, latent.latent_id)),
         scaling=_scaling(session, latent.latent_id),
         shift=_shift(session, table.setting, latent),
         side_word=_side_word(session, table.setting, latent.side),

@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session
 from crosscoder.config import SIDES
 from crosscoder.files import json_sha256, read_json_object, unsealed, write_sealed_json
 from crosscoder.model_files import FileHashes, SubjectSpec, fingerprint
+from labeler.report.comparisons import BOTH
 from labeler.report.findings import read_findings
 from labeler.report.robustness import read_scores
-from labeler.report.trust import BOTH
 from labeler.stages.base import StageContext
 from labeler.stages.derived_studies import (
     DerivedStudy,

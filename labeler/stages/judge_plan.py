@@ -19,6 +19,7 @@ from labeler.labeling.plan import JudgePlanner, Plan, PlannedCalls, assumed_call
 from labeler.stages.base import StageContext
 from labeler.stages.behaviour import answers_to_judge, study_prompts
 from labeler.stages.categorize import comparisons_to_judge
+from labeler.stages.experiment import revised_latents
 from labeler.stages.isolate import labelled_seeds
 from labeler.stages.label import labelled_latents, side_latents
 from labeler.store.engine import read_session
@@ -196,11 +197,19 @@ class _Planning:
                 parts = -(-scores.examples // per_call) * (2 if scores.shuffled else 1)
                 for method in scores.methods:
                     plan += self._assumed("label", method, n_scored * parts)
+            if self._is_first and self._section.revise:
+                n_latents, rounds = self._n_expected(), self._section.revise
+                plan += self._assumed("label", "experiment", n_latents * (rounds + 1))
+                plan += self._assumed("label", "revise", n_latents * rounds)
             return plan
         with read_session(self._context.engine) as session:
             scored = side_latents(session, self._context)
+            on_sides = revised_latents(session, self._context)
         seed = self._config.study.seed
-        return self._planner.explained(self._latents) + self._planner.scored(scored, scores, seed)
+        plan = self._planner.explained(self._latents)
+        if self._is_first and self._section.revise:
+            plan += self._planner.revised(on_sides)
+        return plan + self._planner.scored(scored, scores, seed)
 
     def _categorize(self) -> Plan:
         if not self._has_evidence:

@@ -68,9 +68,11 @@ def judging_inputs(study: StudyFile) -> dict[str, Any]:
 def judge_inputs(section: JudgeSection) -> dict[str, Any]:
     """What of a judge's section decides its answers and whom it is asked about."""
     inputs = section.model_dump(exclude=FIELDS_NOT_IN_KEY)
+    # These keys joined the others later; without them a study's stage key stays what it was.
     if not section.random_latents:
-        # The key joined the others later; without it a study's stage key stays what it was.
         del inputs["random_latents"]
+    if not section.revise:
+        del inputs["revise"], inputs["revise_texts"]
     if judge_kind(section.kind).reads_windows:
         for key in PROMPT_FIELDS:
             del inputs[key]
@@ -211,7 +213,8 @@ class LabelStage:
             latents = labelled_latents(session, context, context.study.config.judge)
         config = LabelConfig(limits=limits_of(context.study.config.judge))
         summary = label_latents(context.engine, judge, run_id, latents, config, context.progress)
-        failed = ""
+        failed, tested = "", ""
+        n_untested = 0
         if summary.n_failed > MOST_FAILED * summary.n_latents:
             raise WorkError(
                 f"label: {summary.n_failed} of {summary.n_latents} latents got no answer; "
@@ -226,17 +229,23 @@ class LabelStage:
             )
         if summary.n_failed:
             failed = f", {summary.n_failed} without an answer (`difflens label` asks again)"
+        if context.study.config.judge.revise:
+            from labeler.stages.experiment import revised
+
+            experiments = revised(context, judge, context.study.config.judge, run_id)
+            tested, n_untested = experiments.words, experiments.n_failed
         scores = score_with(context, context.study.config.judge, embedder, run_id, scored)
         further = label_with_further_judges(context, embedder, run_id)
         return StageOutcome(
             f"{judge.identity.name} explained {summary.n_explained} latents, "
             f"{summary.n_uninterpretable} uninterpretable, "
             f"{summary.n_too_little_evidence} with too little evidence, "
-            f"{summary.n_reused} reused{failed}; {'; '.join([*ended, scores, *further])}",
+            f"{summary.n_reused} reused{failed}; "
+            f"{'; '.join(words for words in (*ended, tested, scores, *further) if words)}",
             {
                 "judge": judge.identity.name,
                 "embedder": None if embedder is None else embedder.name,
-                UNANSWERED: summary.n_failed,
+                UNANSWERED: summary.n_failed + n_untested,
             },
         )
 

@@ -30,6 +30,7 @@ from labeler.stages.base import (
     stages_of,
     why_left_out,
 )
+from labeler.stages.experiment import require_experiments
 from labeler.store.engine import read_session, write_session
 from labeler.store.migrate import opened
 from labeler.store.runs import begin_run, finish_run, latest_done_run, runs_broken_off
@@ -234,6 +235,7 @@ def _check_config(context: StageContext, names: tuple[str, ...]) -> None:
         _check_planted(context)
     if "label" in names and not is_done(context, "label"):
         require_judge(context.study)
+        require_experiments(context.study.config.judge)
     if any(name in names and not is_done(context, name) for name in ("label", "categorize")):
         require_embedding(context.study)
 

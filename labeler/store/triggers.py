@@ -17,6 +17,8 @@ APPEND_ONLY_TABLES = (
     "evidence_document",
     "explanation",
     "explanation_score",
+    "explanation_test",
+    "explanation_test_text",
     "judge",
     "judge_call",
     "judge_label",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from labeler.study.config import JudgeKindName, Section
 
@@ -79,6 +79,8 @@ class JudgeServerSection(Section):
     """Additional command-line arguments for vLLM."""
 
 
+TOKENS_OF_TWO_TEXTS = 120
+"""Tokens of an answer with two texts of up to 40 words in JSON."""
 Marker = Annotated[str, Field(min_length=1)]
 
 
@@ -133,6 +135,13 @@ class JudgeSection(Section):
     """Latents outside the sides, drawn at random, that a judge which costs something labels too:
     base rates of its categories. collect.latents says which have evidence; the evidence judge
     labels them all."""
+    revise: int = Field(0, ge=0, le=5)
+    """Times that an explanation may be revised by experiment: the judge writes texts that should
+    and texts that should not activate the latent, the models and the crosscoder read them, and the
+    judge sees what came of it. An explanation that fails to the end is marked refuted. 0 = no
+    experiment; only latents of the sides, only [judge]."""
+    revise_texts: int = Field(6, ge=2, le=20)
+    """Texts of each kind in an experiment; each needs 120 of the tokens of `max_tokens`."""
     max_tokens_key: Literal["max_tokens", "max_completion_tokens"] | None = None
     """`openai`: request key for the largest number of answer tokens; without it, the one that the
     server accepts in the first request."""
@@ -143,6 +152,16 @@ class JudgeSection(Section):
     """`openai`: additional pairs of markers that begin and end the model's thinking."""
     script: str | None = None
     """`scripted`: JSONL file with the answers."""
+
+    @model_validator(mode="after")
+    def _texts_fit_into_an_answer(self) -> JudgeSection:
+        needed = TOKENS_OF_TWO_TEXTS * self.revise_texts
+        if self.revise and self.max_tokens < needed:
+            raise ValueError(
+                f"revise_texts: {self.revise_texts} texts of each kind need answers of about "
+                f"{needed} tokens; raise max_tokens from {self.max_tokens}, or ask for fewer texts"
+            )
+        return self
 
 
 class FurtherJudgeSection(JudgeSection):

@@ -9,6 +9,8 @@ from labeler.store.schema.judging import (
     ControlLatent,
     Explanation,
     ExplanationScore,
+    ExplanationTest,
+    ExplanationTestText,
     Judge,
     JudgeCall,
     JudgeLabel,

@@ -14,9 +14,12 @@ from labeler.store.schema.base import Base, FreeText, OneOf, UtcDateTime, utc_no
 
 IMPORT = "import"
 """Kind of a judge that stands for another tool or for a file: nobody can ask it."""
-CALL_STAGES = ("explain", "categorize", "detect", "fuzz", "name", "merge", "behaviour")
+CALL_STAGES = (
+    "explain", "categorize", "detect", "fuzz", "name", "merge", "behaviour", "experiment", "revise",
+)  # fmt: skip
 CLAIM_STATUSES = ("open", "claimed", "done", "failed")
 SCORE_METHODS = ("detection", "fuzzing")
+TEST_VERDICTS = ("holds", "revised", "refuted")
 
 
 class Prompt(Base):
@@ -163,6 +166,59 @@ class ExplanationScore(Base):
     reason: Mapped[str | None] = mapped_column(FreeText)
     """Why the balanced accuracy is undefined."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class ExplanationTest(Base):
+    """An explanation tested by experiment: the judge wrote texts, the crosscoder measured them."""
+
+    __tablename__ = "explanation_test"
+    __table_args__ = (Index(None, "explanation_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
+    explanation_id: Mapped[int] = mapped_column(ForeignKey("explanation.id"))
+    """The explanation that came out of all rounds; its text is that of the chosen one."""
+    judge_id: Mapped[int] = mapped_column(ForeignKey("judge.id"))
+    judge_call_id: Mapped[int] = mapped_column(ForeignKey("judge_call.id"))
+    """The call that wrote the texts."""
+    round: Mapped[int]
+    """Counts from 0, the test of the first explanation."""
+    text: Mapped[str] = mapped_column(FreeText)
+    """The explanation that was tested in this round."""
+    is_chosen: Mapped[bool]
+    verdict: Mapped[str] = mapped_column(OneOf(TEST_VERDICTS))
+    """`revised`: it failed and another was tested; `refuted`: it failed in the last round."""
+    threshold: Mapped[float]
+    """Activation above which a text counts as activating the latent."""
+    n_meant: Mapped[int]
+    """Texts that were meant to activate it and could be read."""
+    n_meant_active: Mapped[int]
+    n_others: Mapped[int]
+    n_others_active: Mapped[int]
+    responsiveness: Mapped[float | None]
+    """n_meant_active / n_meant."""
+    purity: Mapped[float | None]
+    """n_meant_active / (n_meant_active + n_others_active); NULL where nothing activated it."""
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class ExplanationTestText(Base):
+    """A text that the judge wrote for a test, with the latent's largest activation on it."""
+
+    __tablename__ = "explanation_test_text"
+
+    explanation_test_id: Mapped[int] = mapped_column(
+        ForeignKey("explanation_test.id"), primary_key=True
+    )
+    position: Mapped[int] = mapped_column(primary_key=True)
+    is_meant: Mapped[bool]
+    """Whether it was meant to activate the latent."""
+    role: Mapped[str] = mapped_column(String(16))
+    before: Mapped[str] = mapped_column(FreeText)
+    """The user's message before an assistant's text; empty without one."""
+    text: Mapped[str] = mapped_column(FreeText)
+    activation: Mapped[float | None]
+    """NULL where no token of it takes part, as in a text of very few words."""
 
 
 class JudgeLabel(Base):

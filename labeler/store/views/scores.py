@@ -25,6 +25,18 @@ JOIN crosscoder AS x ON x.id = l.crosscoder_id
 JOIN judge AS j ON j.id = s.judge_id
 """
 
+_TEST = """
+SELECT x.id AS crosscoder_id, x.name AS crosscoder, l.latent_index, e.latent_id,
+       e.id AS explanation_id, j.name AS judge, t.round, t.text AS explanation, t.is_chosen,
+       t.verdict, t.responsiveness, t.purity, t.n_meant, t.n_meant_active, t.n_others,
+       t.n_others_active, t.threshold, t.run_id
+FROM explanation_test AS t
+JOIN explanation AS e ON e.id = t.explanation_id
+JOIN latent AS l ON l.id = e.latent_id
+JOIN crosscoder AS x ON x.id = l.crosscoder_id
+JOIN judge AS j ON j.id = t.judge_id
+"""
+
 _IN_FORCE = """
 control AS (
   SELECT c.comparison_id, c.latent_id
@@ -100,6 +112,32 @@ EXPLANATION_SCORE = View(
         "run_id": "run that wrote the score",
     },
     select=_SCORE,
+)
+EXPLANATION_TEST = View(
+    name="v_explanation_test",
+    description="Explanations tested by experiment (`judge.revise`), a row for each round.",
+    columns={
+        "crosscoder_id": "key of the crosscoder",
+        "crosscoder": "its name",
+        "latent_index": "number of the latent within it",
+        "latent_id": "key of the latent",
+        "explanation_id": "key of the explanation that came out of all rounds",
+        "judge": "who wrote the texts and the explanations",
+        "round": "number of the round, from 0",
+        "explanation": "text of the explanation that was tested in it",
+        "is_chosen": "whether this is the explanation that was kept",
+        "verdict": "`holds`; `revised`: it failed and another was tested; `refuted`: it failed in "
+        "the last round",
+        "responsiveness": "share of the texts meant to activate the latent that do",
+        "purity": "share of the activating texts that were meant to; NULL where none activates",
+        "n_meant": "texts meant to activate it of which something was read",
+        "n_meant_active": "of these, those that activate it",
+        "n_others": "texts meant not to activate it of which something was read",
+        "n_others_active": "of these, those that activate it",
+        "threshold": "activation above which a text activates the latent",
+        "run_id": "run that wrote the row",
+    },
+    select=_TEST,
 )
 CONTROL_CATEGORY = View(
     name="v_control_category",
@@ -244,4 +282,4 @@ _AGREEMENT_VIEWS = (
         select=_AGREEMENT,
     ),
 )
-VIEWS = (EXPLANATION_SCORE, CONTROL_CATEGORY, *_AGREEMENT_VIEWS)
+VIEWS = (EXPLANATION_SCORE, EXPLANATION_TEST, CONTROL_CATEGORY, *_AGREEMENT_VIEWS)

@@ -6,7 +6,9 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
+from labeler.judge.experiments import MeasuredText
 from labeler.store.engine import write_session
+from labeler.store.experiments import add_test
 from labeler.store.judging import CallRow, add_score, get_or_create_prompt
 from labeler.store.latents import EvidenceRow, add_evidence
 from labeler.store.reviews import draw_audit
@@ -55,6 +57,12 @@ def _add_measures_of_the_judge(
     session: Session, data: Seed, written: JudgeLabel, score: ExplanationScore, call: JudgeCall
 ) -> None:
     latent_id, explanation_id = written.latent_id, written.explanation_id
+    test = {
+        "run_id": data.run_id, "explanation_id": explanation_id, "judge_id": data.judge_id,
+        "judge_call_id": call.id, "round": 0, "text": "t", "is_chosen": True, "verdict": "holds",
+        "threshold": 0.5, "n_meant": 1, "n_meant_active": 1, "n_others": 0, "n_others_active": 0,
+    }  # fmt: skip
+    add_test(session, test, [MeasuredText(True, "user", "", "text", 1.0)])
     session.add_all(
         [
             JudgeParameters(judge_id=data.judge_id, run_id=data.run_id, parameters={}),
@@ -89,6 +97,7 @@ def column_of(table: str) -> str:
         "judge_label_category": "rank",
         "review_event_category": "rank",
         "evidence_document": "split",
+        "explanation_test_text": "is_meant",
         "audit_member": "latent_id",
         "score_call": "judge_call_id",
         "shuffled_explanation": "source_explanation_id",
