@@ -15,6 +15,7 @@ from labeler.study.config import JUDGE_KINDS
 
 if TYPE_CHECKING:
     from labeler.embedding.base import Embedder
+    from labeler.judge.background import Background
     from labeler.judge.check import Fit
     from labeler.study.judge_config import EmbeddingSection, JudgeSection
 
@@ -165,6 +166,8 @@ class JudgeRequest:
     """The answer of a chat model that `behaviour` asks about."""
     token: str | None = None
     """The random token of the marker lines around the data, which no answer may hold."""
+    background: Background | None = None
+    """Other text of the study, for a judge that compares the latent's text with it."""
 
     @property
     def example_ids(self) -> tuple[str, ...]:
@@ -184,6 +187,8 @@ class JudgeRequest:
         if self.subject is not None and judge_kind(identity.endpoint_kind).reads_windows:
             asked["windows"] = [_window_content(window) for window in self.subject.windows]
             asked["prototypes"] = [list(option.prototypes) for option in self.options]
+        if self.background is not None:
+            asked["background"] = self.background.fingerprint
         return sha256_text(canonical_json(asked).encode("utf-8", "backslashreplace").decode())
 
 
@@ -290,6 +295,8 @@ class JudgeKind:
     """Whether it answers from a latent's windows and the prototypes, which no message holds."""
     writes_texts: ClassVar[bool] = True
     """Whether it can write texts that test an explanation (`judge.revise`)."""
+    reads_background: ClassVar[bool] = False
+    """Whether it explains a latent by what sets its text apart from other text of the study."""
     names_categories: ClassVar[bool] = True
     """Whether it can name a cluster of explanations."""
     examples_per_call: ClassVar[int] = 20

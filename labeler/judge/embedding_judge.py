@@ -13,6 +13,7 @@ from typing import Any
 
 from labeler.embedding.base import CachedEmbedder, Embedder
 from labeler.embedding.embedders import embedder_name
+from labeler.judge.background import NO_TEXT, Background
 from labeler.judge.base import (
     CategoryOption,
     JudgeIdentity,
@@ -35,7 +36,6 @@ from labeler.judge.few_shot import HeadFinder, build_head_finder
 from labeler.judge.labelled_evidence import LabelledLatent, fitting_set, labelled_sha256
 from labeler.judge.latent_features import FeatureReader
 from labeler.judge.nearest_category import CategoryFinder, Found
-from labeler.judge.rendering import content_text
 from labeler.study.config import JUDGE_KINDS
 from labeler.study.judge_config import EmbeddingSection, JudgeSection
 from labeler.study.study_file import cache_folder
@@ -47,13 +47,14 @@ class EvidenceKind(JudgeKind):
     """`kind = "evidence"`: computes on this machine with the vectors of `[embedding]`."""
 
     note = (
-        "An embedded judge, no language model: the explanation is assembled from the evidence's "
-        "own statistics, the category is the nearest definition by sentence vectors."
+        "An embedded judge, no language model: the explanation names what sets the latent's text "
+        "apart from other text, the category is the nearest definition by sentence vectors."
     )
     needs_embedder = True
     is_metered = False
     reads_windows = True
     writes_texts = False
+    reads_background = True
     names_categories = False
     examples_per_call = 10
     cannot_score = MappingProxyType(
@@ -161,14 +162,14 @@ class EvidenceJudge:
         if request.subject is None:
             return None
         if request.stage == "explain":
-            return self._explain(request.subject)
+            return self._explain(request.subject, request.background or NO_TEXT)
         if request.stage == "categorize":
             return self._categorize(request)
         return None
 
     def _detect(self, request: JudgeRequest) -> dict[str, Any]:
-        texts = [content_text(example.window) for example in request.examples]
-        fires = alike(request.explanation or "", texts, self._embedder)
+        texts = [example.window for example in request.examples]
+        fires = alike(request.explanation or "", texts, self._embedder, self._languages)
         return {"answers": dict(zip(request.example_ids, fires, strict=True))}
 
     def _behaviour(self, request: JudgeRequest) -> dict[str, Any]:
@@ -194,7 +195,7 @@ class EvidenceJudge:
             "undecided": sorted({*undecided, NEEDS_REQUEST}),
         }
 
-    def _explain(self, subject: LatentRecord) -> dict[str, Any]:
+    def _explain(self, subject: LatentRecord, background: Background) -> dict[str, Any]:
         reading = read(subject)
         if len(reading.snippets) < MIN_TEXTS:
             return {
@@ -202,7 +203,7 @@ class EvidenceJudge:
                 "interpretable": False,
                 "confidence": 0.0,
             }
-        return explained(reading, self._embedder, self._languages)
+        return explained(reading, self._embedder, self._languages, background)
 
     def _categorize(self, request: JudgeRequest) -> dict[str, Any]:
         assert request.subject is not None

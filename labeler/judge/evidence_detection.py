@@ -1,27 +1,135 @@
-"""Which texts an explanation is about, by sentence vectors."""
+"""Which texts an explanation is about: by what it quotes, the languages it names, and vectors."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labeler.embedding.base import Embedder
+from labeler.judge.base import Example
+from labeler.judge.evidence_explanation import EXAMPLE, NOT_ENGLISH
+from labeler.judge.evidence_statistics import ENGLISH, LANGUAGE_NAMES, LanguageIdentifier
+from labeler.judge.evidence_units import (
+    KINDS,
+    MOST_WORDS,
+    Feature,
+    folded_words,
+    form_of,
+    occurrences,
+    units_of,
+)
+from labeler.judge.rendering import content_text, joined
+
+MISS = 0.5
+"""What a found cue leaves of the doubt that the explanation is about a text."""
+LANGUAGE_WEIGHT, LIKENESS_WEIGHT = 0.5, 2.0
+"""Weight of the share of text in the named languages, and of the cosine similarity, where the cues
+have 1: logistic regression on the held-out examples of organisms (benchmarks/explanations.py)."""
+_QUOTED = re.compile(r'"([^"]*)"')
+_ROLE_NAMES = {
+    "assistant": "assistant",
+    "an answer": "assistant",
+    "user": "user",
+    "a message": "user",
+    "plain text": "plain",
+    "a text": "plain",
+}
 
 
-def alike(explanation: str, texts: Sequence[str], embedder: Embedder) -> list[bool]:
-    """Whether each text belongs to the group that is nearer to the explanation.
+def alike(
+    explanation: str,
+    examples: Sequence[Example],
+    embedder: Embedder,
+    languages: LanguageIdentifier,
+) -> list[bool]:
+    """Whether each text belongs to the group that fits the explanation better.
 
-    The cosine similarities are split in two where the variance between the groups is largest (Otsu
-    1979). The split does not know how many texts are right. It always finds some, except where all
-    similarities are equal: then no text is alike.
+    The scores are split in two where the variance between the groups is largest (Otsu 1979). The
+    split does not know how many texts are right. It always finds some, except where all scores are
+    equal: then no text is alike. Activations are not read.
     """
-    if not texts:
+    if not examples:
         return []
-    vectors = embedder.embed([explanation, *texts])
-    similarities = np.asarray(vectors[1:] @ vectors[0], dtype=np.float64)
-    return [bool(value) for value in similarities > split_point(similarities)]
+    cues = Cues.of(explanation)
+    scores = cues.scores(examples, languages) + LIKENESS_WEIGHT * _likeness(
+        cues.examples or (explanation,), examples, embedder
+    )
+    return [bool(value) for value in scores > split_point(scores)]
+
+
+@dataclass(frozen=True)
+class Cues:
+    """What an explanation says that can be looked up in a text, whoever wrote it."""
+
+    features: tuple[Feature, ...]
+    """Quoted words and phrases, letters, and kinds of units that it names."""
+    languages: frozenset[str]
+    """Codes of the languages that it names."""
+    roles: frozenset[str]
+    """Roles that it names; none stands for all."""
+    examples: tuple[str, ...]
+    """Its quotes that are longer than a phrase."""
+
+    @classmethod
+    def of(cls, explanation: str) -> Cues:
+        """Read an explanation."""
+        features: dict[Feature, None] = {}
+        examples = []
+        for match in _QUOTED.finditer(explanation):
+            quote, before = match.group(1), explanation[: match.start()].rstrip()
+            words = folded_words(quote)
+            n_words = len(words.split())
+            if before.endswith(EXAMPLE) or n_words > MOST_WORDS:
+                examples.append(quote)
+            elif before.endswith((" letter", " letters")):
+                features[f"letters {quote.casefold()}"] = None
+            elif n_words:
+                features[f"{'word' if n_words == 1 else 'phrase'} {words}"] = None
+        prose = _QUOTED.sub('""', explanation)
+        features |= {f"kind {kind}": None for kind in KINDS if kind in prose}
+        named = {code for code, name in LANGUAGE_NAMES.items() if name in prose}
+        if NOT_ENGLISH in prose:
+            named = set(LANGUAGE_NAMES) - {ENGLISH}
+        roles = {role for words, role in _ROLE_NAMES.items() if words in prose}
+        return cls(tuple(features), frozenset(named), frozenset(roles), tuple(examples))
+
+    def scores(
+        self, examples: Sequence[Example], languages: LanguageIdentifier
+    ) -> NDArray[np.float64]:
+        """How much of the cues each text has: 0 to 1 for what is found, and the languages' part."""
+        return np.array([self._score(example, languages) for example in examples])
+
+    def _score(self, example: Example, languages: LanguageIdentifier) -> float:
+        found: set[Feature] = set()
+        text = ""
+        n_known = n_named = 0
+        for turn, units in units_of(example):
+            content = joined(example, turn.positions)
+            if not self.roles or turn.role in self.roles:
+                found.update(occurrences(units))
+                text = f"{text}\n{content.casefold()}"
+            language = languages.identify(content) if self.languages else None
+            n_known += len(units) * (language is not None)
+            n_named += len(units) * (language in self.languages)
+        doubt = 1.0
+        for feature in self.features:
+            form, letters = form_of(feature)
+            if letters in text if form == "letters" else feature in found:
+                doubt *= MISS
+        return 1 - doubt + LANGUAGE_WEIGHT * (n_named / n_known - 0.5 if n_known else 0.0)
+
+
+def _likeness(
+    quotes: Sequence[str], examples: Sequence[Example], embedder: Embedder
+) -> NDArray[np.float64]:
+    """Cosine similarity (n,) of each text to the nearest of some quotes."""
+    vectors = embedder.embed([*quotes, *map(content_text, examples)])
+    own, others = vectors[: len(quotes)], vectors[len(quotes) :]
+    return np.asarray((others @ own.T).max(axis=1), dtype=np.float64)
 
 
 def split_point(values: NDArray[np.float64]) -> float:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -179,32 +178,6 @@ LONGEST_WORD = 24
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 
 
-@dataclass(frozen=True)
-class WordShare:
-    """A word and its share of the latent's whole activation."""
-
-    word: str
-    share: float
-
-
-@dataclass(frozen=True)
-class EvidenceStatistics:
-    """Statistics over the examples of a latent; shares sum to at most 1."""
-
-    n_windows: int
-    words: tuple[WordShare, ...]
-    """Words by their share of activation, largest first."""
-    role_shares: tuple[tuple[str, float], ...]
-    """Roles by their share of activation, largest first."""
-    language_shares: tuple[tuple[str, float], ...]
-    """Language codes by their share of the examples whose language is known."""
-    n_known_language: int
-    start_share: float
-    """Share of examples that fire most strongly near the start of a turn."""
-    end_share: float
-    """Share of examples that fire most strongly near the end of a turn."""
-
-
 def known_languages(windows: Sequence[Example], languages: LanguageIdentifier) -> list[str]:
     """The language of each example whose language is known."""
     return [language for window in windows if (language := language_of(window, languages))]
@@ -214,45 +187,6 @@ def foreign_share(windows: Sequence[Example], languages: LanguageIdentifier) -> 
     """Share of the examples that are known not to be in English."""
     spoken = known_languages(windows, languages)
     return sum(language != ENGLISH for language in spoken) / len(windows)
-
-
-def summarise(windows: Sequence[Example], languages: LanguageIdentifier) -> EvidenceStatistics:
-    """Statistics of the content of examples, each with the same weight."""
-    words: dict[str, float] = defaultdict(float)
-    roles: dict[str, float] = defaultdict(float)
-    for window in windows:
-        total = _content_activation(window)
-        for word, activation in word_activations(window):
-            words[word] += activation / total / len(windows)
-        for turn in turns(window):
-            roles[turn.role] += _sum(window, turn.positions) / total / len(windows)
-    spoken = known_languages(windows, languages)
-    places = [place for window in windows if (place := edge_of_turn(window)) is not None]
-    return EvidenceStatistics(
-        n_windows=len(windows),
-        words=tuple(WordShare(word, share) for word, share in _largest_first(_one_case(words))),
-        role_shares=tuple(_largest_first(roles)),
-        language_shares=tuple(_shares(spoken)),
-        n_known_language=len(spoken),
-        start_share=places.count("start") / max(len(windows), 1),
-        end_share=places.count("end") / max(len(windows), 1),
-    )
-
-
-def word_activations(window: Example) -> list[tuple[str, float]]:
-    """Words of an example's content with the activation on their tokens, where it is above 0.
-
-    A token outside any word counts by itself, such as punctuation or a line break.
-    """
-    found: list[tuple[str, float]] = []
-    for turn in turns(window):
-        pieces = words_by_token(window, turn)
-        gathered: dict[tuple[int, str], float] = defaultdict(float)
-        for position in turn.positions:
-            if window.activations[position] > 0:
-                gathered[pieces[position]] += window.activations[position]
-        found += [(word, activation) for (_, word), activation in gathered.items()]
-    return found
 
 
 def edge_of_turn(window: Example) -> str | None:
@@ -297,14 +231,6 @@ def _shown(token: str) -> str:
     return "line break" if "\n" in token else "space"
 
 
-def _one_case(words: dict[str, float]) -> dict[str, float]:
-    """Sum the shares of spellings that differ only in case, under the most frequent one."""
-    groups: dict[str, dict[str, float]] = defaultdict(dict)
-    for word, share in words.items():
-        groups[word.casefold()][word] = share
-    return {_largest_first(group)[0][0]: sum(group.values()) for group in groups.values()}
-
-
 def language_of(window: Example, languages: LanguageIdentifier) -> str | None:
     """Language of the turn in which the latent fires most, else of the whole content."""
     turn = peak_turn(window)
@@ -313,21 +239,3 @@ def language_of(window: Example, languages: LanguageIdentifier) -> str | None:
         if language is not None:
             return language
     return languages.identify(content_text(window))
-
-
-def _content_activation(window: Example) -> float:
-    total = sum(_sum(window, turn.positions) for turn in turns(window))
-    return total if total > 0 else 1.0
-
-
-def _sum(window: Example, positions: Iterable[int]) -> float:
-    return sum(window.activations[position] for position in positions)
-
-
-def _shares(values: Sequence[str]) -> list[tuple[str, float]]:
-    counted = {value: count / len(values) for value, count in Counter(values).items()}
-    return _largest_first(counted)
-
-
-def _largest_first(shares: dict[str, float]) -> list[tuple[str, float]]:
-    return sorted(shares.items(), key=lambda item: (-item[1], item[0]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Row, func, or_, select
@@ -39,6 +39,13 @@ _WINDOW_COLUMNS = (
     Evidence.roles,
     Evidence.activations,
     Evidence.quantile,
+)
+_TEXT_COLUMNS = (
+    Latent.crosscoder_id,
+    Evidence.document_id,
+    Evidence.start,
+    Evidence.tokens,
+    Evidence.roles,
 )
 _SCALING_COLUMNS = (
     LatentScaling.latent_id,
@@ -79,6 +86,41 @@ def load_subjects(
         )
         for latent_id in latent_ids
     ]
+
+
+MOST_BACKGROUND_LATENTS = 2_000
+"""Latents whose evidence is read for the background, spread evenly over all."""
+MOST_BACKGROUND_TOKENS = 200_000
+
+
+def background_texts(session: Session) -> list[Example]:
+    """The text that the explain half of the study's evidence covers, each token once.
+
+    Windows of a document that overlap or touch become one text. There is as much as the largest
+    number of latents and of tokens allow.
+    """
+    ids = list(
+        session.execute(
+            select(Evidence.latent_id).distinct().order_by(Evidence.latent_id)
+        ).scalars()
+    )
+    ids = ids[:: max(1, -(-len(ids) // MOST_BACKGROUND_LATENTS))]
+    documents: dict[tuple[int, str], dict[int, tuple[str, str]]] = defaultdict(dict)
+    n_tokens = 0
+    for part in chunks(ids):
+        if n_tokens >= MOST_BACKGROUND_TOKENS:
+            break
+        query = (
+            select(*_TEXT_COLUMNS)
+            .join(Latent, Latent.id == Evidence.latent_id)
+            .where(Evidence.latent_id.in_(part), Evidence.split == "explain")
+        )
+        for crosscoder_id, document_id, start, tokens, roles in session.connection().execute(query):
+            known = documents[crosscoder_id, document_id]
+            n_tokens -= len(known)
+            known.update(enumerate(zip(tokens, roles, strict=True), start))
+            n_tokens += len(known)
+    return [text for _, tokens in sorted(documents.items()) for text in _texts(tokens)]
 
 
 def latents_of(session: Session, comparison_ids: Collection[int]) -> list[int]:
@@ -127,6 +169,16 @@ def options_of(session: Session, taxonomy_version_id: int) -> tuple[CategoryOpti
         for category in categories
         if category.id not in parents
     )
+
+
+def _texts(tokens: Mapping[int, tuple[str, str]]) -> Iterator[Example]:
+    """The runs of neighbouring positions among tokens with their roles, without activation."""
+    places = sorted(tokens)
+    starts = [at for at, place in enumerate(places) if place - 1 not in tokens]
+    for start, end in zip(starts, [*starts[1:], len(places)], strict=True):
+        run = [tokens[place] for place in places[start:end]]
+        texts, roles = zip(*run, strict=True)
+        yield Example("background", "explain", texts, roles, (0.0,) * len(run))
 
 
 def _windows(session: Session, latent_ids: Collection[int], split: str) -> dict[int, list[Example]]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from sqlalchemy import Engine
 
 from crosscoder.progress import Advance, Progress, SilentProgress
-from labeler.judge.base import Judge
+from labeler.judge.background import Background
+from labeler.judge.base import Judge, judge_kind
 from labeler.judge.batch import BatchRunner, FailureLimit
 from labeler.judge.calls import CallStore, Question, StoredCall
-from labeler.judge.latents import load_subjects
+from labeler.judge.evidence_statistics import LanguageIdentifier
+from labeler.judge.latents import background_texts, load_subjects
 from labeler.judge.prompt_limits import FIRING_KINDS, PromptLimits
 from labeler.judge.prompts import explain_request
 from labeler.store.engine import read_session, write_session
@@ -88,8 +90,9 @@ def label_latents(
     latents = list(dict.fromkeys(latent_ids))
     store = CallStore(engine, judge.identity, run_id)
     progress = progress or SilentProgress()
+    background = background_for(engine, judge)
     with progress.task("label", len(latents), "latents") as advance:
-        labeler = _Labeler(engine, store, run_id, config or LabelConfig(), advance)
+        labeler = _Labeler(engine, store, run_id, config or LabelConfig(), background, advance)
         asyncio.run(labeler.run(judge, latents))
     counts = labeler.counts
     return LabelSummary(
@@ -104,8 +107,20 @@ def label_latents(
     )
 
 
+def background_for(engine: Engine, judge: Judge) -> Background | None:
+    """The text of the study's evidence, for a judge that reads it."""
+    if not judge_kind(judge.identity.endpoint_kind).reads_background:
+        return None
+    with read_session(engine) as session:
+        texts = background_texts(session)
+    return Background.of(texts, LanguageIdentifier())
+
+
 def explain_questions(
-    engine: Engine, latent_ids: Sequence[int], config: LabelConfig
+    engine: Engine,
+    latent_ids: Sequence[int],
+    config: LabelConfig,
+    background: Background | None = None,
 ) -> Iterator[Question | TooLittle]:
     """A question for each latent, in order, or TooLittle where its evidence does not suffice."""
     left = iter(latent_ids)
@@ -116,7 +131,7 @@ def explain_questions(
             n_firing = sum(window.peak > 0 for window in subject.of_kind(*FIRING_KINDS))
             if n_firing >= config.min_windows:
                 request = explain_request(subject, limit=config.limits.explain)
-                yield Question(subject.latent_id, request)
+                yield Question(subject.latent_id, replace(request, background=background))
             else:
                 yield TooLittle(subject.latent_id, n_firing)
 
@@ -137,6 +152,7 @@ class _Labeler:
     store: CallStore
     run_id: int
     config: LabelConfig
+    background: Background | None
     advance: Advance
     counts: _Counts = field(default_factory=_Counts)
 
@@ -146,7 +162,7 @@ class _Labeler:
         await runner.run(self._questions(latents), self._count, self._keep)
 
     def _questions(self, latents: Sequence[int]) -> Iterator[Question]:
-        for asked in explain_questions(self.engine, latents, self.config):
+        for asked in explain_questions(self.engine, latents, self.config, self.background):
             if isinstance(asked, Question):
                 yield asked
             else:

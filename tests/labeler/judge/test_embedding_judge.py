@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from judge_subjects import (
@@ -19,11 +20,15 @@ from judge_subjects import (
 from labeler.embedding.base import Embedder
 from labeler.embedding.embedders import TfidfEmbedder
 from labeler.judge.answers import check_answer
+from labeler.judge.background import Background
 from labeler.judge.base import Example, JudgeReply, JudgeRequest, ShownExample
 from labeler.judge.embedding_judge import EvidenceJudge
-from labeler.judge.evidence_explanation import short_form
-from labeler.judge.evidence_statistics import edge_of_turn, snippet, word_activations
-from labeler.judge.prompts import categorize_request, detect_request, explain_request, fuzz_request
+from labeler.judge.evidence_statistics import (
+    LanguageIdentifier,
+    edge_of_turn,
+    snippet,
+)
+from labeler.judge.prompts import categorize_request, explain_request, fuzz_request
 from labeler.judge.rendering import strength
 
 RECIPES = (
@@ -51,10 +56,6 @@ def answer(request: JudgeRequest, embedder: Embedder | None = None) -> dict[str,
     return reply.parsed
 
 
-def explained(windows: Sequence[Example]) -> str:
-    return str(answer(explain_request(subject(windows)))["explanation"])
-
-
 def chosen(windows: Sequence[Example]) -> list[str]:
     parsed = answer(categorize_request(subject(windows), "x", OPTIONS))
     assert isinstance(parsed["categories"], list)
@@ -65,19 +66,14 @@ def windows(texts: Sequence[str], role: str = "assistant") -> list[Example]:
     return [window(text, role) for text in texts]
 
 
-def test_the_explanation_names_words_role_language_place_and_an_example() -> None:
-    text = explained(refusals())
-    assert text.startswith('Fires on "sorry" in assistant turns; English;')
-    assert "near the start of the turn" in text
-    assert "almost only that word" in text
-    assert 'texts such as "' in text
-    assert "bomb" in text or "weapon" in text or "neighbour" in text or "harmful" in text
-
-
-@pytest.mark.slow
-def test_the_explanation_names_plain_and_user_text_and_other_languages() -> None:
-    assert "in plain text; French" in explained(windows(FRENCH, "plain"))
-    assert "in user turns; French" in explained(windows(FRENCH, "user"))
+def test_the_explanation_depends_on_the_other_text_and_so_does_the_requests_hash() -> None:
+    identity = EvidenceJudge(WordEmbedder()).identity
+    alone = explain_request(subject(refusals()))
+    sorry = [window(f"We are sorry, truly sorry, {n} times sorry.") for n in range(40)]
+    beside = replace(alone, background=Background.of(sorry, LanguageIdentifier()))
+    assert alone.sha256(identity) != beside.sha256(identity)
+    assert str(answer(alone)["explanation"]).startswith('Fires on "sorry" at the start')
+    assert not str(answer(beside)["explanation"]).startswith('Fires on "sorry" at the start')
 
 
 @pytest.mark.slow
@@ -167,19 +163,6 @@ def test_the_answer_is_the_one_every_judge_gives_and_the_raw_text_holds_it() -> 
         assert reply.parsed == check_answer(request, json.loads(str(reply.raw)))
 
 
-def test_it_detects_the_texts_that_are_most_like_the_explanation() -> None:
-    texts = ("sorry, I cannot help", "bake the bread", "sorry, I cannot", "salt the soup")
-    shown = [ShownExample(str(n), window(text)) for n, text in enumerate(texts)]
-    reply = ask(detect_request("says sorry, I cannot help", shown))
-    assert reply.parsed == {"answers": {"0": True, "1": False, "2": True, "3": False}}
-
-
-def test_it_calls_no_text_alike_where_all_are() -> None:
-    shown = [ShownExample(key, window("the same words")) for key in "ab"]
-    reply = ask(detect_request("something else", shown))
-    assert reply.parsed == {"answers": {"a": False, "b": False}}
-
-
 def test_it_says_that_it_reads_no_marks() -> None:
     reply = ask(fuzz_request("x", [ShownExample("a", refusals()[0], frozenset({1}))]))
     assert (reply.status, reply.error) == ("refused", "evidence-words answers no fuzz")
@@ -223,14 +206,6 @@ def test_text_without_spaces_is_cut_at_its_own_full_stops() -> None:
     assert found.text == "今天的天气非常好，我们去公园散步吧。"
 
 
-def test_pieces_of_a_word_count_as_the_word() -> None:
-    each = Example(
-        "top", "explain", (" un", "believ", "able", " story", "."), ("plain",) * 5,
-        (1.0, 2.0, 1.0, 0.0, 0.5),
-    )  # fmt: skip
-    assert word_activations(each) == [("unbelievable", 4.0), (".", 0.5)]
-
-
 @pytest.mark.parametrize(
     ("text", "place"),
     [
@@ -246,14 +221,6 @@ def test_place_in_the_turn(text: str, place: str) -> None:
 
 def test_strength_is_zero_only_without_activation() -> None:
     assert [strength(value, 10.0) for value in (0.0, 1e-9, 1.0, 1.01, 10.0)] == [0, 1, 1, 2, 10]
-
-
-def test_the_short_form_is_the_first_statement() -> None:
-    assert (
-        short_form('Fires on "sorry" in assistant turns; English') == '"sorry" in assistant turns'
-    )
-    assert short_form("Apologies. They occur often.") == "Apologies"
-    assert len(short_form("word " * 60)) <= 80
 
 
 @pytest.mark.slow
