@@ -24,7 +24,12 @@ from labeler.store.engine import read_session, write_session
 from labeler.store.latents import current_setting
 from labeler.store.schema import Comparison, EffectiveLabel, Run
 from labeler.store.schema import Judge as JudgeRow
-from labeler.taxonomies.showing import study_version, taxonomy_input
+from labeler.taxonomies.showing import (
+    stored_version,
+    study_version,
+    taxonomy_input,
+    unread_run,
+)
 
 if TYPE_CHECKING:
     from labeler.embedding.base import Embedder
@@ -71,7 +76,8 @@ class CategorizeStage:
         if study.config.taxonomy.mode == "induce":
             notes += work.induced()
         summary = work.categorized()
-        if study.config.taxonomy.mode == "residual" and summary.n_none:
+        wants_more = study.config.taxonomy.mode == "residual" and summary.n_none
+        if wants_more and not was_extended(context):
             notes += work.extended()
             if study.config.taxonomy.accept == "auto":
                 summary = work.categorized()
@@ -83,6 +89,20 @@ class CategorizeStage:
     def is_whole(self, context: StageContext) -> bool:
         """The database is the product."""
         return True
+
+
+def was_extended(context: StageContext) -> bool:
+    """Whether this work has made categories from what was left: it was broken off after that.
+
+    Made again from what is left then, they would follow each other without an end.
+    """
+    with read_session(context.engine) as session:
+        run_id = unread_run(stored_version(session, context.study))
+        run = None if run_id is None else session.get(Run, run_id)
+        if run is None:
+            return False
+        key = context.keys.get("categorize")
+        return run.status != "done" if key is None else run.stage_key == key
 
 
 class _Work:

@@ -18,7 +18,7 @@ from labeler.judge.prompts import behaviour_request
 from labeler.labeling.plan import JudgePlanner, Plan, PlannedCalls, assumed_calls
 from labeler.stages.base import StageContext
 from labeler.stages.behaviour import answers_to_judge, study_prompts
-from labeler.stages.categorize import comparisons_to_judge
+from labeler.stages.categorize import comparisons_to_judge, was_extended
 from labeler.stages.experiment import revised_latents
 from labeler.stages.isolate import labelled_seeds
 from labeler.stages.label import labelled_latents, side_latents
@@ -226,7 +226,7 @@ class _Planning:
         induces = mode == "induce" and self._version_id is None
         if not judge_kind(self._section.kind).names_categories:
             return Plan()
-        if not induces and mode != "residual":
+        if not induces and (mode != "residual" or was_extended(self._context)):
             return Plan()
         n_texts = len(self._latents) if self._has_evidence else self._n_expected()
         if mode == "residual":
@@ -240,12 +240,16 @@ class _Planning:
         return plan
 
     def _n_left(self, n_latents: int) -> int:
-        """Latents that fit no category, else the assumed share of all."""
+        """Latents that fit no category, with the assumed share of those without a label yet."""
         query = select(func.count(func.distinct(EffectiveLabel.latent_id)))
         with read_session(self._context.engine) as session:
             if self._version_id is None or not session.scalar(query):
                 return round(ASSUMED_LEFT * n_latents)
-            return session.scalar(query.where(EffectiveLabel.outcome == "none")) or 0
+            n_none, n_unlabelled = (
+                session.scalar(query.where(EffectiveLabel.outcome == outcome)) or 0
+                for outcome in ("none", "unlabelled")
+            )
+        return round(n_none + ASSUMED_LEFT * n_unlabelled)
 
     def _behaviour(self) -> Plan:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +30,7 @@ from taxonomy.tree import Taxonomy
 
 UNREAD = " (nobody read it)"
 """End of the note of a version that was accepted by `taxonomy.accept = "auto"`."""
+_UNREAD_RUN = re.compile(rf"run (\d+){re.escape(UNREAD)}$")
 DIFF_COLUMNS = ("kind", "category", "to", "latents_before", "latents_after")
 """`latents_before` and `latents_after` count primary categories under the old and the new version;
 `latents_after` is NULL for a file, which has no labels yet."""
@@ -67,6 +69,12 @@ def taxonomy_input(session: Session, study: StudyFile) -> dict[str, str | None]:
     own = study_taxonomy(study).sha256()
     accepted = None if version is None or version.sha256 == own else version.sha256
     return {"mode": study.config.taxonomy.mode, "file": own, "accepted": accepted}
+
+
+def unread_run(version: TaxonomyVersion | None) -> int | None:
+    """The run that accepted a version unread; None where a person decided."""
+    found = _UNREAD_RUN.search("" if version is None else version.note or "")
+    return None if found is None else int(found.group(1))
 
 
 def taxonomy_rows(session: Session, study: StudyFile, name: str | None = None) -> QueryResult:

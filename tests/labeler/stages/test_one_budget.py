@@ -13,9 +13,10 @@ import pytest
 from sqlalchemy import create_engine, text
 from stub_judge import answer
 from stub_server import Received, Step, StubServer
-from taxonomy_studies import study_in
+from taxonomy_studies import ONE_LEVEL, study_in
 from tiny_study import TinyStudy
 
+from labeler.api import Study
 from labeler.cli.main import run
 from labeler.judge.budget import Limits
 from labeler.judge.factory import study_spending
@@ -132,6 +133,37 @@ def test_naming_stops_and_goes_on_with_the_same_clusters(tmp_path: Path, capsys:
         assert run(["import", str(path), str(tmp_path / "latents.csv")]) == 0
         stops = stopped_at([1_500, 7_000], ["categorize", str(path)], judge, server, capsys)
     assert stops == ["name", "categorize"]
+
+
+@pytest.mark.slow
+def test_categories_from_what_is_left_are_made_once_whenever_that_is_broken_off(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    tree = {**ONE_LEVEL, "categories": ONE_LEVEL["categories"][:2]}  # type: ignore[index]
+    found, used = [], 0
+    for name in ("whole", "stopped"):
+        folder = tmp_path / name
+        folder.mkdir()
+        lines = [{"stage": "categorize", "answer": {"outcome": "none", "categories": []}}]
+        names = {"name": "Kitchen", "definition": "Cooking.", "include_when": "a",
+                 "exclude_when": "b"}  # fmt: skip
+        lines += [{"stage": "name", "answer": names}]
+        lines += [{"stage": "merge", "answer": {"same": False, "reason": "no"}}]
+        (folder / "judge.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        judge = '[judge]\nkind = "scripted"\nscript = "judge.jsonl"\n'
+        mode = f'mode = "residual"\naccept = "auto"\ncluster_distance = 1.2\n{judge}'
+        path = study_in(folder, tree, mode)
+        assert run(["import", str(path), str(folder / "latents.csv")]) == 0
+        # The last of the limits stops after the new categories were accepted.
+        for limit in (3_000, used - 600) if used else ():
+            assert run(["categorize", str(path), "--max-tokens-total", str(limit)]) == 1
+        assert run(["categorize", str(path)]) == 0
+        study = Study.open(path)
+        calls = study.sql("select stage, count(*) from judge_call group by stage").rows
+        found.append((sorted(calls), study.taxonomy().slugs))
+        estimates = "sum(estimated_prompt_tokens + estimated_completion_tokens)"
+        used = study.sql(f"select {estimates} from judge_call").rows[0][0]
+    assert found[0] == found[1]
 
 
 @pytest.mark.slow
