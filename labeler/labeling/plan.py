@@ -47,8 +47,8 @@ ASSUMED_PROMPT_TOKENS = {
 }  # fmt: skip
 """Tokens of a prompt by what is asked for, where there is nothing yet to make one from.
 
-The longest of the demo (benchmarks/judge_prompts.py), and prompts with all members or texts that are
-shown at most.
+The longest of the demo (benchmarks/judge_prompts.py), and prompts with all members or texts that
+are shown at most.
 """
 CALL_STAGE = {"detection": "detect", "fuzzing": "fuzz"}
 """Stage of the calls by the method of a score."""
