@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from labeler.judge.base import JudgeRequest
 from labeler.judge.budget import characters_of
 from labeler.judge.factory import limits_of, study_embedder
+from labeler.judge.few_shot import heads_folder
 from labeler.judge.latents import latents_of, load_subject, options_of
 from labeler.judge.prompts import explain_request, tokens_of
 from labeler.labeling.category_questions import CategoryQuestions, QuestionConfig
@@ -50,7 +51,7 @@ def requests_of(session: Session, study: StudyFile) -> Iterator[tuple[str, Judge
     questions = CategoryQuestions(
         options_of(session, version.id),
         study_embedder(study),
-        QuestionConfig(section.shortlist, limits),
+        QuestionConfig(section.shortlist, limits, fits=heads_folder()),
         reads_windows=False,
     )
     texts = {

@@ -56,8 +56,8 @@ def _serve(plan: ServerPlan, log: Path, file: StudyFile) -> None:
         with running_server(plan, log, lambda line: typer.echo(f"judge: {line}", err=True)) as one:
             typer.echo(plan.url)
             typer.echo(
-                f"judge: healthy; `difflens judge check {file.path.name}` asks it one question, "
-                "Ctrl-C stops it",
+                f"judge: healthy; `difflens judge check {file.path.name}` says what its labels are "
+                "worth, Ctrl-C stops it",
                 err=True,
             )
             one.wait()
@@ -71,35 +71,29 @@ def _serve(plan: ServerPlan, log: Path, file: StudyFile) -> None:
 
 def check(
     study: StudyPath,
+    connection: Annotated[
+        bool, typer.Option("--connection", help="Send one request to every server, no more.")
+    ] = False,
     puzzles: Annotated[
-        bool, typer.Option("--puzzles", help="Rank true above false explanations of puzzles.")
+        bool, typer.Option("--puzzles", help="Only rank true above false explanations of puzzles.")
     ] = False,
 ) -> None:
-    """Send one schema-constrained request to every server of the judge; say what is wrong."""
-    if puzzles:
-        _check_puzzles(study)
-        return
-    from labeler.judge.base import judge_kind
-    from labeler.study.study_file import StudyFile
+    """Ask every server of the judge one question, then measure what the judge's labels are worth.
 
-    section = StudyFile.read(study).config.judge
-    for fit in judge_kind(section.kind).check(section):
-        typer.echo(fit.parameter_words)
-        typer.echo(fit.words)
-        if fit.warning is not None:
-            typer.echo(fit.warning, err=True)
-
-
-def _check_puzzles(study: Path) -> None:
-    from labeler.judge.factory import study_embedder, study_judge
-    from labeler.labeling.puzzles import check_puzzles
-    from labeler.progress import progress_for
+    The judge labels latents that people labelled: how often it is right, whether it prefers an
+    answer, whether the order of the categories or its confidence mislead. The result is stored for
+    the report. A judge that gives one label nearly always is refused.
+    """
+    from labeler.cli.judge_check import check_connection, check_puzzles, check_worth
     from labeler.study.study_file import StudyFile
 
     file = StudyFile.read(study)
-    judge = study_judge(file, study_embedder(file))
-    for line in check_puzzles(judge, progress=progress_for()).lines:
-        typer.echo(line)
+    if puzzles:
+        check_puzzles(file)
+        return
+    check_connection(file, is_required=connection)
+    if not connection:
+        check_worth(file)
 
 
 def review(

@@ -32,13 +32,12 @@ from labeler.judge.evidence_statistics import (
     foreign_share,
     read,
 )
-from labeler.judge.few_shot import HeadFinder, build_head_finder
+from labeler.judge.few_shot import HeadFinder, build_head_finder, heads_folder
 from labeler.judge.labelled_evidence import LabelledLatent, fitting_set, labelled_sha256
 from labeler.judge.latent_features import FeatureReader
 from labeler.judge.nearest_category import CategoryFinder, Found
 from labeler.study.config import JUDGE_KINDS
 from labeler.study.judge_config import EmbeddingSection, JudgeSection
-from labeler.study.study_file import cache_folder
 from taxonomy.clustering import canonical_text
 
 
@@ -66,7 +65,7 @@ class EvidenceKind(JudgeKind):
     ) -> EvidenceJudge:
         """A judge that computes with the embedder."""
         assert embedder is not None
-        return EvidenceJudge(embedder, cache=cache_folder() / HEADS)
+        return EvidenceJudge(embedder, cache=heads_folder())
 
     def expected_name(self, section: JudgeSection, embedding: EmbeddingSection) -> str:
         """`evidence-` and the embedder's name."""
@@ -75,8 +74,6 @@ class EvidenceKind(JudgeKind):
 
 METHOD_VERSION = 2
 """Increased whenever the same evidence could get another answer."""
-HEADS = "heads"
-"""Folder of fitted heads in the cache."""
 MIN_TEXTS = 3
 """Fewest different texts of an interpretable latent."""
 LEAST_WORDS = 3

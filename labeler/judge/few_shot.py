@@ -33,6 +33,7 @@ from labeler.judge.latent_features import (
 from labeler.judge.mixed_latents import FUNCTION_WORDS, mixed_latents
 from labeler.judge.nearest_category import CategoryFinder, Found
 from labeler.judge.token_kinds import mean_shares
+from labeler.study.study_file import cache_folder
 from taxonomy.category_head import CategoryHead, HeadRows, fit_head
 
 Floats = NDArray[np.float64]
@@ -135,6 +136,11 @@ class HeadFinder:
         words = mean_shares([example.tokens.by_word for example in examples])
         share = sum(kinds.get(kind, 0.0) for kind in TOKEN_RULES[slug])
         return share >= SMALL_SHARE and max(words.values(), default=0.0) >= LEADING_SHARE
+
+
+def heads_folder() -> Path:
+    """Where fitted heads lie, each in a file."""
+    return cache_folder() / "heads"
 
 
 def build_head_finder(

@@ -23,6 +23,7 @@ from labeler.store.schema import (
     SubjectModel,
 )
 from labeler.store.statements import chunks
+from taxonomy.tree import Taxonomy
 
 _LATENT_COLUMNS = (
     Latent.id,
@@ -179,6 +180,17 @@ def _texts(tokens: Mapping[int, tuple[str, str]]) -> Iterator[Example]:
         run = [tokens[place] for place in places[start:end]]
         texts, roles = zip(*run, strict=True)
         yield Example("background", "explain", texts, roles, (0.0,) * len(run))
+
+
+def leaf_options(taxonomy: Taxonomy) -> tuple[CategoryOption, ...]:
+    """Leaf categories of a taxonomy that is not stored, in their order."""
+    return tuple(
+        CategoryOption(
+            leaf.slug, leaf.name, leaf.parent, leaf.definition, leaf.include_when,
+            leaf.exclude_when, tuple(leaf.prototypes), leaf.behaviour or "",
+        )
+        for leaf in taxonomy.leaves()
+    )  # fmt: skip
 
 
 def _windows(session: Session, latent_ids: Collection[int], split: str) -> dict[int, list[Example]]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from labeler.embedding.base import Embedder
 from labeler.embedding.embedders import is_sentence_embedder
 from labeler.judge.base import CategoryOption, JudgeRequest, LatentRecord
+from labeler.judge.labelled_evidence import LabelledLatent
 from labeler.judge.prompt_limits import PromptLimits
 from labeler.judge.prompts import categorize_request
 from labeler.judge.shortlist import Shortlister
@@ -24,6 +26,10 @@ class QuestionConfig:
     shortlist: int = SHORTLIST
     """Categories that are shown with their definitions; 0 = all."""
     limits: PromptLimits = field(default_factory=PromptLimits)
+    labelled: Sequence[LabelledLatent] | None = None
+    """Latents on which the shortlist's ranking is fitted; None = those of the package."""
+    fits: Path | None = None
+    """Folder of fits that were made before."""
 
 
 class CategoryQuestions:
@@ -49,7 +55,9 @@ class CategoryQuestions:
         if reads_windows or not 0 < config.shortlist < len(self._options):
             return
         if is_sentence_embedder(embedder):
-            self._shortlister = Shortlister(self._options, embedder, config.shortlist)
+            self._shortlister = Shortlister(
+                self._options, embedder, config.shortlist, config.labelled, config.fits
+            )
         else:
             self.note = "no sentence model, so the judge is shown every category"
 
@@ -66,7 +74,11 @@ class CategoryQuestions:
         """The request with every category, for a judge that asks to see all."""
         assert request.subject is not None
         assert request.explanation is not None
-        return self._ask(request.subject, request.explanation, self._options, request.sample)
+        return self.everything(request.subject, request.explanation, request.sample)
+
+    def everything(self, subject: LatentRecord, explanation: str, sample: int = 0) -> JudgeRequest:
+        """A request with every category."""
+        return self._ask(subject, explanation, self._options, sample)
 
     def _ask(
         self,

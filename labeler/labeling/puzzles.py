@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ from importlib import resources
 import numpy as np
 import yaml
 
-from crosscoder.progress import Advance, Progress, SilentProgress
+from crosscoder.progress import Progress, SilentProgress
 from labeler.judge.base import Example, Judge, JudgeReply, JudgeRequest, judge_kind
 from labeler.judge.prompts import detect_request, fuzz_request
+from labeler.labeling.asking import ask_all
 from labeler.labeling.trials import METHODS, Method, Trial, draw_trials, score_of
 
 _MARKED = re.compile(r"<<(.*?)>>(?!>)", re.DOTALL)
@@ -155,7 +155,7 @@ def check_puzzles(
     questions = list(_questions(chosen, used, seed))
     progress = progress or SilentProgress()
     with progress.task("puzzles", len(questions), "calls") as advance:
-        replies = asyncio.run(_ask(judge, questions, advance))
+        replies = ask_all(judge, [question.request for question in questions], advance)
     return _result(judge.identity.name, chosen, used, questions, replies, seed)
 
 
@@ -174,25 +174,6 @@ def _questions(
             ask = detect_request if method == "detection" else fuzz_request
             for explanation, text in enumerate((puzzle.true, *puzzle.false)):
                 yield _Question(number, explanation, method, trials, ask(text, examples))
-
-
-async def _ask(judge: Judge, questions: Sequence[_Question], advance: Advance) -> list[JudgeReply]:
-    gate = asyncio.Semaphore(judge.concurrency)
-
-    async def one(question: _Question) -> JudgeReply:
-        async with gate:
-            reply = await judge.ask(question.request)
-        advance(1)
-        return reply
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(question)) for question in questions]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    finally:
-        await judge.aclose()
-    return [task.result() for task in tasks]
 
 
 def _result(

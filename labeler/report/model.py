@@ -354,6 +354,8 @@ class JudgeView:
     endpoint_kind: str
     params: dict[str, Any]
     params_sha256: str
+    worth: str | None = None
+    """What the newest `judge check` said of its labels."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from labeler.report.comparisons import ActiveComparison
 from labeler.report.model import CrosscoderView, Fingerprint, JudgeView, LabelRevision, RunView
+from labeler.store.judge_checks import newest_judge_check
 from labeler.store.schema import (
     Corpus,
     Crosscoder,
@@ -33,8 +34,14 @@ _STAGES = ("harvest", "train", "isolate", "collect", "label", "score", "categori
 def read_judge(session: Session, facts: ActiveComparison) -> JudgeView:
     """The active judge."""
     judge = session.get_one(Judge, facts.judge_id)
+    check = newest_judge_check(session, judge.id)
     return JudgeView(
-        judge.name, judge.model, judge.endpoint_kind, dict(judge.params), judge.params_sha256
+        judge.name,
+        judge.model,
+        judge.endpoint_kind,
+        dict(judge.params),
+        judge.params_sha256,
+        worth=None if check is None else check.words,
     )
 
 

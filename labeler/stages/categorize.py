@@ -160,6 +160,7 @@ class _Work:
     def _categorize(
         self, judge: Judge, section: JudgeSection, activate: bool = False
     ) -> CategorizeSummary:
+        from labeler.judge.few_shot import heads_folder
         from labeler.labeling.categorize import CategorizeConfig, categorize
         from labeler.labeling.category_questions import QuestionConfig
 
@@ -181,7 +182,9 @@ class _Work:
             CategorizeConfig(
                 cluster_distance=config.taxonomy.cluster_distance,
                 repeats=section.categorize_repeats,
-                questions=QuestionConfig(section.shortlist, limits_of(section)),
+                questions=QuestionConfig(
+                    section.shortlist, limits_of(section), fits=heads_folder()
+                ),
                 seed=config.study.seed,
                 activate=activate,
             ),

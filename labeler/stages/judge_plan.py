@@ -10,10 +10,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from labeler.errors import UsageError
-from labeler.judge.base import CategoryOption, judge_kind
+from labeler.judge.base import judge_kind
 from labeler.judge.budget import CHARACTERS_PER_TOKEN, Spending, Usage
 from labeler.judge.factory import judge_prices, judge_sections, make_judge
-from labeler.judge.latents import latents_of, options_of
+from labeler.judge.latents import latents_of, leaf_options, options_of
 from labeler.judge.prompts import behaviour_request
 from labeler.labeling.plan import JudgePlanner, Plan, PlannedCalls, assumed_calls
 from labeler.stages.base import StageContext
@@ -31,7 +31,6 @@ from labeler.taxonomies.showing import stored_version, tree_of
 from labeler.text import one_line
 from taxonomy.counts import ClusterSettings
 from taxonomy.induction import InductionConfig, NamingPlan
-from taxonomy.tree import Taxonomy
 
 ASKING = ("label", "categorize", "behaviour")
 """The stages that ask a judge."""
@@ -154,7 +153,7 @@ class _Planning:
             self._version_id = None if version is None else version.id
             tree = tree_of(session, self._study)
             self._options = (
-                _options_of(tree) if version is None else options_of(session, version.id)
+                leaf_options(tree) if version is None else options_of(session, version.id)
             )
         judge = make_judge(section, folder=self._study.folder)
         self._name = judge.identity.name
@@ -291,14 +290,3 @@ def model_folder(study: StudyFile, section: JudgeSection) -> Path | None:
         if name and study.resolve(name).is_dir():
             return study.resolve(name)
     return None
-
-
-def _options_of(tree: Taxonomy) -> tuple[CategoryOption, ...]:
-    """The leaves of a taxonomy that is not stored yet."""
-    return tuple(
-        CategoryOption(
-            leaf.slug, leaf.name, leaf.parent, leaf.definition, leaf.include_when,
-            leaf.exclude_when, tuple(leaf.prototypes), leaf.behaviour or "",
-        )
-        for leaf in tree.leaves()
-    )  # fmt: skip

@@ -27,6 +27,7 @@ from labeler.store.schema import (
     CategoryEffect,
     Comparison,
     ExplanationScore,
+    JudgeCheck,
     JudgeLabel,
     NullResult,
     ReviewEvent,
@@ -55,6 +56,7 @@ class ReportStage:
         """How the change is counted, what the page has, and up to where its rows reach."""
         with read_session(context.engine) as session:
             newest = [session.execute(select(func.max(column))).scalar() for column in _READ]
+            checked = session.execute(select(func.max(JudgeCheck.id))).scalar()
         study = context.study.config.study.model_dump()
         inputs: dict[str, Any] = {
             "study": study,
@@ -63,6 +65,8 @@ class ReportStage:
             "labels": [str(value) for value in newest],
             "sections": sorted(REPORT_SECTIONS.names()),
         }
+        if checked is not None:
+            inputs["judge_check"] = checked
         stale = _stale(context)
         return inputs | {"stale": list(stale)} if stale else inputs
 

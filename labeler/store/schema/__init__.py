@@ -13,6 +13,7 @@ from labeler.store.schema.judging import (
     ExplanationTestText,
     Judge,
     JudgeCall,
+    JudgeCheck,
     JudgeLabel,
     JudgeLabelCategory,
     JudgeParameters,

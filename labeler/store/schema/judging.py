@@ -20,6 +20,7 @@ CALL_STAGES = (
 CLAIM_STATUSES = ("open", "claimed", "done", "failed")
 SCORE_METHODS = ("detection", "fuzzing")
 TEST_VERDICTS = ("holds", "revised", "refuted")
+CHECK_VERDICTS = ("usable", "weak", "refused")
 
 
 class Prompt(Base):
@@ -68,6 +69,43 @@ class JudgeParameters(Base):
     run_id: Mapped[int] = mapped_column(ForeignKey("run.id"))
     parameters: Mapped[dict[str, Any]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class JudgeCheck(Base):
+    """What `difflens judge check` measured of a judge; the newest row counts."""
+
+    __tablename__ = "judge_check"
+    __table_args__ = (Index(None, "judge_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    judge_id: Mapped[int] = mapped_column(ForeignKey("judge.id"))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    prompts_sha256: Mapped[str] = mapped_column(String(64))
+    """Hash of the prompts that were checked with the judge."""
+    n_latents: Mapped[int]
+    """Labelled latents of the balanced set."""
+    n_answered: Mapped[int]
+    """Those of them that were explained and categorised."""
+    n_right: Mapped[int]
+    top_answer: Mapped[str | None] = mapped_column(String(200))
+    """The answer that was given most often."""
+    n_top_answer: Mapped[int]
+    n_content_free: Mapped[int]
+    """Questions with evidence that says nothing."""
+    n_content_free_assigned: Mapped[int]
+    """Those that were put into a category all the same."""
+    n_reordered: Mapped[int]
+    """Latents that were asked about again with the categories in another order."""
+    n_same_answer: Mapped[int]
+    """Those that got the same answer."""
+    calibration_error: Mapped[float | None]
+    """Expected calibration error of the confidences; NULL where no category was assigned."""
+    mean_confidence: Mapped[float | None]
+    puzzle_accuracy: Mapped[float | None]
+    """Share of true explanations of puzzles that were ranked above false ones; NULL = not asked."""
+    verdict: Mapped[str] = mapped_column(OneOf(CHECK_VERDICTS))
+    words: Mapped[str] = mapped_column(FreeText)
+    """What its labels are worth, in one line."""
 
 
 class JudgeCall(Base):

@@ -38,7 +38,7 @@ def check(
 ) -> tuple[int, str, str]:
     """Status, stdout and the one line on stderr of a check of a server that answers so."""
     with StubServer(lambda *_: step, models={"m": context, "other": 4096}).running() as server:
-        status = run(["judge", "check", study(folder, server.url, **judge)])
+        status = run(["judge", "check", "--connection", study(folder, server.url, **judge)])
     printed = capsys.readouterr()
     assert len(printed.err.splitlines()) <= 1
     return status, printed.out, printed.err
@@ -55,7 +55,7 @@ def test_a_fit_judge_is_named_with_latency_and_tokens(
 
 def test_one_constrained_request_is_sent(tmp_path: Path) -> None:
     with StubServer(lambda *_: Step(GOOD), models={"m": 8192}).running() as server:
-        assert run(["judge", "check", study(tmp_path, server.url)]) == 0
+        assert run(["judge", "check", "--connection", study(tmp_path, server.url)]) == 0
     (request,) = server.received
     assert request.body["response_format"]["type"] == "json_schema"
     assert "guided_json" not in request.body
@@ -65,7 +65,9 @@ def test_a_server_that_is_down(tmp_path: Path, capsys: pytest.CaptureFixture[str
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    assert run(["judge", "check", study(tmp_path, f"http://127.0.0.1:{port}/v1")]) == 1
+    assert (
+        run(["judge", "check", "--connection", study(tmp_path, f"http://127.0.0.1:{port}/v1")]) == 1
+    )
     assert "the server is down or not there" in capsys.readouterr().err
 
 
@@ -218,7 +220,7 @@ def test_an_answer_that_drips_is_given_up_in_time(
     threading.Thread(target=drip, daemon=True).start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
     started = time.monotonic()
-    assert run(["judge", "check", study(tmp_path, url, timeout_s=0.5)]) == 1
+    assert run(["judge", "check", "--connection", study(tmp_path, url, timeout_s=0.5)]) == 1
     assert time.monotonic() - started < 10
     assert "no answer within 0.5 s (judge.timeout_s)" in capsys.readouterr().err
     listener.close()
@@ -229,5 +231,5 @@ def test_a_judge_without_a_server_has_nothing_to_check(
 ) -> None:
     path = tmp_path / "study.toml"
     path.write_text('[judge]\nkind = "evidence"\n', encoding="utf-8")
-    assert run(["judge", "check", str(path)]) == 2
+    assert run(["judge", "check", "--connection", str(path)]) == 2
     assert "judge.kind: evidence has no server" in capsys.readouterr().err

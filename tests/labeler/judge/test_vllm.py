@@ -136,7 +136,7 @@ def test_the_server_says_which_entry_point_it_took(judged_study: TinyStudy, serv
 def test_the_check_finds_the_judge_fit(
     judged_study: TinyStudy, server: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["judge", "check", str(judged_study.path)]) == 0
+    assert run(["judge", "check", "--connection", str(judged_study.path)]) == 0
     wishes, answered = capsys.readouterr().out.splitlines()
     assert wishes == f"{server}: takes max_tokens, a temperature and JSON schemas"
     assert answered.startswith(f"{server}: smollm2 answered in ")
@@ -148,7 +148,7 @@ def test_the_check_names_the_models_that_the_server_has(
     other = judged_study.folder / "other.toml"
     text = judged_study.path.read_text("utf-8")
     other.write_text(text.replace('model = "smollm2"', 'model = "big"'), encoding="utf-8")
-    assert run(["judge", "check", str(other)]) == 2
+    assert run(["judge", "check", "--connection", str(other)]) == 2
     assert "has no 'big'; it has smollm2" in capsys.readouterr().err
 
 

@@ -30,7 +30,7 @@ MANY = tuple(CategoryOption(f"c{number}", f"C{number}", None, "") for number in 
 def questions(
     size: int, embedder: Embedder | None = None, reads_windows: bool = False
 ) -> CategoryQuestions:
-    config = QuestionConfig(shortlist=size)
+    config = QuestionConfig(shortlist=size, labelled=())
     return CategoryQuestions(OPTIONS, embedder or WordEmbedder(), config, reads_windows)
 
 
@@ -106,7 +106,7 @@ def test_the_label_of_a_judge_that_saw_all_is_that_of_its_second_answer(engine: 
             add_windows(session, made.run_id, latent_id, distinct_windows(f"word{number}"))
     judge = ScriptedJudge(reply)
     label_latents(engine, judge, begin(engine), [*made.target, *made.reference])
-    config = CategorizeConfig(questions=QuestionConfig(shortlist=1), repeats=2)
+    config = CategorizeConfig(questions=QuestionConfig(shortlist=1, labelled=()), repeats=2)
 
     def categorized() -> tuple[int, int, int]:
         summary = categorize(

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from report_page import Page, read_page
 from report_studies import Window, build_planted, report_run
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, select, update
 
 from labeler.errors import WorkError
 from labeler.report.build import ReportFiles, ReportOptions, build_report
 from labeler.report.html import CONTENT_SECURITY_POLICY
 from labeler.store.engine import write_session
-from labeler.store.schema import Evidence, Latent, LatentSet, Run
+from labeler.store.schema import Evidence, Judge, JudgeCheck, Latent, LatentSet, Run
 
 HOSTILE_TOKENS = (
     "<script>alert(1)</script>",
@@ -163,11 +163,24 @@ def test_imported_latents_need_no_models(paper_report: ReportFiles) -> None:
 
 
 @pytest.mark.slow
-def test_a_tfidf_judge_gets_a_banner(sqlite_engine: Engine, tmp_path: Path) -> None:
+def test_a_tfidf_judge_gets_a_banner_and_a_checked_one_what_it_is_worth(
+    sqlite_engine: Engine, tmp_path: Path
+) -> None:
     build_planted(sqlite_engine, judge_name="evidence-tfidf")
+    with write_session(sqlite_engine) as session:
+        judge_id = session.scalars(select(Judge.id).where(Judge.name == "evidence-tfidf")).one()
+        counts = ("latents", "answered", "right", "top_answer", "content_free", "reordered")
+        values = {f"n_{name}": 0 for name in (*counts, "content_free_assigned", "same_answer")}
+        checked = JudgeCheck(
+            judge_id=judge_id, prompts_sha256="0" * 64, verdict="weak", words="weak: <b>1</b> of 9",
+            **values,
+        )  # fmt: skip
+        session.add(checked)
     run_id = report_run(sqlite_engine)
     files = build_report(sqlite_engine, ReportOptions(), tmp_path / "report", run_id)
-    assert "Read the categories with care" in files.html.read_text(encoding="utf-8")
+    html = files.html.read_text(encoding="utf-8")
+    assert "Read the categories with care" in html
+    assert "on latents that people labelled: weak: &lt;b&gt;1&lt;/b&gt; of 9." in html
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ CLOSED_LISTS = {
     "effective_label.side", "effective_label.source",
     "effective_label_category.side", "evidence.kind", "evidence.split",
     "evidence_document.split", "explanation_score.method", "explanation_test.verdict",
-    "judge_call.stage",
+    "judge_call.stage", "judge_check.verdict",
     "judge_correction.denominator", "judge_correction.estimand", "judge_label.outcome",
     "label_sample.outcome", "null_result.kind", "review_event.action", "review_event.selection",
     "run.kind", "run.status", "seed_change.verdict", "work_item.status",

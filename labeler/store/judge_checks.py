@@ -1,0 +1,14 @@
+"""Rows of what the check of a judge measured."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from labeler.store.schema import JudgeCheck
+
+
+def newest_judge_check(session: Session, judge_id: int) -> JudgeCheck | None:
+    """The newest check of a judge; None where it was never checked."""
+    query = select(JudgeCheck).where(JudgeCheck.judge_id == judge_id).order_by(JudgeCheck.id.desc())
+    return session.scalars(query.limit(1)).first()
