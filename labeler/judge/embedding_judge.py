@@ -130,6 +130,10 @@ class EvidenceJudge:
         readings = [read(each.subject) for each in requests if each.subject is not None]
         self._features.embed_all(readings)
 
+    def prepare(self, options: tuple[CategoryOption, ...]) -> None:
+        """Fit the head for these options, or read it, before the first question."""
+        self._head(options)
+
     async def ask(
         self, request: JudgeRequest, on_attempt: OnAttempt = ignore_attempt
     ) -> JudgeReply:

@@ -3,7 +3,8 @@
 The head (`taxonomy.category_head`) is fitted on the labelled latents of the package, on latents
 without a subject that are mixed from their windows, and on reviewed latents of the study where it
 learns from them. Leaves without labelled latents are found by their definition and prototypes. A
-fit takes seconds and is cached in a file named by the hash of all that it depends on.
+fit takes seconds, once the labelled texts are embedded, and lies in a file named by the hash of all
+that it depends on. The package has the fit of the default embedding and the seed taxonomy.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+from io import BytesIO
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -38,6 +42,8 @@ from taxonomy.category_head import CategoryHead, HeadRows, fit_head
 
 Floats = NDArray[np.float64]
 
+HEADS = "heads"
+"""Folder of fitted heads, in the package and in the cache."""
 NUMBERS = "numbers-and-time"
 """Slug of the category of numerals, dates and units."""
 HEAD_VERSION = 1
@@ -140,7 +146,7 @@ class HeadFinder:
 
 def heads_folder() -> Path:
     """Where fitted heads lie, each in a file."""
-    return cache_folder() / "heads"
+    return cache_folder() / HEADS
 
 
 def build_head_finder(
@@ -152,16 +158,18 @@ def build_head_finder(
 ) -> HeadFinder | None:
     """The finder for these options; None where fewer than two of them have labelled latents.
 
-    Where a fit of the same inputs lies in the folder `cache`, it is read.
+    Where a fit of the same inputs lies in the folder `cache` or in the package, it is read.
     """
     slugs = [option.slug for option in options]
     usable = [latent for latent in labelled if latent.category in {*slugs, NONE}]
     if len({latent.category for latent in usable} - {NONE}) < MIN_LEAVES:
         return None
-    path = None if cache is None else cache / f"{_fit_sha256(options, reader, usable)}.npz"
-    fitted = (_read_fit(path) if path is not None else None) or _fit(slugs, reader, nearest, usable)
-    if path is not None:
-        _write_fit(path, *fitted)
+    name = fit_name(options, reader, usable)
+    fitted = _stored_fit(name, cache)
+    if fitted is None:
+        fitted = _fit(slugs, reader, nearest, usable)
+        if cache is not None:
+            write_fit(cache / name, *fitted)
     return HeadFinder(
         reader,
         nearest,
@@ -208,44 +216,53 @@ def _resamples(
     return drawn
 
 
-def _fit_sha256(
+def fit_name(
     options: Sequence[CategoryOption], reader: FeatureReader, labelled: Sequence[LabelledLatent]
 ) -> str:
-    """Hash of all that a fit depends on."""
+    """Name of the file with the fit: the hash of all that it depends on."""
     texts = [
         (option.slug, option.description, *option.prototypes, bool(option.behaviour))
         for option in options
     ]
-    return json_sha256([HEAD_VERSION, reader.fingerprint, texts, labelled_sha256(labelled)])
+    parts = [HEAD_VERSION, reader.fingerprint, texts, labelled_sha256(labelled)]
+    return f"{json_sha256(parts)}.npz"
 
 
-def _read_fit(path: Path) -> tuple[CategoryHead, Floats] | None:
-    """The fit of a file; None where there is none or it cannot be read."""
+def _stored_fit(name: str, cache: Path | None) -> tuple[CategoryHead, Floats] | None:
+    """The fit of that name in the cache or in the package; None where there is none."""
+    packaged = resources.files("labeler.judge").joinpath(HEADS, name)
+    for place in (None if cache is None else cache / name, packaged):
+        if place is not None and place.is_file():
+            fitted = _read_fit(place)
+            if fitted is not None:
+                return fitted
+    return None
+
+
+def _read_fit(place: Path | Traversable) -> tuple[CategoryHead, Floats] | None:
+    """The fit of a file; None where it cannot be read."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            head = CategoryHead(
-                arrays["weights"], arrays["offsets"], float(arrays["similarity_weight"])
+        with np.load(BytesIO(place.read_bytes()), allow_pickle=False) as arrays:
+            scale = float(arrays["similarity_weight"])
+            weights, offsets, centre = (
+                arrays[name].astype(np.float64) for name in ("weights", "offsets", "centre")
             )
-            return head, np.asarray(arrays["centre"], dtype=np.float64)
-    except FileNotFoundError:
-        return None
+        return CategoryHead(weights, offsets, scale), centre
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        _LOGGER.warning("%s: not readable, the head is fitted again: %s", path, error)
+        _LOGGER.warning("%s: not readable, the head is fitted again: %s", place, error)
         return None
 
 
-def _write_fit(path: Path, head: CategoryHead, centre: Floats) -> None:
-    """Write a fit unless it is there; a failure costs only the next fit."""
-    if path.exists():
-        return
+def write_fit(path: Path, head: CategoryHead, centre: Floats) -> None:
+    """Write a fit in float32; a failure costs only the next fit."""
     try:
         with whole_file(path) as scratch, scratch.open("wb") as file:
             np.savez(
                 file,
-                weights=head.weights,
-                offsets=head.offsets,
+                weights=head.weights.astype(np.float32),
+                offsets=head.offsets.astype(np.float32),
                 similarity_weight=head.similarity_weight,
-                centre=centre,
+                centre=centre.astype(np.float32),
             )
     except WorkError as error:
         _LOGGER.warning("%s: the fitted head is not cached: %s", path, error)

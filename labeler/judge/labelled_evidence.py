@@ -2,7 +2,9 @@
 
 The judges are fitted and checked with it. A file is JSONL, one latent per line:
 `{"id", "category", "windows": [{"role", "text"}, ...]}`; `<<...>>` in a text marks the tokens that
-are active. `category` is the slug of a leaf, or `none`.
+are active. `category` is the slug of a leaf, or `none`. A window of a real latent is
+`{"tokens", "roles", "activations"}`. Rows that two people labelled have the `second` one's
+category, and in `also` what either would have accepted besides.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from crosscoder.files import json_sha256
 from crosscoder.limits import lines_of, parse_row, read_text
@@ -34,6 +37,10 @@ class LabelledLatent:
     name: str
     category: str
     subject: LatentRecord
+    second: str | None = None
+    """What another person gave, who did not know of the first."""
+    also: tuple[str, ...] = ()
+    """Categories that could be defended as well."""
 
 
 @lru_cache(maxsize=1)
@@ -70,18 +77,27 @@ def labelled_sha256(latents: Sequence[LabelledLatent]) -> str:
 def _latent(number: int, where: str, line: str) -> LabelledLatent:
     row = parse_row(line, where)
     try:
-        windows = tuple(window_of(each["role"], each["text"]) for each in row["windows"])
+        windows = tuple(_window(each) for each in row["windows"])
         name, category = str(row["id"]), str(row["category"])
-    except (KeyError, TypeError):
+        second, also = row.get("second"), tuple(map(str, row.get("also", ())))
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise UsageError(
             f"{where}: not a labelled latent; the form is "
             '{"id", "category", "windows": [{"role", "text"}]}: ' + one_line(line, 60)
         ) from None
-    if any(window.roles[0] not in CONTENT_ROLES for window in windows if window.roles):
-        raise UsageError(f"{where}: a role is none of {', '.join(sorted(CONTENT_ROLES))}")
+    if any(CONTENT_ROLES.isdisjoint(window.roles) for window in windows):
+        raise UsageError(f"{where}: a window has no role of {', '.join(sorted(CONTENT_ROLES))}")
     if not windows or any(not window.peak for window in windows):
         raise UsageError(f"{where}: each window needs a span marked <<like this>>")
-    return LabelledLatent(name, category, LatentRecord(number, "labelled", number, windows))
+    record = LatentRecord(number, "labelled", number, windows)
+    return LabelledLatent(name, category, record, None if second is None else str(second), also)
+
+
+def _window(row: dict[str, Any]) -> Example:
+    if "tokens" not in row:
+        return window_of(row["role"], row["text"])
+    tokens, roles = tuple(map(str, row["tokens"])), tuple(map(str, row["roles"]))
+    return Example("top", "explain", tokens, roles, tuple(map(float, row["activations"])))
 
 
 def window_of(role: str, text: str) -> Example:

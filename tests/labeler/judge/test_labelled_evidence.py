@@ -27,11 +27,21 @@ def test_the_marked_span_is_active_and_nothing_else() -> None:
     assert active == ["sky"]
 
 
+def test_a_window_of_a_real_latent_keeps_its_tokens_and_activations() -> None:
+    real = {"tokens": ["a", " b"], "roles": ["template", "user"], "activations": [0, 2.5]}
+    (latent,) = labelled_latents(row(windows=[real], second="none", also=["health"]), "data")
+    assert latent.subject.windows[0].activations == (0.0, 2.5)
+    assert (latent.second, latent.also) == ("none", ("health",))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         (row(windows=[{"role": "user", "text": "no mark"}]), "data, line 2: each window needs"),
-        (row(windows=[{"role": "system", "text": "<<x>>"}]), "data, line 2: a role is none of"),
+        (
+            row(windows=[{"role": "system", "text": "<<x>>"}]),
+            "data, line 2: a window has no role of",
+        ),
         (row(windows=[]), "data, line 2: each window needs"),
         ('{"id": 1}', "data, line 2: not a labelled latent"),
         ("[]", "data, line 2: not a labelled latent"),
