@@ -47,7 +47,7 @@ class EvidenceKind(JudgeKind):
 
     note = (
         "An embedded judge, no language model: the explanation names what sets the latent's text "
-        "apart from other text, the category is the nearest definition by sentence vectors."
+        "apart from other text, the category comes from a classifier fitted on labelled latents."
     )
     needs_embedder = True
     is_metered = False
