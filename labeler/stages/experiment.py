@@ -45,9 +45,14 @@ def require_experiments(section: JudgeSection) -> None:
 def revised(
     context: StageContext, judge: Judge, section: JudgeSection, run_id: int
 ) -> ReviseSummary:
-    """Test the explanations of the sides' latents, and revise those that fail."""
+    """Test the explanations of the sides' latents, and revise those that fail.
+
+    UsageError, before anything is asked, where nothing on this machine can measure them.
+    """
     from labeler.labeling.revise import ReviseConfig, revise_explanations
 
+    measurement = LatentMeasurement(context)
+    measurement.require_files()
     with read_session(context.engine) as session:
         latents = revised_latents(session, context)
     return revise_explanations(
@@ -55,7 +60,7 @@ def revised(
         judge,
         run_id,
         latents,
-        _Measuring(context).measure,
+        measurement.measure,
         ReviseConfig(section.revise, section.revise_texts),
         context.progress,
     )
@@ -74,7 +79,7 @@ class _Place:
     index: int
 
 
-class _Measuring:
+class LatentMeasurement:
     """Measures latents with the study's models and crosscoders, which are loaded when needed."""
 
     def __init__(self, context: StageContext) -> None:
@@ -103,7 +108,6 @@ class _Measuring:
 
     def _known_places(self, latent_ids: Sequence[int]) -> list[_Place]:
         if not self._places:
-            self._require_files()
             with read_session(self._context.engine) as session:
                 for one in labelled_crosscoders(self._context.study):
                     row = crosscoder_row(session, self._context, one)
@@ -112,7 +116,8 @@ class _Measuring:
                         self._places[latent.id] = _Place(one, latent.latent_index)
         return [self._places[latent_id] for latent_id in latent_ids]
 
-    def _require_files(self) -> None:
+    def require_files(self) -> None:
+        """Raise UsageError where models or crosscoder are not on this machine."""
         for stage in ("harvest", "train"):
             folder = self._context.folder(stage)
             if not folder.is_dir():
