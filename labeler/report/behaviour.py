@@ -237,4 +237,7 @@ def _agreements(results: BehaviourResults) -> str:
     ]
     if not said:
         return "In no category do both latents and answers change, so their signs say nothing."
-    return f"Categories in which latents and answers change in the same direction: {listed(said)}."
+    return (
+        "Categories in which latents and answers change in the same direction, whether or not a "
+        f"change is distinguishable from chance: {listed(said)}."
+    )
