@@ -21,6 +21,7 @@ from labeler.stages.label import (
 )
 from labeler.store.comparisons import study_comparisons
 from labeler.store.engine import read_session, write_session
+from labeler.store.judge_checks import refusal_of
 from labeler.store.latents import current_setting
 from labeler.store.schema import Comparison, EffectiveLabel, Run
 from labeler.store.schema import Judge as JudgeRow
@@ -84,6 +85,8 @@ class CategorizeStage:
         notes += work.compared()
         with read_session(context.engine) as session:
             notes = ended_words(session, comparison_ids, summary.ended) + notes
+            refusal = refusal_of(session, summary.judge_id)
+        notes += [refusal] if refusal is not None else []
         return StageOutcome("; ".join([_words(summary), *notes]), work.facts(summary))
 
     def is_whole(self, context: StageContext) -> bool:

@@ -27,7 +27,7 @@ from labeler.labeling.judge_check import (
     store_check,
 )
 from labeler.store.engine import read_session, write_session
-from labeler.store.judge_checks import newest_judge_check
+from labeler.store.judge_checks import newest_judge_check, refusal_of
 from labeler.store.schema import JudgeCheck
 from taxonomy.tree import seed_taxonomy
 
@@ -187,7 +187,12 @@ def test_the_newest_check_of_a_judge_is_stored(engine: Engine) -> None:
     judge = ScriptedJudge(explaining(good))
     with write_session(engine) as session:
         store_check(session, judge.identity, measured(constant))
+        judge_id = session.scalars(select(JudgeCheck.judge_id)).one()
+        refusal = refusal_of(session, judge_id)
+        assert refusal is not None
+        assert refusal.startswith("`difflens judge check` refused this judge: worth nothing: of 62")
         store_check(session, judge.identity, measured(good))
+        assert refusal_of(session, judge_id) is None
     with read_session(engine) as session:
         row = session.scalars(select(JudgeCheck).order_by(JudgeCheck.id.desc())).first()
         assert row is not None
