@@ -6,7 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from crosscoder.files import DamagedFileError, json_sha256
 from crosscoder.progress import Progress
 from labeler import __version__
-from labeler.errors import UsageError, doing, naming_extra, require_extra
+from labeler.errors import USAGE_ERRORS, UsageError, doing, naming_extra, require_extra
 from labeler.judge.budget import BudgetReachedError, Limits, Usage
 from labeler.judge.factory import require_embedding, require_judge, study_spending
 from labeler.stages.base import (
@@ -128,7 +128,8 @@ def _saying_what_is_left(context: StageContext, names: Sequence[str]) -> Iterato
     except BudgetReachedError as error:
         from labeler.stages.judge_plan import left_words, study_plan
 
-        error.left = left_words(study_plan(context, names), context)
+        with suppress(*USAGE_ERRORS):
+            error.left = left_words(study_plan(context, names), context)
         raise
 
 
