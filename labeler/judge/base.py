@@ -302,6 +302,8 @@ class JudgeKind:
     examples_per_call: ClassVar[int] = 20
     """Examples of `[scores]` in one call, where `per_call` says nothing else."""
     cannot_score: ClassVar[Mapping[str, str]] = {}
+    method: ClassVar[int | None] = None
+    """Version of how a judge that costs nothing answers: a new one makes its labels again."""
     """Methods of `[scores]` that it can not answer, each with the reason."""
 
     def make(self, section: JudgeSection, folder: Path | None, embedder: Embedder | None) -> Judge:

@@ -40,6 +40,9 @@ from labeler.study.config import JUDGE_KINDS
 from labeler.study.judge_config import EmbeddingSection, JudgeSection
 from taxonomy.clustering import canonical_text
 
+METHOD_VERSION = 2
+"""Increased whenever the same evidence could get another answer."""
+
 
 @JUDGE_KINDS.register("evidence")
 class EvidenceKind(JudgeKind):
@@ -56,6 +59,7 @@ class EvidenceKind(JudgeKind):
     reads_background = True
     names_categories = False
     examples_per_call = 10
+    method = METHOD_VERSION
     cannot_score = MappingProxyType(
         {"fuzzing": "the evidence judge compares whole texts and reads no marks"}
     )
@@ -72,8 +76,6 @@ class EvidenceKind(JudgeKind):
         return f"evidence-{embedder_name(embedding)}"
 
 
-METHOD_VERSION = 2
-"""Increased whenever the same evidence could get another answer."""
 MIN_TEXTS = 3
 """Fewest different texts of an interpretable latent."""
 LEAST_WORDS = 3

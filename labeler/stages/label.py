@@ -73,9 +73,12 @@ def judge_inputs(section: JudgeSection) -> dict[str, Any]:
         del inputs["random_latents"]
     if not section.revise:
         del inputs["revise"], inputs["revise_texts"]
-    if judge_kind(section.kind).reads_windows:
+    kind = judge_kind(section.kind)
+    if kind.reads_windows:
         for key in PROMPT_FIELDS:
             del inputs[key]
+    if kind.method is not None:
+        inputs["method"] = kind.method
     return inputs
 
 

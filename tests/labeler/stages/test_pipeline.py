@@ -18,6 +18,7 @@ from stub_judge import judging_server
 from tiny_study import STAGES, TinyStudy, write_study
 
 from labeler.cli.main import run
+from labeler.judge.embedding_judge import METHOD_VERSION, EvidenceKind
 from labeler.store.query.query import run_query
 from labeler.store.views import VIEWS
 from taxonomy.tree import seed_taxonomy
@@ -219,6 +220,13 @@ def test_a_changed_key_redoes_its_stage_and_those_that_follow_from_it(
     study: TinyStudy, changes: dict[str, Any], stages: Sequence[str]
 ) -> None:
     assert ran_again(study.with_tables(**changes)) == list(stages)
+
+
+def test_a_new_method_of_the_embedded_judge_labels_again(
+    study: TinyStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EvidenceKind, "method", METHOD_VERSION + 1)
+    assert ran_again(study) == ["label", "categorize"]
 
 
 def test_going_back_to_earlier_settings_makes_their_result_active_again(study: TinyStudy) -> None:
