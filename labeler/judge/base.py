@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from labeler.embedding.base import Embedder
     from labeler.judge.background import Background
     from labeler.judge.check import Fit
+    from labeler.judge.lessons import Lesson
     from labeler.study.judge_config import EmbeddingSection, JudgeSection
 
 
@@ -160,6 +161,8 @@ class JudgeRequest:
     further: tuple[str, ...] = ()
     """Slugs of the categories that `categorize` only names: the judge may ask to see them all."""
     explanation: str | None = None
+    lesson: Lesson | None = None
+    """Reviewed latents from which a judge that reads windows learns; a prompt shows some itself."""
     examples: tuple[ShownExample, ...] = ()
     """The texts that `detect` and `fuzz` ask about."""
     answer: str | None = None
@@ -187,6 +190,8 @@ class JudgeRequest:
         if self.subject is not None and judge_kind(identity.endpoint_kind).reads_windows:
             asked["windows"] = [_window_content(window) for window in self.subject.windows]
             asked["prototypes"] = [list(option.prototypes) for option in self.options]
+            if self.lesson is not None:
+                asked["lesson"] = self.lesson.sha256
         if self.background is not None:
             asked["background"] = self.background.fingerprint
         return sha256_text(canonical_json(asked).encode("utf-8", "backslashreplace").decode())

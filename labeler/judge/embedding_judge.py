@@ -35,7 +35,8 @@ from labeler.judge.evidence_statistics import (
 from labeler.judge.few_shot import HeadFinder, build_head_finder, heads_folder
 from labeler.judge.labelled_evidence import LabelledLatent, fitting_set, labelled_sha256
 from labeler.judge.latent_features import FeatureReader
-from labeler.judge.nearest_category import CategoryFinder, Found
+from labeler.judge.lessons import Lesson
+from labeler.judge.nearest_category import CategoryFinder, Finding, Found
 from labeler.study.config import JUDGE_KINDS
 from labeler.study.judge_config import EmbeddingSection, JudgeSection
 from taxonomy.clustering import canonical_text
@@ -217,28 +218,43 @@ class EvidenceJudge:
         if len(reading.snippets) < MIN_TEXTS:
             return {"outcome": "uninterpretable", "categories": []}
         texts = [piece.text for piece in reading.snippets]
-        head = self._head(request.options)
+        head = self._head(request.options, request.lesson)
         if head is not None:
-            return _assigned(head.find(reading), texts)
+            return _judged(head.find(reading), texts)
         return self._nearest(request, texts, foreign_share(reading.windows, self._languages))
 
     def _nearest(
         self, request: JudgeRequest, texts: list[str], foreign_share: float
     ) -> dict[str, Any]:
-        found = self._finder(request.options).find(self._embedder.embed(texts), foreign_share)
-        return _assigned(found, texts)
+        finder, vectors = self._finder(request.options), self._embedder.embed(texts)
+        doubt = finder.doubt(vectors, foreign_share)
+        return _judged(Finding(finder.find(vectors, foreign_share), doubt), texts)
 
     def _finder(self, options: tuple[CategoryOption, ...]) -> CategoryFinder:
         if options not in self._finders:
             self._finders[options] = CategoryFinder.build(options, self._embedder)
         return self._finders[options]
 
-    def _head(self, options: tuple[CategoryOption, ...]) -> HeadFinder | None:
-        if options not in self._heads:
-            self._heads[options] = build_head_finder(
-                options, self._features, self._finder(options), self._labelled, self._cache
+    def _head(
+        self, options: tuple[CategoryOption, ...], lesson: Lesson | None
+    ) -> HeadFinder | None:
+        """The head that is fitted on the labelled latents and on what a lesson adds to them."""
+        key = (options, None if lesson is None else lesson.sha256)
+        if key not in self._heads:
+            self._heads[key] = build_head_finder(
+                options,
+                self._features,
+                self._finder(options),
+                self._labelled,
+                self._cache,
+                () if lesson is None else lesson.latents,
             )
-        return self._heads[options]
+        return self._heads[key]
+
+
+def _judged(finding: Finding, texts: Sequence[str]) -> dict[str, Any]:
+    """Outcome, categories, and how far the choice is open."""
+    return {**_assigned(finding.found, texts), "doubt": round(finding.doubt, 4)}
 
 
 def _assigned(found: Sequence[Found], texts: Sequence[str]) -> dict[str, Any]:

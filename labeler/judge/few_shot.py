@@ -10,6 +10,7 @@ that it depends on. The package has the fit of the default embedding and the see
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -35,10 +36,11 @@ from labeler.judge.latent_features import (
     head_rows,
 )
 from labeler.judge.mixed_latents import FUNCTION_WORDS, mixed_latents
-from labeler.judge.nearest_category import CategoryFinder, Found
+from labeler.judge.nearest_category import CategoryFinder, Finding, Found
 from labeler.judge.token_kinds import mean_shares
 from labeler.study.study_file import cache_folder
 from taxonomy.category_head import CategoryHead, HeadRows, fit_head
+from taxonomy.teaching_order import doubt_of
 
 Floats = NDArray[np.float64]
 
@@ -52,9 +54,15 @@ RESAMPLES = 4
 """Resamples of the windows of each labelled latent."""
 FEWEST_RESAMPLED = 3
 """Fewest windows of a resample, drawn with repetition."""
+REVIEWED_WEIGHT = 3.0
+"""Weight of a reviewed latent of the study against a labelled one of the package: it shows the
+study's own texts, and what its reviewers mean by a category (benchmarks/review_order.py)."""
 RIDGE = 0.5
 MIN_LEAVES = 2
 """Fewest leaves with labelled latents; with fewer, all are found by definitions and prototypes."""
+ENOUGH = 5
+"""Labelled latents from which a head's `none` is believed where a leaf's texts are near: with fewer
+it calls a third of the leaf's latents `none`, which the texts alone had right."""
 PRIOR_LOGIT = 1.0
 """Added for `none` and `function-words`: the head is fitted as if all categories were equally
 frequent, but in real dictionaries these two are the most frequent by far."""
@@ -82,7 +90,7 @@ class HeadFinder:
     centre: Floats
     """(d,) mean features of the fit."""
     labelled: frozenset[str]
-    """Slugs of the leaves with labelled latents."""
+    """Slugs of the leaves with ENOUGH labelled latents."""
     headline: frozenset[str]
     """Slugs of the categories with a `behaviour` line: those that the report leads with."""
 
@@ -101,24 +109,26 @@ class HeadFinder:
         shares: Floats = softmax(logits / TEMPERATURE, axis=1)
         return shares
 
-    def find(self, reading: Reading) -> list[Found]:
-        """Leaves of a reading with at least one example, best first; none where no leaf fits."""
+    def find(self, reading: Reading) -> Finding:
+        """Leaves of a reading with at least one example; none where no leaf fits."""
         examples = self.reader.examples(reading)
         shares = self.probabilities([examples])[0]
         sentences = np.stack([one.sentence for one in examples])
+        doubt = float(doubt_of(shares[None])[0])
         chosen = self._chosen(shares, examples)
         if not chosen:
-            return self._nearest_unlabelled(sentences, examples)
+            return Finding(self._nearest_unlabelled(sentences, examples), doubt)
         by_example = self.nearest.by_snippet(sentences)
-        return [
+        found = [
             Found(self.slugs[leaf], float(shares[leaf]), int(by_example[:, leaf].argmax()))
             for leaf in chosen
         ]
+        return Finding(found, doubt)
 
     def _nearest_unlabelled(
         self, sentences: Floats, examples: Sequence[ExampleFeatures]
     ) -> list[Found]:
-        """The leaf nearest by its texts, if it has no labelled latents: the head may miss it."""
+        """The leaf nearest by its texts, if few latents are labelled so: the head may miss it."""
         found = self.nearest.find(sentences, foreign_share(examples))[:1]
         return [one for one in found if one.slug not in self.labelled]
 
@@ -155,26 +165,29 @@ def build_head_finder(
     nearest: CategoryFinder,
     labelled: Sequence[LabelledLatent],
     cache: Path | None = None,
+    reviewed: Sequence[LabelledLatent] = (),
 ) -> HeadFinder | None:
     """The finder for these options; None where fewer than two of them have labelled latents.
 
+    `reviewed` are latents of the study, each of which counts as REVIEWED_WEIGHT of the `labelled`.
     Where a fit of the same inputs lies in the folder `cache` or in the package, it is read.
     """
     slugs = [option.slug for option in options]
-    usable = [latent for latent in labelled if latent.category in {*slugs, NONE}]
-    if len({latent.category for latent in usable} - {NONE}) < MIN_LEAVES:
+    packaged, own = _usable(labelled, slugs), _usable(reviewed, slugs)
+    counts = Counter(latent.category for latent in (*packaged, *own))
+    if len(counts.keys() - {NONE}) < MIN_LEAVES:
         return None
-    name = fit_name(options, reader, usable)
+    name = fit_name(options, reader, packaged, own)
     fitted = _stored_fit(name, cache)
     if fitted is None:
-        fitted = _fit(slugs, reader, nearest, usable)
+        fitted = _fit(slugs, reader, nearest, packaged, own)
         if cache is not None:
             write_fit(cache / name, *fitted)
     return HeadFinder(
         reader,
         nearest,
         *fitted,
-        labelled=frozenset(latent.category for latent in usable),
+        labelled=frozenset(slug for slug, n in counts.items() if n >= ENOUGH),
         headline=frozenset(option.slug for option in options if option.behaviour),
     )
 
@@ -184,25 +197,33 @@ def _fit(
     reader: FeatureReader,
     nearest: CategoryFinder,
     labelled: Sequence[LabelledLatent],
+    reviewed: Sequence[LabelledLatent],
 ) -> tuple[CategoryHead, Floats]:
     """The head and the mean (d,) of its features."""
-    mixed = mixed_latents(labelled)
-    readings = [(latent.category, read(latent.subject)) for latent in (*labelled, *mixed)]
-    readings = [(category, reading) for category, reading in readings if reading.windows]
-    reader.embed_all([reading for _, reading in readings])
+    # Mixed from the package alone where it has any, so that a review leaves them as they are.
+    mixed = mixed_latents(labelled or reviewed)
+    weighted = [(latent, 1.0) for latent in (*labelled, *mixed)]
+    weighted += [(latent, REVIEWED_WEIGHT) for latent in reviewed]
+    readings = [(latent.category, read(latent.subject), weight) for latent, weight in weighted]
+    readings = [each for each in readings if each[1].windows]
+    reader.embed_all([reading for _, reading, _ in readings])
     random = np.random.default_rng(0)
-    latents, labels = [], []
-    for category, reading in readings:
+    latents, labels, weights = [], [], []
+    for category, reading, weight in readings:
         examples = reader.examples(reading)
         label = slugs.index(category) if category in slugs else len(slugs)
         for resample in [examples, *_resamples(examples, random)]:
             latents.append(resample)
             labels.append(label)
+            weights.append(weight / (RESAMPLES + 1))
     rows = head_rows(latents, nearest)
     centre = rows.features.mean(axis=0)
-    weights = np.full(len(labels), 1 / (RESAMPLES + 1))
     centred = HeadRows(rows.features - centre, rows.similarities)
     return fit_head(centred, labels, weights, ridge=RIDGE), centre
+
+
+def _usable(latents: Sequence[LabelledLatent], slugs: Sequence[str]) -> list[LabelledLatent]:
+    return [latent for latent in latents if latent.category in {*slugs, NONE}]
 
 
 def _resamples(
@@ -217,14 +238,19 @@ def _resamples(
 
 
 def fit_name(
-    options: Sequence[CategoryOption], reader: FeatureReader, labelled: Sequence[LabelledLatent]
+    options: Sequence[CategoryOption],
+    reader: FeatureReader,
+    labelled: Sequence[LabelledLatent],
+    reviewed: Sequence[LabelledLatent] = (),
 ) -> str:
     """Name of the file with the fit: the hash of all that it depends on."""
     texts = [
         (option.slug, option.description, *option.prototypes, bool(option.behaviour))
         for option in options
     ]
-    parts = [HEAD_VERSION, reader.fingerprint, texts, labelled_sha256(labelled)]
+    parts: list[object] = [HEAD_VERSION, reader.fingerprint, texts, labelled_sha256(labelled)]
+    if reviewed:
+        parts += [REVIEWED_WEIGHT, labelled_sha256(reviewed)]
     return f"{json_sha256(parts)}.npz"
 
 

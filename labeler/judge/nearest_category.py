@@ -22,6 +22,7 @@ from taxonomy.mapping import (
     raw_similarities,
     threshold_from_labelled,
 )
+from taxonomy.teaching_order import doubt_of
 
 MIN_CATEGORIES = 10
 """Fewest categories with two or more prototypes for a calibration on carried prototypes."""
@@ -144,6 +145,16 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """The categories of a latent, best first, and how far the choice is open."""
+
+    found: list[Found]
+    """Empty where no category fits."""
+    doubt: float
+    """0 = sure, 1 = two answers are equally probable; `none` is one of the answers."""
+
+
+@dataclass(frozen=True)
 class CategoryFinder:
     """Scores latents against category vectors on a calibrated scale."""
 
@@ -181,6 +192,11 @@ class CategoryFinder:
             Found(self.index.slugs[leaf], float(shares[leaf]), int(by_snippet[:, leaf].argmax()))
             for leaf in best[:MAX_CATEGORIES]
         ]
+
+    def doubt(self, vectors: NDArray[np.floating], foreign_share: float) -> float:
+        """How far the choice of `find` is open, as in `Finding`."""
+        scores = np.append(self.scores(vectors, foreign_share), self.scale.none_threshold)
+        return float(doubt_of(_softmax(scores / TEMPERATURE)[None])[0])
 
     def by_snippet(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
         """Similarity (s, C) of each snippet to each leaf, in units of cosine."""

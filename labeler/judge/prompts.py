@@ -27,6 +27,7 @@ from labeler.judge.base import (
     ShownExample,
     Stage,
 )
+from labeler.judge.labelled_evidence import LabelledLatent
 from labeler.judge.prompt_limits import (
     PromptLimits,
     by_turns,
@@ -43,6 +44,7 @@ from labeler.judge.rendering import (
     render_examples,
     render_facts,
     render_options,
+    render_reviewed,
     scale_of,
 )
 from taxonomy.induction import NamingTask, PairTask
@@ -53,6 +55,8 @@ EXPLAIN_TEXTS, CATEGORIZE_TEXTS = 12, 5
 """Most texts that a prompt shows."""
 LEAST_TEXTS = 3
 """Texts to which the `exclude` lines of the categories give way."""
+REVIEWED_TEXTS, LONGEST_REVIEWED = 2, 24
+"""Texts of a reviewed latent that a prompt shows as an example, and the most tokens of each."""
 MOST_NAMED = 60
 """Most categories that are named without their definitions."""
 TEMPLATE_TOKENS = 12
@@ -132,18 +136,24 @@ def categorize_request(
     sample: int = 0,
     further: Sequence[str] = (),
     limit: int = LIMITS.categorize,
+    reviewed: Sequence[LabelledLatent] = (),
 ) -> JudgeRequest:
     """Ask for the categories of a latent, in a prompt of about `limit` tokens at most.
 
     The options keep their order; `further` are the slugs of those that are only named. Where the
     options leave too little room for texts, they lose their `exclude` lines. The
-    strongest texts are shown, as many as fit.
+    strongest texts are shown, as many as fit. `reviewed` are other latents with the categories
+    that people gave them, shown before it; the last ones give way to its texts.
     """
 
-    def request(windows: Sequence[Example], form: OptionForm) -> JudgeRequest:
+    def request(
+        windows: Sequence[Example], form: OptionForm, examples: Sequence[LabelledLatent]
+    ) -> JudgeRequest:
         texts = render_evidence(windows, 0.0, with_strengths=False)
-        framed = frame("\n".join(filter(None, (f"explanation: {escaped(explanation)}", texts))))
+        blocks = (_examples(examples), f"explanation: {escaped(explanation)}", texts)
+        framed = frame("\n".join(filter(None, blocks)))
         values = {
+            "reviewed": REVIEWED_LINE if examples else "",
             "options": render_options(options, form),
             "frame": framed.text,
             "further": _further(further),
@@ -166,11 +176,36 @@ def categorize_request(
     texts = [cut(window) for window in strongest_first(subject.windows)][:CATEGORIZE_TEXTS]
     lengths = [tokens_of_text(text) for text in texts]
     form: OptionForm = "bounded"
-    room = limit - tokens_of(request((), form))
-    if room < sum(lengths[:LEAST_TEXTS]):
+    examples, least = tuple(reviewed), sum(lengths[:LEAST_TEXTS])
+    room = limit - tokens_of(request((), form, examples))
+    if room < least:
         form = "definition"
-        room = limit - tokens_of(request((), form))
-    return request(fitting(texts, tokens_of_text, room), form)
+        room = limit - tokens_of(request((), form, examples))
+    while examples and room < least:
+        examples = examples[:-1]
+        room = limit - tokens_of(request((), form, examples))
+    return request(fitting(texts, tokens_of_text, room), form, examples)
+
+
+REVIEWED_LINE = (
+    "\n- [r1] opens another latent that a person has put into the category named beside it."
+)
+"""What a prompt says of reviewed latents, where it shows any."""
+
+
+def _examples(reviewed: Sequence[LabelledLatent]) -> str:
+    """Reviewed latents, each with its category and its strongest texts, cut short."""
+    shown = [
+        (
+            latent.category,
+            [
+                cut(window, LONGEST_REVIEWED)
+                for window in strongest_first(latent.subject.windows)[:REVIEWED_TEXTS]
+            ],
+        )
+        for latent in reviewed
+    ]
+    return render_reviewed(shown)
 
 
 def tokens_of(request: JudgeRequest) -> int:

@@ -150,6 +150,16 @@ def render_evidence(windows: Sequence[Example], scale: float, with_strengths: bo
     return "\n".join(blocks)
 
 
+def render_reviewed(reviewed: Sequence[tuple[str, Sequence[Example]]]) -> str:
+    """Reviewed latents, each by its category's slug, with texts and their marks."""
+    lines = []
+    for number, (category, windows) in enumerate(reviewed, start=1):
+        lines.append(f"[r{number}] reviewed: {escaped(category)}")
+        for window in windows:
+            lines += _marked_window("", window, 0.0, with_strengths=False).split("\n")[1:]
+    return "\n".join(lines)
+
+
 def render_examples(explanation: str, examples: Sequence[ShownExample]) -> str:
     """An explanation and the texts it is tested on, with the marks of each example only."""
     blocks = [_example(example) for example in examples]

@@ -15,6 +15,7 @@ from labeler.report.comparisons import COUNTING
 from labeler.report.randomisation import RandomisedSides
 from labeler.report.seeds import SeedCounts
 from labeler.report.statistics import category_changes
+from labeler.review.learning_curve import read_next_reviews
 from labeler.review.queue_table import Leaf, Mask, QueueTable
 from labeler.review.queued_latents import Setting, read_queued_latents, read_settings
 from labeler.store.comparisons import NamedComparison, study_comparisons
@@ -105,7 +106,10 @@ class QueueIndex:
 
 def _load(session: Session, setting: Setting) -> QueueTable:
     return QueueTable(
-        setting, read_categories(session, setting), read_queued_latents(session, setting)
+        setting,
+        read_categories(session, setting),
+        read_queued_latents(session, setting),
+        read_next_reviews(session, setting),
     )
 
 
@@ -139,6 +143,7 @@ SELECT target_set_id, reference_set_id, labels_changed_at,
        (SELECT max(id) FROM judge_label) AS last_label,
        (SELECT max(id) FROM explanation) AS last_explanation,
        (SELECT max(id) FROM audit_draw) AS last_draw,
+       (SELECT max(id) FROM run WHERE kind = 'categorize' AND status = 'done') AS last_run,
        (SELECT max(id) FROM review_event) AS last_event
 FROM comparison AS c WHERE id = :comparison_id
 """
@@ -160,7 +165,7 @@ def _mark(session: Session, setting: Setting, known: _Mark | None) -> _Mark:
         n_members = session.execute(_MEMBERS, sides).scalar_one()
     basis = (
         setting, row.target_set_id, row.reference_set_id, row.last_setting,
-        row.last_label, row.last_explanation, row.last_draw,
+        row.last_label, row.last_explanation, row.last_draw, row.last_run,
     )  # fmt: skip
     return _Mark(basis, n_members, row.last_event or 0, row.labels_changed_at)
 

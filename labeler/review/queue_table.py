@@ -20,6 +20,7 @@ from labeler.store.outcomes import LABELLED, WITHOUT_CATEGORY
 
 ORDERS = {
     "uncertain": "uncertain first",
+    "teaches": "teaches the judge most first",
     "disagreement": "disagreement first",
     "random": "random",
     "index": "by number",
@@ -164,9 +165,15 @@ class QueueTable:
     """All latents of a comparison in columns; a changed label or stream replaces its latent."""
 
     def __init__(
-        self, setting: Setting, categories: Sequence[Leaf], latents: Sequence[QueuedLatent]
+        self,
+        setting: Setting,
+        categories: Sequence[Leaf],
+        latents: Sequence[QueuedLatent],
+        next_reviews: Sequence[int] = (),
     ) -> None:
+        """`next_reviews` are the ids of the latents whose reviews teach the judge most, in order."""
         self.setting = setting
+        self._next = {latent_id: place for place, latent_id in enumerate(next_reviews)}
         self.categories = {leaf.slug: leaf for leaf in categories}
         self.answers = [*self.categories, *WITHOUT_CATEGORY]
         self._codes = {answer: code for code, answer in enumerate(self.answers)}
@@ -385,6 +392,7 @@ class QueueTable:
         """Keys of an order, the least significant first, as `lexsort` takes them."""
         keys: dict[str, Callable[[], tuple[NDArray[Any], ...]]] = {
             "uncertain": lambda: (self.latent_id, -self.priority),
+            "teaches": lambda: (self.latent_id, -self.priority, self._place_among_next()),
             "disagreement": lambda: (self.latent_id, -self.priority, -self.disagreement),
             "random": lambda: (self.latent_id, self.random, self._audit_position()),
             "index": lambda: (
@@ -398,6 +406,12 @@ class QueueTable:
         if name not in self._orders:
             self._orders[name] = np.lexsort(self.sort_keys(name))
         return self._orders[name]
+
+    def _place_among_next(self) -> Rows:
+        """(n,) place among the next reviews. The random draws have none: they stay random."""
+        last = len(self._next)
+        places = [self._next.get(int(latent_id), last) for latent_id in self.latent_id]
+        return np.where(self.audit > 0, last, np.array(places, np.int64))
 
     def _audit_position(self) -> Rows:
         last = np.iinfo(np.int64).max

@@ -19,10 +19,12 @@ from labeler.stages.label import (
     judging_inputs,
     other_labelled,
 )
+from labeler.stages.learning import reviews_input, study_lessons
 from labeler.store.comparisons import study_comparisons
 from labeler.store.engine import read_session, write_session
 from labeler.store.judge_checks import refusal_of
 from labeler.store.latents import current_setting
+from labeler.store.runs import LEARNING
 from labeler.store.schema import Comparison, EffectiveLabel, Run
 from labeler.store.schema import Judge as JudgeRow
 from labeler.taxonomies.showing import (
@@ -35,6 +37,7 @@ from labeler.taxonomies.showing import (
 if TYPE_CHECKING:
     from labeler.embedding.base import Embedder
     from labeler.judge.base import Judge
+    from labeler.judge.lessons import Lessons
     from labeler.labeling.categorize import CategorizeSummary
     from labeler.study.judge_config import JudgeSection
     from labeler.taxonomies.inducing import Mode
@@ -47,8 +50,9 @@ class CategorizeStage:
     reads_previous = True
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
-        """The taxonomy's content, who judges, and how often; for imported latents the imports."""
+        """The taxonomy's content, who judges, how often and taught by what; the imports, if any."""
         config = context.study.config
+        reviews = reviews_input(context)
         with read_session(context.engine) as session:
             imported = None
             if not config.models:
@@ -62,6 +66,7 @@ class CategorizeStage:
                 "repeats": config.judge.categorize_repeats,
                 "judges": [judge_inputs(row) for row in config.judges],
                 "imported": imported,
+                **({} if reviews is None else {"reviews": reviews}),
                 **judging_inputs(context.study),
             }
 
@@ -125,6 +130,7 @@ class _Work:
         self._judge = judge
         self._embedder = embedder
         self._comparison_ids = comparison_ids
+        self._learning: dict[str, Any] = {}
 
     def induced(self) -> list[str]:
         """Make the taxonomy if there is none: accepted unread, or a person is asked to read it."""
@@ -167,6 +173,7 @@ class _Work:
         from labeler.labeling.categorize import CategorizeConfig, categorize
         from labeler.labeling.category_questions import QuestionConfig
 
+        lessons = study_lessons(self._context, section)
         with write_session(self._context.engine) as session:
             version = study_version(session, self._study)
             others = (
@@ -175,7 +182,7 @@ class _Work:
         if version is None:
             raise WorkError('categorize: no category could be made; set taxonomy.mode = "seed"')
         config = self._study.config
-        return categorize(
+        summary = categorize(
             self._context.engine,
             judge,
             self._embedder,
@@ -186,7 +193,7 @@ class _Work:
                 cluster_distance=config.taxonomy.cluster_distance,
                 repeats=section.categorize_repeats,
                 questions=QuestionConfig(
-                    section.shortlist, limits_of(section), fits=heads_folder()
+                    section.shortlist, limits_of(section), fits=heads_folder(), lessons=lessons
                 ),
                 seed=config.study.seed,
                 activate=activate,
@@ -194,10 +201,35 @@ class _Work:
             self._context.progress,
             others,
         )
+        if activate and section.learn:
+            self._learning = self._learned(summary.judge_id, version.id, lessons)
+        return summary
+
+    def _learned(self, judge_id: int, version_id: int, lessons: Lessons | None) -> dict[str, Any]:
+        """What the labels were taught, and the latents to review next."""
+        from labeler.judge.latents import latents_of
+        from labeler.labeling.learning import next_reviews
+
+        proposed: list[int] = []
+        if self._study is self._study.original:
+            with read_session(self._context.engine) as session:
+                latents = latents_of(session, self._comparison_ids)
+                proposed = next_reviews(
+                    session, self._embedder, judge_id, version_id, self._comparison_ids, latents
+                )
+        return {
+            "judge_id": judge_id,
+            "taxonomy_version_id": version_id,
+            "n_reviewed": 0 if lessons is None else len(lessons.reviewed),
+            "reviews_sha256": None if lessons is None else lessons.sha256,
+            "next": proposed,
+        }
 
     def facts(self, summary: CategorizeSummary) -> dict[str, Any]:
         """What the run's row keeps."""
+        learning = {LEARNING: self._learning} if self._learning else {}
         return {
+            **learning,
             "judge": self._judge.identity.name,
             "embedder": self._embedder.name,
             "embedder_fingerprint": self._embedder.fingerprint,

@@ -31,9 +31,11 @@ FIELDS_NOT_IN_KEY = {
     "base_url", "endpoints", "api_key_env", "timeout_s", "concurrency", "max_attempts",
     "restart_wait_s", "longest_wait_s", "price_prompt_per_million", "price_completion_per_million",
     "server", "categorize_repeats", "max_tokens_key", "send_temperature", "thinking_markers",
+    "learn",
 }  # fmt: skip
 """Fields of `[judge]` that do not change an answer and so are not part of the stage's key: address,
-start of the server, costs, repeats, and the parameters that the server takes."""
+start of the server, costs, repeats, and the parameters that the server takes. `learn` changes
+answers only through the reviews, which are part of the key of `categorize`."""
 PROMPT_FIELDS = ("shortlist", "explain_tokens", "categorize_tokens")
 """Fields of `[judge]` that only shape prompts."""
 MOST_FAILED = 0.2

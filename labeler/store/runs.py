@@ -26,6 +26,10 @@ from labeler.store.schema import Run, WorkItem, utc_now
 from labeler.store.secrets import masked_values
 from labeler.store.statements import chunks
 
+LEARNING = "learning"
+"""Key of a categorize run's result: which reviews its labels have learned from (`n_reviewed`,
+`reviews_sha256`), of which judge and version, and the ids of the latents to review `next`."""
+
 
 def begin_run(
     session: Session,

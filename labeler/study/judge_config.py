@@ -131,6 +131,10 @@ class JudgeSection(Section):
     where they do not fit."""
     categorize_tokens: int = Field(1500, ge=400)
     """Most tokens of a prompt that asks for categories."""
+    learn: bool = False
+    """Whether reviews teach the judge: after each review `run` categorises again. The evidence
+    judge fits its head on the reviewed latents too; a judge that reads prompts is shown up to three
+    similar ones, which costs its calls anew. No latent learns from its own review."""
     random_latents: int = Field(0, ge=0)
     """Latents outside the sides, drawn at random, that a judge which costs something labels too:
     base rates of its categories. collect.latents says which have evidence; the evidence judge

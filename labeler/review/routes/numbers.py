@@ -18,6 +18,7 @@ from labeler.report.randomisation import read_randomised_sides
 from labeler.report.seeds import read_further_seeds
 from labeler.report.statistics import further_counts
 from labeler.review.context import Asked, Page, redirect
+from labeler.review.learning_curve import HEIGHT, LEFT, RIGHT, WIDTH, read_curve
 from labeler.review.queue_index import change_rows, reviewed_rows
 from labeler.review.queue_table import NOBODY, Counts, QueueTable
 from labeler.review.queued_latents import Setting
@@ -210,6 +211,8 @@ def show_progress(asked: Asked) -> Page:
             "progress",
             table,
             progress=read_progress(session, table),
+            curve=read_curve(session, table),
+            plot={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT},
             rows=[row for row in reviewed_rows(table, asked.context.report) if not row.is_empty],
             names=names_of(table.categories),
         )
