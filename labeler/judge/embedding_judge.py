@@ -236,7 +236,7 @@ class EvidenceJudge:
         return self._finders[options]
 
     def _head(
-        self, options: tuple[CategoryOption, ...], lesson: Lesson | None
+        self, options: tuple[CategoryOption, ...], lesson: Lesson | None = None
     ) -> HeadFinder | None:
         """The head that is fitted on the labelled latents and on what a lesson adds to them."""
         key = (options, None if lesson is None else lesson.sha256)

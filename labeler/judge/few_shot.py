@@ -117,7 +117,7 @@ class HeadFinder:
         doubt = float(doubt_of(shares[None])[0])
         chosen = self._chosen(shares, examples)
         if not chosen:
-            return Finding(self._nearest_unlabelled(sentences, examples), doubt)
+            return self._nearest_unlabelled(sentences, examples, doubt)
         by_example = self.nearest.by_snippet(sentences)
         found = [
             Found(self.slugs[leaf], float(shares[leaf]), int(by_example[:, leaf].argmax()))
@@ -126,11 +126,17 @@ class HeadFinder:
         return Finding(found, doubt)
 
     def _nearest_unlabelled(
-        self, sentences: Floats, examples: Sequence[ExampleFeatures]
-    ) -> list[Found]:
-        """The leaf nearest by its texts, if few latents are labelled so: the head may miss it."""
-        found = self.nearest.find(sentences, foreign_share(examples))[:1]
-        return [one for one in found if one.slug not in self.labelled]
+        self, sentences: Floats, examples: Sequence[ExampleFeatures], doubt: float
+    ) -> Finding:
+        """The leaf nearest by its texts, if few latents are labelled so: the head may miss it.
+
+        `doubt` is the head's, which counts where it is believed.
+        """
+        foreign = foreign_share(examples)
+        found = self.nearest.find(sentences, foreign)[:1]
+        if not found or found[0].slug in self.labelled:
+            return Finding([], doubt)
+        return Finding(found, self.nearest.doubt(sentences, foreign))
 
     def _chosen(self, shares: Floats, examples: Sequence[ExampleFeatures]) -> list[int]:
         """Indices of the leaves that a latent is assigned, best first."""

@@ -19,6 +19,8 @@ from labeler.judge.labelled_evidence import LabelledLatent, labelled_sha256
 
 FOLDS = 10
 """More folds leave more reviews to learn from, and need as many fits."""
+MOST_REVIEWED = 3
+"""Reviewed latents that a prompt shows."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,6 @@ class Lessons:
         """What the label of a latent may learn from; None where nothing outside its fold is."""
         lesson = self._by_fold[fold_of(subject)]
         return lesson if lesson.latents else None
-
-    @property
-    def sha256(self) -> str:
-        """Hash of all reviewed latents with their categories."""
-        return labelled_sha256(self.reviewed)
 
 
 def fold_of(subject: LatentRecord) -> int:

@@ -9,10 +9,8 @@ from labeler.embedding.base import Embedder
 from labeler.judge.base import LatentRecord
 from labeler.judge.evidence_statistics import read
 from labeler.judge.labelled_evidence import LabelledLatent
-from labeler.judge.lessons import Lesson
+from labeler.judge.lessons import MOST_REVIEWED, Lesson
 
-MOST_REVIEWED = 3
-"""Reviewed latents that a prompt shows."""
 LEAST_SIMILARITY = 0.4
 """Cosine of the mean sentence vectors from which a reviewed latent is an example."""
 

@@ -14,6 +14,7 @@ from labeler.judge.base import CategoryOption, Judge, JudgeRequest, judge_kind
 from labeler.judge.budget import CharacterRate, Prices, Usage, characters_of
 from labeler.judge.calls import Question
 from labeler.judge.factory import limits_of, prices_of
+from labeler.judge.labelled_evidence import LabelledLatent
 from labeler.judge.latents import load_subject
 from labeler.judge.prompts import TEMPLATE_TOKENS, categorize_request
 from labeler.labeling.explain import LabelConfig, explain_questions
@@ -242,12 +243,14 @@ class JudgePlanner:
         version_id: int | None,
         is_explained_first: bool,
         shortlist: int = 0,
+        reviewed: Sequence[LabelledLatent] = (),
     ) -> Plan:
         """The categories of latents, as often as each is asked about.
 
         With `is_explained_first` latents without an explanation get one before. Which categories
         are in a latent's `shortlist` hardly matters for the length of a prompt: the first ones
-        stand in for them.
+        stand in for them. Where there are `reviewed` latents that the judge was not taught yet,
+        answered questions may be asked again with some of them, which these stand in for.
         """
         tally = _Tally()
         repeats = self._section.categorize_repeats
@@ -265,7 +268,7 @@ class JudgePlanner:
                 continue
             label = labels.get(latent_id)
             answers = label is not None and label.explanation_id == explanation.id
-            if answers and label is not None and _is_answered(label.outcome):
+            if answers and label is not None and _is_answered(label.outcome) and not reviewed:
                 tally.n_answered += repeats
             elif label is None or label.carried_from_id is None:
                 open_.append(latent_id)
@@ -274,16 +277,16 @@ class JudgePlanner:
             for latent_id in sample:
                 text = known[latent_id].text if latent_id in known else ASSUMED_EXPLANATION
                 subject, limit = load_subject(session, latent_id), self._limits.categorize
-                whole = categorize_request(subject, text, options, limit=limit)
+                whole = categorize_request(subject, text, options, 0, (), limit, reviewed)
                 factor = repeats * len(open_) / len(sample)
                 if 0 < shortlist < len(options):
                     shown, others = options[:shortlist], options[shortlist:]
                     further = [option.slug for option in others]
-                    first = categorize_request(subject, text, shown, 0, further, limit)
+                    first = categorize_request(subject, text, shown, 0, further, limit, reviewed)
                     tally.add(factor, factor * self._count(first))
                     factor *= ASSUMED_SEE_ALL
                 tally.add(factor, factor * self._count(whole))
-        is_bound = any(latent_id not in known for latent_id in open_)
+        is_bound = bool(reviewed) or any(latent_id not in known for latent_id in open_)
         return self._plan("categorize", "categorize", tally, is_bound)
 
     def named(self, n_texts: int, config: InductionConfig) -> Plan:

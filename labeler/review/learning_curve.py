@@ -59,7 +59,8 @@ class LearningCurve:
     @property
     def line(self) -> str:
         """The points as an SVG polyline takes them."""
-        return " ".join(f"{self.x(one.n_reviewed)},{self.y(one.right.share)}" for one in self.points)
+        places = ((self.x(one.n_reviewed), self.y(one.right.share)) for one in self.points)
+        return " ".join(f"{x},{y}" for x, y in places)
 
 
 def read_next_reviews(session: Session, setting: Setting) -> list[int]:

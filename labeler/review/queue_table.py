@@ -171,7 +171,7 @@ class QueueTable:
         latents: Sequence[QueuedLatent],
         next_reviews: Sequence[int] = (),
     ) -> None:
-        """`next_reviews` are the ids of the latents whose reviews teach the judge most, in order."""
+        """`next_reviews` are the latents whose reviews teach the judge most, by id, in order."""
         self.setting = setting
         self._next = {latent_id: place for place, latent_id in enumerate(next_reviews)}
         self.categories = {leaf.slug: leaf for leaf in categories}

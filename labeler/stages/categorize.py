@@ -221,7 +221,7 @@ class _Work:
             "judge_id": judge_id,
             "taxonomy_version_id": version_id,
             "n_reviewed": 0 if lessons is None else len(lessons.reviewed),
-            "reviews_sha256": None if lessons is None else lessons.sha256,
+            "reviews_sha256": reviews_input(self._context),
             "next": proposed,
         }
 

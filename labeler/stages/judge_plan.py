@@ -15,6 +15,7 @@ from labeler.judge.budget import CHARACTERS_PER_TOKEN, Spending, Usage
 from labeler.judge.factory import judge_prices, judge_sections, make_judge
 from labeler.judge.latents import latents_of, leaf_options, options_of
 from labeler.judge.prompts import behaviour_request
+from labeler.judge.similar_reviewed import MOST_REVIEWED
 from labeler.labeling.plan import JudgePlanner, Plan, PlannedCalls, assumed_calls
 from labeler.stages.base import StageContext
 from labeler.stages.behaviour import answers_to_judge, study_prompts
@@ -22,6 +23,7 @@ from labeler.stages.categorize import comparisons_to_judge, was_extended
 from labeler.stages.experiment import revised_latents
 from labeler.stages.isolate import labelled_seeds
 from labeler.stages.label import labelled_latents, side_latents
+from labeler.stages.learning import new_lessons
 from labeler.store.engine import read_session
 from labeler.store.latents import having_evidence
 from labeler.store.schema import EffectiveLabel
@@ -216,8 +218,10 @@ class _Planning:
             return self._assumed("categorize", "categorize", n_calls)
         is_explained_first = bool(self._config.models)
         shortlist = 0 if self._config.embedding.kind == "tfidf" else self._section.shortlist
+        lessons = new_lessons(self._context, self._section)
+        reviewed = () if lessons is None else lessons.reviewed[:MOST_REVIEWED]
         return self._planner.categorized(
-            self._latents, self._options, self._version_id, is_explained_first, shortlist
+            self._latents, self._options, self._version_id, is_explained_first, shortlist, reviewed
         )
 
     def _naming(self) -> Plan:

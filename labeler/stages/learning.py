@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from labeler.judge.factory import judge_sections
 from labeler.stages.base import StageContext
 from labeler.store.engine import open_engine, read_session
+from labeler.store.runs import LEARNING, latest_done_run
 from labeler.taxonomies.showing import stored_version
 
 if TYPE_CHECKING:
@@ -44,6 +45,16 @@ def reviews_input(context: StageContext) -> str | None:
         return None
     with _reviews(context) as (session, taxonomy):
         return None if taxonomy is None else reviewed_sha256(session, taxonomy)
+
+
+def new_lessons(context: StageContext, section: JudgeSection) -> Lessons | None:
+    """What the next categorize run teaches a judge; None where it has been taught so already."""
+    if not section.learn:
+        return None
+    with read_session(context.engine) as session:
+        run = latest_done_run(session, "categorize")
+    known = None if run is None else (run.result or {}).get(LEARNING, {}).get("reviews_sha256")
+    return None if reviews_input(context) == known else study_lessons(context, section)
 
 
 def study_lessons(context: StageContext, section: JudgeSection) -> Lessons | None:

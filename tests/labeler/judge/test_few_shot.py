@@ -81,7 +81,7 @@ def finder(
 def found(head: HeadFinder | None, texts: Sequence[str]) -> list[str]:
     assert head is not None
     reading = read(subject([window(text) for text in texts]))
-    return [one.slug for one in head.find(reading)]
+    return [one.slug for one in head.find(reading).found]
 
 
 def test_a_latent_like_the_labelled_ones_gets_their_category() -> None:
