@@ -14,8 +14,8 @@ from labeler.judge.base import judge_kind
 from labeler.judge.budget import CHARACTERS_PER_TOKEN, Spending, Usage
 from labeler.judge.factory import judge_prices, judge_sections, make_judge
 from labeler.judge.latents import latents_of, leaf_options, options_of
+from labeler.judge.lessons import MOST_REVIEWED
 from labeler.judge.prompts import behaviour_request
-from labeler.judge.similar_reviewed import MOST_REVIEWED
 from labeler.labeling.plan import JudgePlanner, Plan, PlannedCalls, assumed_calls
 from labeler.stages.base import StageContext
 from labeler.stages.behaviour import answers_to_judge, study_prompts
