@@ -42,6 +42,8 @@ class LabelConfig:
     """Fewest firing examples of the explain half for a latent that is asked about."""
     limits: PromptLimits = field(default_factory=PromptLimits)
     failure_limit: FailureLimit = field(default_factory=FailureLimit)
+    keeps_revised: bool = True
+    """Whether an explanation that an experiment put in the place of another one stays."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,11 @@ class _Labeler:
         with write_session(self.engine) as session:
             lock_latents(session, latent_ids)
             newest = newest_explanations(session, latent_ids, self.store.judge_id)
-            tested = superseded_explanations(session, latent_ids, self.store.judge_id)
+            tested = (
+                superseded_explanations(session, latent_ids, self.store.judge_id)
+                if self.config.keeps_revised
+                else ()
+            )
             fresh = [
                 row
                 for row in rows

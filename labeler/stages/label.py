@@ -216,7 +216,8 @@ class LabelStage:
         with read_session(context.engine) as session:
             scored = side_latents(session, context)
             latents = labelled_latents(session, context, context.study.config.judge)
-        config = LabelConfig(limits=limits_of(context.study.config.judge))
+        section = context.study.config.judge
+        config = LabelConfig(limits=limits_of(section), keeps_revised=section.revise > 0)
         summary = label_latents(context.engine, judge, run_id, latents, config, context.progress)
         failed, tested = "", ""
         n_untested = 0

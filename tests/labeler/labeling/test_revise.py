@@ -22,7 +22,7 @@ from labeler.judge.experiments import (
 )
 from labeler.judge.latents import load_subject
 from labeler.judge.scripted import ScriptedJudge
-from labeler.labeling.explain import label_latents
+from labeler.labeling.explain import LabelConfig, label_latents
 from labeler.labeling.revise import (
     Experiment,
     ReviseConfig,
@@ -128,6 +128,20 @@ def test_a_second_run_asks_nothing_and_keeps_the_revised_explanations(engine: En
     assert again.asked == []
     with read_session(engine) as session:
         assert [(row.id, row.text) for row in session.scalars(select(Explanation))] == before
+
+
+def test_without_experiments_the_first_explanations_are_the_newest_again(engine: Engine) -> None:
+    made = seeded(engine)
+    revised(engine, made, ScriptedJudge(judge_script))
+    judge, latents = ScriptedJudge(judge_script), [*made.target, *made.reference]
+    label_latents(engine, judge, begin(engine), latents, LabelConfig(keeps_revised=False))
+    with read_session(engine) as session:
+        judge_id = session.scalars(select(Explanation.judge_id).distinct()).one()
+        newest = newest_explanations(session, latents, judge_id)
+    assert [newest[latent_id].text for latent_id in latents] == [
+        f"fires on {FIRST[word]}" for word in WORDS
+    ]
+    assert judge.asked == []
 
 
 def test_a_budget_that_ends_between_the_rounds_loses_nothing(engine: Engine) -> None:
