@@ -231,12 +231,11 @@ def _spellings(feature: Feature, places: Sequence[_Place]) -> tuple[str, ...]:
     form, words = form_of(feature)
     if form == "phrase":
         return (_surface(words, places[0].turn),)
-    shares: dict[str, float] = defaultdict(float)
-    surface: dict[str, str] = {}
+    spelt: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for place in places:
-        shares[place.unit.folded] += place.share
-        surface.setdefault(place.unit.folded, place.unit.text)
-    return tuple(surface[word] for word in sorted(shares, key=lambda word: (-shares[word], word)))
+        spelt[place.unit.folded][place.unit.text] += place.share
+    ranked = sorted(spelt.values(), key=lambda shares: (-sum(shares.values()), min(shares)))
+    return tuple(max(shares, key=lambda text: (shares[text], text)) for shares in ranked)
 
 
 def _frames(

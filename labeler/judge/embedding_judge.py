@@ -59,7 +59,6 @@ class EvidenceKind(JudgeKind):
     writes_texts = False
     reads_background = True
     names_categories = False
-    examples_per_call = 10
     method = METHOD_VERSION
     cannot_score = MappingProxyType(
         {"fuzzing": "the evidence judge compares whole texts and reads no marks"}

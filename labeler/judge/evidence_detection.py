@@ -25,7 +25,7 @@ from labeler.judge.evidence_units import (
 from labeler.judge.rendering import content_text, joined
 
 MISS = 0.5
-"""What a found cue leaves of the doubt that the explanation is about a text."""
+"""What a found cue leaves of the doubt whether the explanation is about a text."""
 LANGUAGE_WEIGHT, LIKENESS_WEIGHT = 0.5, 2.0
 """Weight of the share of text in the named languages, and of the cosine similarity, where the cues
 have 1: logistic regression on the held-out examples of organisms (benchmarks/explanations.py)."""
@@ -55,8 +55,10 @@ def alike(
     if not examples:
         return []
     cues = Cues.of(explanation)
-    scores = cues.scores(examples, languages) + LIKENESS_WEIGHT * _likeness(
-        cues.examples or (explanation,), examples, embedder
+    scores = (
+        cues.found(examples)
+        + LANGUAGE_WEIGHT * cues.in_languages(examples, languages)
+        + LIKENESS_WEIGHT * likeness(cues.examples or (explanation,), examples, embedder)
     )
     return [bool(value) for value in scores > split_point(scores)]
 
@@ -97,33 +99,39 @@ class Cues:
         roles = {role for words, role in _ROLE_NAMES.items() if words in prose}
         return cls(tuple(features), frozenset(named), frozenset(roles), tuple(examples))
 
-    def scores(
+    def found(self, examples: Sequence[Example]) -> NDArray[np.float64]:
+        """How sure the cues in each text make it (n,): every cue halves what is left of 1."""
+        return np.array([1 - MISS ** self._n_found(example) for example in examples])
+
+    def in_languages(
         self, examples: Sequence[Example], languages: LanguageIdentifier
     ) -> NDArray[np.float64]:
-        """How much of the cues each text has: 0 to 1 for what is found, and the languages' part."""
-        return np.array([self._score(example, languages) for example in examples])
+        """Share of each text (n,) in the named languages, less a half; 0 where that is unknown."""
+        return np.array([self._in_languages(example, languages) for example in examples])
 
-    def _score(self, example: Example, languages: LanguageIdentifier) -> float:
+    def _n_found(self, example: Example) -> int:
         found: set[Feature] = set()
         text = ""
-        n_known = n_named = 0
         for turn, units in units_of(example):
-            content = joined(example, turn.positions)
             if not self.roles or turn.role in self.roles:
                 found.update(occurrences(units))
-                text = f"{text}\n{content.casefold()}"
-            language = languages.identify(content) if self.languages else None
+                text = f"{text}\n{joined(example, turn.positions).casefold()}"
+        parts = map(form_of, self.features)
+        n_letters = sum(form == "letters" and letters in text for form, letters in parts)
+        return n_letters + len(found.intersection(self.features))
+
+    def _in_languages(self, example: Example, languages: LanguageIdentifier) -> float:
+        if not self.languages:
+            return 0.0
+        n_known = n_named = 0
+        for turn, units in units_of(example):
+            language = languages.identify(joined(example, turn.positions))
             n_known += len(units) * (language is not None)
             n_named += len(units) * (language in self.languages)
-        doubt = 1.0
-        for feature in self.features:
-            form, letters = form_of(feature)
-            if letters in text if form == "letters" else feature in found:
-                doubt *= MISS
-        return 1 - doubt + LANGUAGE_WEIGHT * (n_named / n_known - 0.5 if n_known else 0.0)
+        return n_named / n_known - 0.5 if n_known else 0.0
 
 
-def _likeness(
+def likeness(
     quotes: Sequence[str], examples: Sequence[Example], embedder: Embedder
 ) -> NDArray[np.float64]:
     """Cosine similarity (n,) of each text to the nearest of some quotes."""

@@ -388,7 +388,7 @@ class ScoreSettings(Settings):
     """Largest number of examples per latent and method; the half of the evidence that is kept for
     scoring may hold fewer."""
     per_call: int | None = Field(None, ge=1)
-    """Examples per judge call; without it, 20, and 10 for the evidence judge."""
+    """Examples per judge call; without it, 20."""
     shuffled: bool = True
     """Also score another latent's explanation on the same examples, without telling the judge."""
 

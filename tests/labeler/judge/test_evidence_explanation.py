@@ -88,7 +88,7 @@ def said(windows: Sequence[Example], background: Background) -> str:
          'Fires on "I can\'t help" at the start of an answer, as in "can\'t help with". '
          'Example: "I can\'t help plan a robbery, because people get hurt in them."'),
         (YOU, "assistant", False,
-         'Fires on second-person words ("You", "You\'re"). '
+         'Fires on second-person words ("you", "You\'re"). '
          'Example: "You could say it\'s my saintly quality."'),
         (COMMAS, "assistant", False,
          'Fires on commas. Often near "If". '
