@@ -7,7 +7,7 @@ is the queue; the rest of it, with the separate test set, is the blind stratum, 
 taught. The head starts from the taxonomy's definitions and prototypes alone and is fitted again
 after each batch of reviews. The queue's order takes the next batch by doubt and distance; a random
 order takes any. `share` is the number of reviews with which the queue's order reaches the accuracy
-of REFERENCE reviews in random order, divided by REFERENCE: below 1 it saves reviews.
+of so many reviews in random order (the last of LEVELS), divided by their number.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -25,6 +25,7 @@ from evidence_judge import seed_options
 
 from labeler.embedding.base import CachedEmbedder
 from labeler.embedding.embedders import MiniLmEmbedder, find_minilm
+from labeler.judge.base import CategoryOption
 from labeler.judge.evidence_statistics import LanguageIdentifier, Reading, read
 from labeler.judge.few_shot import build_head_finder
 from labeler.judge.labelled_evidence import NONE, LabelledLatent, fitting_set, read_labelled
@@ -35,11 +36,11 @@ from taxonomy.teaching_order import teaching_order
 TEST = Path(__file__).parent / "data" / "labelled_test.jsonl"
 QUEUED = 200
 BATCH = 20
-REFERENCE = 100
-LEVELS = (60, 80, 100, 120)
-"""Numbers of reviews in random order whose accuracy is to be reached; REFERENCE is the main one."""
+LEVELS = (60, 80, 100)
+"""Numbers of reviews in random order whose accuracy is to be reached; the last one leads."""
 RANDOM_ORDERS = 2
 """Random orders per seed, of which the mean accuracy counts."""
+QUICK_LEVELS = (20, 40)
 Find = Callable[[LabelledLatent], Finding]
 
 
@@ -49,11 +50,12 @@ class Bench:
 
     reader: FeatureReader
     nearest: CategoryFinder
+    options: Sequence[CategoryOption]
     readings: dict[str, Reading]
 
     def taught(self, reviewed: Sequence[LabelledLatent]) -> Find:
         """The finder that has learned from reviewed latents."""
-        head = build_head_finder(OPTIONS, self.reader, self.nearest, (), reviewed=reviewed)
+        head = build_head_finder(self.options, self.reader, self.nearest, (), reviewed=reviewed)
 
         def find(latent: LabelledLatent) -> Finding:
             reading = self.readings[latent.name]
@@ -72,9 +74,6 @@ class Bench:
         return np.stack([one.sentence for one in self.reader.examples(self.readings[latent.name])])
 
 
-OPTIONS = seed_options()
-
-
 def main() -> None:
     """Measure and print."""
     arguments = _arguments()
@@ -83,8 +82,8 @@ def main() -> None:
         sys.exit("review_order: no sentence model; `difflens fetch` it or give --minilm FOLDER")
     fitting, test = fitting_set(), read_labelled(TEST)
     bench = make_bench(folder, (*fitting, *test))
-    last = 40 if arguments.quick else max(LEVELS)
-    sizes = list(range(0, last + 1, BATCH))
+    levels = QUICK_LEVELS if arguments.quick else LEVELS
+    sizes = list(range(0, max(levels) + 1, BATCH))
     curves = []
     print("| seed | order | " + " | ".join(f"{size}" for size in sizes) + " |")
     print("|---|---|" + "---|" * len(sizes))
@@ -95,14 +94,17 @@ def main() -> None:
         blind = [*(fitting[row] for row in order[QUEUED:]), *test]
         chosen = in_queue_order(bench, queue, blind, sizes)
         shuffled = [
-            in_random_order(bench, queue, blind, sizes, random) for _ in range(RANDOM_ORDERS)
+            in_random_order(bench, queue, blind, levels, random) for _ in range(RANDOM_ORDERS)
         ]
-        at_random = np.mean(shuffled, axis=0)
+        at_random = dict(zip(levels, np.mean(shuffled, axis=0), strict=True))
         curves.append((at_random, np.array(chosen)))
-        for name, curve in (("random", at_random), ("queue", chosen)):
-            cells = " | ".join(f"{value:.3f}" for value in curve)
+        for name, curve in (
+            ("random", at_random),
+            ("queue", dict(zip(sizes, chosen, strict=True))),
+        ):
+            cells = " | ".join(f"{curve[size]:.3f}" if size in curve else "" for size in sizes)
             print(f"| {seed} | {name} | {cells} |", flush=True)
-    print(json.dumps(figures(sizes, curves)))
+    print(json.dumps(figures(sizes, levels, curves)))
 
 
 def make_bench(folder: Path, latents: Sequence[LabelledLatent]) -> Bench:
@@ -111,7 +113,8 @@ def make_bench(folder: Path, latents: Sequence[LabelledLatent]) -> Bench:
     reader = FeatureReader(embedder, LanguageIdentifier())
     readings = {latent.name: read(latent.subject) for latent in latents}
     reader.embed_all(list(readings.values()))
-    return Bench(reader, CategoryFinder.build(OPTIONS, embedder), readings)
+    options = seed_options()
+    return Bench(reader, CategoryFinder.build(options, embedder), options, readings)
 
 
 def in_queue_order(
@@ -166,36 +169,37 @@ def reviews_needed(sizes: Sequence[int], curve: np.ndarray, wanted: float) -> fl
 
 
 def figures(
-    sizes: Sequence[int], curves: Sequence[tuple[np.ndarray, np.ndarray]]
+    sizes: Sequence[int],
+    levels: Sequence[int],
+    curves: Sequence[tuple[Mapping[int, float], np.ndarray]],
 ) -> dict[str, object]:
     """The figures for machines; a seed that does not reach the accuracy counts as all reviews."""
     by_level = {}
-    for level in (level for level in LEVELS if level in sizes):
+    for level in levels:
         needed = [
-            reviews_needed(sizes, chosen, at_random[sizes.index(level)]) or float(sizes[-1])
+            reviews_needed(sizes, chosen, at_random[level]) or float(sizes[-1])
             for at_random, chosen in curves
         ]
         by_level[str(level)] = {
             "reviews_chosen": round(median(needed), 1),
             "share": round(median(needed) / level, 3),
             "share_range": [round(min(needed) / level, 3), round(max(needed) / level, 3)],
+            "accuracy_random": round(float(np.mean([each[level] for each, _ in curves])), 4),
         }
-    main_level = str(REFERENCE) if str(REFERENCE) in by_level else str(sizes[-1])
     return {
         "benchmark": "review_order",
         "seeds": len(curves),
-        "reviews_random": int(main_level),
-        **by_level.get(main_level, {}),
+        "reviews_random": levels[-1],
+        **by_level[str(levels[-1])],
         "by_reviews_random": by_level,
         "sizes": list(sizes),
-        "accuracy_random": [round(float(v), 4) for v in np.mean([c[0] for c in curves], axis=0)],
-        "accuracy_chosen": [round(float(v), 4) for v in np.mean([c[1] for c in curves], axis=0)],
+        "accuracy_chosen": [round(float(value), 4) for value in np.mean([c for _, c in curves], 0)],
     }
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="40 reviews at most")
     parser.add_argument("--minilm", type=Path, help="folder of the sentence model")
     return parser.parse_args()

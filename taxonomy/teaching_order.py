@@ -12,8 +12,6 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-DISTANCE_POWER = 2.0
-"""Weight of the distance against the doubt, as an exponent (benchmarks/review_order.py)."""
 LEAST_DOUBT = 0.02
 """Added to every doubt: also a sure answer may be wrong where nothing near it is reviewed."""
 
@@ -42,7 +40,7 @@ def teaching_order(
     left = np.ones(len(rows), dtype=bool)
     order: list[int] = []
     while len(order) < size and left.any():
-        gains = weights * np.maximum(distances, 0.0) ** DISTANCE_POWER
+        gains = weights * np.maximum(distances, 0.0)
         gains[~left] = -1.0
         chosen = int(gains.argmax())
         order.append(chosen)

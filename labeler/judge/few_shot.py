@@ -56,7 +56,7 @@ FEWEST_RESAMPLED = 3
 """Fewest windows of a resample, drawn with repetition."""
 REVIEWED_WEIGHT = 3.0
 """Weight of a reviewed latent of the study against a labelled one of the package: it shows the
-study's own texts, and what its reviewers mean by a category (benchmarks/review_order.py)."""
+study's own texts, and what its reviewers mean by a category."""
 RIDGE = 0.5
 MIN_LEAVES = 2
 """Fewest leaves with labelled latents; with fewer, all are found by definitions and prototypes."""

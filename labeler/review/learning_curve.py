@@ -24,7 +24,7 @@ from taxonomy.counts import Interval, Side
 from taxonomy.intervals import wilson_interval
 
 WIDTH, HEIGHT = 360, 190
-LEFT, RIGHT, TOP, BOTTOM = 40, 14, 10, 32
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 10, 36
 """Margins of the plot around its axes, in the units of WIDTH and HEIGHT."""
 
 
