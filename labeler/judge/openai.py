@@ -47,7 +47,6 @@ from labeler.judge.endpoints import (
 )
 from labeler.judge.parameters import FixedParameters, Negotiation, Parameters, speaks_of_schema
 from labeler.judge.prompt_limits import PromptLimits, context_problem
-from labeler.judge.prompts import tokens_of
 from labeler.study.config import JUDGE_KINDS
 from labeler.study.judge_config import JudgeSection
 from labeler.text import one_line
@@ -293,8 +292,8 @@ class OpenAiJudge:
             words = error.shown
             if error.outcome == "too_long":
                 longest = self._identity.params["max_tokens"]
-                words += f" (a prompt of some {tokens_of(request)} tokens, and judge.max_tokens = "
-                words += f"{longest}, exceed the served context)"
+                # No number that differs by latent: errors are counted by their words.
+                words += f" (prompt and judge.max_tokens = {longest} exceed the served context)"
             return AttemptResult(JudgeReply(error.outcome, error=words, latency_s=seconds), "no")
         if is_worth_retrying(error.status):
             return self._read_temporary_error(endpoint, answer, error, seconds)

@@ -160,7 +160,9 @@ def test_the_answer_is_the_one_every_judge_gives_and_the_raw_text_holds_it() -> 
         categorize_request(subject(refusals()), "x", OPTIONS),
     ):
         reply = ask(request)
-        assert reply.parsed == check_answer(request, json.loads(str(reply.raw)))
+        assert reply.parsed is not None
+        common = {name: value for name, value in reply.parsed.items() if name != "doubt"}
+        assert common == check_answer(request, json.loads(str(reply.raw)))
 
 
 def test_it_says_that_it_reads_no_marks() -> None:

@@ -24,6 +24,7 @@ ENDED = """
     SELECT c.stage, c.status, c.error, count(*) FROM judge_call c JOIN judge j ON j.id = c.judge_id
     WHERE j.name = 'stub' AND c.status IN ('too_long', 'refused') GROUP BY 1, 2, 3 ORDER BY 1, 2
 """
+TOO_LONG_WORDS = f"400: {TOO_LONG} (prompt and judge.max_tokens = 512 exceed the served context)"
 COVERAGE = """
     SELECT side, isolated, labelled, assigned, "none", uninterpretable, error, too_long, refused,
            unlabelled
@@ -102,7 +103,7 @@ def test_requests_that_end_on_their_own_are_counted_by_side_and_never_asked_agai
         ("categorize", "too_long"), ("categorize", "refused"),
     }  # fmt: skip
     words = {error for _, _, error, _ in ended}
-    assert words == {f"400: {TOO_LONG}", f"400: {FILTERED}", "the model refused"}
+    assert words == {TOO_LONG_WORDS, f"400: {FILTERED}", "the model refused"}
     coverage = {row[0]: row[1:] for row in rows(url, COVERAGE)}
     for side, counts in coverage.items():
         assert counts[0] == sum(counts[2:]), side
@@ -119,7 +120,7 @@ def test_requests_that_end_on_their_own_are_counted_by_side_and_never_asked_agai
         assert f"{title}: " in said
     assert f"{by_side['too_long'][0]} too long, {by_side['refused'][0]} refused, " in shown
     explained = [row[3] for row in labels if row[2] == "too_long" and "No explanation" in row[3]]
-    assert all(row == f"No explanation: too long: 400: {TOO_LONG}" for row in explained)
+    assert all(row == f"No explanation: too long: {TOO_LONG_WORDS}" for row in explained)
     report = asked.folder / "report"
     for page in ("index.html", "category_change.md"):
         found = (report / page).read_text(encoding="utf-8")
