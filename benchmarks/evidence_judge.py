@@ -35,8 +35,10 @@ from typing import Any
 
 import numpy as np
 
+from crosscoder.errors import InputError
 from labeler.embedding.base import CachedEmbedder, Embedder
 from labeler.embedding.embedders import MiniLmEmbedder, TfidfEmbedder, find_minilm
+from labeler.errors import UsageError
 from labeler.judge import few_shot
 from labeler.judge.base import CategoryOption
 from labeler.judge.embedding_judge import EvidenceJudge
@@ -72,7 +74,7 @@ def main() -> None:
     if arguments.write_head:
         write_head(arguments.minilm or find_minilm())
         return
-    rows: Sequence[LabelledLatent] = read_labelled(arguments.data)
+    rows = _rows(arguments.data)
     if arguments.quick:
         rows = first_of_each(rows, QUICK_PER_CATEGORY)
     options = seed_options()
@@ -88,6 +90,20 @@ def main() -> None:
     if arguments.errors:
         print(confusions(rows, results[0]))
     print(json.dumps(figures(rows, options, results)))
+
+
+def _rows(path: Path) -> Sequence[LabelledLatent]:
+    """The rows of the file; ends with one line where it has none, or a category of no taxonomy."""
+    try:
+        rows = read_labelled(path)
+    except (InputError, UsageError) as error:
+        sys.exit(str(error))
+    known = {option.slug for option in seed_options()} | {NONE}
+    unknown = sorted({row.category for row in rows} - known)
+    if unknown or not rows:
+        reason = f"no leaf of the seed taxonomy: {', '.join(unknown)}" if unknown else "no rows"
+        sys.exit(f"{path}: {reason}")
+    return rows
 
 
 def write_head(folder: Path | None) -> None:

@@ -42,6 +42,8 @@ DIFFUSE_SHARE = 0.35
 MOST_WORDS, MOST_SPELLINGS, MOST_LANGUAGES = 5, 3, 3
 LANGUAGE_SHARE = 0.15
 """Smallest share of a language that is named."""
+LEADING_LANGUAGE = 0.75
+"""Share from which a language is named alone."""
 PECULIAR_SHARE, PECULIAR_SCORE = 0.4, 2.0
 """Share of the activation, and its standard score beside other text, from which it is said."""
 _ROLE_NAMES = {
@@ -159,7 +161,7 @@ def _language(firing: Firing, background: Background) -> str:
     if not _is_peculiar(1 - english, 1 - usual, firing.n_examples):
         return ""
     names = [LANGUAGE_NAMES[one] for one in known if known[one] / total >= LANGUAGE_SHARE]
-    if max(known.values()) / total >= 0.5:
+    if max(known.values()) / total >= LEADING_LANGUAGE:
         return names[0]
     if len(names) == 2:
         return _listed(names)

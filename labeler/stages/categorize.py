@@ -33,6 +33,7 @@ from labeler.taxonomies.showing import (
     taxonomy_input,
     unread_run,
 )
+from labeler.text import plural
 
 if TYPE_CHECKING:
     from labeler.embedding.base import Embedder
@@ -92,7 +93,8 @@ class CategorizeStage:
             notes = ended_words(session, comparison_ids, summary.ended) + notes
             refusal = refusal_of(session, summary.judge_id)
         notes += [refusal] if refusal is not None else []
-        return StageOutcome("; ".join([_words(summary), *notes]), work.facts(summary))
+        words = [_words(summary), *work.learned_words(), *notes]
+        return StageOutcome("; ".join(words), work.facts(summary))
 
     def is_whole(self, context: StageContext) -> bool:
         """The database is the product."""
@@ -224,6 +226,12 @@ class _Work:
             "reviews_sha256": reviews_input(self._context),
             "next": proposed,
         }
+
+    def learned_words(self) -> list[str]:
+        """Says that the labels were taught; nothing where the judge does not learn."""
+        if not self._learning:
+            return []
+        return [f"learned from {plural(self._learning['n_reviewed'], 'reviewed latent')}"]
 
     def facts(self, summary: CategorizeSummary) -> dict[str, Any]:
         """What the run's row keeps."""

@@ -210,7 +210,9 @@ class LabelStage:
     def run(self, context: StageContext, run_id: int) -> StageOutcome:
         """Ask for what was never answered."""
         from labeler.labeling.explain import LabelConfig, label_latents
+        from labeler.stages.experiment import require_experiments
 
+        require_experiments(context.study.config.judge)
         embedder = judges_embedder(context.study)
         judge = study_judge(context.study, embedder, context.spending)
         with read_session(context.engine) as session:
