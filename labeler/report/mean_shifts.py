@@ -12,9 +12,9 @@ _MOST_NAMED = 5
 _BESIDE_SCRAMBLES = (
     "What a call by strength is worth: on ten small fine-tunes whose answers were measured, 5 "
     "categories were called. The answers had changed that way in 4, and in 1 they could not show "
-    "it. But only 4 of the 18 changes of behaviour were called, and none of 80 scrambled "
-    "fine-tunes, which mean nothing. So a call is worth a look at the answers, and no call says "
-    "little."
+    "it. But only 4 of the 18 changes of behaviour were called. Of 64 scrambled fine-tunes, which "
+    "mean nothing, 1 was called by strength and 6 by counts. So a call is worth a look at the "
+    "answers, and no call says little."
 )
 _AGAINST_THE_REST = (
     "What a call by strength is worth without scrambled fine-tunes: on ten small fine-tunes whose "
