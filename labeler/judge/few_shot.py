@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from importlib.resources.abc import Traversable
 from io import BytesIO
@@ -225,7 +225,15 @@ def _fit(
     rows = head_rows(latents, nearest)
     centre = rows.features.mean(axis=0)
     centred = HeadRows(rows.features - centre, rows.similarities)
-    return fit_head(centred, labels, weights, ridge=RIDGE), centre
+    head = fit_head(centred, labels, weights, ridge=RIDGE)
+    return replace(head, weights=_as_stored(head.weights), offsets=_as_stored(head.offsets)), (
+        _as_stored(centre)
+    )
+
+
+def _as_stored(values: Floats) -> Floats:
+    """Rounded to float32, so that a fit answers as it does when it is read from its file."""
+    return values.astype(np.float32).astype(np.float64)
 
 
 def _usable(latents: Sequence[LabelledLatent], slugs: Sequence[str]) -> list[LabelledLatent]:

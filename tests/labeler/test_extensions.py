@@ -129,7 +129,7 @@ def test_a_judge(categorised: Path, capsys: Capture) -> None:
     write_judge(categorised, kind="echo")
     assert run(["categorize", str(categorised)]) == 2
     assert "judge.model: missing; kind = echo needs it" in capsys.readouterr().err
-    assert run(["judge", "check", str(categorised)]) == 2
+    assert run(["judge", "check", "--connection", str(categorised)]) == 2
     assert "judge.kind: echo has no server to check; openai has" in capsys.readouterr().err
     write_judge(categorised, kind="echo", model="any")
     assert run(["categorize", str(categorised)]) == 0
