@@ -48,18 +48,16 @@ class CategoryHead:
     offsets: Floats
     """(C + 1,)."""
     similarity_weight: float
-    temperature: float = 1.0
-    """Divides the logits, so that confidences mean what they say."""
 
     def logits(self, rows: HeadRows) -> Floats:
-        """Logits (n, C + 1) before the temperature."""
+        """Logits (n, C + 1)."""
         result: Floats = rows.features @ self.weights.T + self.offsets
         result[:, :-1] += self.similarity_weight * rows.similarities
         return result
 
     def probabilities(self, rows: HeadRows) -> Floats:
         """Probability (n, C + 1) of each leaf and of `none`."""
-        result: Floats = softmax(self.logits(rows) / self.temperature, axis=1)
+        result: Floats = softmax(self.logits(rows), axis=1)
         return result
 
 

@@ -178,15 +178,14 @@ LONGEST_WORD = 24
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 
 
-def known_languages(windows: Sequence[Example], languages: LanguageIdentifier) -> list[str]:
-    """The language of each example whose language is known."""
-    return [language for window in windows if (language := language_of(window, languages))]
-
-
 def foreign_share(windows: Sequence[Example], languages: LanguageIdentifier) -> float:
     """Share of the examples that are known not to be in English."""
-    spoken = known_languages(windows, languages)
-    return sum(language != ENGLISH for language in spoken) / len(windows)
+    return share_not_english([language_of(window, languages) for window in windows])
+
+
+def share_not_english(spoken: Sequence[str | None]) -> float:
+    """Share of at least one language that is known, and not English; None is an unknown one."""
+    return sum(language not in (None, ENGLISH) for language in spoken) / len(spoken)
 
 
 def edge_of_turn(window: Example) -> str | None:

@@ -66,8 +66,6 @@ it calls a third of the leaf's latents `none`, which the texts alone had right."
 PRIOR_LOGIT = 1.0
 """Added for `none` and `function-words`: the head is fitted as if all categories were equally
 frequent, but in real dictionaries these two are the most frequent by far."""
-TEMPERATURE = 1.0
-"""Divides the logits. Chosen so that confidences of latents outside the fit are as often right."""
 LEAST_PROBABILITY = 0.4
 """A latent whose best leaf is less probable is `none`."""
 SECONDARY_PROBABILITY = 0.25
@@ -106,7 +104,7 @@ class HeadFinder:
         logits[:, -1] += PRIOR_LOGIT
         if FUNCTION_WORDS in self.slugs:
             logits[:, self.slugs.index(FUNCTION_WORDS)] += PRIOR_LOGIT
-        shares: Floats = softmax(logits / TEMPERATURE, axis=1)
+        shares: Floats = softmax(logits, axis=1)
         return shares
 
     def find(self, reading: Reading) -> Finding:

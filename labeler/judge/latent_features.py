@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from labeler.embedding.base import Embedder
 from labeler.judge.base import Example
 from labeler.judge.evidence_statistics import (
-    ENGLISH,
     LanguageIdentifier,
     Reading,
     edge_of_turn,
     language_of,
     peak_turn,
+    share_not_english,
     strong_positions,
 )
 from labeler.judge.nearest_category import CategoryFinder
@@ -116,8 +116,7 @@ def active_phrase(window: Example) -> str:
 
 def foreign_share(examples: Sequence[ExampleFeatures]) -> float:
     """Share of the examples that are known not to be in English."""
-    known = [example.language for example in examples if example.language is not None]
-    return sum(language != ENGLISH for language in known) / len(examples)
+    return share_not_english([example.language for example in examples])
 
 
 def head_rows(latents: Sequence[Sequence[ExampleFeatures]], finder: CategoryFinder) -> HeadRows:

@@ -76,14 +76,6 @@ def test_categories_weigh_the_same_however_many_latents_they_have() -> None:
     assert shares[0, 0] == pytest.approx(shares[0, 1], abs=1e-4)
 
 
-def test_the_temperature_moves_confidence_and_not_the_answer() -> None:
-    head = fit_head(rows(LABELS, 0), LABELS)
-    cool = CategoryHead(head.weights, head.offsets, head.similarity_weight, temperature=3.0)
-    some = rows(LABELS, 1)
-    assert guesses(cool, some) == guesses(head, some)
-    assert cool.probabilities(some).max() < head.probabilities(some).max()
-
-
 def test_one_category_is_refused() -> None:
     with pytest.raises(InputError, match="at least two categories"):
         fit_head(rows([1, 1], 0), [1, 1])
