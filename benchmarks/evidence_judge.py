@@ -27,7 +27,7 @@ import asyncio
 import json
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,7 @@ from labeler.judge.base import CategoryOption
 from labeler.judge.embedding_judge import EvidenceJudge
 from labeler.judge.labelled_evidence import NONE, LabelledLatent, fitting_set, read_labelled
 from labeler.judge.prompts import categorize_request
+from labeler.labeling.judge_check import expected_calibration_error
 from labeler.review.routes.numbers import cohen_kappa
 from taxonomy.counts import Side
 from taxonomy.intervals import wilson_interval
@@ -53,8 +54,6 @@ DATA = Path(__file__).parent / "data" / "labelled_test.jsonl"
 QUICK_PER_CATEGORY = 3
 CURVE = (1, 2, 3, 5)
 NO_ANSWER: dict[str, Any] = {"outcome": "error", "categories": []}
-BINS = 10
-"""Of the expected calibration error."""
 
 
 @dataclass(frozen=True)
@@ -255,17 +254,13 @@ def judge_figures(
 
 
 def calibration_error(rows: Sequence[LabelledLatent], result: Scored) -> float | None:
-    """Mean over assigned labels of |share right - mean confidence| in their bin of confidence."""
-    bins: dict[int, list[tuple[float, bool]]] = defaultdict(list)
-    for row, given, confidence in zip(rows, result.given, result.confidences, strict=True):
-        if confidence is not None:
-            place = min(int(confidence * BINS), BINS - 1)
-            bins[place].append((confidence, is_right(row, given)))
-    total = sum(map(len, bins.values()))
-    if not total:
-        return None
-    gaps = [abs(sum(right - confidence for confidence, right in each)) for each in bins.values()]
-    return round(sum(gaps) / total, 4)
+    """Expected calibration error of assigned labels' confidences; None without any."""
+    answers = [
+        (confidence, is_right(row, given))
+        for row, given, confidence in zip(rows, result.given, result.confidences, strict=True)
+        if confidence is not None
+    ]
+    return expected_calibration_error(answers)
 
 
 def agreement(rows: Sequence[LabelledLatent]) -> dict[str, float | None] | None:
